@@ -1,0 +1,85 @@
+"""What every command shares: options, progress, and errors as one line with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from nnreg.errors import NnRegError
+
+if TYPE_CHECKING:
+    from nnreg.workspace import Workspace
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, what is being done)."""
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser with the options of every command: ``--debug``."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+
+    def add_workspace(self) -> None:
+        """``--workspace``."""
+        self.add_argument(
+            "--workspace",
+            metavar="DIR",
+            help="folder with nnReg_raw, nnReg_preprocessed and nnReg_results (default: the environment variables of these names, else ./nnReg_workspace)",
+        )
+
+    def add_dataset(self) -> None:
+        """``-d``."""
+        self.add_argument("-d", "--dataset", required=True, metavar="ID", help="dataset id or folder name: 1, 001 or Dataset001_Name")
+
+
+def workspace_of(options: argparse.Namespace) -> Workspace:
+    """The workspace the options or the environment name."""
+    from nnreg.workspace import Workspace
+
+    return Workspace.resolve(options.workspace)
+
+
+def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, arguments: Sequence[str] | None) -> int:
+    """Parse, work, and turn errors into one line on stderr.
+
+    Returns
+    -------
+    int
+        The exit code: what `work` returned (None is 0), 2 for an error, 130 for Ctrl-C.
+    """
+    options = parser.parse_args(arguments)
+    try:
+        return work(options) or 0
+    except NnRegError as error:
+        if options.debug:
+            raise
+        # one line: a worker's traceback is shown by --debug
+        print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; what was finished is kept, run the command again to go on.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def progress_bar(label: str, *, quiet: bool = False) -> Progress:
+    """A tqdm bar that is fed with (done, total, description)."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=label, disable=quiet, leave=True)
+
+    def show(done: int, total: int, what: str) -> None:
+        bar.total = total
+        bar.n = done
+        bar.set_postfix_str(what, refresh=False)
+        bar.refresh()
+        if done >= total:
+            bar.close()
+
+    return show

@@ -1,0 +1,113 @@
+"""Files that are never half written: a temporary name in the same folder, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnreg.errors import NnRegError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure it is removed.
+
+    The temporary name keeps every suffix of `path` (``.nii.gz``), because writers choose their format by it.
+
+    Raises
+    ------
+    NnRegError
+        If the folder cannot be made or written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def writable_folder(path: Path | str) -> Path:
+    """Make `path` and prove that files can be made in it.
+
+    Raises
+    ------
+    NnRegError
+        If it is a file, or may not be written.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise NnRegError(f"{path}: is a file, a folder was expected. Choose another output folder.")
+    probe = path / f".{secrets.token_hex(4)}.probe"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
+    return path
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all. numpy scalars, arrays, tuples and paths are plain values; NaN becomes null."""
+    write_text(path, json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str, error: type[NnRegError] = NnRegError) -> Any:
+    """Read JSON.
+
+    Raises
+    ------
+    NnRegError
+        Of the given class, if the file is missing or is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as missing:
+        raise error(f"{path}: does not exist.") from missing
+    except (UnicodeDecodeError, json.JSONDecodeError) as damaged:
+        raise error(f"{path}: is not valid JSON ({damaged}). Mend it or make it again.") from damaged
+    except OSError as unreadable:
+        raise error(f"{path}: cannot be read ({unreadable.strerror}).") from unreadable
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON's own types: mappings, lists, strings, numbers, booleans, null (also for NaN and infinity)."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,133 @@
+"""ITK, ANTs and 3D Slicer: transforms in mm, left-posterior-superior, through SimpleITK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnreg.errors import TransformError
+from nnreg.files import atomic_path
+from nnreg.geometry.space import Space
+from nnreg.geometry.transform import AffineMap, FieldMap, Stage, Transform
+
+FIELD_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
+
+
+def space_of(image: sitk.Image) -> Space:
+    """The grid of a SimpleITK image."""
+    return Space(image.GetSize()[::-1], image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection())
+
+
+def place(image: sitk.Image, space: Space) -> sitk.Image:
+    """Give `image` the origin, spacing and direction of `space`."""
+    image.SetSpacing(space.spacing[::-1])
+    image.SetOrigin(space.origin)
+    image.SetDirection(space.direction)
+    return image
+
+
+def to_itk(transform: Transform) -> sitk.Transform:
+    """The same map as one ITK composite (ITK applies what was added last first)."""
+    composite = sitk.CompositeTransform(transform.ndim)
+    for stage in reversed(transform.simplified().stages):
+        composite.AddTransform(_stage_to_itk(stage))
+    return composite
+
+
+def _stage_to_itk(stage: Stage) -> sitk.Transform:
+    n = stage.ndim
+    if isinstance(stage, AffineMap):
+        affine = sitk.AffineTransform(n)
+        affine.SetMatrix(stage.matrix[:n, :n].ravel().tolist())
+        affine.SetTranslation(stage.matrix[:n, n].tolist())
+        return affine
+    return sitk.DisplacementFieldTransform(field_image(stage))
+
+
+def field_image(field: FieldMap) -> sitk.Image:
+    """The displacement in mm as a SimpleITK vector image (float64, components x first): what ANTs and Slicer read."""
+    return place(sitk.GetImageFromArray(field.in_mm(), isVector=True), field.space)
+
+
+def from_itk(transform: sitk.Transform) -> Transform:
+    """Our transform from any ITK linear transform, displacement field, B-spline-free composite of them.
+
+    Raises
+    ------
+    TransformError
+        For a kind that is neither linear nor a displacement field.
+    """
+    n = transform.GetDimension()
+    name = transform.GetName()
+    if name == "CompositeTransform":
+        composite = sitk.CompositeTransform(transform)
+        parts = [from_itk(composite.GetNthTransform(i)) for i in range(composite.GetNumberOfTransforms())]
+        return Transform(tuple(stage for part in reversed(parts) for stage in part.stages), n)
+    if name == "DisplacementFieldTransform":
+        return Transform((from_field_image(sitk.DisplacementFieldTransform(transform).GetDisplacementField()),), n)
+    if transform.IsLinear() or name == "IdentityTransform":
+        # the columns of a linear map are the images of the unit vectors
+        origin = np.asarray(transform.TransformPoint((0.0,) * n))
+        columns = [np.asarray(transform.TransformPoint(tuple(row))) - origin for row in np.eye(n).tolist()]
+        matrix = np.eye(n + 1)
+        matrix[:n, :n] = np.stack(columns, axis=1)
+        matrix[:n, n] = origin
+        return Transform.affine(matrix)
+    raise TransformError(f"an ITK {name} is neither linear nor a displacement field. Convert it to a displacement field first.")
+
+
+def from_field_image(image: sitk.Image) -> FieldMap:
+    """Our field from a vector image in mm, components x first."""
+    if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
+        raise TransformError(f"a displacement field has {image.GetDimension()} components per voxel, found {image.GetNumberOfComponentsPerPixel()}.")
+    return FieldMap.from_mm(sitk.GetArrayFromImage(image), space_of(image))
+
+
+def write_itk(path: Path | str, transform: Transform, reference: Space | None = None) -> None:
+    """Write a transform for ITK, ANTs and 3D Slicer, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        ``.h5`` or ``.tfm`` (composite), or ``.nii.gz``, ``.mha``, ``.nrrd`` (one displacement field in mm).
+    transform
+        Fixed to moving world.
+    reference
+        Grid of the displacement field; needed for the image endings only: the fixed image's.
+    """
+    path = Path(path)
+    with atomic_path(path) as temporary:
+        if path.name.endswith(FIELD_ENDINGS):
+            if reference is None:
+                raise TransformError(f"{path}: a displacement field needs a reference grid, none was given. Name the fixed image.")
+            image = sitk.Cast(field_image(transform.sampled_on(reference)), sitk.sitkVectorFloat32)
+            if ".nii" in path.name:
+                image.SetMetaData("intent_code", "1007")
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        elif path.name.endswith(TRANSFORM_ENDINGS):
+            sitk.WriteTransform(to_itk(transform), str(temporary))
+        else:
+            raise TransformError(f"{path}: unknown ending. Use one of {', '.join(TRANSFORM_ENDINGS + FIELD_ENDINGS)}.")
+
+
+def read_itk(path: Path | str) -> Transform:
+    """Read a transform or displacement field written by ITK, ANTs, 3D Slicer or us.
+
+    Raises
+    ------
+    TransformError
+        If the file is missing, damaged or of a kind that is not supported.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TransformError(f"{path}: does not exist.")
+    try:
+        if path.name.endswith(FIELD_ENDINGS):
+            image = sitk.ReadImage(str(path))
+            return Transform((from_field_image(image),), image.GetDimension())
+        return from_itk(sitk.ReadTransform(str(path)))
+    except RuntimeError as error:
+        raise TransformError(f"{path}: is not a transform that ITK can read ({str(error).strip().splitlines()[-1]}).") from error

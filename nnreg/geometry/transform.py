@@ -1,0 +1,272 @@
+"""Maps between worlds: affine matrices and displacement fields, chained, and sampled once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+
+from nnreg.errors import GeometryError
+from nnreg.geometry import fields
+from nnreg.geometry.space import FloatArray, Space, apply_matrix
+
+SLAB_VOXELS = 2**20  # voxels handled at once: bounds the memory of resampling whatever the image
+INSIDE = 0.5 + 1e-4  # ITK's rule: a position is inside the image up to half a voxel past the outermost centres
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """``x -> matrix x`` in world mm, x first.
+
+    Attributes
+    ----------
+    matrix : array, shape (ndim+1, ndim+1), homogeneous
+    """
+
+    matrix: FloatArray
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return int(self.matrix.shape[0]) - 1
+
+    def inverse(self) -> AffineMap:
+        """The exact inverse."""
+        return AffineMap(np.asarray(np.linalg.inv(self.matrix)))
+
+
+@dataclass(frozen=True, eq=False)
+class FieldMap:
+    """``x -> x + u(x)`` in world mm, with `u` linear between voxels and zero outside the grid (as ITK has it).
+
+    Attributes
+    ----------
+    displacement : array, shape (ndim, *spatial), float32, voxels of `space`, array axis order
+    space : Space
+    """
+
+    displacement: npt.NDArray[np.float32]
+    space: Space
+
+    def __post_init__(self) -> None:
+        if tuple(self.displacement.shape) != (self.space.ndim, *self.space.shape):
+            raise GeometryError(f"a field of shape {tuple(self.displacement.shape)} does not lie on a grid of shape {self.space.shape}.")
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.space.ndim
+
+    @property
+    def tensor(self) -> Tensor:
+        """The displacement as a batch of one, (1, ndim, *spatial)."""
+        return torch.from_numpy(np.ascontiguousarray(self.displacement, dtype=np.float32))[None]
+
+    def inverse(self) -> FieldMap:
+        """Inverse by fixed point iteration on the same grid."""
+        inverted, _ = fields.inverse(self.tensor)
+        return FieldMap(inverted[0].numpy(), self.space)
+
+    def in_mm(self) -> npt.NDArray[np.float64]:
+        """Displacement in world mm, shape (*spatial, ndim), components x first: ITK's form."""
+        n = self.ndim
+        return np.asarray(np.einsum("wk,k...->...w", self.space.matrix[:n, :n], self.displacement.astype(np.float64)))
+
+    @classmethod
+    def from_mm(cls, displacement: npt.NDArray[np.floating], space: Space) -> FieldMap:
+        """From world mm, shape (*spatial, ndim), components x first."""
+        n = space.ndim
+        voxels = np.einsum("kw,...w->k...", space.inverse_matrix[:n, :n], np.asarray(displacement, dtype=np.float64))
+        return cls(np.ascontiguousarray(voxels, dtype=np.float32), space)
+
+
+Stage = AffineMap | FieldMap
+
+
+@dataclass(frozen=True, eq=False)
+class Transform:
+    """A map from the fixed world to the moving world (pull-back), the way ITK resamples images.
+
+    Attributes
+    ----------
+    stages : tuple of AffineMap or FieldMap
+        Applied first to last. No stage at all is the identity.
+    ndim : int
+    """
+
+    stages: tuple[Stage, ...]
+    ndim: int
+
+    def __post_init__(self) -> None:
+        if any(stage.ndim != self.ndim for stage in self.stages):
+            raise GeometryError(f"stages of {[stage.ndim for stage in self.stages]} dimensions cannot be chained in a {self.ndim}-dimensional transform.")
+
+    @classmethod
+    def identity(cls, ndim: int) -> Transform:
+        """The map that moves nothing."""
+        return cls((), ndim)
+
+    @classmethod
+    def affine(cls, matrix: npt.ArrayLike) -> Transform:
+        """From a homogeneous world matrix."""
+        array = np.asarray(matrix, dtype=float)
+        return cls((AffineMap(array),), array.shape[0] - 1)
+
+    def then(self, other: Transform) -> Transform:
+        """The map ``x -> other(self(x))``."""
+        return Transform(self.stages + other.stages, self.ndim)
+
+    def inverse(self) -> Transform:
+        """The map from the moving to the fixed world; fields are inverted on their own grids."""
+        return Transform(tuple(stage.inverse() for stage in reversed(self.stages)), self.ndim)
+
+    def simplified(self) -> Transform:
+        """The same map with neighbouring matrices multiplied and identities dropped."""
+        kept: list[Stage] = []
+        for stage in self.stages:
+            if isinstance(stage, AffineMap) and kept and isinstance(kept[-1], AffineMap):
+                stage = AffineMap(stage.matrix @ kept.pop().matrix)  # type: ignore[union-attr]
+            kept.append(stage)
+        keep = tuple(s for s in kept if not (isinstance(s, AffineMap) and np.allclose(s.matrix, np.eye(self.ndim + 1), atol=1e-12, rtol=0)))
+        return Transform(keep, self.ndim)
+
+    def map_points(self, points: npt.ArrayLike) -> FloatArray:
+        """Moving-world positions of fixed-world positions (N, ndim), mm, x first."""
+        array = np.asarray(points, dtype=float).reshape(-1, self.ndim)
+        return self._map(torch.from_numpy(array.T.copy()), np.eye(self.ndim + 1), np.eye(self.ndim + 1)).numpy().T
+
+    def sampled_on(self, space: Space) -> FieldMap:
+        """The whole map as one displacement field on the grid of `space`."""
+        result = np.empty((self.ndim, *space.shape), dtype=np.float32)
+        for slab, indices in _slabs(space.shape):
+            moved = self._map(indices, space.matrix, space.inverse_matrix)
+            result[:, slab] = (moved - indices).reshape(self.ndim, -1, *space.shape[1:]).numpy()
+        return FieldMap(result, space)
+
+    def _map(self, positions: Tensor, before: FloatArray, after: FloatArray) -> Tensor:
+        """Map columns (ndim, N) float64: ``after(self(before(positions)))``. Matrices are gathered, so each costs one product."""
+        pending = before
+        for stage in self.stages:
+            if isinstance(stage, AffineMap):
+                pending = stage.matrix @ pending
+                continue
+            positions = _product(stage.space.inverse_matrix @ pending, positions)
+            positions = positions + _sample(stage.tensor, positions, mode="bilinear", outside=0.0)
+            pending = stage.space.matrix
+        return _product(after @ pending, positions)
+
+
+def _product(matrix: FloatArray, columns: Tensor) -> Tensor:
+    n = matrix.shape[0] - 1
+    return torch.from_numpy(np.ascontiguousarray(matrix[:n, :n])) @ columns + torch.from_numpy(np.ascontiguousarray(matrix[:n, n]))[:, None]
+
+
+def _slabs(shape: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
+    """Slices along the first axis with their voxel indices (ndim, N) float64."""
+    rows = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
+    for start in range(0, shape[0], rows):
+        stop = min(start + rows, shape[0])
+        axes = [torch.arange(start, stop, dtype=torch.float64)] + [torch.arange(size, dtype=torch.float64) for size in shape[1:]]
+        yield slice(start, stop), torch.stack([axis.reshape(-1) for axis in torch.meshgrid(*axes, indexing="ij")])
+
+
+def _sample(image: Tensor, positions: Tensor, *, mode: str, outside: float) -> Tensor:
+    """Values (C, N) of a batch of one at index positions (ndim, N); `outside` beyond half a voxel past the border, as ITK."""
+    ndim = positions.shape[0]
+    sizes = torch.tensor(image.shape[2:], dtype=torch.float64)[:, None]
+    inside = ((positions >= -INSIDE) & (positions <= sizes - 1 + INSIDE)).all(dim=0)
+    if mode == "nearest":
+        # grid_sample rounds half to even; ITK rounds half up
+        positions = torch.floor(positions + 0.5)
+    grid = (positions * (2.0 / (sizes - 1).clamp(min=1)) - 1.0).flip(0).T
+    # float64 keeps labels exact up to 2**53 and positions exact in very large images
+    dtype = image.dtype if image.dtype == torch.float64 else torch.float32
+    grid = grid.reshape(1, -1, *(1,) * (ndim - 1), ndim).to(dtype)
+    values = nnf.grid_sample(image.to(dtype), grid, mode=mode, padding_mode="border", align_corners=True).reshape(image.shape[1], -1)
+    return torch.where(inside, values, torch.tensor(outside, dtype=dtype))
+
+
+def resample_image(
+    image: npt.NDArray[np.generic],
+    *,
+    moving: Space,
+    fixed: Space,
+    transform: Transform | None = None,
+    outside: float | None = None,
+    antialias: bool = False,
+) -> npt.NDArray[np.float32]:
+    """Sample an image once, linearly, on another grid.
+
+    Parameters
+    ----------
+    image : array, shape (C, *moving.shape)
+    moving, fixed : Space
+        The grid the image lies on and the grid wanted.
+    transform : Transform, optional
+        From the fixed to the moving world; identity if absent.
+    outside : float, optional
+        Value beyond the image; its minimum if absent (air, whatever the modality).
+    antialias
+        Smooth first along axes on which `fixed` is coarser, so that nothing aliases.
+
+    Returns
+    -------
+    array, shape (C, *fixed.shape), float32
+    """
+    _check(image, moving)
+    values = np.asarray(image, dtype=np.float32)
+    background = float(values.min()) if outside is None else outside
+    if antialias:
+        values = _smooth_for(values, moving, fixed)
+    return _resample(values, moving, fixed, transform, "bilinear", background)
+
+
+def resample_labels(
+    labels: npt.NDArray[np.generic], *, moving: Space, fixed: Space, transform: Transform | None = None, outside: int = 0
+) -> npt.NDArray[np.generic]:
+    """Sample integer labels (C, *moving.shape) by nearest neighbour; the values and dtype come back exactly."""
+    _check(labels, moving)
+    values = np.asarray(labels, dtype=np.float64)
+    return _resample(values, moving, fixed, transform, "nearest", float(outside)).astype(labels.dtype)
+
+
+def _check(image: npt.NDArray[np.generic], moving: Space) -> None:
+    if tuple(image.shape[1:]) != moving.shape:
+        raise GeometryError(f"an image of shape {tuple(image.shape)} does not lie on a grid of shape {moving.shape}: expected (C, *grid).")
+
+
+def _resample(values: npt.NDArray, moving: Space, fixed: Space, transform: Transform | None, mode: str, outside: float) -> npt.NDArray:
+    transform = transform or Transform.identity(fixed.ndim)
+    tensor = torch.from_numpy(np.ascontiguousarray(values))[None]
+    result = np.empty((values.shape[0], *fixed.shape), dtype=values.dtype)
+    for slab, indices in _slabs(fixed.shape):
+        positions = transform._map(indices, fixed.matrix, moving.inverse_matrix)
+        sampled = _sample(tensor, positions, mode=mode, outside=outside)
+        result[:, slab] = sampled.reshape(values.shape[0], -1, *fixed.shape[1:]).numpy()
+    return result
+
+
+def _smooth_for(values: npt.NDArray[np.float32], moving: Space, fixed: Space) -> npt.NDArray[np.float32]:
+    """Gaussian of the width that turns a box of the old voxel into one of the new (variances of boxes subtract, divided by 12)."""
+    from scipy.ndimage import gaussian_filter
+
+    n = moving.ndim
+    # size of a fixed voxel along each moving axis, in moving voxels: directions may differ by a rotation
+    steps = np.abs(moving.inverse_matrix[:n, :n] @ fixed.matrix[:n, :n]).max(axis=1)
+    sigma = np.sqrt(np.maximum(steps**2 - 1, 0) / 12)
+    if not sigma.any():
+        return values
+    return np.stack([gaussian_filter(channel, sigma, mode="nearest") for channel in values])
+
+
+def index_points_to_world(points: npt.ArrayLike, space: Space) -> FloatArray:
+    """World mm (x first) of voxel positions in Learn2Reg's order (x first)."""
+    return space.to_world(np.asarray(points, dtype=float)[..., ::-1])
+
+
+__all__ = ["AffineMap", "FieldMap", "Stage", "Transform", "apply_matrix", "index_points_to_world", "resample_image", "resample_labels"]

@@ -1,0 +1,197 @@
+"""Plans: everything that preprocessing, training and inference need to know, derived from the data, each value with its reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnreg.errors import PlansError, did_you_mean
+from nnreg.files import read_json, write_json
+from nnreg.typed import from_mapping, to_mapping
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How one channel is normalised: a registered scheme and its arguments."""
+
+    scheme: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A registered network and what it is built from.
+
+    Attributes
+    ----------
+    name
+        Key of ``nnreg.architecture.NETWORKS``.
+    strides, kernel_sizes : one tuple per stage, one number per axis; stage 0 has stride 1
+    features_per_stage, blocks_per_stage : one number per stage
+    kwargs
+        Further arguments of the network's own (field resolution, correlation radius, integration ...).
+    """
+
+    name: str
+    strides: tuple[tuple[int, ...], ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    features_per_stage: tuple[int, ...]
+    blocks_per_stage: tuple[int, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One term of the training loss: a registered loss, its weight and arguments."""
+
+    name: str
+    weight: float = 1.0
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a configuration is trained. A TrainerConfig, a file or the command line may override any of it.
+
+    Attributes
+    ----------
+    similarity, regularisation, supervision : tuples of LossTerm
+        Terms on the warped image, on the field, and on labels or keypoints.
+    deep_supervision_weights
+        One per field the network returns, finest first, summing to 1.
+    optimizer : name in ``adam``, ``adamw``, ``sgd``; further arguments in ``optimizer_kwargs``
+    lr_schedule : ``poly``, with ``lr_schedule_kwargs``
+    gradient_clip : largest gradient norm, or None
+    bidirectional : also score the pair with its roles swapped, in the same step
+    augmentation : registered augmentation names to their arguments
+    """
+
+    similarity: tuple[LossTerm, ...]
+    regularisation: tuple[LossTerm, ...]
+    supervision: tuple[LossTerm, ...]
+    deep_supervision_weights: tuple[float, ...]
+    batch_size: int
+    epochs: int
+    iterations_per_epoch: int
+    validation_iterations: int
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    gradient_clip: float | None
+    lr_schedule: str
+    optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
+    lr_schedule_kwargs: dict[str, Any] = field(default_factory=dict)
+    bidirectional: bool = False
+    augmentation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seed: int = 12345
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to preprocess and train: ``2d``, ``3d_lowres``, ``3d_fullres``.
+
+    Attributes
+    ----------
+    data_identifier
+        Folder of its preprocessed arrays.
+    spacing : mm, array axis order
+    grid : shape of the working grid, array axis order; the whole of it is the patch
+    normalization : one per channel
+    memory_gb
+        Predicted peak of a training step, closed form.
+    because
+        Dotted field name to the rule and the measured numbers that led to its value.
+    """
+
+    data_identifier: str
+    spacing: tuple[float, ...]
+    grid: tuple[int, ...]
+    normalization: tuple[Normalization, ...]
+    architecture: Architecture
+    training: Training
+    memory_gb: float
+    because: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.grid)
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plans file.
+
+    Attributes
+    ----------
+    pre_alignment
+        ``none``, ``centre``, ``rigid`` or ``affine``: how images are brought together before resampling.
+    alignment_target
+        ``dataset``: every case is aligned to `reference_case`; ``group``: every case to the first fixed case that its pairs
+        connect it to, so that only images that belong together are compared.
+    alignment_spacing
+        mm, array axis order: grid on which the alignment works.
+    reference_case
+        The case whose world all working grids share, None with ``group``.
+    """
+
+    dataset_name: str
+    plans_name: str
+    task: str
+    planner: str
+    channel_names: tuple[str, ...]
+    pre_alignment: str
+    alignment_target: str
+    alignment_spacing: tuple[float, ...]
+    reference_case: str | None
+    configurations: dict[str, Configuration]
+    recommended: str
+    because: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def configuration(self, name: str) -> Configuration:
+        """The configuration `name`.
+
+        Raises
+        ------
+        PlansError
+            If the plans have none of that name.
+        """
+        if name not in self.configurations:
+            raise PlansError(f"{self.plans_name} of {self.dataset_name}: no configuration {name!r}; {did_you_mean(name, self.configurations)}")
+        return self.configurations[name]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Plans:
+        """Read and validate a plans file.
+
+        Raises
+        ------
+        PlansError
+            Missing or damaged file, unknown or missing key, wrong type, another schema version.
+        """
+        content = read_json(path, PlansError)
+        if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
+            raise PlansError(f"{path}: schema_version is {content.get('schema_version')!r}, expected {SCHEMA_VERSION}. Plan the dataset again.")
+        return from_mapping(cls, content, where=str(path), error=PlansError)
+
+    def write(self, path: Path | str) -> None:
+        """Write the plans file, whole or not at all."""
+        write_json(path, to_mapping(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and checkpoints."""
+        return to_mapping(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], where: str = "plans") -> Plans:
+        """The inverse of :meth:`to_dict`."""
+        return from_mapping(cls, content, where=where, error=PlansError)
+
+    def replace(self, **changes: Any) -> Plans:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
