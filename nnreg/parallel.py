@@ -72,7 +72,7 @@ def run_all(
         except BrokenProcessPool as broken:
             cases = ", ".join(name(item) for item in running.values())
             raise WorkerError(
-                f"a worker was killed while it worked on one of: {cases}. The system does that when memory runs out: use fewer processes (-np 1) or free memory."
+                f"a worker was killed while on one of: {cases}. The system does that when memory runs out: use fewer processes (-np 1) or free memory."
             ) from broken
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nnreg.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    pass
 
 # name -> "module:class"; imported when asked for, so that this module stays on the lowest floor
 TASKS = {"registration": "nnreg.tasks.registration:RegistrationTask"}

@@ -89,7 +89,7 @@ def warp(image: Tensor, field: Tensor, *, mode: Mode = "linear", padding: Paddin
 
 
 def _sampling_grid(field: Tensor, moving_shape: Sequence[int]) -> Tensor:
-    """torch's grid: last axis (x, y, z), -1 and 1 at the centres of the outermost voxels."""
+    """Torch's grid: last axis (x, y, z), -1 and 1 at the centres of the outermost voxels."""
     shape = tuple(field.shape[2:])
     axes = _axes(shape, field.device)
     parts = []

@@ -1,0 +1,1 @@
+"""Fingerprint, rules, topology, memory estimate and plans. Importing it imports no torch."""

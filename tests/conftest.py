@@ -1,0 +1,62 @@
+"""Fixtures shared by all rooms: awkward shapes, smooth fields, small spaces, real images where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnreg.geometry import Space, resize_field
+
+ODD_SHAPES = [(17, 24), (9, 31), (11, 14, 9), (8, 21, 13)]
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=ODD_SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def shape(request: pytest.FixtureRequest) -> tuple[int, ...]:
+    """Shapes in 2D and 3D, never square, odd and even."""
+    return request.param
+
+
+@pytest.fixture
+def smooth_field() -> Callable[..., torch.Tensor]:
+    """``smooth_field(shape, largest=2.0, seed=0)``: a smooth field (1, ndim, *shape) whose largest component is `largest` voxels."""
+
+    def make(shape: Sequence[int], largest: float = 2.0, seed: int = 0, batch: int = 1) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.randn(batch, len(shape), *(4,) * len(shape), generator=generator)
+        field = resize_field(coarse, shape)
+        return field * (largest / field.abs().max())
+
+    return make
+
+
+@pytest.fixture
+def rotated_space() -> Callable[..., Space]:
+    """``rotated_space(shape, seed)``: anisotropic spacing, shifted origin, oblique direction."""
+
+    def make(shape: Sequence[int], seed: int = 0) -> Space:
+        rng = np.random.default_rng(seed)
+        n = len(shape)
+        direction = np.linalg.qr(np.eye(n) + 0.3 * rng.normal(size=(n, n)))[0]
+        return Space(tuple(shape), tuple(rng.uniform(0.7, 2.5, n).tolist()), tuple(rng.uniform(-20, 20, n).tolist()), tuple(direction.ravel().tolist()))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real images: ``nnReg_test_data``, or the folder the project keeps beside its root."""
+    folder = Path(os.environ.get("nnReg_test_data") or PROJECT.parent / "shared" / "data")
+    if not (folder / "MANIFEST.tsv").is_file():
+        pytest.skip(f"no real images at {folder}: set nnReg_test_data")
+    return folder
