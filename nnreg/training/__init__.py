@@ -1,0 +1,1 @@
+"""From preprocessed arrays to a trained network."""
