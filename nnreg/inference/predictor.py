@@ -70,8 +70,8 @@ class Predictor:
 def _decoded_field(network: nn.Module, images: dict[str, Tensor]) -> Tensor:
     """The finest field the network decodes, before it is only enlarged: the same map in an eighth of the voxels."""
     fields = network(**images)
-    stride = getattr(network, "field_resolution", 1)
-    return (fields[1] if stride > 1 and len(fields) > 1 else fields[0]).float()
+    decoded_coarser = max(getattr(network, "entry_stride", (1,))) > 1
+    return (fields[1] if decoded_coarser and len(fields) > 1 else fields[0]).float()
 
 
 def _field_space(working: Space, shape: Sequence[int]) -> Space:
