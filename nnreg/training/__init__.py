@@ -1,1 +1,1 @@
-"""From preprocessed arrays to a trained network."""
+"""Training: the trainer, its recipes, data loading, augmentation, schedules and logs."""
