@@ -133,22 +133,33 @@ def _label_scores(
 ) -> tuple[dict[str, dict[str, float]], list[int]]:
     """Per label: Dice, HD95 and average surface distance at every stage; and the labels of which nothing is left after it all."""
     space = fixed.space
-    wanted = sorted(set(labels) if labels is not None else ({*np.unique(fixed.array).tolist()} | {*np.unique(moving.array).tolist()}) - {0})
+    target, source = _integers(fixed.array), _integers(moving.array)
+    wanted = sorted(set(labels) if labels is not None else {*np.unique(target).tolist(), *np.unique(source).tolist()} - {0})
     scores: dict[str, dict[str, float]] = {str(label): {} for label in wanted}
     lost: list[int] = []
     for stage, transform in stages.items():
-        warped = resample_labels(moving.array, moving=moving.space, fixed=space, transform=transform)
-        for label, value in metrics.dice(fixed.array, warped, wanted, moving=moving.array).items():
+        warped = resample_labels(source, moving=moving.space, fixed=space, transform=transform)
+        for label, value in metrics.dice(target, warped, wanted, moving=source).items():
             scores[str(label)][f"dice_{stage}"] = value
         if stage == "after":
             left = set(np.unique(warped).tolist())
             lost = [label for label in wanted if not np.isnan(scores[str(label)]["dice_after"]) and label not in left]
         if not surface:
             continue
-        for label, distances in metrics.surface_distances(fixed.array, warped, wanted, space.spacing, moving=moving.array).items():
+        for label, distances in metrics.surface_distances(target, warped, wanted, space.spacing, moving=source).items():
             scores[str(label)][f"hd95_mm_{stage}"] = NAN if distances is None else distances.hausdorff(95)
             scores[str(label)][f"asd_mm_{stage}"] = NAN if distances is None else distances.average
     return scores, lost
+
+
+def _integers(labels: npt.NDArray[np.generic]) -> npt.NDArray[np.integer]:
+    """Labels as integers: some programs store them as floats."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return np.asarray(labels)
+    whole = np.asarray(labels, dtype=np.float64)
+    if not (whole == np.round(whole)).all():
+        raise EvaluationError(f"labels are whole numbers, found {float(whole[whole != np.round(whole)][0]):g}. Resample label maps by nearest neighbour.")
+    return whole.astype(np.int64)
 
 
 def _label_means(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

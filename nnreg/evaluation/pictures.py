@@ -73,12 +73,12 @@ def _height(view: View) -> float:
 
 
 def _window(image: npt.NDArray[np.generic]) -> tuple[float, float]:
-    """Darkest and brightest grey: robust, over what is not background."""
+    """Darkest and brightest grey: robust, and without the padding or air that is the image's minimum."""
     values = np.asarray(image, dtype=np.float32)
     above = values[values > values.min()]
     if not above.size:
         return float(values.min()), float(values.min()) + 1
-    low, high = float(values.min() if (values == values.min()).mean() > 0.2 else np.percentile(above, 0.5)), float(np.percentile(above, 99.5))
+    low, high = (float(bound) for bound in np.percentile(above, (0.5, 99.5)))
     return low, high if high > low else low + 1
 
 
@@ -151,4 +151,4 @@ def _headline(shown: list[View]) -> str:
     folds = 100 * np.mean(np.concatenate([(view.determinant <= 0).ravel() for view in shown]))
     parts.append(f"largest in-plane deformation {longest:.1f} mm")
     parts.append(f"folded {folds:.2f} % (green)")
-    return "in these slices: " + ", ".join(parts) + "; Jacobian: blue halves, red doubles"
+    return "in these slices: " + ", ".join(parts) + "; Jacobian: red is larger in the moving image (up to 2 ×), blue smaller"
