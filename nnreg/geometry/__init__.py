@@ -1,12 +1,14 @@
 """Spaces, affine matrices, displacement and velocity fields, and their conversion to and from ITK and Learn2Reg.
 
-Names are found when they are asked for, so that rooms that need no more than a :class:`Space` import no torch.
+``Space`` needs numpy alone; whatever needs torch is loaded when it is first asked for, so that planning and ``nnreg_* -h`` import no torch.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from nnreg.geometry.space import Space, apply_matrix
 
 if TYPE_CHECKING:
     from nnreg.geometry.fields import (
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
         warp,
         warp_points,
     )
-    from nnreg.geometry.space import Space, apply_matrix
     from nnreg.geometry.transform import AffineMap, FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 
 __all__ = [
@@ -45,13 +46,11 @@ __all__ = [
     "warp_points",
 ]
 
-
-_MODULES = ("nnreg.geometry.space", "nnreg.geometry.fields", "nnreg.geometry.transform")
+_TRANSFORM = {"AffineMap", "FieldMap", "Transform", "index_points_to_world", "resample_image", "resample_labels"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for module in map(importlib.import_module, _MODULES):
-            if hasattr(module, name):
-                return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module("nnreg.geometry.transform" if name in _TRANSFORM else "nnreg.geometry.fields")
+    return getattr(module, name)
