@@ -43,12 +43,20 @@ class _Measure:
             labels=self.raw.label_path(case) is not None,
             keypoints=None if points is None else len(points),
             mask=self.raw.mask_path(case) is not None,
+            file_bytes=sum(path.stat().st_size for path in self.raw.image_paths(case)),
             seed=(SEED, *case.encode()),
         )
 
 
 def measure_image(
-    image: Image, *, subject: str = "", labels: bool = False, keypoints: int | None = None, mask: bool = False, seed: tuple[int, ...] = (SEED,)
+    image: Image,
+    *,
+    subject: str = "",
+    labels: bool = False,
+    keypoints: int | None = None,
+    mask: bool = False,
+    file_bytes: int = 0,
+    seed: tuple[int, ...] = (SEED,),
 ) -> tuple[ImageFingerprint, npt.NDArray[np.float32]]:
     """Fingerprint of an image and a seeded sample (C, N) of its foreground intensities."""
     array, space = image.array, image.space
@@ -78,6 +86,7 @@ def measure_image(
         labels=labels,
         keypoints=keypoints,
         mask=mask,
+        file_bytes=file_bytes,
     )
     return measured, values[:, drawn].astype(np.float32)
 

@@ -75,6 +75,8 @@ class ImageFingerprint:
     foreground_low, foreground_high : voxels, array axis order, half open
     foreground_faces : share of the first and the last face of each axis that is foreground
     centre_of_mass : world mm (x first), of the foreground
+    file_bytes
+        Size of its files: a cheap sign that they have changed.
     """
 
     shape: tuple[int, ...]
@@ -94,6 +96,7 @@ class ImageFingerprint:
     labels: bool
     keypoints: int | None
     mask: bool
+    file_bytes: int
 
     @property
     def space(self) -> Space:
