@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -77,7 +76,7 @@ def verify_dataset(raw: RawDataset, *, processes: int = 1, on_progress: Progress
     everything = (*raw.cases, *raw.test_cases)
     problems = _count_problems(raw, where) + check_names(raw.spec, everything, where) + _stray_files(raw)
     found: dict[str, _Found] = {}
-    for case, result in run_all(partial(_check_case, raw.folder), everything, processes=processes):
+    for case, result in run_all(partial(_check_case, raw), everything, processes=processes):
         found[case] = result
         if on_progress is not None:
             on_progress(len(found), len(everything), case)
@@ -112,9 +111,8 @@ def _stray_files(raw: RawDataset) -> list[str]:
     return problems
 
 
-def _check_case(folder: Path, name: str) -> _Found:
+def _check_case(raw: RawDataset, name: str) -> _Found:
     """Read one case; what is wrong with it comes back as text, so that the other cases are checked too."""
-    raw = RawDataset.open(folder)
     found = _Found()
     try:
         extra = _extra_channels(raw, name)

@@ -123,9 +123,10 @@ def _matrices(pixdim: tuple[float, ...], codes: tuple[int, ...], quaternion: tup
     qcode, scode = codes
     found = []
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's world is right-anterior-superior
-    if scode > 0:
+    if scode > 0 and np.isfinite(rows).all():
         found.append(to_lps @ np.vstack([np.reshape(rows, (3, 4)), [0, 0, 0, 1]]))
-    if qcode > 0:
+    # a quaternion says nothing without voxel sizes
+    if qcode > 0 and np.isfinite([*quaternion, *pixdim[1:4]]).all() and min(pixdim[1:4]) > 0:
         b, c, d, x, y, z = quaternion
         a = np.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
         rotation = np.array(
