@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -130,13 +131,12 @@ def _check_case(raw: RawDataset, name: str) -> _Found:
 def _extra_channels(raw: RawDataset, name: str) -> list[str]:
     """Channel files beyond those that ``dataset.json`` names."""
     expected = raw.image_paths(name)
+    count = len(raw.spec.channels_of(name))
     if name in raw.spec.dataset:
         return []
-    there = sorted(expected[0].parent.glob(f"{name}_????{raw.spec.file_ending}"))
+    there = sorted(expected[0].parent.glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9]{raw.spec.file_ending}"))
     return [
-        f"{path}: case {name!r} has this channel, {FILE_NAME} names only {len(expected)}. Add it to channel_names or remove the file."
-        for path in there
-        if path not in expected and path.name[len(name) + 1 : len(name) + 5].isdigit()
+        f"{path}: is a channel beyond the {count} that {FILE_NAME} names. Add it to channel_names or remove the file." for path in there if path not in expected
     ]
 
 

@@ -1,4 +1,4 @@
-"""NIfTI, MHA/MHD, NRRD, PNG and JPG through SimpleITK, with its silent repairs and its noise taken away."""
+"""NIfTI, MHA/MHD, NRRD, PNG and JPG through SimpleITK, without its silent repairs and its noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnreg.geometry import Space
 from nnreg.geometry.itk_space import place, space_of
 from nnreg.imageio.endings import LOSSY, ending_of
 from nnreg.imageio.image import Image
-from nnreg.imageio.nifti_header import NiftiHeader, check_nifti
+from nnreg.imageio.nifti import NiftiHeader, read_nifti_voxels
 from nnreg.imageio.quiet import STDERR, STDOUT, caught
 from nnreg.imageio.sidecar import read_space, write_space
 
@@ -34,24 +34,42 @@ def read_itk_image(path: Path) -> Image:
 
 
 def read_nifti(path: Path) -> Image:
-    """Read NIfTI; a fourth axis (time, echo) becomes channels. Completeness and geometry are held against the header."""
-    header = check_nifti(path)
-    try:
-        raw = _read(path)
-    except ImageError as error:
-        if NOT_ORTHONORMAL not in str(error.__cause__):
-            raise
-        raw = _read_permissively(path)
-    image = _image(raw, path)
-    return Image(image.array, image.space, _geometry_notes(image.space, header, path))
+    """Read NIfTI; axes after the third (time, echo, components) become channels."""
+    header, voxels = read_nifti_voxels(path)
+    grid = _nifti_grid(path)
+    # ITK calls a slice with components 2D, and counts time as a fourth dimension
+    ndim = min(grid.GetDimension(), 3)
+    shape = header.shape + (1,) * (ndim - len(header.shape))
+    beyond = [size for size in shape[ndim:] if size > 1]
+    if ndim < 2 or len(beyond) > 1 or (beyond and header.components > 1):
+        raise ImageError(f"{path}: has the dimensions {header.shape}, expected 2D or 3D with at most one axis of channels. Split it.")
+    array = voxels.reshape(-1, *shape[:ndim][::-1])
+    direction = np.reshape(grid.GetDirection(), (grid.GetDimension(),) * 2)[:ndim, :ndim]
+    space = Space(array.shape[1:], grid.GetSpacing()[:ndim][::-1], grid.GetOrigin()[:ndim], tuple(direction.ravel().tolist()))
+    return Image(array, space, _geometry_notes(space, header, path))
 
 
-def _read_permissively(path: Path) -> sitk.Image:
-    with _permissive():
+def _nifti_grid(path: Path) -> sitk.ImageFileReader:
+    """ITK's reading of the header."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    failure = _information(reader)
+    if failure is not None and NOT_ORTHONORMAL in str(failure):
+        with _permissive():
+            if _information(reader) is not None:
+                raise ImageError(f"{path}: the sform or qform in its header is no orientation (it has no inverse). Mend the header.") from failure
+    elif failure is not None:
+        raise ImageError(f"{path}: cannot be read as {ending_of(path)} ({_reason(str(failure), [])}).") from failure
+    return reader
+
+
+def _information(reader: sitk.ImageFileReader) -> RuntimeError | None:
+    with caught():
         try:
-            return _read(path)
-        except ImageError as error:
-            raise ImageError(f"{path}: the sform or qform in its header is no orientation (it has no inverse). Mend the header.") from error
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            return error
+    return None
 
 
 def read_picture(path: Path) -> Image:
@@ -106,10 +124,6 @@ def _image(raw: sitk.Image, path: Path) -> Image:
     if array.dtype.kind not in "iuf":
         raise ImageError(f"{path}: holds values of type {raw.GetPixelIDTypeAsString()}, expected real numbers. Convert it.")
     try:
-        if raw.GetDimension() == 4 and raw.GetNumberOfComponentsPerPixel() == 1:
-            n = 3
-            direction = np.reshape(raw.GetDirection(), (4, 4))[:n, :n].ravel().tolist()
-            return Image(array, Space(raw.GetSize()[:n][::-1], raw.GetSpacing()[:n][::-1], raw.GetOrigin()[:n], tuple(direction)))
         if raw.GetDimension() not in (2, 3):
             raise ImageError(f"{path}: has {raw.GetDimension()} dimensions, expected 2D or 3D, with channels. Split it.")
         space = space_of(raw)

@@ -179,9 +179,34 @@ def test_units_are_honoured(nifti, units, millimetres):
 
 
 def test_the_scale_slope_is_applied(nifti):
-    image = read_image(nifti(slope=(2.5, -3.0)))
+    path = nifti(slope=(2.5, -3.0))
+    image, expected = read_image(path), sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     np.testing.assert_allclose(image.array.ravel(), 2.5 * np.arange(720) - 3.0, rtol=1e-6)
-    assert image.array.dtype.kind == "f"
+    assert np.array_equal(image.array[0], expected)
+    assert image.array.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("slope", [(0.0, 5.0), (float("nan"), 0.0), (1.0, 0.0)])
+def test_a_slope_that_is_none_leaves_integers(nifti, slope):
+    """nifti1.h: a slope of 0 means that the values are not scaled, whatever the intercept (ITK would add it)."""
+    image = read_image(nifti(slope=slope))
+    assert np.array_equal(image.array.ravel(), np.arange(720))
+    assert image.array.dtype == np.int16
+
+
+def test_the_other_byte_order_is_read(nifti):
+    """All fields and voxels swapped, as files of old workstations are."""
+    path = nifti()
+    expected, data = read_image(path), path.read_bytes()
+    swapped = bytearray(data)
+    fields = "i10s18sihcB8h3f4h8f3fhBB2f2f2i80s24s2h6f12f16s4s"
+    struct.pack_into(">" + fields, swapped, 0, *struct.unpack_from("<" + fields, data))
+    swapped[352:] = np.frombuffer(data[352:], "<i2").astype(">i2").tobytes()
+    path.write_bytes(swapped)
+    image = read_image(path)
+    assert np.array_equal(image.array, expected.array)
+    assert image.array.dtype == expected.array.dtype
+    assert image.space == expected.space
 
 
 @pytest.mark.parametrize("amount", [0.001, 0.3])
@@ -193,7 +218,7 @@ def test_a_sheared_grid_is_not_written_as_nifti_unless_it_hardly_is(tmp_path, am
     write_image(tmp_path / "a.mha", array, space)
     assert read_image(tmp_path / "a.mha").space.same_as(space)
     if amount > 0.1:
-        with pytest.raises(ImageError, match="Use .mha"):
+        with pytest.raises(ImageError, match=r"Use \.mha"):
             write_image(tmp_path / "a.nii.gz", array, space)
     else:
         write_image(tmp_path / "a.nii.gz", array, space)

@@ -49,6 +49,15 @@ def test_dtype_is_kept(tmp_path, ending, dtype):
     assert np.array_equal(image.array, array)
 
 
+@pytest.mark.parametrize("ending", [*FULL_GEOMETRY, ".npy"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_nan_and_infinity_are_not_mended(tmp_path, ending, dtype):
+    array = values((1, 4, 5, 6), dtype)
+    array[0, 0, 0, :3] = np.nan, np.inf, -np.inf
+    write_image(tmp_path / f"a{ending}", array, Space.plain((4, 5, 6)))
+    np.testing.assert_array_equal(read_image(tmp_path / f"a{ending}").array, array)
+
+
 @pytest.mark.parametrize("ending", FULL_GEOMETRY)
 @pytest.mark.parametrize(("channels", "dtype"), [(2, "float32"), (3, "uint8"), (4, "uint16"), (5, "int16")])
 def test_channels_come_back(tmp_path, rotated_space, shape, ending, channels, dtype):
