@@ -57,7 +57,7 @@ class RawDataset:
     def __init__(self, folder: Path, spec: DatasetSpec, cases: Sequence[str], test_cases: Sequence[str]) -> None:
         self.folder, self.spec = folder, spec
         self.cases, self.test_cases = tuple(sorted(cases)), tuple(sorted(test_cases))
-        self._testing = frozenset(test_cases)
+        self._training, self._testing = frozenset(cases), frozenset(test_cases)
 
     @classmethod
     def open(cls, folder: Path | str) -> RawDataset:
@@ -135,7 +135,7 @@ class RawDataset:
     def _suffix(self, case: str) -> str:
         if case in self._testing:
             return "Ts"
-        if case not in self.cases:
+        if case not in self._training:
             raise DatasetError(f"{self.folder}: has no case {case!r}; {did_you_mean(case, [*self.cases, *self.test_cases])}")
         return "Tr"
 

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
-from nnreg.dataset import Pair
+from nnreg.dataset import Pair, load_or_make_splits
 from nnreg.errors import DatasetError, ImageError, NnRegError
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
@@ -151,6 +151,13 @@ def test_test_pairs_follow_the_policy(tiny):
     tiny.spec(pairing="pairs", pairs=[{"fixed": "a", "moving": "b"}, {"fixed": "t", "moving": "u"}])
     assert tiny.open().pairs() == (Pair("a", "b"),)
     assert tiny.open().test_pairs() == (Pair("t", "u"),)
+
+
+def test_splits_that_come_with_the_dataset_are_used(tiny, tmp_path):
+    mine = [{"train": ["a"], "val": ["b", "c"]}]
+    (tiny.folder / "splits_final.json").write_text(json.dumps(mine))
+    assert load_or_make_splits(tmp_path / "splits_final.json", tiny.open()) == mine
+    assert json.loads((tmp_path / "splits_final.json").read_text()) == mine
 
 
 def test_folders_that_are_no_dataset(tmp_path, tiny):

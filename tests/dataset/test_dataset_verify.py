@@ -25,7 +25,7 @@ def run(builder, capfd, *options):
 def test_a_sound_dataset(tiny, capfd):
     code, out, err = run(tiny, capfd)
     assert (code, err) == (0, [])
-    assert "3 training and 1 test cases are sound, 6 training pairs" in out
+    assert "3 training and 1 test cases are sound; training pairs (all): 6" in out
     report = verify_dataset(tiny.open())
     assert (report.problems, report.notes, report.cases) == ((), (), 4)
     report.require_sound()
