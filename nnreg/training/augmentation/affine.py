@@ -92,6 +92,8 @@ class VoxelAffine:
 
     def points(self, points: Tensor) -> Tensor:
         """Where points (N, ndim) of the image lie after it was mapped, voxels, array axis order."""
+        if self.mirrored_axes == ():
+            return points
         n = len(self.shape)
         inverse = np.linalg.inv(self.matrix)
         moved = points.detach().cpu().numpy().astype(np.float64) @ inverse[:n, :n].T + inverse[:n, n]
