@@ -37,7 +37,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # its folder is a file: there is nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

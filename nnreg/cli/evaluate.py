@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def _work(options: argparse.Namespace) -> None:
         processes=options.processes or default_processes(),
         surface=not options.no_surface,
         with_labels=not options.no_labels,
-        on_progress=progress_bar("evaluating"),
+        on_progress=progress_bar("evaluating", quiet=not sys.stderr.isatty()),
     )
     write_summary(output, summary)
     print(table(summary))

@@ -19,7 +19,7 @@ from nnreg.geometry.itk_space import place, space_of
 from nnreg.imageio.endings import ending_of
 from nnreg.imageio.image import Image
 from nnreg.imageio.nifti_header import NiftiHeader, check_nifti
-from nnreg.imageio.quiet import caught_stderr
+from nnreg.quiet import caught_stderr
 from nnreg.imageio.sidecar import read_space, write_space
 
 CORNER_TOLERANCE = 0.1  # of the smallest voxel: how far a corner may move when a header is rounded to what ITK can represent
