@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import NnRegError
 
@@ -58,23 +58,38 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
     try:
         return work(options) or 0
     except NnRegError as error:
+        _end_bars()
         if options.debug:
             raise
         # one line: a worker's traceback is shown by --debug
         print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
+        _end_bars()
         print(f"{parser.prog}: interrupted; what was finished is kept, run the command again to go on.", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
-def progress_bar(label: str, *, quiet: bool = False) -> Progress:
-    """A tqdm bar that is fed with (done, total, description)."""
-    from tqdm import tqdm
+_open_bars: list[Any] = []
 
-    bar = tqdm(desc=label, disable=quiet, leave=True)
+
+def _end_bars() -> None:
+    """End the line of every bar that is still shown, so that a message gets its own."""
+    while _open_bars:
+        _open_bars.pop().close()
+
+
+def progress_bar(label: str, *, quiet: bool = False) -> Progress:
+    """A tqdm bar that is fed with (done, total, description); it appears with the first call."""
+    bar: Any = None
 
     def show(done: int, total: int, what: str) -> None:
+        nonlocal bar
+        if bar is None:
+            from tqdm import tqdm
+
+            bar = tqdm(desc=label, disable=quiet, leave=True)
+            _open_bars.append(bar)
         bar.total = total
         bar.n = done
         bar.set_postfix_str(what, refresh=False)

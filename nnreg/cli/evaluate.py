@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def parser() -> Parser:
     result = Parser("nnreg_evaluate", "Measure predictions: Dice, HD95, TRE, end-point error, NCC before and after, SDlogJ, folding, NDV.")
     result.add_argument("predictions", metavar="PREDICTIONS", help="output folder of nnreg_predict, or validation_raw of a fold")
     result.add_dataset()
-    result.add_argument("-o", "--output", metavar="FILE", help="where the summary goes (default: PREDICTIONS/summary.json)")
+    result.add_argument("-o", "--output", metavar="FILE", help="summary file ending in .json, or a folder for summary.json (default: PREDICTIONS)")
     result.add_argument("-np", "--processes", type=int, metavar="N", help="pairs evaluated at a time (default: nnReg_n_proc, else the number of cores)")
     result.add_argument("--no_surface", action="store_true", help="leave out surface distances, which take most of the time")
     result.add_argument("--no_labels", action="store_true", help="leave out labels, for cases that have none")
@@ -37,7 +38,9 @@ def _work(options: argparse.Namespace) -> None:
     if options.processes is not None and options.processes < 1:
         raise ConfigurationError(f"-np: expected 1 or more processes, found {options.processes}.")
     predictions = Path(options.predictions)
-    output = Path(options.output) if options.output else predictions / "summary.json"
+    output = Path(options.output or predictions)
+    if output.suffix != ".json":
+        output = output / "summary.json"
     if options.output:
         writable_folder(output.parent)  # told before the work, not after it
     summary = evaluate_folder(
@@ -46,7 +49,7 @@ def _work(options: argparse.Namespace) -> None:
         processes=options.processes or default_processes(),
         surface=not options.no_surface,
         with_labels=not options.no_labels,
-        on_progress=progress_bar("evaluating"),
+        on_progress=progress_bar("evaluating", quiet=not sys.stderr.isatty()),
     )
     write_summary(output, summary)
     print(table(summary))

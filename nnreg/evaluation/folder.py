@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnreg.dataset.pairs import Pair
 from nnreg.errors import EvaluationError, GeometryError, did_you_mean
-from nnreg.evaluation.pair import CaseData, FloatArray, evaluate_pair
+from nnreg.evaluation.pair import CaseData, evaluate_pair
 from nnreg.evaluation.summary import summarise
 from nnreg.files import read_json
 from nnreg.geometry import FieldMap, Transform, index_points_to_world
@@ -17,7 +18,6 @@ from nnreg.parallel import run_all
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
-    from nnreg.imageio import Image
 
 Progress = Callable[[int, int, str], None]
 PREDICTION_FILE = "prediction.json"
@@ -121,7 +121,7 @@ def _job(entry: Mapping[str, Any], folder: Path, raw: RawDataset, *, surface: bo
     points = [raw.keypoints_path(case) is not None for case in cases]
     if any(points) and not all(points):
         raise EvaluationError(f"{raw.folder}: case {cases[points.index(False)]!r} has no keypoints, the other case of pair {name} has. Add or remove one file.")
-    labels = tuple(raw.label_values) if raw.spec.labels else None
+    labels = raw.spec.foreground or None
     seconds = entry.get("seconds")
     return PairJob(name, *cases, seconds, folder / name, raw, labels, with_labels, surface)
 
@@ -144,20 +144,13 @@ def _evaluate(job: PairJob) -> dict[str, Any]:
     return {"name": job.name, "fixed": job.fixed, "moving": job.moving, **timing, **result}
 
 
-def _case(raw: RawDataset, case: str, with_labels: bool) -> CaseData:
-    image = raw.read_image(case)
-    labels = raw.read_labels(case) if with_labels else None
-    return CaseData(image, labels, _keypoints(raw, case, image), raw.read_mask(case))
-
-
-def _keypoints(raw: RawDataset, case: str, image: Image) -> FloatArray | None:
-    points = raw.read_keypoints(case)
-    return None if points is None else index_points_to_world(points, image.space)
+def _case(raw: RawDataset, name: str, with_labels: bool) -> CaseData:
+    case = raw.read_case(name)
+    points = None if case.keypoints is None else index_points_to_world(case.keypoints, case.image.space)
+    return CaseData(case.image, case.labels if with_labels else None, points, case.mask)
 
 
 def _truth(job: PairJob) -> FieldMap | None:
-    from nnreg.dataset.pairs import Pair
-
     path = job.raw.field_path(Pair(job.fixed, job.moving))
     if path is None:
         return None

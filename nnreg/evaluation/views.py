@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from nnreg.geometry import AffineMap, Space, Transform, apply_matrix, resample_image
+from nnreg.geometry import AffineMap, Space, Transform, resample_image
 from nnreg.geometry.fields import jacobian_determinant
 
 if TYPE_CHECKING:
@@ -59,30 +60,27 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
     outside = float(moving.array.min())
     result = []
     for name, space in _spaces(fixed):
-        middle = (
-            (slice(None), *(slice(1, 2),) * (space.ndim - 2))
-            if space.shape[0] == THICKNESS and space.ndim == 3
-            else (slice(None), *(slice(0, 1),) * (space.ndim - 2))
-        )
         placed = resample_image(moving.array, moving=moving.space, fixed=space, transform=Transform((affine,), space.ndim), outside=outside)
         field = remainder.sampled_on(space)
-        determinant = jacobian_determinant(field.tensor)[0].numpy() if min(space.shape) > 1 else np.ones(space.shape)
+        # a grid of one slice has no determinant: nothing is claimed about it
+        determinant = jacobian_determinant(field.tensor) if min(space.shape) > 1 else torch.ones(1, *space.shape)
         result.append(
             View(
                 name,
-                _flat(resample_image(fixed.array, moving=fixed.space, fixed=space)[middle]),
-                _flat(placed[middle]),
-                _flat(resample_image(warped.array, moving=warped.space, fixed=space)[middle]),
-                _flat(field.displacement[middle])[-2:],
-                _flat(determinant[None][middle])[0],
-                (space.spacing[-2], space.spacing[-1]),
+                fixed=_page(resample_image(fixed.array, moving=fixed.space, fixed=space)),
+                moving=_page(placed),
+                warped=_page(resample_image(warped.array, moving=warped.space, fixed=space)),
+                field=_page(field.displacement)[-2:],
+                determinant=_page(determinant.numpy())[0],
+                spacing=(space.spacing[-2], space.spacing[-1]),
             )
         )
     return result
 
 
-def _flat(array: FloatArray) -> FloatArray:
-    return array.reshape(array.shape[0], *array.shape[-2:])
+def _page(array: FloatArray) -> FloatArray:
+    """The middle slice (C, rows, columns)."""
+    return array if array.ndim == 3 else array[:, array.shape[1] // 2]
 
 
 def affine_part(transform: Transform, fixed: Image) -> AffineMap:
@@ -95,10 +93,13 @@ def affine_part(transform: Transform, fixed: Image) -> AffineMap:
     indices = indices[:: max(1, len(indices) // FIT_POINTS)]
     points = fixed.space.to_world(indices)
     homogeneous = np.concatenate([points, np.ones((len(points), 1))], axis=1)
-    solution, _, rank, _ = np.linalg.lstsq(homogeneous, transform.map_points(points), rcond=None)
+    mapped = transform.map_points(points)
+    solution, _, rank, _ = np.linalg.lstsq(homogeneous, mapped, rcond=None)
     matrix = np.eye(n + 1)
     if rank == n + 1:
         matrix[:n] = solution.T
+    else:  # one slice: all points lie in a plane, only a shift is known
+        matrix[:n, n] = (mapped - points).mean(axis=0)
     return AffineMap(matrix)
 
 
@@ -112,6 +113,8 @@ def _spaces(fixed: Image) -> list[tuple[str, Space]]:
     result = []
     for name, (through, _), (rows, down), (columns, right) in PLANES:
         order = [axes[through], axes[rows], axes[columns]]
+        if min(space.shape[axis] for axis, _ in order[1:]) == 1:
+            continue  # one slice has no other view
         result.append((name, _turned(space, order, [1, down, right], centre[order[0][0]])))
     return result
 
@@ -136,7 +139,7 @@ def _turned(space: Space, order: list[tuple[int, int]], senses: list[int], at: i
         step = sign * sense
         start = 0 if step > 0 else size - 1
         if at is not None and position == 0:
-            thickness = THICKNESS if size >= THICKNESS else 1
+            thickness = min(THICKNESS, size)
             step, start, size = 1, min(max(at - thickness // 2, 0), size - thickness), thickness
         turn[axis, position], turn[axis, n] = step, start
         shape.append(size)
@@ -145,12 +148,9 @@ def _turned(space: Space, order: list[tuple[int, int]], senses: list[int], at: i
 
 def _centre(fixed: Image) -> list[int]:
     """Index of the middle of the foreground."""
-    brightness = np.abs(fixed.array.astype(np.float32)).mean(axis=0)
+    brightness = fixed.array.astype(np.float32).mean(axis=0)
     foreground = brightness > brightness.mean()
     if not foreground.any():
         return [size // 2 for size in foreground.shape]
     spans = [np.flatnonzero(foreground.any(axis=tuple(other for other in range(foreground.ndim) if other != axis))) for axis in range(foreground.ndim)]
     return [int(span[0] + span[-1]) // 2 for span in spans]
-
-
-__all__ = ["View", "affine_part", "apply_matrix", "views"]

@@ -12,6 +12,7 @@ from nnreg.files import atomic_path
 from nnreg.geometry.itk_space import place, space_of
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Stage, Transform
+from nnreg.quiet import caught
 
 FIELD_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
@@ -113,9 +114,8 @@ def read_itk(path: Path | str) -> Transform:
     if not path.is_file():
         raise TransformError(f"{path}: does not exist.")
     try:
-        if path.name.endswith(FIELD_ENDINGS):
-            image = sitk.ReadImage(str(path))
-            return Transform((from_field_image(image),), image.GetDimension())
-        return from_itk(sitk.ReadTransform(str(path)))
+        with caught():  # HDF5 prints pages about a damaged file
+            found = sitk.ReadImage(str(path)) if path.name.endswith(FIELD_ENDINGS) else sitk.ReadTransform(str(path))
+        return from_itk(found) if isinstance(found, sitk.Transform) else Transform((from_field_image(found),), found.GetDimension())
     except RuntimeError as error:
         raise TransformError(f"{path}: is not a transform that ITK can read ({str(error).strip().splitlines()[-1]}).") from error

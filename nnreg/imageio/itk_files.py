@@ -20,8 +20,8 @@ from nnreg.geometry.itk_space import place, space_of
 from nnreg.imageio.endings import LOSSY, ending_of
 from nnreg.imageio.image import Image
 from nnreg.imageio.nifti import NiftiHeader, read_nifti_voxels
-from nnreg.imageio.quiet import STDERR, STDOUT, caught
 from nnreg.imageio.sidecar import read_space, write_space
+from nnreg.quiet import STDERR, STDOUT, caught
 
 CORNER_TOLERANCE = 0.1  # of the smallest voxel: how far a corner may move when a header is rounded to what ITK can represent
 PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"  # ITK's switch: take the nearest rectangular grid instead of refusing

@@ -70,7 +70,7 @@ def _by_itk(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Pixels of a file in a compression (LZW, JPEG) that tifffile leaves to a further package and ITK knows."""
     import SimpleITK as sitk
 
-    from nnreg.imageio.quiet import caught
+    from nnreg.quiet import caught
 
     with caught():
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))

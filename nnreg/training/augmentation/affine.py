@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnreg.errors import GeometryError
-from nnreg.geometry import identity_grid
+from nnreg.geometry import identity_grid, warp
 
 FloatArray = npt.NDArray[np.float64]
 EXACT = 1e-9  # voxels: matrices that differ by less are the same map
@@ -84,14 +85,18 @@ class VoxelAffine:
 
     def image(self, image: Tensor) -> Tensor:
         """An image (C, *shape), float32, linear, with its border continued outside."""
-        return self._flipped(image) if self.mirrored_axes is not None else self._sampled(image.float(), linear=True)
+        self._check(image)
+        return self._flipped(image) if self.mirrored_axes is not None else warp(image[None].float(), self._displacement)[0]
 
     def labels(self, labels: Tensor) -> Tensor:
         """Labels or a mask (C, *shape), nearest neighbour, 0 outside; dtype and values come back exactly."""
-        return self._flipped(labels) if self.mirrored_axes is not None else self._sampled(labels, linear=False)
+        self._check(labels)
+        return self._flipped(labels) if self.mirrored_axes is not None else self._nearest(labels)
 
     def points(self, points: Tensor) -> Tensor:
         """Where points (N, ndim) of the image lie after it was mapped, voxels, array axis order."""
+        if self.mirrored_axes == ():
+            return points
         n = len(self.shape)
         inverse = np.linalg.inv(self.matrix)
         moved = points.detach().cpu().numpy().astype(np.float64) @ inverse[:n, :n].T + inverse[:n, n]
@@ -116,30 +121,32 @@ class VoxelAffine:
         back = np.linalg.inv((moving or self).matrix)
         linear = torch.from_numpy(back[:n, :n]).float()
         rotated = torch.einsum("jk,k...->j...", linear, self.image(field.float()))
-        # what is left where the field is zero: nothing if both images were mapped alike
-        rest = back @ self.matrix
-        if np.allclose(rest, np.eye(n + 1), atol=EXACT, rtol=0):
-            return rotated
-        grid = identity_grid(self.shape)[0]
-        slope, shift = torch.from_numpy(rest[:n, :n] - np.eye(n)).float(), torch.from_numpy(rest[:n, n]).float()
-        return rotated + torch.einsum("jk,k...->j...", slope, grid) + shift.reshape(n, *(1,) * n)
+        # where the field is zero: nothing is left if both images were mapped alike
+        rest = VoxelAffine(back @ self.matrix, self.shape)
+        return rotated if rest.mirrored_axes == () else rotated + rest._displacement[0]
+
+    @functools.cached_property
+    def _displacement(self) -> Tensor:
+        """The map as a field (1, ndim, *shape), voxels; images of several roles share it."""
+        n = len(self.shape)
+        linear = torch.from_numpy(self.matrix[:n, :n] - np.eye(n)).float()
+        shift = torch.from_numpy(np.ascontiguousarray(self.matrix[:n, n])).float()
+        return torch.einsum("jk,bk...->bj...", linear, identity_grid(self.shape)) + shift.reshape(1, n, *(1,) * n)
 
     def _flipped(self, tensor: Tensor) -> Tensor:
-        self._check(tensor)
         axes = self.mirrored_axes
         return tensor.flip([axis + 1 for axis in axes]) if axes else tensor
 
-    def _sampled(self, tensor: Tensor, *, linear: bool) -> Tensor:
-        from nnreg.training.augmentation import kernels  # compiles when first used
+    def _nearest(self, tensor: Tensor) -> Tensor:
+        from nnreg.training.augmentation.kernels import sample_nearest  # compiles when first used
 
-        self._check(tensor)
         n = len(self.shape)
         source = np.ascontiguousarray(tensor.detach().cpu().numpy())
         result = np.empty_like(source)
         matrix = np.eye(4)[:3]
         matrix[3 - n :, 3 - n :] = self.matrix[:n]
         volume = (source.shape[0], *(1,) * (3 - n), *self.shape)
-        (kernels.sample_linear if linear else kernels.sample_nearest)(source.reshape(volume), matrix, result.reshape(volume))
+        sample_nearest(source.reshape(volume), matrix, result.reshape(volume))
         return torch.from_numpy(result).to(tensor.device)
 
     def _check(self, tensor: Tensor) -> None:
