@@ -13,6 +13,11 @@ Radii = tuple[int, int, int]
 Slices = tuple[slice, ...]
 
 
+def normalised(features: Tensor) -> Tensor:
+    """Features (B, C, *spatial) divided by their root mean square over channels, so that a product's mean is a cosine."""
+    return features * torch.rsqrt(features.square().mean(dim=1, keepdim=True) + 1e-6)
+
+
 def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     """Mean over channels of the product of `fixed` at a voxel and `moving` at each of its neighbours.
 

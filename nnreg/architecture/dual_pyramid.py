@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
 from nnreg.architecture.blocks import Convolution, FlowHead, Stage, initialise
-from nnreg.architecture.correlation import local_correlation
+from nnreg.architecture.correlation import local_correlation, normalised
 from nnreg.architecture.pyramid import corner_aligned, field_stages, finer_field
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import compose, integrate, warp
@@ -30,7 +30,7 @@ class _Level(nn.Module):
 
     def forward(self, fixed: Tensor, moving: Tensor, field: Tensor) -> Tensor:
         """Voxels of this level; features (B, C, *spatial), the moving ones already warped by `field`."""
-        correlation = local_correlation(fixed, moving, self.radius)
+        correlation = local_correlation(normalised(fixed), normalised(moving), self.radius)
         return self.head(self.convolutions(torch.cat([fixed, moving, correlation, field], dim=1)))
 
 
@@ -132,7 +132,8 @@ class DualPyramid(RegistrationNetwork):
 
         With E the flow of a level's velocity, the map from halfway to the moving image gains an E at its inner end, the map to the fixed
         image its inverse, which is the flow of the negated velocity; the maps from the images to halfway gain the same at their outer end.
-        Nothing is ever inverted numerically. Batches hold the fixed image's maps first, then the moving image's.
+        Nothing is inverted numerically; what remains is the error of interpolation, which a velocity that is smooth on its grid keeps
+        small. Batches hold the fixed image's maps first, then the moving image's.
         """
         found: list[Tensor] = []
         outwards = inwards = torch.zeros(pyramid[-1].shape[0], self.ndim, *pyramid[-1].shape[2:], device=pyramid[-1].device)
@@ -144,11 +145,22 @@ class DualPyramid(RegistrationNetwork):
                 features = warp(features, outwards)
             # first against second image, and second against first, in one batch
             raw = self.levels[index](features, _swapped(features), _swapped(outwards) - outwards)
-            half = 0.5 * (raw - _swapped(raw))
+            half = _smoothed(0.5 * (raw - _swapped(raw)))
             flow = integrate(-half, self.integration_steps or HALF_STEP_INTEGRATION)
             outwards, inwards = compose(outwards, flow), compose(_swapped(flow), inwards)
             found.insert(0, compose(outwards.chunk(2)[1], inwards.chunk(2)[0]))
         return found
+
+
+def _smoothed(field: Tensor) -> Tensor:
+    """Two passes of (1, 2, 1) / 4 along every axis."""
+    for axis in range(2, field.ndim):
+        size = field.shape[axis]
+        for _ in range(2):
+            before = torch.cat([field.narrow(axis, 0, 1), field.narrow(axis, 0, size - 1)], dim=axis)
+            after = torch.cat([field.narrow(axis, 1, size - 1), field.narrow(axis, size - 1, 1)], dim=axis)
+            field = 0.5 * field + 0.25 * (before + after)
+    return field
 
 
 def _swapped(batch: Tensor) -> Tensor:

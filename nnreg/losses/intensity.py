@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nnreg.losses.base import LOSSES, check_pair, full_precision, masked_mean
+from nnreg.losses.base import LOSSES, check_pair, full_precision, masked
 
 
 @LOSSES.register("mse")
@@ -16,7 +16,9 @@ class MSE(nn.Module):
         """Loss of images (B, C, *spatial), over the voxels where `mask` (B, 1, *spatial) is true."""
         check_pair(warped, fixed, mask)
         with torch.autocast(device_type=fixed.device.type, enabled=False):
-            return masked_mean((full_precision(warped) - full_precision(fixed)).square(), mask)
+            difference = masked(full_precision(warped) - full_precision(fixed), mask)
+            count = difference.numel() if mask is None else (mask.bool().sum() * fixed.shape[1]).clamp(min=1)
+            return difference.square().sum() / count
 
 
 @LOSSES.register("ncc")

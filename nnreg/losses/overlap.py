@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nnreg.errors import ConfigurationError
-from nnreg.losses.base import LOSSES, check_pair, full_precision
+from nnreg.losses.base import LOSSES, check_pair, full_precision, masked
 
 
 @LOSSES.register("soft_dice")
@@ -35,9 +35,7 @@ class SoftDice(nn.Module):
         """Loss of one-hot label maps (B, K, *spatial), one channel per label to score, over the voxels where `mask` is true."""
         check_pair(warped, fixed, mask)
         with torch.autocast(device_type=fixed.device.type, enabled=False):
-            p, g = full_precision(warped), full_precision(fixed)
-            if mask is not None:
-                p, g = torch.where(mask.bool(), p, 0.0), torch.where(mask.bool(), g, 0.0)
+            p, g = masked(full_precision(warped), mask), masked(full_precision(fixed), mask)
             axes = tuple(range(2, p.ndim)) if not self.batch_dice else (0, *range(2, p.ndim))
             overlap, size = (p * g).sum(dim=axes), p.sum(dim=axes) + g.sum(dim=axes)
             dice = ((2.0 * overlap + self.smooth) / (size + self.smooth).clamp(min=1e-8)).mean()
