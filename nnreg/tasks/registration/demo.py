@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnreg.dataset.synthetic import write_synthetic_dataset
+from nnreg.dataset.synthetic_writer import write_synthetic_dataset
 from nnreg.evaluation import evaluate_folder
 from nnreg.files import writable_folder, write_json
 from nnreg.inference.predict import predict_folder
