@@ -23,21 +23,21 @@ def coarser_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...
     return tuple(math.ceil((size - 1) / step) + 1 for size, step in zip(shape, stride))
 
 
-def field_stages(strides: Sequence[Sequence[int]], field_resolution: int) -> tuple[int, list[tuple[int, ...]]]:
+def field_stages(strides: Sequence[Sequence[int]], field_resolution: int, *, at_least: int = 1) -> tuple[int, list[tuple[int, ...]]]:
     """First stage whose stride relative to the input reaches `field_resolution` along an axis, and the strides of it and all coarser stages.
 
     Raises
     ------
     ConfigurationError
-        If fewer than two stages are left to find the field with.
+        If fewer than `at_least` stages are left to find the field with.
     """
     total, relative = (1,) * len(strides[0]), []
     for stride in strides:
         total = tuple(before * step for before, step in zip(total, stride))
         relative.append(total)
     finest = next((stage for stage, reached in enumerate(relative) if max(reached) >= field_resolution), len(strides))
-    if field_resolution < 1 or finest > len(strides) - 2:
-        raise ConfigurationError(f"field_resolution {field_resolution} leaves fewer than two of {len(strides)} stages: use 1 or 2, or more stages.")
+    if field_resolution < 1 or len(strides) - finest < at_least:
+        raise ConfigurationError(f"field_resolution {field_resolution} leaves {len(strides) - finest} of {len(strides)} stages, {at_least} needed: lower it.")
     return finest, relative[finest:]
 
 

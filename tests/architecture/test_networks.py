@@ -231,7 +231,7 @@ class TestBuilding:
             ({"strides": ((1, 1), (2, 2), (2, 2))}, "strides"),
             ({"strides": ((2, 2, 2), (2, 2, 2), (2, 2, 2))}, "stage 0"),
             ({"kernel_sizes": ((3, 3, 3), (2, 3, 3), (3, 3, 3))}, "odd"),
-            ({"field_resolution": 4}, "field_resolution"),
+            ({"field_resolution": 8}, "field_resolution"),
             ({"ndim": 1, "strides": ((1,), (2,), (2,)), "kernel_sizes": ((3,), (3,), (3,))}, "2 or 3 axes"),
         ],
     )
