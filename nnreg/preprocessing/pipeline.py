@@ -84,10 +84,7 @@ def plan_dataset(
         If the dataset was not measured, or cannot be planned for.
     """
     raw, folder = _open(workspace, dataset)
-    path = folder / FILE_NAME
-    if not path.is_file():
-        raise PlansError(f"{path}: does not exist. Run nnreg_extract_fingerprint -d {raw.name[7:10]} first.")
-    fingerprint = Fingerprint.read(path)
+    fingerprint = _measured(raw, folder)
     plans = plan(fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
     plans.write(folder / f"{plans_name}.json")
     _keep_dataset_files(raw, folder)
@@ -118,7 +115,7 @@ def preprocess_dataset(
     """
     raw, folder = _open(workspace, dataset)
     plans = read_plans(folder, plans_name, raw.name)
-    fingerprint = Fingerprint.read(folder / FILE_NAME)
+    fingerprint = _measured(raw, folder)
     names = tuple(configurations) or tuple(plans.configurations)
     if clean:
         for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
@@ -183,6 +180,18 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     name = workspace.dataset_name(dataset)
     raw = RawDataset.open(workspace.raw / name)
     return raw, writable_folder(workspace.preprocessed / name)
+
+
+def _measured(raw: RawDataset, folder: Path) -> Fingerprint:
+    path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} first."
+    if not path.is_file():
+        raise PlansError(f"{path}: does not exist. {remedy}")
+    fingerprint = Fingerprint.read(path)
+    if fingerprint.dataset_name != raw.name:
+        raise PlansError(f"{path}: was made for {fingerprint.dataset_name}, not for {raw.name}. {remedy}")
+    if not _still_true(fingerprint, raw):
+        raise PlansError(f"{path}: cases, files or pairs of {raw.name} have changed since it was made. {remedy}")
+    return fingerprint
 
 
 def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
