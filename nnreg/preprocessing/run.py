@@ -16,7 +16,7 @@ from nnreg.parallel import run_all
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.frames import FrameCases, frame_box, frames_of
 from nnreg.planning.plans import Plans
-from nnreg.preprocessing.alignment import CaseAlignment, align_case, store_alignment, stored_alignment
+from nnreg.preprocessing.alignment import CaseAlignment, align_case, alignment_key, store_alignment, stored_alignment
 from nnreg.preprocessing.preprocessor import NormalisedCase, Preprocessor
 from nnreg.preprocessing.reference import Frame
 from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK
