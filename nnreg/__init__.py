@@ -1,3 +1,35 @@
-"""nnReg: self-configuring registration of medical images."""
+"""nnReg: self-configuring registration of medical images.
+
+The public face, loaded when first asked for: ``import nnreg`` is instant, and ``nnreg.train`` imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "Workspace": "nnreg.workspace",
+    "plan_and_preprocess": "nnreg.preprocessing",
+    "train": "nnreg.training.execution.run",
+    "predict": "nnreg.inference.predict",
+    "evaluate": "nnreg.evaluation",
+    "nnRegTrainer": "nnreg.training.trainer.trainer",
+    "TrainerConfig": "nnreg.training.configs",
+    "TRAINER_CONFIGS": "nnreg.training.configs",
+}
+_RENAMED = {"predict": "predict_folder", "evaluate": "evaluate_folder"}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nnreg' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), _RENAMED.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

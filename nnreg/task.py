@@ -3,24 +3,66 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nnreg.errors import ConfigurationError, did_you_mean
 
 if TYPE_CHECKING:
-    pass
+    from pathlib import Path
+
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
+
+    Batch = Mapping[str, Tensor]
 
 # name -> "module:class"; imported when asked for, so that this module stays on the lowest floor
-TASKS = {"registration": "nnreg.tasks.registration:RegistrationTask"}
+TASKS = {"registration": "nnreg.tasks.registration.task:RegistrationTask"}
+
+
+class Objective(Protocol):
+    """What a training step minimises."""
+
+    def __call__(self, network: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss (with gradient) and its named, detached terms."""
+        ...
 
 
 class Task(Protocol):
-    """What planner, trainer, predictor and evaluator are handed. None of them asks which task it is."""
+    """What the trainer is handed. It never asks which task it is; plans, configuration and recipe are passed in by keyword."""
 
     name: str
+    monitor: str
+    """Online metric that decides ``checkpoint_best``; larger is better."""
+
+    def network(self, *, plans: Any, configuration: Any, recipe: Any) -> nn.Module:
+        """The network of a configuration."""
+        ...
+
+    def objective(self, *, plans: Any, configuration: Any, recipe: Any) -> Objective:
+        """The training loss."""
+        ...
+
+    def units(self, *, spec: Any, cases: Sequence[str]) -> list[Any]:
+        """What one sample is made of (pairs, or cases), for the cases of one side of a split."""
+        ...
+
+    def samples(self, *, folder: Path, units: Sequence[Any], configuration: Any, length: int, split: str, augment: bool) -> Dataset[dict[str, Tensor]]:
+        """`length` samples, each a function of (seed, split, index) alone."""
+        ...
+
+    def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Batch) -> dict[str, Tensor]:
+        """Metrics of one validation batch, without gradient; NaN where one does not apply."""
+        ...
+
+    def validate(
+        self, *, predictor: Any, spec: Any, raw: Path, arrays: Path, cases: Sequence[str], output: Path, on_progress: Callable[[int, int, str], None]
+    ) -> dict[str, Any]:
+        """Predict and evaluate the validation cases on their native grids; returns the summary."""
+        ...
 
 
-def task_named(name: str) -> Any:
+def task_named(name: str) -> Task:
     """An instance of the task `name`.
 
     Raises
@@ -31,4 +73,5 @@ def task_named(name: str) -> Any:
     if name not in TASKS:
         raise ConfigurationError(f"task {name!r} is unknown; {did_you_mean(name, TASKS)}")
     module, _, attribute = TASKS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)()
+    task: Task = getattr(importlib.import_module(module), attribute)()
+    return task

@@ -9,24 +9,12 @@ import SimpleITK as sitk
 
 from nnreg.errors import TransformError
 from nnreg.files import atomic_path
+from nnreg.geometry.itk_space import place, space_of
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Stage, Transform
 
 FIELD_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
 TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
-
-
-def space_of(image: sitk.Image) -> Space:
-    """The grid of a SimpleITK image."""
-    return Space(image.GetSize()[::-1], image.GetSpacing()[::-1], image.GetOrigin(), image.GetDirection())
-
-
-def place(image: sitk.Image, space: Space) -> sitk.Image:
-    """Give `image` the origin, spacing and direction of `space`."""
-    image.SetSpacing(space.spacing[::-1])
-    image.SetOrigin(space.origin)
-    image.SetDirection(space.direction)
-    return image
 
 
 def to_itk(transform: Transform) -> sitk.Transform:

@@ -137,6 +137,8 @@ class Plans:
         mm, array axis order: grid on which the alignment works.
     reference_case
         The case whose world all working grids share, None with ``group``.
+    orientation : letters, image axis x first
+        Axis order of every working grid; an image whose axes run otherwise is turned.
     """
 
     dataset_name: str
@@ -151,6 +153,7 @@ class Plans:
     configurations: dict[str, Configuration]
     recommended: str
     because: dict[str, str] = field(default_factory=dict)
+    orientation: str = "LPS"
     schema_version: int = SCHEMA_VERSION
 
     def configuration(self, name: str) -> Configuration:

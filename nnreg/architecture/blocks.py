@@ -1,0 +1,101 @@
+"""Blocks of dynamic-network-architectures with the settings that all networks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dynamic_network_architectures.building_blocks.residual import StackedResidualBlocks
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He, init_last_bn_before_add_to_0
+from torch import Tensor, nn
+
+from nnreg.architecture.pyramid import pad_for
+
+FLOW_HEAD_STD = 1e-5  # near the identity at the start, and not so exactly zero that the layers before get no gradient
+NEGATIVE_SLOPE = 0.01
+
+
+def convolution(ndim: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
+    """The convolution of 2 or 3 axes."""
+    return nn.Conv2d if ndim == 2 else nn.Conv3d
+
+
+def block_settings(ndim: int) -> dict[str, Any]:
+    """Instance normalisation (batches are of one or two pairs) and leaky ReLU, as nnU-Net has them."""
+    return {
+        "conv_op": convolution(ndim),
+        "conv_bias": True,
+        "norm_op": nn.InstanceNorm2d if ndim == 2 else nn.InstanceNorm3d,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"negative_slope": NEGATIVE_SLOPE, "inplace": True},
+    }
+
+
+class Convolution(nn.Module):
+    """Convolution, normalisation, leaky ReLU; a stride gives the size of ``pyramid.coarser_shape``."""
+
+    def __init__(self, ndim: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int] | None = None, *, norm: bool = True) -> None:
+        super().__init__()
+        self.stride = tuple(stride or (1,) * ndim)
+        # a kernel shorter than 2 * stride - 1 would leave voxels between its steps unseen
+        size = [max(width, 2 * step - 1) for width, step in zip(kernel, self.stride)]
+        settings = block_settings(ndim)
+        if not norm:
+            settings |= {"norm_op": None, "norm_op_kwargs": None}
+        self.block = ConvDropoutNormReLU(input_channels=inputs, output_channels=outputs, kernel_size=size, stride=list(self.stride), **settings)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, inputs, *spatial) to (B, outputs, *coarser)."""
+        return self.block(pad_for(features, self.stride))
+
+
+class Stage(nn.Module):
+    """One encoder stage: a strided convolution, then residual blocks at its resolution.
+
+    The stride sits before the residual blocks because the average pooling on their skip rounds odd sizes down while their convolution rounds up.
+    """
+
+    def __init__(self, ndim: int, inputs: int, outputs: int, kernel: Sequence[int], stride: Sequence[int], blocks: int) -> None:
+        super().__init__()
+        self.entry = Convolution(ndim, inputs, outputs, kernel, stride)
+        settings = block_settings(ndim)
+        self.blocks = (
+            StackedResidualBlocks(
+                blocks, settings.pop("conv_op"), input_channels=outputs, output_channels=outputs, kernel_size=list(kernel), initial_stride=1, **settings
+            )
+            if blocks
+            else nn.Identity()
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, inputs, *spatial) to (B, outputs, *coarser)."""
+        return self.blocks(self.entry(features))
+
+
+class FlowHead(nn.Module):
+    """Convolution to one component per axis, near zero at the start."""
+
+    def __init__(self, ndim: int, inputs: int, kernel: Sequence[int]) -> None:
+        super().__init__()
+        self.convolution = convolution(ndim)(inputs, ndim, tuple(kernel), padding=tuple(size // 2 for size in kernel))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, inputs, *spatial) to (B, ndim, *spatial), float32 whatever autocast says."""
+        return self.convolution(features).float()
+
+    def start_near_zero(self) -> None:
+        """Weights of standard deviation 1e-5, no bias (VoxelMorph, CorrMLP)."""
+        nn.init.normal_(self.convolution.weight, std=FLOW_HEAD_STD)
+        if self.convolution.bias is not None:
+            nn.init.zeros_(self.convolution.bias)
+
+
+def initialise(network: nn.Module) -> None:
+    """He's initialisation for every convolution, residual blocks that start as the identity, heads near zero."""
+    network.apply(InitWeights_He(NEGATIVE_SLOPE))
+    network.apply(init_last_bn_before_add_to_0)
+    for module in network.modules():
+        if isinstance(module, FlowHead):
+            module.start_near_zero()

@@ -1,0 +1,53 @@
+"""``nnreg_evaluate``: predictions against labels, keypoints and true fields of a dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnreg.cli.common import Parser, progress_bar, run, workspace_of
+
+
+def parser() -> Parser:
+    """The command's options."""
+    result = Parser("nnreg_evaluate", "Measure predictions: Dice, HD95, TRE, end-point error, NCC before and after, SDlogJ, folding, NDV.")
+    result.add_argument("predictions", metavar="PREDICTIONS", help="output folder of nnreg_predict, or validation_raw of a fold")
+    result.add_dataset()
+    result.add_argument("-o", "--output", metavar="FILE", help="where the summary goes (default: PREDICTIONS/summary.json)")
+    result.add_argument("-np", "--processes", type=int, metavar="N", help="pairs evaluated at a time (default: nnReg_n_proc, else the number of cores)")
+    result.add_argument("--no_surface", action="store_true", help="leave out surface distances, which take most of the time")
+    result.add_argument("--no_labels", action="store_true", help="leave out labels, for cases that have none")
+    result.add_workspace()
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run(_work, parser(), arguments)
+
+
+def _work(options: argparse.Namespace) -> None:
+    from nnreg.dataset import RawDataset
+    from nnreg.errors import ConfigurationError
+    from nnreg.evaluation import evaluate_folder, table, write_summary
+    from nnreg.files import writable_folder
+    from nnreg.parallel import default_processes
+
+    if options.processes is not None and options.processes < 1:
+        raise ConfigurationError(f"-np: expected 1 or more processes, found {options.processes}.")
+    predictions = Path(options.predictions)
+    output = Path(options.output) if options.output else predictions / "summary.json"
+    if options.output:
+        writable_folder(output.parent)  # told before the work, not after it
+    summary = evaluate_folder(
+        predictions,
+        RawDataset.open(workspace_of(options).raw_folder(options.dataset)),
+        processes=options.processes or default_processes(),
+        surface=not options.no_surface,
+        with_labels=not options.no_labels,
+        on_progress=progress_bar("evaluating"),
+    )
+    write_summary(output, summary)
+    print(table(summary))
+    print(f"\nsummary: {output}")

@@ -1,0 +1,47 @@
+"""``nnreg_extract_fingerprint``: measure a raw dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnreg.cli import planning_options as shared
+from nnreg.cli.common import Parser, run, workspace_of
+
+
+def parser() -> Parser:
+    """Its options."""
+    result = Parser("nnreg_extract_fingerprint", "Measure every image of a dataset: geometry, foreground, intensities.")
+    shared.add_datasets(result)
+    shared.add_processes(result)
+    result.add_argument("--verify_dataset_integrity", action="store_true", help="check the dataset first")
+    result.add_argument("--clean", action="store_true", help="measure again, even if nothing has changed")
+    result.add_workspace()
+    return result
+
+
+def work(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    from nnreg.planning.fingerprint import FILE_NAME
+    from nnreg.preprocessing import fingerprint_dataset
+
+    workspace = workspace_of(options)
+    for dataset in options.dataset:
+        fingerprint = fingerprint_dataset(
+            workspace,
+            dataset,
+            processes=options.processes,
+            verify=options.verify_dataset_integrity,
+            clean=options.clean,
+            progress=shared.progress(options),
+        )
+        shared.print_fingerprint(fingerprint, shared.preprocessed_folder(workspace, dataset) / FILE_NAME)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run(work, parser(), arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

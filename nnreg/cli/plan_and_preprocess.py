@@ -1,0 +1,60 @@
+"""``nnreg_plan_and_preprocess``: measure, plan and preprocess a dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnreg.cli import planning_options as shared
+from nnreg.cli.common import Parser, run, workspace_of
+
+
+def parser() -> Parser:
+    """Its options."""
+    result = Parser("nnreg_plan_and_preprocess", "Measure a dataset, plan its registration and preprocess its images: all that comes before training.")
+    shared.add_datasets(result)
+    shared.add_configurations(result)
+    shared.add_planning(result)
+    shared.add_processes(result)
+    result.add_argument("--verify_dataset_integrity", action="store_true", help="check the dataset first")
+    result.add_argument("--no_pp", action="store_true", help="measure and plan only")
+    result.add_argument("--clean", action="store_true", help="measure, align and preprocess again, even what is finished")
+    result.add_workspace()
+    return result
+
+
+def work(options: argparse.Namespace) -> None:
+    """Do all three and print."""
+    from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
+    from nnreg.preprocessing import plan_and_preprocess
+
+    workspace = workspace_of(options)
+    for dataset in options.dataset:
+        plans = plan_and_preprocess(
+            workspace,
+            dataset,
+            configurations=options.configurations,
+            processes=options.processes,
+            verify=options.verify_dataset_integrity,
+            clean=options.clean,
+            preprocess_too=not options.no_pp,
+            gpu_memory_target=options.gpu_memory_target,
+            overwrite_target_spacing=options.overwrite_target_spacing,
+            plans_name=options.overwrite_plans_name,
+            progress=shared.progress(options),
+        )
+        folder = shared.preprocessed_folder(workspace, dataset)
+        shared.print_fingerprint(Fingerprint.read(folder / FILE_NAME), folder / FILE_NAME)
+        shared.print_plans(plans, folder / f"{plans.plans_name}.json")
+        if not options.no_pp:
+            done = {name: folder / plans.configurations[name].data_identifier for name in plans.configurations}
+            shared.print_arrays({name: path for name, path in done.items() if path.is_dir()})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run(work, parser(), arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

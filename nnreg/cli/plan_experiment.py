@@ -1,0 +1,43 @@
+"""``nnreg_plan_experiment``: derive the plans of a measured dataset."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnreg.cli import planning_options as shared
+from nnreg.cli.common import Parser, run, workspace_of
+
+
+def parser() -> Parser:
+    """Its options."""
+    result = Parser("nnreg_plan_experiment", "Derive the plans of a dataset from its fingerprint. Every value in the plans file says why.")
+    shared.add_datasets(result)
+    shared.add_planning(result)
+    result.add_workspace()
+    return result
+
+
+def work(options: argparse.Namespace) -> None:
+    """Plan and print."""
+    from nnreg.preprocessing import plan_dataset
+
+    workspace = workspace_of(options)
+    for dataset in options.dataset:
+        plans = plan_dataset(
+            workspace,
+            dataset,
+            gpu_memory_target=options.gpu_memory_target,
+            overwrite_target_spacing=options.overwrite_target_spacing,
+            plans_name=options.overwrite_plans_name,
+        )
+        shared.print_plans(plans, shared.preprocessed_folder(workspace, dataset) / f"{plans.plans_name}.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run(work, parser(), arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

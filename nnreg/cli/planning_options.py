@@ -1,0 +1,132 @@
+"""Options and tables that the planning and preprocessing commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnreg.cli.common import Parser, progress_bar
+
+if TYPE_CHECKING:
+    from nnreg.planning.fingerprint import Fingerprint
+    from nnreg.planning.plans import Plans
+    from nnreg.workspace import Workspace
+
+DEFAULT_PLANS = "nnRegPlans"
+
+
+def add_datasets(parser: Parser) -> None:
+    """``-d``, one or several."""
+    parser.add_argument("-d", "--dataset", required=True, nargs="+", metavar="ID", help="dataset ids or folder names: 1, 001 or Dataset001_Name")
+
+
+def add_processes(parser: Parser) -> None:
+    """``-np`` and ``--no_pbar``."""
+    parser.add_argument("-np", "--processes", type=positive, metavar="N", help="worker processes (default: nnReg_n_proc, else the cores, at most 8)")
+    parser.add_argument("--no_pbar", action="store_true", help="no progress bars")
+
+
+def add_planning(parser: Parser) -> None:
+    """What changes a plan."""
+    parser.add_argument("-gpu_memory_target", type=float, default=8.0, metavar="GB", help="memory that a training step may take (default: 8)")
+    parser.add_argument("-overwrite_target_spacing", type=float, nargs="+", metavar="MM", help="working spacing, one number per array axis (z y x)")
+    parser.add_argument("-overwrite_plans_name", default=DEFAULT_PLANS, metavar="NAME", help=f"name of the plans file (default: {DEFAULT_PLANS})")
+
+
+def add_configurations(parser: Parser) -> None:
+    """``-c``."""
+    parser.add_argument("-c", "--configurations", nargs="+", default=[], metavar="NAME", help="configurations to preprocess (default: all of the plans)")
+
+
+def positive(text: str) -> int:
+    """A number of processes."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def progress(options: argparse.Namespace) -> Callable[[str], Callable[[int, int, str], None]]:
+    """Bars for the steps of the library functions."""
+    return lambda step: progress_bar(step, quiet=options.no_pbar)
+
+
+def print_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
+    """What was measured, in a few lines."""
+    images = fingerprint.images.values()
+    spacings, shapes = fingerprint.spacings(), fingerprint.shapes()
+    print(
+        f"{fingerprint.dataset_name}: {len(images)} images of {fingerprint.subjects} subjects, {fingerprint.pair_count} pairs, pairing {fingerprint.pairing!r}"
+    )
+    print(f"  shape    {_range(shapes)} voxels, axes run {fingerprint.orientation} (x first)")
+    print(f"  spacing  {_range(spacings)} mm")
+    found = sum(image.foreground_found for image in images)
+    fraction = sum(image.foreground_fraction for image in images) / len(images)
+    print(f"  foreground found in {found} of {len(images)}, {fraction:.0%} of the voxels on average")
+    for name, channel in zip(fingerprint.channel_names, fingerprint.intensities, strict=True):
+        robust = f"{channel.percentile_00_5:.4g} to {channel.percentile_99_5:.4g}, median {channel.median:.4g}"
+        print(f"  {name}: {robust} on the foreground, background {channel.background:.4g}")
+    print(f"fingerprint: {path}")
+
+
+def _range(values: object) -> str:
+    import numpy as np
+
+    array = np.asarray(values)
+    low, high = array.min(axis=0), array.max(axis=0)
+    return " x ".join(f"{a:.4g}" if np.isclose(a, b) else f"{a:.4g}-{b:.4g}" for a, b in zip(low, high, strict=True))
+
+
+def print_plans(plans: Plans, path: Path) -> None:
+    """What was decided, in a short table, and why."""
+    from nnreg.planning.rules.decision import text
+
+    print(
+        f"{plans.dataset_name}: pre-alignment {plans.pre_alignment}" + (f" to {plans.reference_case}" if plans.reference_case else ", a frame for each group")
+    )
+    print(f"  because {plans.because['pre_alignment']}")
+    rows = [("configuration", "spacing mm", "grid", "features", "field", "batch", "GB")]
+    for name, configuration in plans.configurations.items():
+        network = configuration.architecture
+        rows.append(
+            (
+                name + (" *" if name == plans.recommended else ""),
+                text(configuration.spacing),
+                text(configuration.grid),
+                " ".join(map(str, network.features_per_stage)),
+                f"1/{network.kwargs.get('field_resolution', 1)}",
+                str(configuration.training.batch_size),
+                f"{configuration.memory_gb:.2f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"  * recommended: {plans.because['recommended']}")
+    for name, configuration in plans.configurations.items():
+        print(f"  {name}: {configuration.because['grid']}; {configuration.because['spacing']}")
+    print(f"plans: {path}")
+
+
+def preprocessed_folder(workspace: Workspace, dataset: str) -> Path:
+    """Where plans and arrays of a dataset lie."""
+    return workspace.preprocessed / workspace.dataset_name(dataset)
+
+
+def print_arrays(folders: dict[str, Path]) -> None:
+    """Where the arrays lie, and how well the cases were brought together."""
+    from nnreg.preprocessing.storage import PreprocessedDataset
+
+    for name, folder in folders.items():
+        data = PreprocessedDataset(folder)
+        kinds: dict[str, int] = {}
+        inside = {}
+        for case in data.cases:
+            alignment = data.properties(case).alignment
+            kinds[alignment["kind"]] = kinds.get(alignment["kind"], 0) + 1
+            inside[case] = alignment["foreground_inside"]
+        worst = min(inside, key=lambda case: inside[case])
+        used = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        print(f"{name}: {len(inside)} cases ({used}), at least {inside[worst]:.1%} of each foreground on the grid ({worst}): {folder}")

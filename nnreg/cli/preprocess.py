@@ -1,0 +1,48 @@
+"""``nnreg_preprocess``: bring the images of a planned dataset onto its working grids."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from nnreg.cli import planning_options as shared
+from nnreg.cli.common import Parser, run, workspace_of
+
+
+def parser() -> Parser:
+    """Its options."""
+    result = Parser("nnreg_preprocess", "Align, normalise and resample the cases of a planned dataset. Finished cases are not done again.")
+    shared.add_datasets(result)
+    shared.add_configurations(result)
+    shared.add_processes(result)
+    result.add_argument("-plans_name", default=shared.DEFAULT_PLANS, metavar="NAME", help=f"plans file (default: {shared.DEFAULT_PLANS})")
+    result.add_argument("--clean", action="store_true", help="align and preprocess every case again")
+    result.add_workspace()
+    return result
+
+
+def work(options: argparse.Namespace) -> None:
+    """Preprocess and print."""
+    from nnreg.preprocessing import preprocess_dataset
+
+    workspace = workspace_of(options)
+    for dataset in options.dataset:
+        folders = preprocess_dataset(
+            workspace,
+            dataset,
+            plans_name=options.plans_name,
+            configurations=options.configurations,
+            processes=options.processes,
+            clean=options.clean,
+            progress=shared.progress(options),
+        )
+        shared.print_arrays(folders)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run(work, parser(), arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,97 @@
+"""``nnreg_train``: train one or several folds of a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from nnreg.cli.common import Parser, run, workspace_of
+
+
+def parser() -> Parser:
+    """The command's options."""
+    result = Parser("nnreg_train", "Train a planned and preprocessed dataset: nnreg_train 001 3d_fullres 0")
+    result.add_argument("dataset", help="dataset id or folder name: 1, 001 or Dataset001_Name")
+    result.add_argument("configuration", help="a configuration of the plans: 2d, 3d_lowres, 3d_fullres")
+    result.add_argument("fold", help="0 to 4, a range such as 0-4, or all (train on every case)")
+    result.add_argument("-tr", "--trainer", default="nnRegTrainer", metavar="NAME", help="trainer config, trainer class, package.module:Class or FILE.yaml")
+    result.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="name of the plans file (default: nnRegPlans)")
+    result.add_argument("-c", "--c", "--continue_training", dest="continue_training", action="store_true", help="go on from checkpoint_latest.pth")
+    result.add_argument("--val", action="store_true", help="only validate checkpoint_final.pth")
+    result.add_argument("--val_best", action="store_true", help="only validate checkpoint_best.pth")
+    result.add_argument("-pretrained_weights", metavar="FILE", help="checkpoint whose weights are the start")
+    result.add_argument("--epochs", type=int, metavar="N", help="train N epochs instead of the planned number")
+    result.add_argument("--iterations_per_epoch", type=int, metavar="N", help="optimisation steps per epoch")
+    result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the plan's training; may be repeated")
+    result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
+    result.add_argument("--num_workers", type=int, metavar="N", help="processes that load data (default: 0 on a CPU)")
+    result.add_argument("--quiet", action="store_true", help="no progress bar; the log lines remain")
+    result.add_workspace()
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run(_work, parser(), arguments)
+
+
+def _work(options: argparse.Namespace) -> None:
+    from nnreg.errors import ConfigurationError
+    from nnreg.training.configs.overrides import parse_assignments
+    from nnreg.training.execution.run import parse_folds, train
+    from nnreg.training.trainer.trainer import Listeners
+
+    overrides = parse_assignments(options.set)
+    for key, value in (("epochs", options.epochs), ("iterations_per_epoch", options.iterations_per_epoch)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"--{key} {value}: expected 1 or more.")
+        if value is not None:
+            overrides[key] = value
+    for fold in parse_folds(options.fold):
+        bar = _StepBar(quiet=options.quiet)
+        train(
+            workspace_of(options),
+            options.dataset,
+            options.configuration,
+            fold,
+            trainer=options.trainer,
+            plans=options.plans_identifier,
+            overrides=overrides,
+            device=options.device,
+            workers=options.num_workers,
+            continue_training=options.continue_training,
+            validate_only=options.val,
+            validate_best=options.val_best,
+            pretrained_weights=options.pretrained_weights,
+            listeners=Listeners(line=bar.write, step=bar.step),
+        )
+        bar.close()
+
+
+class _StepBar:
+    """One line that is rewritten: the step within the epoch. Log lines go above it."""
+
+    def __init__(self, quiet: bool) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(disable=quiet or not sys.stderr.isatty(), leave=False)
+
+    def step(self, done: int, total: int, what: str) -> None:
+        """Show progress."""
+        self.bar.total, self.bar.n = total, done
+        self.bar.set_description_str(what, refresh=False)
+        self.bar.refresh()
+
+    def write(self, line: str) -> None:
+        """Print a log line."""
+        self.bar.clear()
+        print(line, flush=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self.bar.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

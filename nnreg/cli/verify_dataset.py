@@ -1,0 +1,44 @@
+"""``nnreg_verify_dataset``: whether a dataset holds what its dataset.json says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from nnreg.cli.common import EXIT_ERROR, Parser, progress_bar, run, workspace_of
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser(
+        "nnreg_verify_dataset", "Read every file of a raw dataset and list all that contradicts its dataset.json. Exit code 2 if anything must be mended."
+    )
+    parser.add_dataset()
+    parser.add_workspace()
+    parser.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: nnReg_n_proc, else the cores of this machine, at most 8)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run(_work, build_parser(), arguments)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from nnreg.dataset import RawDataset, verify_dataset
+    from nnreg.parallel import default_processes
+
+    workspace = workspace_of(options)
+    raw = RawDataset.open(workspace.raw_folder(options.dataset))
+    report = verify_dataset(raw, processes=options.processes or default_processes(), on_progress=progress_bar("verify", quiet=options.quiet))
+    for note in report.notes:
+        print(f"note: {note}")
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    if report.problems:
+        print(f"{report.dataset}: {len(report.problems)} problem{'s' if len(report.problems) > 1 else ''} in {report.cases} cases", file=sys.stderr)
+        return EXIT_ERROR
+    print(f"{report.dataset}: {len(raw.cases)} training and {len(raw.test_cases)} test cases are sound, {len(raw.pairs())} training pairs")
+    return 0

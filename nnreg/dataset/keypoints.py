@@ -1,0 +1,47 @@
+"""Keypoint files: voxel indices, x first, one point per row, no header, as Learn2Reg has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.errors import DatasetError
+from nnreg.files import write_text
+
+ENDING = ".csv"
+
+
+def read_keypoints(path: Path | str) -> npt.NDArray[np.float64]:
+    """Read ``x,y,z`` (or ``x,y``) voxel indices, one point per row, no header.
+
+    Raises
+    ------
+    DatasetError
+        Names the line that is not numbers or has another count.
+    """
+    path = Path(path)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as text ({error}). Keypoints are rows of x,y,z.") from error
+    rows: list[list[float]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            row = [float(value) for value in line.split(",")]
+        except ValueError as error:
+            raise DatasetError(f"{path}: line {number} is {line[:60]!r}, expected numbers x,y,z. Remove headers and further columns.") from error
+        if len(row) not in (2, 3) or (rows and len(row) != len(rows[0])) or not np.isfinite(row).all():
+            raise DatasetError(f"{path}: line {number} is {line[:60]!r}, expected {len(rows[0]) if rows else '2 or 3'} finite numbers.")
+        rows.append(row)
+    if not rows:
+        raise DatasetError(f"{path}: holds no keypoints. Write rows of x,y,z or remove the file.")
+    return np.asarray(rows)
+
+
+def write_keypoints(path: Path | str, points: npt.ArrayLike) -> None:
+    """Write points (N, ndim), voxel indices, x first."""
+    write_text(path, "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.asarray(points, dtype=float)))

@@ -1,0 +1,120 @@
+"""Pairs of cases: which there are under a pairing policy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from nnreg.errors import DatasetError, did_you_mean
+
+if TYPE_CHECKING:
+    from nnreg.dataset.spec import DatasetSpec
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fixed and a moving case.
+
+    Examples
+    --------
+    >>> Pair("a", "b").name
+    'a__b'
+    """
+
+    fixed: str
+    moving: str
+
+    @property
+    def name(self) -> str:
+        """``FIXED__MOVING``, as files and folders of the pair are called."""
+        return f"{self.fixed}__{self.moving}"
+
+    @property
+    def swapped(self) -> Pair:
+        """The pair with its roles swapped."""
+        return Pair(self.moving, self.fixed)
+
+
+def pairs_among(spec: DatasetSpec, cases: Collection[str]) -> tuple[Pair, ...]:
+    """Pairs of the dataset's policy whose both sides are in `cases`.
+
+    Parameters
+    ----------
+    spec
+        Says the policy; see :class:`nnreg.dataset.spec.DatasetSpec`.
+    cases
+        Any cases: those of a fold, or new ones.
+
+    Returns
+    -------
+    tuple of Pair
+        In the order of the names, or as listed.
+    """
+    names = sorted(set(cases))
+    if spec.pairing == "pairs":
+        return pairs_within(spec.pairs, names)
+    if spec.pairing == "atlas":
+        return tuple(Pair(str(spec.atlas), case) for case in names if case != spec.atlas) if spec.atlas in names else ()
+    if spec.pairing == "groups":
+        return tuple(Pair(a, b) for a, b in permutations(names, 2) if a in spec.groups and spec.groups.get(a) == spec.groups.get(b))
+    return tuple(Pair(a, b) for a, b in permutations(names, 2) if spec.groups.get(a, a) != spec.groups.get(b, b))
+
+
+def pairs_within(pairs: Iterable[Pair], cases: Collection[str]) -> tuple[Pair, ...]:
+    """The pairs whose both sides are in `cases`."""
+    inside = set(cases)
+    return tuple(pair for pair in pairs if pair.fixed in inside and pair.moving in inside)
+
+
+def subjects_of(spec: DatasetSpec, cases: Sequence[str]) -> dict[str, str]:
+    """The subject of each case: what splits never cut apart.
+
+    `groups` says it. Under pairing ``pairs``, cases that a listed pair connects belong together as well, because a pair counts for
+    validation only with both sides; unless the list connects everything, for then there would be nothing to split.
+    """
+    subjects = {case: spec.groups.get(case, case) for case in cases}
+    if spec.pairing != "pairs":
+        return subjects
+    connected = _connected(subjects, pairs_within(spec.pairs, cases))
+    return connected if len(set(connected.values())) > 1 or len(set(subjects.values())) == 1 else subjects
+
+
+def _connected(subjects: Mapping[str, str], pairs: Iterable[Pair]) -> dict[str, str]:
+    """Subjects joined along pairs; each component is called after its first subject in alphabetical order."""
+    root = {subject: subject for subject in subjects.values()}
+
+    def find(subject: str) -> str:
+        while root[subject] != subject:
+            subject = root[subject]
+        return subject
+
+    for pair in pairs:
+        first, second = sorted((find(subjects[pair.fixed]), find(subjects[pair.moving])))
+        root[second] = first
+    return {case: find(subject) for case, subject in subjects.items()}
+
+
+def check_names(spec: DatasetSpec, cases: Collection[str], where: str) -> list[str]:
+    """Names in pairs, atlas, groups and modalities that are no case, one sentence each."""
+    problems = []
+    for i, pair in enumerate(spec.pairs):
+        problems += [
+            f"{where}: pairs[{i}].{role} names {name!r}, which is no case; {did_you_mean(name, cases)}"
+            for role, name in (("fixed", pair.fixed), ("moving", pair.moving))
+            if name not in cases
+        ]
+    if spec.atlas is not None and spec.atlas not in cases:
+        problems.append(f"{where}: atlas names {spec.atlas!r}, which is no case; {did_you_mean(spec.atlas, cases)}")
+    problems += [f"{where}: groups names {name!r}, which is no case; {did_you_mean(name, cases)}" for name in spec.groups if name not in cases]
+    for name, modality in spec.modalities.items():
+        plain = [case for case in modality.cases if not any(sign in case for sign in "*?[")]
+        problems += [f"{where}: modalities.{name}.cases names {case!r}, which is no case; {did_you_mean(case, cases)}" for case in plain if case not in cases]
+    return problems
+
+
+def require_names(spec: DatasetSpec, cases: Collection[str], where: str) -> None:
+    """Raise a DatasetError for the first name that is no case."""
+    for problem in check_names(spec, cases, where):
+        raise DatasetError(problem)

@@ -1,0 +1,201 @@
+"""Ellipsoids with texture, and smooth flows: the parameters that are drawn, and the functions they stand for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+FloatArray = npt.NDArray[np.float64]
+
+BACKGROUND, BODY = 0.15, 0.5  # intensities; those of the structures lie between 0 and 1, away from the body's
+EDGE_WIDTH = 1.5  # voxels on either side of a boundary: the ramp that average pooling over three voxels makes of a step
+WAVES = 12
+WAVELENGTHS = (6.0, 16.0)  # voxels: short enough for every 9-voxel window to see variation, long enough to be sampled well
+TEXTURE_STD = 0.05
+EDGE_TEXTURE_STD = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A body with structures inside, as a function of position: it can be sampled anywhere, so a deformed copy needs no interpolation.
+
+    Attributes
+    ----------
+    centres, radii : arrays, shape (1 + structures, ndim), voxels
+        The body first. A later ellipsoid lies over an earlier one.
+    intensities : array, shape (1 + structures,)
+    wave_vectors : array, shape (waves, ndim), radians per voxel
+    phases : array, shape (waves,)
+    smooth : whether boundaries are ramps instead of steps
+    """
+
+    centres: FloatArray
+    radii: FloatArray
+    intensities: FloatArray
+    wave_vectors: FloatArray
+    phases: FloatArray
+    smooth: bool = True
+
+    def image(self, positions: Tensor) -> Tensor:
+        """Intensities at positions.
+
+        Parameters
+        ----------
+        positions : Tensor, shape (ndim, *spatial), voxels
+
+        Returns
+        -------
+        Tensor, shape (1, *spatial), float32
+        """
+        texture = self._texture(positions)
+        image = torch.full(positions.shape[1:], BACKGROUND)
+        edges = torch.zeros(positions.shape[1:])
+        for centre, radius, intensity in zip(self.centres, self.radii, self.intensities):
+            depth = _depth(positions, centre, radius)
+            inside = (0.5 + depth / (2 * EDGE_WIDTH)).clamp(0, 1) if self.smooth else (depth >= 0).float()
+            image += inside * (float(intensity) - image)
+            edges = torch.maximum(edges, torch.exp(-((depth / (2 * EDGE_WIDTH)) ** 2)))
+        return (image + (TEXTURE_STD + EDGE_TEXTURE_STD * edges) * texture)[None]
+
+    def labels(self, positions: Tensor) -> Tensor:
+        """Labels (1, *spatial) int16 at positions: 0 outside, 1 body, 2 and up the structures."""
+        labels = torch.zeros(positions.shape[1:], dtype=torch.int16)
+        for value, (centre, radius) in enumerate(zip(self.centres, self.radii), start=1):
+            labels[_depth(positions, centre, radius) >= 0] = value
+        return labels[None]
+
+    def _texture(self, positions: Tensor) -> Tensor:
+        """Sum of plane waves with unit variance."""
+        texture = torch.zeros(positions.shape[1:])
+        for vector, phase in zip(self.wave_vectors, self.phases):
+            angle = torch.full(positions.shape[1:], float(phase))
+            for axis, frequency in enumerate(vector):
+                angle.add_(positions[axis], alpha=float(frequency))
+            texture += angle.cos_()
+        return texture * math.sqrt(2 / len(self.phases))
+
+
+def _depth(positions: Tensor, centre: FloatArray, radius: FloatArray) -> Tensor:
+    """Distance to the boundary of an ellipsoid in voxels, positive inside; exact on the boundary, first order near it."""
+    level = torch.zeros(positions.shape[1:])
+    slope = torch.zeros(positions.shape[1:])
+    for axis, (middle, half) in enumerate(zip(centre, radius)):
+        offset = positions[axis] - float(middle)
+        level += (offset / float(half)) ** 2
+        slope += (offset / float(half) ** 2) ** 2
+    level = level.sqrt_()
+    # (1 - level) over the length of its gradient; at the very centre the gradient vanishes and any radius will do
+    return torch.where(level > 1e-3, (1 - level) * level / slope.sqrt_().clamp_(min=1e-9), torch.full_like(level, float(radius.min())))
+
+
+@dataclass(frozen=True)
+class RandomPhantom:
+    """Draws phantoms.
+
+    Attributes
+    ----------
+    structures : number of smaller ellipsoids inside the body
+    smooth : see :class:`Phantom`
+    centre, radius : (low, high), uniform per axis
+        Of the body, in halves of the image (-1 to 1); the defaults are those of source 000.
+    """
+
+    structures: int = 4
+    smooth: bool = True
+    centre: tuple[float, float] = (-0.25, 0.25)
+    radius: tuple[float, float] = (0.35, 0.55)
+
+    def sample(self, rng: np.random.Generator, shape: Sequence[int]) -> Phantom:
+        """Draw the phantom of an image of `shape`."""
+        n, half = len(shape), (np.asarray(shape) - 1) / 2
+        centre = rng.uniform(*self.centre, n)
+        radius = rng.uniform(*self.radius, n)
+        directions = rng.normal(size=(self.structures, n))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        centres = centre + radius * directions * rng.uniform(0.15, 0.6, (self.structures, 1))
+        radii = radius * rng.uniform(0.2, 0.4, (self.structures, n))
+        levels = np.concatenate([np.linspace(0.0, BODY - 0.2, self.structures // 2), np.linspace(BODY + 0.2, 1.0, self.structures - self.structures // 2)])
+        waves = rng.normal(size=(WAVES, n))
+        waves *= 2 * np.pi / (np.linalg.norm(waves, axis=1, keepdims=True) * rng.uniform(*WAVELENGTHS, (WAVES, 1)))
+        return Phantom(
+            centres=(np.vstack([centre, centres]) + 1) * half,
+            radii=np.maximum(np.vstack([radius, radii]) * half, 1.0),
+            intensities=np.concatenate([[BODY], rng.permutation(levels)]),
+            wave_vectors=waves,
+            phases=rng.uniform(0, 2 * np.pi, WAVES),
+            smooth=self.smooth,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Velocity:
+    """A smooth stationary velocity: a cubic B-spline that fades to zero at the image border, so that nothing flows in or out.
+
+    Attributes
+    ----------
+    coefficients : array, shape (ndim, *control points)
+    spacing : voxels between control points, per axis
+    largest : length of the longest vector, voxels per unit time; no point travels further than that
+    """
+
+    coefficients: FloatArray
+    spacing: tuple[float, ...]
+    largest: float
+
+    def field(self, shape: Sequence[int]) -> Tensor:
+        """Sample on a grid.
+
+        Returns
+        -------
+        Tensor, shape (1, ndim, *shape), voxels per unit time
+        """
+        values = self.coefficients
+        for axis, (size, spacing) in enumerate(zip(shape, self.spacing)):
+            fade = _fade(size, min(spacing, size / 8))
+            basis = _spline_basis(size, spacing, self.coefficients.shape[axis + 1]) * fade[:, None]
+            values = np.moveaxis(np.tensordot(basis, values, axes=(1, axis + 1)), 0, axis + 1)
+        length = np.sqrt((values**2).sum(axis=0)).max()
+        return torch.from_numpy((values * (self.largest / max(length, 1e-12))).astype(np.float32))[None]
+
+
+def _fade(size: int, margin: float) -> FloatArray:
+    """0 on the outermost voxels, 1 from `margin` inwards, smooth between."""
+    index = np.arange(size)
+    depth = np.clip(np.minimum(index, size - 1 - index) / max(min(margin, (size - 1) / 2), 1e-9), 0, 1)
+    return np.asarray(depth**2 * (3 - 2 * depth))
+
+
+def _spline_basis(size: int, spacing: float, points: int) -> FloatArray:
+    """Cubic B-spline weights (size, points) of control points that start one spacing before the image."""
+    distance = np.abs(np.arange(size)[:, None] / spacing + 1 - np.arange(points)[None])
+    inner = 2 / 3 - distance**2 + distance**3 / 2
+    outer = (2 - distance).clip(min=0) ** 3 / 6
+    return np.asarray(np.where(distance < 1, inner, outer))
+
+
+@dataclass(frozen=True)
+class RandomVelocity:
+    """Draws velocities.
+
+    Attributes
+    ----------
+    max_displacement : voxels
+        Upper bound; the longest vector is drawn between half of it and all of it. None: a tenth of the image's smallest size.
+    control_spacing : voxels between control points; None: a quarter of the image's size, at least 8 where there is room
+    """
+
+    max_displacement: float | None = None
+    control_spacing: float | None = None
+
+    def sample(self, rng: np.random.Generator, shape: Sequence[int]) -> Velocity:
+        """Draw the velocity of an image of `shape`."""
+        limit = 0.1 * min(shape) if self.max_displacement is None else self.max_displacement
+        spacing = tuple(self.control_spacing or max(size / 4, min(8.0, size / 2)) for size in shape)
+        points = [math.ceil((size - 1) / step) + 3 for size, step in zip(shape, spacing)]
+        return Velocity(rng.normal(size=(len(shape), *points)), spacing, float(rng.uniform(0.5, 1.0) * limit))

@@ -1,0 +1,294 @@
+"""A dataset folder ``DatasetXXX_Name``: its cases and their files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
+from nnreg.dataset.keypoints import read_keypoints
+from nnreg.dataset.pairs import Pair, pairs_among, require_names, subjects_of
+from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
+from nnreg.errors import DatasetError, did_you_mean
+from nnreg.imageio import ENDINGS, Image, check_finite, read_channels, read_image
+from nnreg.imageio.files import check_same_space
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Everything a case has, checked to fit together.
+
+    Attributes
+    ----------
+    image : all channels
+    labels, mask : Image or None
+        One channel each, on the image's grid.
+    keypoints : array, shape (N, ndim), or None
+        Voxel indices, x first, as Learn2Reg writes them.
+    """
+
+    name: str
+    image: Image
+    labels: Image | None
+    mask: Image | None
+    keypoints: npt.NDArray[np.float64] | None
+
+
+class RawDataset:
+    """A dataset as users store it. Opening lists files and reads ``dataset.json``; images are read when they are asked for.
+
+    Attributes
+    ----------
+    folder : Path
+    spec : DatasetSpec
+    cases : tuple of str
+        Sorted names of the training cases.
+    test_cases : tuple of str
+        Sorted names of the cases in ``imagesTs``.
+    """
+
+    def __init__(self, folder: Path, spec: DatasetSpec, cases: Sequence[str], test_cases: Sequence[str]) -> None:
+        self.folder, self.spec = folder, spec
+        self.cases, self.test_cases = tuple(sorted(cases)), tuple(sorted(test_cases))
+        self._testing = frozenset(test_cases)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> RawDataset:
+        """Open a dataset folder.
+
+        Raises
+        ------
+        DatasetError
+            No such folder, a wrong ``dataset.json``, no cases, a name in ``imagesTr`` without a channel number, or a case in
+            both ``imagesTr`` and ``imagesTs``.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DatasetError(f"{folder}: no such dataset folder. Check the id and nnReg_raw.")
+        spec = DatasetSpec.read(folder / FILE_NAME)
+        cases = sorted(spec.dataset) if spec.dataset else _cases_in(folder / "imagesTr", spec.file_ending)
+        if not cases:
+            raise DatasetError(f"{folder / 'imagesTr'}: holds no case. Expected files such as CASE_0000{spec.file_ending} (file_ending of {FILE_NAME}).")
+        testing = _cases_in(folder / "imagesTs", spec.file_ending)
+        both = sorted(set(cases) & set(testing))
+        if both:
+            raise DatasetError(f"{folder}: case {both[0]!r} is in imagesTr and in imagesTs. Rename or remove one.")
+        return cls(folder, spec, cases, testing)
+
+    @property
+    def name(self) -> str:
+        """``DatasetXXX_Name``."""
+        return self.folder.name
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def image_paths(self, case: str) -> tuple[Path, ...]:
+        """Files of a case, one per channel of ``dataset.json``; they need not exist."""
+        listed = self._listed(case)
+        if listed is not None:
+            return tuple(self._resolve(image) for image in listed.images)
+        folder = self.folder / f"images{self._suffix(case)}"
+        return tuple(folder / f"{case}_{channel:04d}{self.spec.file_ending}" for channel in range(len(self.spec.channels_of(case))))
+
+    def label_path(self, case: str) -> Path | None:
+        """Its label file, None if it has none."""
+        listed = self._listed(case)
+        if listed is not None:
+            return self._resolve(listed.label) if listed.label is not None else None
+        return self._beside("labels", case, (self.spec.file_ending, *ENDINGS))
+
+    def mask_path(self, case: str) -> Path | None:
+        """Its mask file (1 where the image is valid), None if it has none."""
+        listed = self._listed(case)
+        if listed is not None and listed.mask is not None:
+            return self._resolve(listed.mask)
+        return self._beside("masks", case, (self.spec.file_ending, *ENDINGS))
+
+    def keypoints_path(self, case: str) -> Path | None:
+        """Its keypoint file, None if it has none."""
+        listed = self._listed(case)
+        if listed is not None and listed.keypoints is not None:
+            return self._resolve(listed.keypoints)
+        return self._beside("keypoints", case, (KEYPOINT_ENDING,))
+
+    def field_path(self, pair: Pair) -> Path | None:
+        """The true displacement of a pair (ITK, mm, on the fixed grid), None where it is not known."""
+        folder = self.folder / f"fields{'Ts' if pair.fixed in self._testing else 'Tr'}"
+        for ending in (".nii.gz", ".mha", ".nrrd"):
+            path = folder / f"{pair.name}{ending}"
+            if path.is_file():
+                return path
+        return None
+
+    def _beside(self, kind: str, case: str, endings: Sequence[str]) -> Path | None:
+        folder = self.folder / f"{kind}{self._suffix(case)}"
+        return next((path for ending in endings if (path := folder / f"{case}{ending}").is_file()), None)
+
+    def _suffix(self, case: str) -> str:
+        if case in self._testing:
+            return "Ts"
+        if case not in self.cases:
+            raise DatasetError(f"{self.folder}: has no case {case!r}; {did_you_mean(case, [*self.cases, *self.test_cases])}")
+        return "Tr"
+
+    def _listed(self, case: str) -> CaseFiles | None:
+        return self.spec.dataset.get(case) if self._suffix(case) == "Tr" else None
+
+    def _resolve(self, name: str) -> Path:
+        path = Path(os.path.expandvars(name)).expanduser()
+        return path if path.is_absolute() else self.folder / path
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read_image(self, case: str) -> Image:
+        """All channels of a case.
+
+        Raises
+        ------
+        DatasetError
+            If the number of channels differs from ``dataset.json``.
+        ImageError
+            If a file is missing or damaged, or the channels lie on different grids.
+        """
+        paths, names = self.image_paths(case), self.spec.channels_of(case)
+        wanted = f"{len(names)} channels ({', '.join(names.values())})"
+        missing = next((i for i, path in enumerate(paths) if not path.exists()), None)
+        if missing is not None:
+            raise DatasetError(
+                f"{paths[missing]}: does not exist, but case {case!r} needs {wanted}. Add channel {missing}, or remove it from channel_names in {FILE_NAME}."
+            )
+        image = read_channels(paths)
+        if image.channels != len(names):
+            raise DatasetError(f"{paths[0]}: case {case!r} has {image.channels} channels, {FILE_NAME} names {wanted}. Mend channel_names or the files.")
+        return image
+
+    def read_labels(self, case: str) -> Image | None:
+        """Labels (1, *spatial) as int16, or int32 where values need it; None if the case has none.
+
+        Raises
+        ------
+        DatasetError
+            If the file holds several channels or values that are not whole numbers.
+        """
+        path = self.label_path(case)
+        return None if path is None else _whole_numbers(read_image(path), path)
+
+    def read_mask(self, case: str) -> Image | None:
+        """Mask (1, *spatial) uint8, 1 where the image is valid (any value above 0); None if the case has none."""
+        path = self.mask_path(case)
+        if path is None:
+            return None
+        mask = _whole_numbers(read_image(path), path)
+        return Image((mask.array > 0).astype(np.uint8), mask.space, mask.notes)
+
+    def read_keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+        """Keypoints (N, ndim) as voxel indices, x first; row i of a fixed case corresponds to row i of its moving case."""
+        path = self.keypoints_path(case)
+        return None if path is None else read_keypoints(path)
+
+    def read_case(self, case: str) -> Case:
+        """Everything a case has, with finite values, on one grid.
+
+        Raises
+        ------
+        NnRegError
+            Whatever does not fit, by file.
+        """
+        image = self.read_image(case)
+        paths = self.image_paths(case)
+        check_finite(image, paths[0] if len(paths) == 1 else f"{paths[0]} (case {case!r})")
+        labels, mask, keypoints = self.read_labels(case), self.read_mask(case), self.read_keypoints(case)
+        for other, path in ((labels, self.label_path(case)), (mask, self.mask_path(case))):
+            if other is not None and path is not None:
+                check_same_space(other.space, path, image.space, paths[0])
+        if keypoints is not None and keypoints.shape[1] != image.ndim:
+            columns = "x,y,z"[: 2 * image.ndim - 1]
+            raise DatasetError(f"{self.keypoints_path(case)}: has {keypoints.shape[1]} columns, {case!r} is {image.ndim}D. Write {columns} in each row.")
+        return Case(case, image, labels, mask, keypoints)
+
+    # -- meaning ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _subjects(self) -> dict[str, str]:
+        return subjects_of(self.spec, self.cases) | {case: self.spec.groups.get(case, case) for case in self.test_cases}
+
+    def subject(self, case: str) -> str:
+        """Whom the case shows: splits keep the cases of a subject together."""
+        self._suffix(case)
+        return self._subjects[case]
+
+    @cached_property
+    def label_values(self) -> tuple[int, ...]:
+        """Sorted label values without background and ignore: from ``dataset.json``, or from the label files if it names none."""
+        if self.spec.foreground:
+            return self.spec.foreground
+        found: set[int] = set()
+        for case in self.cases:
+            labels = self.read_labels(case)
+            if labels is not None:
+                found |= set(np.unique(labels.array).tolist())
+        return tuple(sorted(found - {0, self.spec.ignore}))
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """Training pairs by the dataset's policy.
+
+        Raises
+        ------
+        DatasetError
+            If `pairs`, `atlas` or `groups` name something that is no case.
+        """
+        self._require_names()
+        return pairs_among(self.spec, self.cases)
+
+    def test_pairs(self) -> tuple[Pair, ...]:
+        """Pairs of test cases by the same policy; with an atlas, the atlas and every test case."""
+        self._require_names()
+        if self.spec.pairing == "atlas":
+            return tuple(Pair(str(self.spec.atlas), case) for case in self.test_cases)
+        return pairs_among(self.spec, self.test_cases)
+
+    def _require_names(self) -> None:
+        require_names(self.spec, {*self.cases, *self.test_cases}, str(self.folder / FILE_NAME))
+
+
+def _cases_in(folder: Path, ending: str) -> list[str]:
+    """Names of the cases with files ``CASE_0000.ending`` in a folder; none if there is no folder."""
+    if not folder.is_dir():
+        return []
+    names = set()
+    for path in folder.iterdir():
+        if path.name.startswith(".") or not path.name.endswith(ending):
+            continue
+        match = re.fullmatch(r"(.+)_(\d{4})", path.name[: -len(ending)])
+        if match is None:
+            raise DatasetError(f"{path}: expected a name such as CASE_0000{ending}, with the channel in four digits. Rename the file.")
+        names.add(match[1])
+    return sorted(names)
+
+
+def _whole_numbers(image: Image, path: Path) -> Image:
+    if image.channels != 1:
+        raise DatasetError(f"{path}: has {image.channels} channels, labels and masks have one. Save it as one channel (grey, not a colour palette).")
+    array = image.array
+    if array.dtype.kind == "f":
+        check_finite(image, path)
+        rounded = np.rint(array)
+        # a scale slope may leave a hair's breadth
+        off = np.abs(array - rounded)
+        if float(off.max()) > 1e-3:
+            value = float(array.ravel()[off.argmax()])
+            raise DatasetError(f"{path}: holds {value:.4g}, labels are whole numbers. Make them again; resample labels with nearest neighbour only.")
+        array = rounded
+    low, high = int(array.min()), int(array.max())
+    limits = np.iinfo(np.int32)
+    if low < limits.min or high > limits.max:
+        raise DatasetError(f"{path}: holds the value {high if high > limits.max else low}; labels fit in 32 bits. Renumber them.")
+    dtype = np.int16 if np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max else np.int32
+    return Image(array.astype(dtype), image.space, image.notes)

@@ -1,0 +1,77 @@
+"""An image in memory: its array and where it lies in the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.errors import ImageError
+from nnreg.geometry import Space
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """What a file holds.
+
+    Attributes
+    ----------
+    array : array, shape (C, *space.shape)
+        dtype as stored: integers stay integers (a NIfTI with a scale slope is float32, as ITK reads it).
+    space : Space
+    notes : tuple of str
+        What the reader had to mend, one sentence each; empty for nearly every file.
+    """
+
+    array: npt.NDArray[Any]
+    space: Space
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if tuple(self.array.shape[1:]) != self.space.shape:
+            raise ImageError(f"an array of shape {tuple(self.array.shape)} does not lie on a grid of shape {self.space.shape}: expected (C, *grid).")
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return self.space.ndim
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.array.shape[0])
+
+
+def check_finite(image: Image, path: Path | str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises
+    ------
+    ImageError
+        Names `path` and how many voxels of which kind.
+    """
+    if not np.issubdtype(image.array.dtype, np.inexact):
+        return
+    if np.isfinite(image.array).all():
+        return
+    nan, infinite = int(np.isnan(image.array).sum()), int(np.isinf(image.array).sum())
+    found = " and ".join(f"{count} {kind}" for count, kind in ((nan, "NaN"), (infinite, "infinite")) if count)
+    raise ImageError(f"{path}: has {found} of {image.array.size} voxel values. Replace them (by the background value, for instance) or leave the case out.")
+
+
+def as_stored(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Computed values in the type of a file: rounded and clipped for integers, as they are otherwise.
+
+    Examples
+    --------
+    >>> as_stored(np.array([-3.0, 1.6, 300.0]), np.uint8)
+    array([  0,   2, 255], dtype=uint8)
+    """
+    kind = np.dtype(dtype)
+    if not np.issubdtype(kind, np.integer) or np.issubdtype(array.dtype, np.integer):
+        return array.astype(kind, copy=False)
+    limits = np.iinfo(kind)
+    return np.clip(np.rint(array), limits.min, limits.max).astype(kind)

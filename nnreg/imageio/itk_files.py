@@ -1,0 +1,237 @@
+"""NIfTI, MHA/MHD, NRRD, PNG and JPG through SimpleITK, with its silent repairs and its noise taken away."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from nnreg.errors import GeometryError, ImageError
+from nnreg.files import atomic_path, writable_folder
+from nnreg.geometry import Space
+from nnreg.geometry.itk_space import place, space_of
+from nnreg.imageio.endings import ending_of
+from nnreg.imageio.image import Image
+from nnreg.imageio.nifti_header import NiftiHeader, check_nifti
+from nnreg.imageio.quiet import caught_stderr
+from nnreg.imageio.sidecar import read_space, write_space
+
+CORNER_TOLERANCE = 0.1  # of the smallest voxel: how far a corner may move when a header is rounded to what ITK can represent
+PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"  # ITK's switch: take the nearest rectangular grid instead of refusing
+NOT_ORTHONORMAL = "orthonormal"  # what its refusal says
+
+
+def read_itk_image(path: Path) -> Image:
+    """Read MHA, MHD or NRRD."""
+    return _image(_read(path), path)
+
+
+def read_nifti(path: Path) -> Image:
+    """Read NIfTI; a fourth axis (time, echo) becomes channels. Completeness and geometry are held against the header."""
+    header = check_nifti(path)
+    try:
+        raw = _read(path)
+    except ImageError as error:
+        if NOT_ORTHONORMAL not in str(error.__cause__):
+            raise
+        with _permissive():
+            raw = _read(path)
+    image = _image(raw, path)
+    return Image(image.array, image.space, _geometry_notes(image.space, header, path))
+
+
+def read_picture(path: Path) -> Image:
+    """Read PNG or JPG. Its dots per inch are for printers and not a spacing: geometry is plain unless a JSON file beside it says otherwise."""
+    image = _image(_read(path), path)
+    if image.ndim != 2:
+        raise ImageError(f"{path}: is no 2D picture. Convert it to .nii.gz.")
+    return Image(image.array, read_space(path, image.space.shape))
+
+
+def _read(path: Path) -> sitk.Image:
+    failure: RuntimeError | None = None
+    image = None
+    with caught_stderr() as said:
+        try:
+            image = sitk.ReadImage(str(path))
+        except RuntimeError as error:
+            failure = error
+    # libjpeg fills what is missing with grey and only says so
+    incomplete = [line for line in said if "Premature end" in line or "Corrupt JPEG" in line]
+    if image is None or incomplete:
+        reason = _reason(str(failure) if failure else "", incomplete or said)
+        raise ImageError(
+            f"{path}: cannot be read as {ending_of(path)} ({reason}). It is truncated, damaged or not what its ending says: make it again."
+        ) from failure
+    return image
+
+
+def _reason(message: str, said: list[str]) -> str:
+    """The most telling line of what ITK raised and printed."""
+    for line in said:
+        if any(word in line for word in ("not read completely", "Cannot open data file", "Premature", "Corrupt", "required and not defined")):
+            return line
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if any("Unable to determine ImageIO" in line for line in lines):
+        return "no such header in it"
+    return (lines[-1].removeprefix("ITK ERROR: ") if lines else "unknown reason")[:160]
+
+
+def _image(raw: sitk.Image, path: Path) -> Image:
+    """Channels first, spatial axes (z, y, x)."""
+    array = sitk.GetArrayFromImage(raw)
+    if array.dtype.kind not in "iuf":
+        raise ImageError(f"{path}: holds values of type {raw.GetPixelIDTypeAsString()}, expected real numbers. Convert it.")
+    try:
+        if raw.GetDimension() == 4 and raw.GetNumberOfComponentsPerPixel() == 1:
+            n = 3
+            direction = np.reshape(raw.GetDirection(), (4, 4))[:n, :n].ravel().tolist()
+            return Image(array, Space(raw.GetSize()[:n][::-1], raw.GetSpacing()[:n][::-1], raw.GetOrigin()[:n], tuple(direction)))
+        if raw.GetDimension() not in (2, 3):
+            raise ImageError(f"{path}: has {raw.GetDimension()} dimensions, expected 2D or 3D, with channels. Split it.")
+        space = space_of(raw)
+    except GeometryError as error:
+        raise ImageError(f"{path}: {error} Mend its header.") from error
+    # a view with the channels first; contiguous, because every later step reads channel by channel
+    array = np.ascontiguousarray(np.moveaxis(array, -1, 0)) if raw.GetNumberOfComponentsPerPixel() > 1 else array[None]
+    return Image(array, space)
+
+
+@contextmanager
+def _permissive() -> Iterator[None]:
+    before = os.environ.get(PERMISSIVE)
+    os.environ[PERMISSIVE] = "yes"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PERMISSIVE]
+        else:
+            os.environ[PERMISSIVE] = before
+
+
+def _geometry_notes(space: Space, header: NiftiHeader, path: Path) -> tuple[str, ...]:
+    """Hold ITK's grid against what the header declares: small roundings are noted, large ones refused."""
+    # the header's spacing counts only where it declares no matrix; ITK reads 0 or NaN as 1 mm
+    declared = header.spacing[: space.ndim]
+    if not header.matrices and not (np.isfinite(declared).all() and min(declared) > 0):
+        raise ImageError(f"{path}: its header has the spacing {tuple(round(value, 4) for value in declared)} mm. Write the true voxel size into it.")
+    if space.ndim == 2 or not header.matrices:
+        return ()
+    shifts = [_corner_shift(space, matrix) for matrix in header.matrices]
+    smallest = float(np.min(shifts))
+    allowed = CORNER_TOLERANCE * min(space.spacing)
+    if smallest > allowed:
+        raise ImageError(
+            f"{path}: its axes are sheared or its sform and spacing disagree: on a rectangular grid a corner would move by {smallest:.3g} mm "
+            f"(allowed {allowed:.2g}). Resample it onto a rectangular grid first (nibabel.processing.resample_to_output, for instance)."
+        )
+    notes = []
+    if smallest > 1e-3 * min(space.spacing):
+        notes.append(f"{path}: the axes are not quite at right angles; the nearest rectangular grid was taken, corners moved by at most {smallest:.2g} mm")
+    if max(shifts) > allowed:
+        used = ("sform", "qform")[int(np.argmin(shifts))]
+        notes.append(f"{path}: sform and qform disagree by {max(shifts):.3g} mm; the {used} was used, as ITK does")
+    return tuple(notes)
+
+
+def _corner_shift(space: Space, matrix: npt.NDArray[np.float64]) -> float:
+    """Largest distance (mm) between the corners under `space` and under an index (x, y, z) to world matrix."""
+    if not np.isfinite(matrix).all():
+        return float("inf")
+    corners = np.stack(np.meshgrid(*[(0, size - 1) for size in space.shape[::-1]], indexing="ij"), axis=-1).reshape(-1, space.ndim)
+    declared = corners @ matrix[:3, :3].T + matrix[:3, 3]
+    return float(np.linalg.norm(space.to_world(corners[:, ::-1]) - declared, axis=1).max())
+
+
+def write_itk_image(path: Path, array: npt.NDArray[np.generic], space: Space) -> None:
+    """Write MHA, MHD or NRRD, compressed."""
+    image = _to_sitk(path, array, space)
+    if ending_of(path) in (".mhd", ".nhdr"):
+        _write_with_data_file(path, image)
+        return
+    with atomic_path(path) as temporary:
+        _write(image, temporary, path)
+
+
+def write_nifti(path: Path, array: npt.NDArray[np.generic], space: Space) -> None:
+    """Write NIfTI, compressed as the ending says."""
+    if space.ndim == 3 and space.shape[0] == 1 and array.shape[0] > 1:
+        raise ImageError(f"{path}: NIfTI cannot tell a single slice with {array.shape[0]} channels from a 2D image. Use .mha.")
+    rounded = _rectangular(space)
+    shift = float(np.linalg.norm(space.corners() - rounded.corners(), axis=1).max())
+    if shift > CORNER_TOLERANCE * min(space.spacing):
+        raise ImageError(f"{path}: NIfTI needs axes at right angles, this grid is sheared (corners would move by {shift:.3g} mm). Use .mha.")
+    image = _to_sitk(path, array, rounded)
+    with atomic_path(path) as temporary:
+        _write(image, temporary, path)
+
+
+def _rectangular(space: Space) -> Space:
+    """The space with the nearest orthonormal direction (polar decomposition), about the same middle."""
+    left, _, right = np.linalg.svd(np.reshape(space.direction, (space.ndim, space.ndim)))
+    direction = left @ right
+    if np.allclose(direction.ravel(), space.direction, rtol=0, atol=1e-7):
+        return space
+    turned = Space(space.shape, space.spacing, space.origin, tuple(direction.ravel().tolist()))
+    return turned.centred(space.centre, space.shape, space.spacing)
+
+
+def write_picture(path: Path, array: npt.NDArray[np.generic], space: Space) -> None:
+    """Write PNG exactly; geometry that is not plain goes into a JSON file beside it."""
+    if ending_of(path) != ".png":
+        raise ImageError(f"{path}: JPEG changes the values it stores. Write .png instead.")
+    channels = array.shape[0]
+    if space.ndim != 2 or channels not in (1, 3, 4):
+        raise ImageError(f"{path}: PNG holds 2D images of 1, 3 or 4 channels, found {channels} on a grid of shape {space.shape}. Use .tif or .nii.gz.")
+    image = _to_sitk(path, _words(path, array), space)
+    with atomic_path(path) as temporary:
+        _write(image, temporary, path)
+    write_space(path, space)
+
+
+def _words(path: Path, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Integers as uint8 or uint16, whichever the array has or fits in."""
+    if array.dtype in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        return array
+    if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max:
+        return array.astype(np.uint8 if array.max() <= np.iinfo(np.uint8).max else np.uint16)
+    raise ImageError(f"{path}: PNG holds whole numbers from 0 to 65535, found {array.dtype} from {array.min()} to {array.max()}. Use .tif or .nii.gz.")
+
+
+def _to_sitk(path: Path, array: npt.NDArray[np.generic], space: Space) -> sitk.Image:
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)  # ITK has no half precision; every value is kept
+    if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+        raise ImageError(f"{path}: values of type {array.dtype} cannot be written. Convert them to float32 or an integer type.")
+    vector = array.shape[0] > 1
+    image = sitk.GetImageFromArray(np.moveaxis(array, 0, -1) if vector else array[0], isVector=vector)
+    return place(image, space)
+
+
+def _write(image: sitk.Image, temporary: Path, path: Path) -> None:
+    failure: RuntimeError | None = None
+    writable_folder(path.parent)
+    with caught_stderr() as said:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            failure = error
+    if failure is not None:
+        raise ImageError(f"{path}: cannot be written ({_reason(str(failure), said)}). Check the free space and the folder's permissions.") from failure
+
+
+def _write_with_data_file(path: Path, image: sitk.Image) -> None:
+    """Header and data file: made under their final names in a folder of their own, because the header names the data file."""
+    writable_folder(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+        _write(image, Path(folder) / path.name, path)
+        # the data first: a header never stands there without them
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):
+            part.replace(path.parent / part.name)

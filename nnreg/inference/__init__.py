@@ -1,0 +1,1 @@
+"""Prediction: trained networks to fields, transforms and warped images on native grids."""

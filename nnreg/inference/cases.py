@@ -1,0 +1,169 @@
+"""Where a prediction's images come from: a dataset's training cases, or a folder of new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from nnreg.dataset import RawDataset
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.errors import PredictionError
+from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, read_channels, read_image
+from nnreg.preprocessing.preprocessor import Preprocessor
+from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset
+
+
+class CaseSource(Protocol):
+    """Images of cases, native and preprocessed."""
+
+    def image(self, case: str) -> Image:
+        """The native image, all channels."""
+        ...
+
+    def labels(self, case: str) -> Image | None:
+        """Its labels, if there are any."""
+        ...
+
+    def paths(self, case: str) -> list[Path]:
+        """Its files, channel by channel."""
+        ...
+
+    def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
+        """The case on the working grid; where cases are aligned in groups, to the case `frame`."""
+        ...
+
+
+class TrainingCases:
+    """Cases of the raw dataset whose preprocessed arrays exist."""
+
+    def __init__(self, raw: RawDataset, arrays: Path) -> None:
+        self.raw, self.data = raw, PreprocessedDataset(arrays)
+
+    def image(self, case: str) -> Image:
+        """The native image."""
+        return self.raw.read_image(case)
+
+    def labels(self, case: str) -> Image | None:
+        """Its labels."""
+        return self.raw.read_labels(case)
+
+    def paths(self, case: str) -> list[Path]:
+        """Its files."""
+        return list(self.raw.image_paths(case))
+
+    def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
+        """The stored arrays; the frame was chosen when they were made."""
+        return self.data.load(case)
+
+
+class FolderCases:
+    """New images ``CASE_0000.ending`` of a folder, preprocessed as the training images were.
+
+    Parameters
+    ----------
+    folder
+        The images.
+    labels_folder
+        ``CASE.ending`` label files to be warped along; None for none.
+    spec
+        dataset.json of the model: how many channels a case has.
+    preprocessor
+        Of the model.
+    extra
+        Further cases by name (an atlas that lies elsewhere) to their channel files.
+    """
+
+    def __init__(
+        self, folder: Path, labels_folder: Path | None, spec: DatasetSpec, preprocessor: Preprocessor, extra: dict[str, list[Path]] | None = None
+    ) -> None:
+        if not folder.is_dir():
+            raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
+        self.folder, self.labels_folder, self.preprocessor = folder, labels_folder, preprocessor
+        self._files = _cases_in(folder, len(spec.channel_names)) | (extra or {})
+        self._images: dict[str, Image] = {}
+        self._preprocessed: dict[tuple[str, str], PreprocessedCase] = {}
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of the cases."""
+        return sorted(self._files)
+
+    def image(self, case: str) -> Image:
+        """The native image; the last few are kept, because a case is in several pairs."""
+        if case not in self._images:
+            paths = self.paths(case)
+            image = read_channels(paths)
+            check_finite(image, paths[0])
+            _remember(self._images, case, image)
+        return self._images[case]
+
+    def labels(self, case: str) -> Image | None:
+        """Its labels, if the labels folder has them."""
+        for ending in ENDINGS if self.labels_folder is not None else ():
+            path = self.labels_folder / f"{case}{ending}"
+            if path.is_file():
+                return read_image(path)
+        return None
+
+    def paths(self, case: str) -> list[Path]:
+        """Its files.
+
+        Raises
+        ------
+        PredictionError
+            If there is no such case.
+        """
+        if case not in self._files:
+            raise PredictionError(f"{self.folder}: has no case {case!r} (expected {case}_0000 and an image ending). Found: {', '.join(self.cases[:8])} ...")
+        return self._files[case]
+
+    def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
+        """The case, aligned and resampled now."""
+        key = (case, frame if self.preprocessor.by_group else "")
+        if key not in self._preprocessed:
+            frame_image = self.image(frame) if self.preprocessor.by_group else None
+            _remember(self._preprocessed, key, self.preprocessor.run(case, self.image(case), frame_of=frame_image))
+        return self._preprocessed[key]
+
+
+KEPT = 12
+
+
+def _remember(cache: dict, key: object, value: object) -> None:
+    if len(cache) >= KEPT:
+        cache.pop(next(iter(cache)))
+    cache[key] = value
+
+
+def case_names(folder: Path) -> list[str]:
+    """Names of the cases whose first channel is in `folder`."""
+    return sorted({path.name[: -len(ending_of(path)) - 5] for path in folder.iterdir() if path.name.endswith(tuple(f"_0000{end}" for end in ENDINGS))})
+
+
+def _cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
+    """Case names to their channel files, checked to be complete."""
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith(".") or not path.name.endswith(tuple(ENDINGS)):
+            continue
+        stem = path.name[: -len(ending_of(path))]
+        case, _, channel = stem.rpartition("_")
+        if not case or len(channel) != 4 or not channel.isdigit():
+            raise PredictionError(f"{path}: expected a name CASE_0000{ending_of(path)}, with the channel in four digits. Rename the file.")
+        found.setdefault(case, {})[int(channel)] = path
+    if not found:
+        raise PredictionError(f"{folder}: holds no images. Expected files such as CASE_0000.nii.gz.")
+    for case, files in found.items():
+        if sorted(files) != list(range(channels)):
+            raise PredictionError(
+                f"{folder}: case {case!r} has channels {sorted(files)}, the model was trained with {channels} (0 to {channels - 1}). Add or remove channel files."
+            )
+    return {case: [files[i] for i in range(channels)] for case, files in found.items()}
+
+
+def default_labels_folder(images: Path) -> Path | None:
+    """``labelsTs`` beside ``imagesTs``, if it is there."""
+    if images.name.startswith("images"):
+        labels = images.with_name("labels" + images.name.removeprefix("images"))
+        return labels if labels.is_dir() else None
+    return None

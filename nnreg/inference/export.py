@@ -1,0 +1,85 @@
+"""What one predicted pair leaves on disk."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnreg.errors import PredictionError
+from nnreg.files import writable_folder
+from nnreg.geometry import Transform, resample_image, resample_labels
+from nnreg.geometry.itk import write_itk
+from nnreg.geometry.learn2reg import to_learn2reg
+from nnreg.imageio import Image, write_image
+from nnreg.inference.predictor import PairTransforms
+
+DONE = "transform.h5"  # a pair's folder appears only when all of it is written
+
+
+def write_pair(
+    folder: Path,
+    transforms: PairTransforms,
+    *,
+    fixed: Image,
+    moving: Image,
+    moving_labels: Image | None,
+    ending: str,
+    picture: Callable[[Path, Image, Image, Image, Transform], None] | None = None,
+) -> None:
+    """Write transform, alignment, field, warped image and labels of a pair; the folder appears whole or not at all.
+
+    Parameters
+    ----------
+    folder
+        ``OUT/FIXED__MOVING``; what was there is replaced.
+    transforms
+        The predicted maps.
+    fixed, moving, moving_labels
+        Native images; the moving ones are sampled once, onto the fixed grid.
+    ending
+        Of the warped files, such as ``.nii.gz``.
+    picture
+        Draws ``overview.png``: ``picture(path, fixed, moving, warped, transform)``.
+    """
+    writable_folder(folder.parent)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        part = Path(temporary) / folder.name
+        part.mkdir()
+        write_itk(part / "transform.h5", transforms.transform)
+        write_itk(part / "alignment.h5", transforms.alignment)
+        write_itk(part / "field.nii.gz" if fixed.space.ndim == 3 else part / "field.mha", transforms.transform, fixed.space)
+        warped = resample_image(moving.array, moving=moving.space, fixed=fixed.space, transform=transforms.transform)
+        write_image(part / f"warped{ending}", warped, fixed.space)
+        if moving_labels is not None:
+            labels = resample_labels(moving_labels.array, moving=moving_labels.space, fixed=fixed.space, transform=transforms.transform)
+            write_image(part / f"warped_labels{ending}", labels, fixed.space)
+        if picture is not None:
+            picture(part / "overview.png", fixed, moving, Image(warped, fixed.space), transforms.transform)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+
+
+def write_learn2reg(path: Path, transform: Transform, *, fixed: Image, moving: Image) -> None:
+    """Displacement as Learn2Reg's evaluation reads it: ``.nii.gz`` of shape (X, Y, Z, 3) in voxels.
+
+    Raises
+    ------
+    PredictionError
+        In 2D, which the challenge does not have.
+    """
+    if fixed.space.ndim != 3:
+        raise PredictionError(f"{path}: Learn2Reg's field format is three-dimensional, the images are {fixed.space.ndim}D. Leave out --learn2reg.")
+    displacement = to_learn2reg(transform, fixed=fixed.space, moving=moving.space)
+    # nibabel reads a vector image (x, y, z, 1, 3); Learn2Reg wants the plain 4D array, so it is written as 4D scalars
+    image = sitk.GetImageFromArray(np.ascontiguousarray(displacement.transpose(3, 2, 1, 0)), isVector=False)
+    writable_folder(path.parent)
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+__all__ = ["DONE", "write_learn2reg", "write_pair"]

@@ -1,0 +1,184 @@
+"""Predict pairs into a folder: transforms, fields, warped images and labels on native grids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnreg.dataset import RawDataset
+from nnreg.dataset.pairs import Pair, pairs_among
+from nnreg.errors import PredictionError
+from nnreg.evaluation.pictures import overview_of_transform
+from nnreg.files import read_json, writable_folder, write_json
+from nnreg.imageio import ending_of
+from nnreg.inference.cases import CaseSource, FolderCases, TrainingCases, default_labels_folder
+from nnreg.inference.export import DONE, write_learn2reg, write_pair
+from nnreg.inference.predictor import ModelFolder, Predictor
+from nnreg.preprocessing.preprocessor import Preprocessor
+from nnreg.training.runtime_utils.runtime import device_named
+
+Progress = Callable[[int, int, str], None]
+PREDICTION_FILE = "prediction.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What is written beside the transforms, and whether finished pairs are kept."""
+
+    learn2reg: bool = False
+    pictures: bool = True
+    continue_prediction: bool = False
+
+
+def predict_pairs(
+    predictor: Predictor,
+    source: CaseSource,
+    pairs: Sequence[Pair],
+    output: Path,
+    *,
+    model: str,
+    options: PredictOptions = PredictOptions(),
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Predict `pairs` into `output`, one folder each, and list them in ``prediction.json`` as they finish.
+
+    Returns
+    -------
+    dict
+        The content of ``prediction.json``.
+    """
+    writable_folder(output)
+    earlier = _earlier(output) if options.continue_prediction else {}
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "dataset": predictor.plans.dataset_name, "model": model, "pairs": []}
+    for done, pair in enumerate(pairs):
+        on_progress(done, len(pairs), pair.name)
+        if pair.name in earlier and (output / pair.name / DONE).is_file():
+            content["pairs"].append(earlier[pair.name])
+            continue
+        started = time.monotonic()
+        _predict_pair(predictor, source, pair, output, options)
+        content["pairs"].append(
+            {
+                "name": pair.name,
+                "fixed": pair.fixed,
+                "moving": pair.moving,
+                "fixed_images": [str(path) for path in source.paths(pair.fixed)],
+                "moving_images": [str(path) for path in source.paths(pair.moving)],
+                "seconds": round(time.monotonic() - started, 3),
+            }
+        )
+        write_json(output / PREDICTION_FILE, content)
+    write_json(output / PREDICTION_FILE, content)
+    on_progress(len(pairs), len(pairs), "done")
+    return content
+
+
+def _predict_pair(predictor: Predictor, source: CaseSource, pair: Pair, output: Path, options: PredictOptions) -> None:
+    transforms = predictor.transforms(
+        fixed=source.preprocessed(pair.fixed, frame=pair.fixed), moving=source.preprocessed(pair.moving, frame=pair.fixed)
+    )
+    fixed, moving = source.image(pair.fixed), source.image(pair.moving)
+    ending = ending_of(source.paths(pair.fixed)[0])
+    write_pair(
+        output / pair.name,
+        transforms,
+        fixed=fixed,
+        moving=moving,
+        moving_labels=source.labels(pair.moving),
+        ending=ending,
+        picture=overview_of_transform if options.pictures else None,
+    )
+    if options.learn2reg:
+        write_learn2reg(output / "learn2reg" / f"disp_{pair.fixed}_{pair.moving}.nii.gz", transforms.transform, fixed=fixed, moving=moving)
+
+
+def _earlier(output: Path) -> dict[str, Any]:
+    path = output / PREDICTION_FILE
+    return {entry["name"]: entry for entry in read_json(path, PredictionError)["pairs"]} if path.is_file() else {}
+
+
+def predict_training_cases(predictor: Predictor, raw: RawDataset, arrays: Path, pairs: Sequence[Pair], output: Path, *, on_progress: Progress) -> None:
+    """Predict pairs of a dataset's own cases from their stored arrays (the full validation of a fold)."""
+    predict_pairs(predictor, TrainingCases(raw, arrays), pairs, output, model=predictor.plans.plans_name, on_progress=on_progress)
+
+
+def predict_folder(
+    model_folder: Path,
+    images: Path,
+    output: Path,
+    *,
+    folds: Sequence[str] = (),
+    checkpoint: str = "checkpoint_final.pth",
+    trainer: str | None = None,
+    labels: Path | None = None,
+    pairs: Sequence[Pair] | None = None,
+    atlas_images: dict[str, list[Path]] | None = None,
+    device: str = "auto",
+    options: PredictOptions = PredictOptions(),
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Register the images of a folder with a trained model.
+
+    Parameters
+    ----------
+    model_folder
+        ``TRAINER__PLANS__CONFIGURATION``.
+    images
+        Folder of ``CASE_0000.ending`` files.
+    output
+        Where ``FIXED__MOVING`` folders and ``prediction.json`` go.
+    folds
+        Folds whose fields are averaged; all trained ones if empty.
+    checkpoint
+        File name in each fold's folder.
+    trainer
+        What ``-tr`` said in training, where the network is made by code of one's own.
+    labels
+        Folder of label files to warp along; ``labelsTs`` beside ``imagesTs`` by default.
+    pairs
+        Which pairs; by the dataset's pairing if None.
+    atlas_images
+        Channel files of the atlas, where the dataset has one and it is not among the images.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Returns
+    -------
+    dict
+        The content of ``prediction.json``.
+    """
+    model = ModelFolder.open(model_folder)
+    writable_folder(output)
+    preprocessor = Preprocessor.from_folder(model.plans, model.configuration_name, model.path)
+    source = FolderCases(images, labels or default_labels_folder(images), model.spec, preprocessor, atlas_images)
+    chosen = list(pairs) if pairs is not None else list(pairs_among(model.spec, source.cases))
+    if not chosen:
+        raise PredictionError(f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {model.spec.pairing!r}. Name them with --pairs or --fixed and --moving.")
+    for pair in chosen:
+        source.paths(pair.fixed), source.paths(pair.moving)
+    predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer)
+    return predict_pairs(predictor, source, chosen, output, model=str(model.path), options=options, on_progress=on_progress)
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Pairs from a JSON list of ``{"fixed": ..., "moving": ...}`` or ``[fixed, moving]``.
+
+    Raises
+    ------
+    PredictionError
+        If an entry is neither.
+    """
+    pairs = []
+    content = read_json(path, PredictionError)
+    for entry in content if isinstance(content, list) else [content]:
+        if isinstance(entry, dict) and {"fixed", "moving"} <= entry.keys():
+            pairs.append(Pair(str(entry["fixed"]), str(entry["moving"])))
+        elif isinstance(entry, list) and len(entry) == 2:
+            pairs.append(Pair(str(entry[0]), str(entry[1])))
+        else:
+            raise PredictionError(f'{path}: found {str(entry)[:60]!r}, expected a list of {{"fixed": CASE, "moving": CASE}}.')
+    return pairs

@@ -1,0 +1,52 @@
+"""What every loss shares: the registry, float32 whatever autocast says, and means over what a mask leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnreg.errors import ConfigurationError
+from nnreg.registry import Registry
+
+LOSSES: Registry[Callable[..., nn.Module]] = Registry("loss")
+
+
+def build_loss(name: str, **kwargs: Any) -> nn.Module:
+    """The loss registered as `name`.
+
+    Raises
+    ------
+    ConfigurationError
+        If the name is unknown or an argument is not one of the loss's own.
+    """
+    try:
+        return LOSSES[name](**kwargs)
+    except TypeError as error:
+        raise ConfigurationError(f"loss {name!r} cannot be built from {sorted(kwargs)}: {error}.") from error
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Float32, or float64 where it comes so (gradient checks): sums of squares lose their digits in half precision."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of (B, C, *spatial) over the voxels where `mask` (B, 1, *spatial) is true; zero, connected to the graph, where none is.
+
+    Values outside the mask may be NaN or infinite: they are left out, not multiplied by zero.
+    """
+    if mask is None:
+        return values.mean()
+    inside = mask.bool().expand_as(values)
+    return torch.where(inside, values, 0.0).sum() / inside.sum().clamp(min=1)
+
+
+def check_pair(warped: Tensor, fixed: Tensor, mask: Tensor | None) -> None:
+    """Raise a ConfigurationError unless both images have one shape and the mask is (B, 1, *spatial) of it."""
+    if warped.shape != fixed.shape:
+        raise ConfigurationError(f"warped and fixed must have one shape, found {tuple(warped.shape)} and {tuple(fixed.shape)}.")
+    if mask is not None and tuple(mask.shape) != (fixed.shape[0], 1, *fixed.shape[2:]):
+        raise ConfigurationError(f"a mask is (B, 1, *spatial), here {(fixed.shape[0], 1, *fixed.shape[2:])}, found {tuple(mask.shape)}.")

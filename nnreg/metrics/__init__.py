@@ -1,0 +1,39 @@
+"""What is measured, defined once: overlap, surface distances, landmarks, fields, similarity. Pure functions, numpy or torch in, numbers out.
+
+A value that does not exist (a label that is not there, a Jacobian on a grid of one slice) is NaN, never a made-up number.
+"""
+
+from nnreg.metrics.fields import (
+    endpoint_error,
+    folding_percent,
+    grad_l2,
+    inverse_consistency_error,
+    non_diffeomorphic_volume,
+    sdlogj,
+    sdlogj_learn2reg,
+)
+from nnreg.metrics.overlap import dice
+from nnreg.metrics.points import point_distances, tre
+from nnreg.metrics.similarity import mae, mse, ncc
+from nnreg.metrics.surface import SurfaceDistances, average_surface_distance, hausdorff95, nsd, surface_distances
+
+__all__ = [
+    "SurfaceDistances",
+    "average_surface_distance",
+    "dice",
+    "endpoint_error",
+    "folding_percent",
+    "grad_l2",
+    "hausdorff95",
+    "inverse_consistency_error",
+    "mae",
+    "mse",
+    "ncc",
+    "non_diffeomorphic_volume",
+    "nsd",
+    "point_distances",
+    "sdlogj",
+    "sdlogj_learn2reg",
+    "surface_distances",
+    "tre",
+]

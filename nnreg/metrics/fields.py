@@ -1,0 +1,175 @@
+"""Displacement fields: how regular they are, and how far from the truth or from their inverse.
+
+A field is ``(ndim, *spatial)`` or ``(B, ndim, *spatial)``, voxels, component k along array axis k; a mask is ``(*spatial)`` with any leading
+axes of length 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from nnreg.errors import GeometryError
+from nnreg.geometry import compose, identity_grid, jacobian_determinant
+from nnreg.metrics.arrays import ArrayOrTensor, as_fields, as_mask, spacing_column
+
+SLAB_VOXELS = 2**19  # bounds the memory of the ten determinants whatever the image
+NAN = float("nan")
+
+
+def endpoint_error(field: ArrayOrTensor, truth: ArrayOrTensor, *, spacing: Sequence[float] | None = None, mask: ArrayOrTensor | None = None) -> float:
+    """Mean length of the difference of two fields, in voxels, or in mm if `spacing` (mm, array axis order) is given.
+
+    Raises
+    ------
+    GeometryError
+        If the fields lie on different grids.
+    """
+    first, second = _alike(field, truth)
+    return _mean_length(first - second, spacing, as_mask(mask, first))
+
+
+def inverse_consistency_error(
+    forward: ArrayOrTensor, backward: ArrayOrTensor, *, spacing: Sequence[float] | None = None, mask: ArrayOrTensor | None = None
+) -> float:
+    """Mean length of ``backward(forward(x)) - x``, voxels or (with `spacing`) mm; zero for a map and its inverse.
+
+    Positions that `forward` sends outside the grid do not count: nothing is known there.
+    """
+    first, second = _alike(forward, backward)
+    position = identity_grid(first.shape[2:], first.device) + first
+    last = torch.tensor([size - 1 for size in first.shape[2:]], device=first.device).reshape(1, -1, *(1,) * (first.ndim - 2))
+    inside = ((position >= 0) & (position <= last)).all(dim=1)
+    return _mean_length(compose(second, first), spacing, as_mask(mask, first) & inside)
+
+
+def sdlogj(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """Standard deviation of the logarithm of the Jacobian determinant, over voxels where it is positive.
+
+    Central differences, one-sided on the border. Folded voxels have no logarithm: :func:`folding_percent` counts them. NaN on a grid of
+    one slice, or if every voxel folds.
+    """
+    fields = as_fields(field)
+    if min(fields.shape[2:]) < 2:
+        return NAN
+    determinant = jacobian_determinant(fields)[as_mask(mask, fields)].double()
+    return _deviation(determinant[determinant > 0].log())
+
+
+def sdlogj_learn2reg(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """The figure that Learn2Reg's evaluation calls SDlogJ: deviation of ``log(clip(J + 3, 1e-9, 1e9))``, two voxels of border left out.
+
+    The 3 hides mild folding and makes the figure about four times smaller than :func:`sdlogj`; only compare it with itself. NaN on grids of
+    fewer than five voxels along an axis.
+    """
+    fields = as_fields(field)
+    if min(fields.shape[2:]) < 5:
+        return NAN
+    inner = (slice(None), *(slice(2, -2),) * (fields.ndim - 2))
+    determinant = jacobian_determinant(fields)[inner][as_mask(mask, fields)[inner]].double()
+    return _deviation((determinant + 3).clamp(1e-9, 1e9).log())
+
+
+def folding_percent(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """Percentage of voxels whose Jacobian determinant (central differences) is zero or negative; NaN on a grid of one slice."""
+    fields = as_fields(field)
+    if min(fields.shape[2:]) < 2:
+        return NAN
+    folded = jacobian_determinant(fields)[as_mask(mask, fields)] <= 0
+    return 100 * float(folded.double().mean()) if folded.numel() else NAN
+
+
+def grad_l2(field: ArrayOrTensor, *, spacing: Sequence[float] | None = None) -> float:
+    """Mean squared forward difference over components, axes and voxels: the energy that the diffusion regulariser lowers.
+
+    With `spacing` the differences are mm per mm. An axis of one voxel has none and is left out; NaN if there is no other.
+    """
+    fields = as_fields(field)
+    scaled = fields if spacing is None else fields * spacing_column(spacing, fields)
+    steps = (1.0,) * (fields.ndim - 2) if spacing is None else tuple(spacing)
+    means = [
+        float(((torch.diff(scaled, dim=axis + 2) / step).double() ** 2).mean())
+        for axis, (size, step) in enumerate(zip(fields.shape[2:], steps, strict=True))
+        if size > 1
+    ]
+    return sum(means) / len(means) if means else NAN
+
+
+def non_diffeomorphic_volume(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """Volume that the map turns inside out, in percent of the volume measured (area in 2D).
+
+    Between voxel centres the map is taken as linear on simplices: a cube of eight centres splits into five tetrahedra in two ways, and
+    with both splits ten finite-difference determinants belong to each voxel (two splits of a square into two triangles and four determinants
+    in 2D). Half of the negative volume of each is summed. Central differences (:func:`folding_percent`) miss folds that alternate from voxel to
+    voxel, and count a fold without saying how large it is.
+
+    Liu et al., On finite difference Jacobian computation in deformable image registration, IJCV 2024. The outermost voxels, which lack neighbours,
+    are left out. NaN on grids of fewer than three voxels along an axis.
+    """
+    fields = as_fields(field)
+    if min(fields.shape[2:]) < 3:
+        return NAN
+    inner = (slice(None), *(slice(1, -1),) * (fields.ndim - 2))
+    inside = as_mask(mask, fields)[inner]
+    count = int(inside.sum())
+    if not count:
+        return NAN
+    simplex = 6 if fields.ndim == 5 else 2  # a determinant is this many times the volume of its simplex
+    negative = 0.0
+    rows = max(1, SLAB_VOXELS // inside[0, 0].numel())
+    for start in range(0, inside.shape[1], rows):
+        part = inside[:, start : start + rows]
+        for determinant in _simplex_determinants(fields[:, :, start : start + rows + 2]):
+            negative += float((-determinant).clamp(min=0)[part].double().sum())
+    return 100 * negative / (2 * simplex) / count
+
+
+def _simplex_determinants(fields: Tensor) -> Iterator[Tensor]:
+    """The four (2D) or ten (3D) finite-difference determinants (B, *inner) of every voxel that has all its neighbours."""
+    ndim = fields.shape[1]
+    position = fields + identity_grid(fields.shape[2:], fields.device)
+
+    def at(*offset: int) -> Tensor:
+        shape = fields.shape[2:]
+        return position[(slice(None), slice(None), *(slice(1 + o, size - 1 + o) for o, size in zip(offset, shape, strict=True)))]
+
+    centre = at(*(0,) * ndim)
+    units = [tuple(int(axis == other) for other in range(ndim)) for axis in range(ndim)]
+    one_sided = [(at(*unit) - centre, centre - at(*(-step for step in unit))) for unit in units]
+    for columns in itertools.product(*one_sided):
+        yield _determinant(columns)
+    if ndim == 3:
+        # the tetrahedron left in the middle of each split; its corners lie across the faces of the cube
+        faces = ((1, 1, 0), (0, 1, 1), (1, 0, 1))
+        yield _determinant(tuple(at(*face) - centre for face in faces))
+        yield _determinant(tuple(centre - at(*(-step for step in face)) for face in faces))
+
+
+def _determinant(columns: Sequence[Tensor]) -> Tensor:
+    """Determinant of the matrices with these columns (B, ndim, *spatial)."""
+    if len(columns) == 2:
+        (a, b), (c, d) = (column.unbind(1) for column in columns)
+        return a * d - b * c
+    (a, b, c), (d, e, f), (g, h, i) = (column.unbind(1) for column in columns)
+    return a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g)
+
+
+def _alike(first: ArrayOrTensor, second: ArrayOrTensor) -> tuple[Tensor, Tensor]:
+    one, other = as_fields(first), as_fields(second)
+    if one.shape != other.shape:
+        raise GeometryError(f"fields of shape {tuple(one.shape)} and {tuple(other.shape)} cannot be compared: bring both onto the fixed grid first.")
+    return one, other.to(one.device)
+
+
+def _mean_length(difference: Tensor, spacing: Sequence[float] | None, inside: Tensor) -> float:
+    if spacing is not None:
+        difference = difference * spacing_column(spacing, difference)
+    lengths = difference.norm(dim=1)[inside]
+    return float(lengths.double().mean()) if lengths.numel() else NAN
+
+
+def _deviation(values: Tensor) -> float:
+    return float(values.std(correction=0)) if values.numel() else NAN

@@ -1,0 +1,205 @@
+"""From fingerprint to plans: asks the rules one after the other and keeps their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nnreg.errors import PlansError
+from nnreg.planning import memory
+from nnreg.planning.fingerprint import Fingerprint
+from nnreg.planning.plans import Architecture, Configuration, Plans, Training
+from nnreg.planning.rules import alignment, grid, intensity, network, spacing, training
+from nnreg.planning.rules.decision import Decision, decided_by_user
+
+DEFAULT_PLANS_NAME = "nnRegPlans"
+DEFAULT_MEMORY_GB = 8.0
+PLANNER = "registration"
+
+
+@dataclass
+class _Reasons:
+    """Collects the reasons of decisions under dotted names."""
+
+    because: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, name: str, decision: Decision[Any]) -> Any:
+        self.because[name] = decision.because
+        return decision.value
+
+
+def plan(
+    fingerprint: Fingerprint,
+    *,
+    plans_name: str = DEFAULT_PLANS_NAME,
+    gpu_memory_target: float = DEFAULT_MEMORY_GB,
+    overwrite_target_spacing: Sequence[float] | None = None,
+) -> Plans:
+    """Derive the plans of a dataset.
+
+    Parameters
+    ----------
+    fingerprint
+        What was measured.
+    plans_name
+        Name of the plans file, and first part of the folders of preprocessed arrays.
+    gpu_memory_target : GB
+        That a training step may take; narrows the network first, then coarsens the spacing. The volume is never cropped.
+    overwrite_target_spacing : mm, array axis order
+
+    Raises
+    ------
+    PlansError
+        If the target spacing or memory asked for makes no sense, or the images cannot be planned for.
+    """
+    if gpu_memory_target <= memory.FIXED_GB:
+        raise PlansError(f"-gpu_memory_target {gpu_memory_target:g}: more than {memory.FIXED_GB:g} GB are needed whatever the images.")
+    reasons = _Reasons()
+    target = reasons.keep("spacing", _spacing(fingerprint, overwrite_target_spacing))
+    aligned = reasons.keep("pre_alignment", alignment.pre_alignment(fingerprint))
+    reference = reasons.keep("reference_case", alignment.reference_case(fingerprint))
+    extent = reasons.keep("field_of_view", grid.field_of_view(fingerprint, aligned, reference))
+    builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned)
+    configurations = builder.all(target)
+    recommended = reasons.keep("recommended", _recommended(configurations))
+    return Plans(
+        dataset_name=fingerprint.dataset_name,
+        plans_name=plans_name,
+        task="registration",
+        planner=PLANNER,
+        channel_names=fingerprint.channel_names,
+        pre_alignment=aligned,
+        alignment_target=reasons.keep("alignment_target", alignment.alignment_target(fingerprint)),
+        alignment_spacing=reasons.keep("alignment_spacing", alignment.alignment_spacing(fingerprint, target)),
+        reference_case=reference,
+        configurations=configurations,
+        recommended=recommended,
+        orientation=reasons.keep("orientation", alignment.orientation(fingerprint)),
+        because=reasons.because,
+    )
+
+
+def _spacing(fingerprint: Fingerprint, asked: Sequence[float] | None) -> Decision[tuple[float, ...]]:
+    if asked is None:
+        return spacing.target_spacing(fingerprint)
+    if len(asked) != fingerprint.ndim or min(asked) <= 0:
+        raise PlansError(f"-overwrite_target_spacing {' '.join(map(str, asked))}: expected {fingerprint.ndim} positive numbers, one per array axis (z first).")
+    return decided_by_user(tuple(float(value) for value in asked), "-overwrite_target_spacing")
+
+
+def _recommended(configurations: dict[str, Configuration]) -> Decision[str]:
+    name = "2d" if "2d" in configurations else "3d_fullres"
+    return Decision(name, "the finest configuration: the whole image fits the memory target")
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds configurations of one dataset."""
+
+    fingerprint: Fingerprint
+    plans_name: str
+    memory_gb: float
+    extent: tuple[float, ...]
+    pre_alignment: str
+
+    def all(self, target: tuple[float, ...]) -> dict[str, Configuration]:
+        """Every configuration the dataset needs."""
+        if self.fingerprint.ndim == 2:
+            return {"2d": self.configuration("2d", target)}
+        full = self.configuration("3d_fullres", target)
+        coarse = spacing.lowres_spacing(full.spacing, full.grid)
+        if coarse.value is None:
+            return {"3d_fullres": full}
+        return {"3d_lowres": self.configuration("3d_lowres", coarse.value, coarse.because), "3d_fullres": full}
+
+    def configuration(self, name: str, target: tuple[float, ...], spacing_because: str = "the target spacing") -> Configuration:
+        """The configuration at `target` spacing, or at the finest coarser one that fits the memory target."""
+        coarsened = target
+        for base in (network.BASE_FEATURES, network.FEWEST_BASE_FEATURES):
+            result = self._attempt(name, coarsened, base, spacing_because)
+            if result.memory_gb <= self.memory_gb:
+                return result
+        while True:
+            coarsened = spacing.coarsened(coarsened)
+            why = f"{spacing_because}, coarsened in steps of 3 % to fit {self.memory_gb:g} GB: the whole volume is the patch"
+            result = self._attempt(name, coarsened, network.FEWEST_BASE_FEATURES, why)
+            if result.memory_gb <= self.memory_gb:
+                return result
+            if np.prod(result.grid) < 8 ** len(result.grid):
+                raise PlansError(f"{self.fingerprint.dataset_name}: no grid fits -gpu_memory_target {self.memory_gb:g} GB. Allow more.")
+
+    def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> Configuration:
+        reasons = _Reasons({"spacing": spacing_because})
+        shape = reasons.keep("grid", grid.working_grid(self.extent, target))
+        schemes = [intensity.normalization(self.fingerprint, channel) for channel in range(len(self.fingerprint.channel_names))]
+        reasons.because |= {f"normalization[{index}]": scheme.because for index, scheme in enumerate(schemes)}
+        architecture = self._architecture(target, shape, base, reasons)
+        trained, memory_gb = self._training(target, shape, architecture, reasons)
+        return Configuration(
+            data_identifier=f"{self.plans_name}_{name}",
+            spacing=target,
+            grid=shape,
+            normalization=tuple(scheme.value for scheme in schemes),
+            architecture=architecture,
+            training=trained,
+            memory_gb=round(memory_gb, 3),
+            because=reasons.because,
+        )
+
+    def _architecture(self, target: tuple[float, ...], shape: tuple[int, ...], base: int, reasons: _Reasons) -> Architecture:
+        pyramid = reasons.keep("architecture.strides", network.network_topology(target, shape))
+        stages = len(pyramid.strides)
+        resolution = reasons.keep("architecture.kwargs.field_resolution", network.field_resolution(shape))
+        resolution = min(resolution, max(pyramid.divisor))
+        depth = stages - memory.first_stage(pyramid.strides, resolution)
+        return Architecture(
+            name=reasons.keep("architecture.name", network.network_name()),
+            strides=pyramid.strides,
+            kernel_sizes=pyramid.kernel_sizes,
+            features_per_stage=reasons.keep("architecture.features_per_stage", network.features(stages, base)),
+            blocks_per_stage=reasons.keep("architecture.blocks_per_stage", network.blocks(stages)),
+            kwargs={
+                "field_resolution": resolution,
+                "correlation_radius": reasons.keep("architecture.kwargs.correlation_radius", network.correlation_radius(shape, depth)),
+            },
+        )
+
+    def _training(self, target: tuple[float, ...], shape: tuple[int, ...], architecture: Architecture, reasons: _Reasons) -> tuple[Training, float]:
+        def keep(name: str, decision: Decision[Any]) -> Any:
+            return reasons.keep(f"training.{name}", decision)
+
+        both = keep("bidirectional", training.bidirectional(self.fingerprint))
+        one = self._memory(shape, architecture, 1, both)
+        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb))
+        epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
+        fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
+        trained = Training(
+            similarity=keep("similarity", training.similarity(self.fingerprint, target, shape)),
+            regularisation=keep("regularisation", training.regularisation()),
+            supervision=keep("supervision", training.supervision(self.fingerprint)),
+            deep_supervision_weights=keep("deep_supervision_weights", training.deep_supervision_weights(fields)),
+            batch_size=batch,
+            epochs=epochs,
+            iterations_per_epoch=iterations,
+            validation_iterations=validation,
+            **keep("optimizer", training.optimizer()),
+            bidirectional=both,
+            augmentation=keep("augmentation", training.augmentation(self.fingerprint, self.pre_alignment)),
+        )
+        return trained, self._memory(shape, architecture, batch, both)
+
+    def _memory(self, shape: tuple[int, ...], architecture: Architecture, batch: int, both: bool) -> float:
+        return memory.training_memory_gb(
+            shape,
+            channels=len(self.fingerprint.channel_names),
+            strides=architecture.strides,
+            kernel_sizes=architecture.kernel_sizes,
+            features=architecture.features_per_stage,
+            blocks=architecture.blocks_per_stage,
+            batch_size=batch,
+            directions=1 + both,
+            **architecture.kwargs,
+        )

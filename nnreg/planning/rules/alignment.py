@@ -1,0 +1,82 @@
+"""How images are brought together before anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnreg.errors import PlansError
+from nnreg.planning.fingerprint import Fingerprint
+from nnreg.planning.rules.decision import Decision, rule, text
+
+ALIGNMENT_VOXELS = 64  # along the longest axis: pose needs no more, and a pair takes seconds
+ALREADY_CENTRED = 0.02  # of the foreground's extent: images aligned by someone else agree this well
+ALREADY_SIZED = 0.03
+WITHIN_SUBJECT = ("pairs", "groups")
+
+
+@rule("alignment_target")
+def alignment_target(fingerprint: Fingerprint) -> Decision[str]:
+    """Whether all cases share one frame or only those that pairs connect."""
+    if fingerprint.pairing in WITHIN_SUBJECT:
+        return Decision(
+            "group", f"pairing {fingerprint.pairing!r}: only the images of one of the {len(fingerprint.groups)} groups are compared with each other"
+        )
+    return Decision("dataset", f"pairing {fingerprint.pairing!r}: any image may meet any other, so all share one frame")
+
+
+@rule("orientation")
+def orientation(fingerprint: Fingerprint) -> Decision[str]:
+    """Axis order of the working grids: what most images have, so that most are not turned."""
+    value = fingerprint.orientation
+    count = sum(image.orientation == value for image in fingerprint.images.values())
+    return Decision(value, f"{count} of {len(fingerprint.images)} images run this way")
+
+
+@rule("pre_alignment")
+def pre_alignment(fingerprint: Fingerprint) -> Decision[str]:
+    """Affine between subjects, rigid within one, none where the headers agree already. Whatever does not improve the similarity is not kept."""
+    if fingerprint.pairing in WITHIN_SUBJECT:
+        if all(fingerprint.same_grid(group) for group in fingerprint.groups):
+            return Decision("none", "the images of each group lie on the same grid: one scan session, their headers align them")
+        return Decision("rigid", "images of one subject on different grids: pose may differ, size and shape do not; kept only where it improves the similarity")
+    offset, spread = _pose_spread(fingerprint)
+    if fingerprint.same_grid() and offset < ALREADY_CENTRED and spread < ALREADY_SIZED:
+        return Decision("none", f"all images lie on one grid, their foregrounds agree in place ({offset:.1%}) and size ({spread:.1%}): aligned already")
+    return Decision("affine", "different subjects differ in pose and size; kept only where it improves the similarity")
+
+
+def _pose_spread(fingerprint: Fingerprint) -> tuple[float, float]:
+    """Largest distance of a foreground's centre from the median one, and of its extent from the median one, relative to that extent."""
+    extents = fingerprint.foreground_extents()
+    middle = np.median(extents, axis=0)
+    centres = np.stack([image.centre_of_mass for image in fingerprint.images.values()])
+    offset = np.linalg.norm(centres - np.median(centres, axis=0), axis=1).max() / middle.max()
+    return float(offset), float(np.abs(extents / middle - 1).max())
+
+
+@rule("alignment_spacing")
+def alignment_spacing(fingerprint: Fingerprint, spacing: Sequence[float]) -> Decision[tuple[float, ...]]:
+    """About 64 voxels along the longest axis, nowhere finer than the target spacing."""
+    longest = float(np.median(fingerprint.foreground_extents(), axis=0).max())
+    isotropic = longest / ALIGNMENT_VOXELS
+    value = tuple(max(isotropic, float(target)) for target in spacing)
+    return Decision(value, f"{ALIGNMENT_VOXELS} voxels along the longest axis ({longest:.0f} mm), not finer than the target {text(spacing)} mm")
+
+
+@rule("reference_case")
+def reference_case(fingerprint: Fingerprint) -> Decision[str | None]:
+    """The atlas; else the case whose foreground is nearest the median size along its worst axis; none for groups."""
+    if fingerprint.pairing in WITHIN_SUBJECT:
+        return Decision(None, "each group has a frame of its own: its first fixed case")
+    if fingerprint.pairing == "atlas":
+        if fingerprint.atlas not in fingerprint.images:
+            raise PlansError(f"{fingerprint.dataset_name}: the atlas {fingerprint.atlas!r} is not among the training cases. Mend 'atlas' in dataset.json.")
+        return Decision(fingerprint.atlas, "the atlas")
+    extents = fingerprint.foreground_extents()
+    median = np.median(extents, axis=0)
+    distance = np.abs(np.log(extents / median)).max(axis=1)
+    cases = list(fingerprint.images)
+    best = min(range(len(cases)), key=lambda index: (distance[index], cases[index]))
+    return Decision(cases[best], f"its foreground ({text(extents[best].tolist())} mm) is nearest the median ({text(median.tolist())} mm) in every axis")

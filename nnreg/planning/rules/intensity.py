@@ -1,0 +1,62 @@
+"""How intensities become numbers around [0, 1]."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nnreg.planning.fingerprint import Fingerprint
+from nnreg.planning.plans import Normalization
+from nnreg.planning.rules.decision import Decision, rule
+
+CT_NAMES = {"ct", "cbct", "cta", "cect", "ncct", "ldct"}
+RGB_NAMES = {"r", "g", "b", "red", "green", "blue", "rgb"}
+UNTOUCHED_NAMES = {"nonorm"}
+PERCENTILES = (0.5, 99.5)
+HOUNSFIELD_RANGE = (-1024.0, 3071.0)  # what a scanner can store in 12 bits; beyond it is padding or metal
+BYTE = 255.0
+
+
+@rule("normalization")
+def normalization(fingerprint: Fingerprint, channel: int) -> Decision[Normalization]:
+    """CT: one window for all images, colour: by the range of a byte, anything else: robust percentiles of each image's foreground.
+
+    All give about [0, 1] with the background at 0, so that the zeros that convolutions pad with look like background.
+    """
+    name = fingerprint.channel_names[channel]
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    pooled = fingerprint.intensities[channel]
+    if words & UNTOUCHED_NAMES:
+        return Decision(Normalization("none"), f"channel {name!r} asks for none")
+    if words & CT_NAMES or pooled.hounsfield:
+        low, high = max(pooled.percentile_00_5, HOUNSFIELD_RANGE[0]), min(pooled.percentile_99_5, HOUNSFIELD_RANGE[1])
+        told = f"channel {name!r}" if words & CT_NAMES else "values look like Hounsfield units (air near -1000)"
+        return Decision(
+            Normalization("window", {"low": low, "high": high}), f"{told}: physical units, one window of the body's 0.5 to 99.5 % ({low:.0f} to {high:.0f})"
+        )
+    colour = bool(words & RGB_NAMES) and pooled.maximum <= BYTE
+    bright = _bright_background(fingerprint, channel, BYTE if colour else None)
+    inverted: dict[str, Any] = {"invert": True} if bright else {}
+    reason = "; inverted, because the background is brighter than the foreground" if bright else ""
+    if colour:
+        return Decision(Normalization("window", {"low": 0.0, "high": BYTE, **inverted}), f"channel {name!r}: colour, the range of a byte{reason}")
+    low, high = PERCENTILES
+    return Decision(
+        Normalization("percentiles", {"low": low, "high": high, **inverted}),
+        f"channel {name!r}: arbitrary units, so {low:g} to {high:g} % of each image's own foreground become 0 to 1{reason}",
+    )
+
+
+def _bright_background(fingerprint: Fingerprint, channel: int, white: float | None) -> bool:
+    """Whether most images have a background brighter than their foreground (stained sections, films).
+
+    Where no background could be told apart, only a section in colour can be judged: by whether it is nearer `white` than black.
+    """
+    bright = 0
+    for image in fingerprint.images.values():
+        measured = image.channels[channel]
+        if image.foreground_found:
+            bright += measured.background > measured.median
+        elif white is not None:
+            bright += measured.background > white / 2
+    return 2 * bright > len(fingerprint.images)

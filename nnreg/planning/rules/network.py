@@ -1,0 +1,65 @@
+"""What the network looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnreg.planning.rules.decision import Decision, rule, text
+from nnreg.planning.topology import Topology, topology
+
+NETWORK = "dual_pyramid"
+BASE_FEATURES = 16
+FEWEST_BASE_FEATURES = 8
+MOST_FEATURES = 64
+SMALL_3D = 64**3  # voxels: up to here the field is predicted at every voxel
+SMALL_2D = 256**2
+CORRELATION_RADIUS = 1
+CAPTURE = 3.0  # voxels that one level of radius 1 with its two convolutions corrects reliably
+CAPTURE_SHARE = 0.1  # of the field of view: displacements that remain after alignment
+
+
+@rule("topology")
+def network_topology(spacing: Sequence[float], grid: Sequence[int]) -> Decision[Topology]:
+    """nnU-Net's pooling on the whole working grid: axes of similar spacing together, down to 4 voxels."""
+    value = topology(spacing, grid)
+    return Decision(
+        value, f"{len(value.strides)} stages: axes of similar spacing are halved together ({text(value.pools)} times) until fewer than 8 voxels are left"
+    )
+
+
+@rule("network")
+def network_name() -> Decision[str]:
+    """Two images through one encoder, and a decoder that warps and correlates at every level."""
+    return Decision(NETWORK, "shared encoder, coarse-to-fine warping, local correlation: best of five tasks at any backbone (registration_anchors 6)")
+
+
+@rule("field_resolution")
+def field_resolution(grid: Sequence[int]) -> Decision[int]:
+    """Every second voxel on large grids, every voxel on small ones."""
+    voxels, limit = int(np.prod(grid)), SMALL_3D if len(grid) == 3 else SMALL_2D
+    if voxels > limit:
+        return Decision(2, f"{voxels} voxels: a field is smooth, half the resolution loses little and saves three quarters of the memory")
+    return Decision(1, f"{voxels} voxels, no more than {limit}: small enough for a displacement at every voxel")
+
+
+@rule("features")
+def features(stages: int, base: int) -> Decision[tuple[int, ...]]:
+    """Doubling from stage to stage, capped."""
+    value = tuple(min(base * 2**stage, MOST_FEATURES) for stage in range(stages))
+    why = "the memory target" if base < BASE_FEATURES else "two images need half of nnU-Net's 32 each"
+    return Decision(value, f"{base} in stage 0 ({why}), doubling, at most {MOST_FEATURES}")
+
+
+@rule("blocks")
+def blocks(stages: int) -> Decision[tuple[int, ...]]:
+    """One residual block per stage."""
+    return Decision((1,) * stages, "one residual block per stage: depth brings little in registration, warping and correlation bring most")
+
+
+@rule("correlation_radius")
+def correlation_radius(grid: Sequence[int], levels: int) -> Decision[int]:
+    """One voxel at every level: the pyramid multiplies the reach."""
+    reach = CAPTURE * 2 ** (levels - 1)
+    return Decision(CORRELATION_RADIUS, f"radius 1 on {levels} levels reaches about {reach:.0f} voxels, {reach / max(grid):.0%} of the longest axis")

@@ -1,0 +1,202 @@
+"""What the planning and preprocessing commands call: from a dataset's name to plans and arrays on disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnreg.errors import PlansError
+from nnreg.files import writable_folder
+from nnreg.parallel import default_processes
+from nnreg.planning.extract import extract_fingerprint
+from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
+from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
+from nnreg.planning.plans import Plans
+from nnreg.preprocessing.run import preprocess
+from nnreg.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nnreg.dataset import RawDataset
+
+Progress = Callable[[str], Callable[[int, int, str], None]]
+"""Called with the name of a step; returns what is called with (done, total, what) during it."""
+
+
+def _silent(step: str) -> Callable[[int, int, str], None]:
+    return lambda done, total, what: None
+
+
+def fingerprint_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    processes: int | None = None,
+    verify: bool = False,
+    clean: bool = False,
+    progress: Progress = _silent,
+) -> Fingerprint:
+    """Measure a raw dataset and keep the fingerprint; an earlier one is used again while the dataset has not changed.
+
+    Parameters
+    ----------
+    dataset
+        Id or folder name.
+    verify
+        Check the integrity of the dataset first.
+    clean
+        Measure again in any case.
+
+    Raises
+    ------
+    NnRegError
+        If the dataset is missing, contradicts its dataset.json or cannot be measured.
+    """
+    raw, folder = _open(workspace, dataset)
+    if verify:
+        from nnreg.dataset import verify_dataset
+
+        verify_dataset(raw, processes=processes or default_processes(), on_progress=progress("verifying")).require_sound()
+    path = folder / FILE_NAME
+    if path.is_file() and not clean:
+        found = Fingerprint.read(path)
+        if _still_true(found, raw):
+            return found
+    fingerprint = extract_fingerprint(raw, processes=processes or default_processes(), on_progress=progress("fingerprint"))
+    fingerprint.write(path)
+    return fingerprint
+
+
+def plan_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    gpu_memory_target: float = DEFAULT_MEMORY_GB,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str = DEFAULT_PLANS_NAME,
+) -> Plans:
+    """Plan a measured dataset and keep plans, dataset.json and splits.
+
+    Raises
+    ------
+    PlansError
+        If the dataset was not measured, or cannot be planned for.
+    """
+    raw, folder = _open(workspace, dataset)
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise PlansError(f"{path}: does not exist. Run nnreg_extract_fingerprint -d {raw.name[7:10]} first.")
+    fingerprint = Fingerprint.read(path)
+    plans = plan(fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
+    plans.write(folder / f"{plans_name}.json")
+    _keep_dataset_files(raw, folder)
+    return plans
+
+
+def preprocess_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    plans_name: str = DEFAULT_PLANS_NAME,
+    configurations: Sequence[str] = (),
+    processes: int | None = None,
+    clean: bool = False,
+    progress: Progress = _silent,
+) -> dict[str, Path]:
+    """Preprocess a planned dataset.
+
+    Returns
+    -------
+    dict
+        Configuration to the folder of its arrays.
+
+    Raises
+    ------
+    NnRegError
+        If plans or fingerprint are missing or were made for another dataset, a configuration is unknown, or a case cannot be preprocessed.
+    """
+    raw, folder = _open(workspace, dataset)
+    plans = read_plans(folder, plans_name, raw.name)
+    fingerprint = Fingerprint.read(folder / FILE_NAME)
+    names = tuple(configurations) or tuple(plans.configurations)
+    if clean:
+        for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
+            shutil.rmtree(folder / stale, ignore_errors=True)
+    _keep_dataset_files(raw, folder)
+    return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
+
+
+def plan_and_preprocess(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    configurations: Sequence[str] = (),
+    processes: int | None = None,
+    verify: bool = False,
+    clean: bool = False,
+    preprocess_too: bool = True,
+    gpu_memory_target: float = DEFAULT_MEMORY_GB,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str = DEFAULT_PLANS_NAME,
+    progress: Progress = _silent,
+) -> Plans:
+    """Measure, plan and preprocess a dataset.
+
+    Examples
+    --------
+    >>> plans = plan_and_preprocess(Workspace.resolve("brains"), 1)  # doctest: +SKIP
+    >>> plans.recommended  # doctest: +SKIP
+    '3d_fullres'
+    """
+    fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, progress=progress)
+    plans = plan_dataset(workspace, dataset, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing, plans_name=plans_name)
+    if preprocess_too:
+        # names that these plans do not have are dropped, as nnU-Net does: -c 2d 3d_fullres serves datasets of either kind
+        known = [name for name in configurations if name in plans.configurations]
+        if configurations and not known:
+            plans.configuration(configurations[0])
+        preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=known, processes=processes, clean=clean, progress=progress)
+    return plans
+
+
+def read_plans(folder: Path, plans_name: str, dataset_name: str) -> Plans:
+    """The plans of a dataset.
+
+    Raises
+    ------
+    PlansError
+        If they are missing, damaged, or were made for another dataset.
+    """
+    path = folder / f"{plans_name}.json"
+    if not path.is_file():
+        raise PlansError(f"{path}: does not exist. Run nnreg_plan_experiment -d {dataset_name[7:10]} first.")
+    plans = Plans.read(path)
+    if plans.dataset_name != dataset_name:
+        raise PlansError(f"{path}: was made for {plans.dataset_name}, not for {dataset_name}. Plan this dataset: nnreg_plan_experiment -d {dataset_name[7:10]}")
+    return plans
+
+
+def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
+    from nnreg.dataset import RawDataset
+
+    name = workspace.dataset_name(dataset)
+    raw = RawDataset.open(workspace.raw / name)
+    return raw, writable_folder(workspace.preprocessed / name)
+
+
+def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
+    """Whether the fingerprint is of the dataset as it is now: same cases, files of the same size, same pairs."""
+    if tuple(fingerprint.images) != tuple(raw.cases) or fingerprint.pairing != raw.spec.pairing or fingerprint.atlas != raw.spec.atlas:
+        return False
+    if fingerprint.channel_names != tuple(raw.spec.channel_names.values()) or fingerprint.pair_count != len(raw.pairs()):
+        return False
+    return all(fingerprint.images[case].file_bytes == sum(path.stat().st_size for path in raw.image_paths(case)) for case in raw.cases)
+
+
+def _keep_dataset_files(raw: RawDataset, folder: Path) -> None:
+    """Keep dataset.json and the splits beside the plans: training reads nothing else of the raw dataset."""
+    from nnreg.dataset.splits import load_or_make_splits
+
+    raw.spec.write(folder / "dataset.json")
+    load_or_make_splits(folder / "splits_final.json", raw)

@@ -1,0 +1,148 @@
+"""Preprocess a dataset: every case once per configuration, aligned once for all of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnreg.errors import PlansError, PreprocessingError
+from nnreg.files import read_json, write_json
+from nnreg.parallel import run_all
+from nnreg.planning.fingerprint import Fingerprint
+from nnreg.planning.frames import FrameCases, frame_box, frames_of
+from nnreg.planning.plans import Plans
+from nnreg.preprocessing.alignment import CaseAlignment, align_case, store_alignment, stored_alignment
+from nnreg.preprocessing.preprocessor import NormalisedCase, Preprocessor
+from nnreg.preprocessing.reference import Frame
+from nnreg.typed import to_mapping
+
+if TYPE_CHECKING:
+    from nnreg.dataset import RawDataset
+
+Progress = Callable[[int, int, str], None]
+MADE_FOR = ".made_for.json"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Picklable: one case, all configurations it still needs."""
+
+    raw: RawDataset
+    plans: Plans
+    folder: Path
+    frames: dict[str, tuple[FrameCases, tuple[float, ...]]]
+    configurations: tuple[str, ...]
+
+    def __call__(self, case: str) -> None:
+        from nnreg.imageio import check_finite
+
+        image = self.raw.read_image(case)
+        check_finite(image, self.raw.image_paths(case)[0])
+        frame = self._frame(case)
+        first = self.plans.configuration(self.configurations[0])
+        normalised = NormalisedCase.of(case, image, first)
+        alignment = self._alignment(normalised, frame)
+        labels, mask, points = self.raw.read_labels(case), self.raw.read_mask(case), self.raw.read_keypoints(case)
+        for name in self.configurations:
+            target = self.folder / self.plans.configuration(name).data_identifier
+            if (target / f"{case}.json").is_file():
+                continue
+            preprocessor = Preprocessor(self.plans, name, None if self.plans.alignment_target == "group" else frame)
+            preprocessor.place(normalised, frame, alignment, labels=labels, mask=mask, keypoints=points).save(target)
+
+    def _frame(self, case: str) -> Frame:
+        if self.plans.alignment_target == "dataset":
+            return Frame.read(self.folder)
+        owner, centre = self.frames[case]
+        return Frame.of(owner.owner, self.raw.read_image(owner.owner), self.plans, centre=np.asarray(centre))
+
+    def _alignment(self, case: NormalisedCase, frame: Frame) -> CaseAlignment:
+        path = self.folder / f"{self.plans.plans_name}_alignment" / f"{case.name}.json"
+        found = stored_alignment(path, self.plans, frame)
+        if found is None:
+            found = align_case(case.name, case.array, case.space, frame, self.plans, owner=case.name == frame.case)
+            store_alignment(path, found, self.plans, frame)
+        return found
+
+
+def preprocess(
+    raw: RawDataset,
+    fingerprint: Fingerprint,
+    plans: Plans,
+    folder: Path,
+    *,
+    configurations: Sequence[str] = (),
+    processes: int = 1,
+    on_progress: Progress | None = None,
+) -> dict[str, Path]:
+    """Preprocess every training case for `configurations` (all if empty) into `folder`.
+
+    Finished cases are not done again, unless the plans say something else about them now.
+
+    Returns
+    -------
+    dict
+        Configuration to the folder of its arrays.
+
+    Raises
+    ------
+    PreprocessingError
+        If a case cannot be preprocessed; what was finished stays.
+    """
+    names = tuple(configurations) or tuple(plans.configurations)
+    folders = {name: folder / plans.configuration(name).data_identifier for name in names}
+    for name, target in folders.items():
+        _start(target, plans, name, fingerprint)
+    frames = _frames(raw, fingerprint, plans, folder)
+    unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in folders.values())]
+    work = _Work(raw, plans, folder, frames, names)
+    done = len(raw.cases) - len(unfinished)
+    if on_progress is not None:
+        on_progress(done, len(raw.cases), f"{done} cases were finished already" if done else "preprocessing")
+    for case, _ in run_all(work, unfinished, processes=processes):
+        done += 1
+        if on_progress is not None:
+            on_progress(done, len(raw.cases), case)
+    return folders
+
+
+def _frames(raw: RawDataset, fingerprint: Fingerprint, plans: Plans, folder: Path) -> dict[str, tuple[FrameCases, tuple[float, ...]]]:
+    """Case to its frame and the world position of the frame's middle; the dataset's own frame is written for later."""
+    result: dict[str, tuple[FrameCases, tuple[float, ...]]] = {}
+    for frame in frames_of(fingerprint, plans.reference_case):
+        if frame.owner not in fingerprint.images:
+            raise PlansError(
+                f"{plans.plans_name}: reference_case {frame.owner!r} is no training case of {plans.dataset_name}. Name one that is, or plan again."
+            )
+        centre = fingerprint.images[frame.owner].space.to_world(frame_box(fingerprint, frame, plans.pre_alignment).centre)
+        if plans.alignment_target == "dataset":
+            Frame.of(frame.owner, raw.read_image(frame.owner), plans, centre=centre).write(folder)
+        result |= {case: (frame, tuple(centre.tolist())) for case in frame.members}
+    return result
+
+
+def _start(target: Path, plans: Plans, name: str, fingerprint: Fingerprint) -> None:
+    """Keep the finished cases of `target` if they were made for what is planned now, else remove them."""
+    configuration = plans.configuration(name)
+    wanted: dict[str, Any] = {
+        "spacing": list(configuration.spacing),
+        "grid": list(configuration.grid),
+        "normalization": [to_mapping(scheme) for scheme in configuration.normalization],
+        "pre_alignment": plans.pre_alignment,
+        "alignment_target": plans.alignment_target,
+        "alignment_spacing": list(plans.alignment_spacing),
+        "reference_case": plans.reference_case,
+        "orientation": plans.orientation,
+        "groups": [list(group) for group in fingerprint.groups],
+    }
+    marker = target / MADE_FOR
+    if marker.is_file() and read_json(marker, PreprocessingError) == wanted:
+        return
+    if target.is_dir():
+        shutil.rmtree(target)
+    write_json(marker, wanted)

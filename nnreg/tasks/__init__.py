@@ -1,0 +1,1 @@
+"""The tasks: everything that differs between registration and dense prediction."""

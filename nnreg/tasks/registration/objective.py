@@ -1,0 +1,155 @@
+"""What a registration network is trained on: similarity of the warped image, smoothness of the field, labels where planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from nnreg.errors import ConfigurationError
+from nnreg.geometry import resize, warp
+from nnreg.losses import LOSSES, deep_supervision_weights
+from nnreg.planning.plans import Configuration, LossTerm
+from nnreg.training.configs.trainer_config import TrainerConfig
+
+
+class WeightedLosses(nn.ModuleList):
+    """Registered losses with their weights; equal names are told apart by a number."""
+
+    def __init__(self, terms: Sequence[LossTerm]) -> None:
+        super().__init__(_build(term.name, term.kwargs) for term in terms)
+        names = [term.name for term in terms]
+        self.names = [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]
+        self.weights = [term.weight for term in terms]
+
+    def items(self) -> list[tuple[str, float, nn.Module]]:
+        """Name, weight and module of every term."""
+        return list(zip(self.names, self.weights, self, strict=True))
+
+
+def _build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+    try:
+        return LOSSES[name](**kwargs)
+    except TypeError as error:
+        raise ConfigurationError(f"loss {name!r} with arguments {dict(kwargs)}: {error}.") from error
+
+
+class RegistrationObjective(nn.Module):
+    """Weighted sum over levels and terms.
+
+    Similarity compares the warped moving image with the fixed one at the resolution of each field the network returns; both are
+    smoothed before they are shrunk. Regularisation sees each field in mm, so that one weight fits every level and any anisotropy.
+
+    Parameters
+    ----------
+    configuration
+        Its training plan names the terms and weights.
+    recipe
+        A TrainerConfig whose loss takes the place of the planned similarity.
+    """
+
+    def __init__(self, configuration: Configuration, recipe: TrainerConfig) -> None:
+        super().__init__()
+        plan = configuration.training
+        self.similarity = WeightedLosses(plan.similarity)
+        self.regularisation = WeightedLosses(plan.regularisation)
+        self.supervision = WeightedLosses(plan.supervision)
+        if recipe.loss is not None:
+            self.similarity = _replaced_similarity(recipe)
+        self.planned_weights = tuple(plan.deep_supervision_weights)
+        self.spacing = tuple(configuration.spacing)
+        self.bidirectional = plan.bidirectional
+
+    def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss and detached terms of a batch with ``fixed, moving, fixed_input, moving_input`` (B, C, *grid)."""
+        total, terms = self.score(network(fixed=batch["fixed_input"], moving=batch["moving_input"]), batch)
+        if not self.bidirectional:
+            return total, terms
+        swapped = {_SWAPPED.get(name, name): value for name, value in batch.items()}
+        other, other_terms = self.score(network(fixed=swapped["fixed_input"], moving=swapped["moving_input"]), swapped)
+        return 0.5 * (total + other), {name: 0.5 * (value + other_terms[name]) for name, value in terms.items()}
+
+    def score(self, fields: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss and detached terms of given fields, finest first."""
+        weights = self._level_weights(len(fields))
+        totals: dict[str, list[Tensor]] = {}
+        shapes = [tuple(field.shape[2:]) for field in fields]
+        images = {name: _pyramid(batch[name], shapes) for name in ("fixed", "moving")}
+        masks = [None] * len(fields) if "fixed_mask" not in batch else [_resized_mask(batch["fixed_mask"], shape) for shape in shapes]
+        loss = fields[0].new_zeros(())
+        for level, (field, weight) in enumerate(zip(fields, weights, strict=True)):
+            if weight == 0:
+                continue
+            warped = warp(images["moving"][level], field)
+            spacing = [s * (full - 1) / max(size - 1, 1) for s, full, size in zip(self.spacing, shapes[0], shapes[level], strict=True)]
+            for name, factor, module in self.similarity.items():
+                value = module(warped=warped, fixed=images["fixed"][level], mask=masks[level])
+                totals.setdefault(name, []).append(weight * value.detach())
+                loss = loss + weight * factor * value
+            for name, factor, module in self.regularisation.items():
+                value = module(field, spacing=spacing)
+                totals.setdefault(name, []).append(weight * value.detach())
+                loss = loss + weight * factor * value
+        for name, factor, module in self.supervision.items():
+            value = self._overlap(module, fields[0], batch)
+            totals.setdefault(name, []).append(value.detach())
+            loss = loss + factor * value
+        return loss, {name: torch.stack(values).sum() for name, values in totals.items()}
+
+    def _level_weights(self, levels: int) -> Sequence[float]:
+        if levels == 1:
+            return (1.0,)
+        # none planned: a recipe brought its own network, with its own number of levels
+        weights = self.planned_weights or deep_supervision_weights(levels)
+        if len(weights) != levels:
+            raise ConfigurationError(f"deep_supervision_weights: the plan has {len(weights)} values, the network returns {levels} fields. Give one per field.")
+        return weights
+
+    @staticmethod
+    def _overlap(module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """Overlap of the labels drawn for this sample, as one-hot maps warped linearly."""
+        if "label_subset" not in batch:
+            raise ConfigurationError("training.supervision names a label loss, but the dataset has no labels. Remove the term or add labelsTr.")
+        values = batch["label_subset"].reshape(field.shape[0], -1, *(1,) * (field.ndim - 2))
+        fixed = (batch["fixed_labels"] == values).float()
+        moving = (batch["moving_labels"] == values).float()
+        overlap: Tensor = module(warped=warp(moving, field, padding="zeros"), fixed=fixed)
+        return overlap
+
+
+_SWAPPED = {f"{one}{part}": f"{other}{part}" for one, other in (("fixed", "moving"), ("moving", "fixed")) for part in ("", "_input", "_labels", "_mask", "_keypoints")}
+
+
+def _replaced_similarity(recipe: TrainerConfig) -> WeightedLosses:
+    loss = recipe.loss
+    if isinstance(loss, str):
+        return WeightedLosses([LossTerm(loss, 1.0, dict(recipe.loss_kwargs))])
+    module = loss if isinstance(loss, nn.Module) else loss(**recipe.loss_kwargs)  # type: ignore[misc]
+    if not isinstance(module, nn.Module):
+        raise ConfigurationError(f"TrainerConfig.loss gave a {type(module).__name__}, expected a torch module called as loss(warped=, fixed=, mask=).")
+    replaced = WeightedLosses([])
+    replaced.append(module)
+    replaced.names, replaced.weights = [type(module).__name__], [1.0]
+    return replaced
+
+
+def _pyramid(image: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The image at each (ever coarser) shape. A 3-voxel mean before each shrinking keeps it from aliasing."""
+    pool = nnf.avg_pool2d if image.ndim == 4 else nnf.avg_pool3d
+    levels = [image.float()]
+    for before, shape in zip(shapes, shapes[1:], strict=False):
+        if shape == before:
+            levels.append(levels[-1])
+            continue
+        kernel = [3 if new < old else 1 for new, old in zip(shape, before, strict=True)]
+        smooth = pool(levels[-1], kernel, stride=1, padding=[size // 2 for size in kernel], count_include_pad=False)
+        levels.append(resize(smooth, shape))
+    return levels
+
+
+def _resized_mask(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A mask at another size; a voxel counts if more than half of what it covers does."""
+    return mask if tuple(mask.shape[2:]) == shape else (resize(mask.float(), shape) > 0.5).to(mask.dtype)

@@ -1,0 +1,99 @@
+"""Training pairs: drawn, augmented and turned into tensors by (seed, split, index) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nnreg.dataset.pairs import Pair
+from nnreg.planning.plans import Configuration
+from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset
+from nnreg.training.augmentation import PairSample, build_augmentation
+
+SPLITS = ("train", "val")
+LABELS_PER_SAMPLE = 8  # one-hot maps of all labels of a brain would not fit: 36 labels at full size are 1 GB
+
+
+class PairSamples(Dataset[dict[str, Tensor]]):
+    """Samples of registration pairs.
+
+    Parameters
+    ----------
+    folder
+        Preprocessed arrays of the configuration.
+    pairs
+        Pairs to draw from: at random for training, in order for validation.
+    configuration
+        Its training plan gives seed and augmentation.
+    length
+        Samples per epoch; indices beyond it are valid (later epochs).
+    split : ``train`` or ``val``
+    augment
+        Whether to augment.
+    """
+
+    def __init__(self, folder: Path, pairs: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool) -> None:
+        self.data = PreprocessedDataset(folder)
+        self.pairs, self.length, self.split = list(pairs), length, split
+        plan = configuration.training
+        self.seed, self.with_labels = plan.seed, bool(plan.supervision) or split == "val"
+        self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
+        if split == "val":
+            # a fixed random order, so that few validation iterations still see many subjects
+            order = np.random.default_rng([self.seed, SPLITS.index(split)]).permutation(len(self.pairs))
+            self.pairs = [self.pairs[i] for i in order]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        pair = self.pairs[rng.integers(len(self.pairs)) if self.split == "train" else index % len(self.pairs)]
+        fixed, moving = self.data.load(pair.fixed), self.data.load(pair.moving)
+        sample = self._sample(fixed, moving)
+        if self.augmentation is not None:
+            sample = self.augmentation(sample, rng)
+        result = {name: value for name in _FIELDS if (value := getattr(sample, name)) is not None}
+        if self.with_labels and sample.fixed_labels is not None and sample.moving_labels is not None:
+            result["label_subset"] = _draw_labels(sample.fixed_labels, sample.moving_labels, rng)
+        return result
+
+    def _sample(self, fixed: PreprocessedCase, moving: PreprocessedCase) -> PairSample:
+        images = {"fixed": torch.from_numpy(np.asarray(fixed.image)), "moving": torch.from_numpy(np.asarray(moving.image))}
+        extras: dict[str, Tensor | None] = {}
+        for role, case in (("fixed", fixed), ("moving", moving)):
+            labels = case.labels if self.with_labels else None
+            extras[f"{role}_labels"] = None if labels is None else torch.from_numpy(np.asarray(labels))
+            extras[f"{role}_mask"] = None if case.mask is None else torch.from_numpy(np.asarray(case.mask))
+            points = case.properties.keypoints
+            extras[f"{role}_keypoints"] = None if points is None else torch.as_tensor(np.asarray(points), dtype=torch.float32)
+        return PairSample(**images, fixed_input=images["fixed"], moving_input=images["moving"], **extras)  # type: ignore[arg-type]
+
+
+_FIELDS = (
+    "fixed",
+    "moving",
+    "fixed_input",
+    "moving_input",
+    "fixed_labels",
+    "moving_labels",
+    "fixed_mask",
+    "moving_mask",
+    "fixed_keypoints",
+    "moving_keypoints",
+)
+
+
+def _draw_labels(fixed: Tensor, moving: Tensor, rng: np.random.Generator) -> Tensor:
+    """Labels that both images have, drawn without regard to their size; repeated if there are fewer than wanted, 0-free."""
+    shared = np.intersect1d(np.unique(fixed.numpy()), np.unique(moving.numpy()))
+    shared = shared[shared > 0]
+    if shared.size == 0:
+        shared = np.array([-1])  # no such label: both one-hot maps are empty, the overlap term is constant
+    drawn = rng.choice(shared, LABELS_PER_SAMPLE, replace=shared.size < LABELS_PER_SAMPLE)
+    return torch.from_numpy(drawn.astype(np.int16))

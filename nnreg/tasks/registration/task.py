@@ -1,0 +1,106 @@
+"""The registration task: pairs in, fields out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnreg import metrics
+from nnreg.architecture import build_network
+from nnreg.dataset.pairs import Pair, pairs_among
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.errors import ConfigurationError
+from nnreg.geometry import warp
+from nnreg.planning.plans import Configuration, Plans
+from nnreg.tasks.registration.objective import RegistrationObjective
+from nnreg.tasks.registration.samples import PairSamples
+from nnreg.training.configs.trainer_config import TrainerConfig
+
+if TYPE_CHECKING:
+    from nnreg.inference.predictor import Predictor
+
+MAX_VALIDATION_PAIRS = 50  # of the full validation: 20 subjects have 380 ordered pairs, which says no more than 50 seeded ones
+
+
+class RegistrationTask:
+    """Everything that training needs to know of registration; see :class:`nnreg.task.Task`."""
+
+    name = "registration"
+    monitor = "dice"
+
+    def network(self, *, plans: Plans, configuration: Configuration, recipe: TrainerConfig) -> nn.Module:
+        """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
+        plan = configuration.architecture
+        arguments: dict[str, Any] = {
+            "channels": len(plans.channel_names),
+            "ndim": configuration.ndim,
+            "strides": plan.strides,
+            "kernel_sizes": plan.kernel_sizes,
+            "features_per_stage": plan.features_per_stage,
+            "blocks_per_stage": plan.blocks_per_stage,
+            "deep_supervision": True,
+        }
+        if recipe.architecture is None or isinstance(recipe.architecture, str):
+            return build_network(plan.name, **arguments, **plan.kwargs)
+        network = recipe.architecture(**arguments, **recipe.architecture_kwargs)
+        if not isinstance(network, nn.Module):
+            raise ConfigurationError(f"TrainerConfig.architecture gave a {type(network).__name__}, expected a torch module.")
+        return network
+
+    def objective(self, *, plans: Plans, configuration: Configuration, recipe: TrainerConfig) -> RegistrationObjective:
+        """Similarity, smoothness and label terms."""
+        return RegistrationObjective(configuration, recipe)
+
+    def units(self, *, spec: DatasetSpec, cases: Sequence[str]) -> list[Pair]:
+        """The pairs whose both sides are among `cases`."""
+        return list(pairs_among(spec, cases))
+
+    def samples(self, *, folder: Path, units: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool) -> PairSamples:
+        """Drawn and augmented pairs."""
+        return PairSamples(folder, units, configuration, length, split, augment)
+
+    def online_metrics(self, *, network: nn.Module, objective: RegistrationObjective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loss and its terms, folding, and the Dice of the labels where there are any."""
+        fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
+        loss, terms = objective.score(fields, batch)
+        result = {"loss": loss, **terms, "folding_percent": torch.tensor(metrics.folding_percent(fields[0]))}
+        if "fixed_labels" in batch and "moving_labels" in batch:
+            result["dice"] = torch.tensor(_mean_dice(fields[0], batch))
+        return result
+
+    def validate(
+        self,
+        *,
+        predictor: Predictor,
+        spec: DatasetSpec,
+        raw: Path,
+        arrays: Path,
+        cases: Sequence[str],
+        output: Path,
+        on_progress: Callable[[int, int, str], None],
+    ) -> dict[str, Any]:
+        """Predict the validation pairs on their native grids and evaluate them."""
+        from nnreg.dataset import RawDataset
+        from nnreg.evaluation import evaluate_folder
+        from nnreg.inference.predict import predict_training_cases
+
+        pairs = self.units(spec=spec, cases=cases)
+        if len(pairs) > MAX_VALIDATION_PAIRS:
+            chosen = np.random.default_rng(0).choice(len(pairs), MAX_VALIDATION_PAIRS, replace=False)
+            pairs = [pairs[i] for i in sorted(chosen)]
+        dataset = RawDataset.open(raw)
+        predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
+        return evaluate_folder(output, dataset, processes=1, surface=False, on_progress=on_progress)
+
+
+def _mean_dice(field: Tensor, batch: Mapping[str, Tensor]) -> float:
+    warped = warp(batch["moving_labels"], field, mode="nearest")
+    fixed = batch["fixed_labels"]
+    labels = [int(value) for value in torch.unique(fixed) if value > 0]
+    values = list(metrics.dice(fixed.cpu().numpy(), warped.cpu().numpy(), labels).values())
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

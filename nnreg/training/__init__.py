@@ -1,0 +1,1 @@
+"""Training: the trainer, its recipes, data loading, augmentation, schedules and logs."""

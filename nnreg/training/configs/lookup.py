@@ -1,0 +1,136 @@
+"""What ``-tr NAME`` means: a registered config, a trainer class, ``package.module:Class`` or a YAML file."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
+from nnreg.typed import from_mapping
+
+if TYPE_CHECKING:
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+DEFAULT_TRAINER = "nnRegTrainer"
+ENTRY_POINTS = "nnreg.trainers"
+
+
+@dataclass(frozen=True)
+class ResolvedTrainer:
+    """A trainer class, the config that goes with it, and the name that the results folder carries."""
+
+    name: str
+    trainer: type[nnRegTrainer]
+    config: TrainerConfig
+
+
+def resolve_trainer(name: str = DEFAULT_TRAINER) -> ResolvedTrainer:
+    """Find what `name` names.
+
+    Looks among the registered configs, the trainer classes (built in, then entry points ``nnreg.trainers``), then takes
+    ``package.module:Attribute`` (a trainer class or a TrainerConfig) or a YAML file.
+
+    Raises
+    ------
+    ConfigurationError
+        Unknown or ambiguous name, module that cannot be imported, file with unknown keys.
+    """
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+    if name.endswith((".yaml", ".yml")):
+        return ResolvedTrainer(Path(name).stem, nnRegTrainer, read_config(Path(name)))
+    if ":" in name:
+        found = _import(name)
+        return _resolved(name.rpartition(":")[2], found, name)
+    classes = trainer_classes()
+    if name in TRAINER_CONFIGS and name in classes:
+        raise ConfigurationError(f"trainer {name!r} is both a config and a class. Give it as package.module:{name}, or rename one.")
+    if name in TRAINER_CONFIGS:
+        return ResolvedTrainer(name, nnRegTrainer, TRAINER_CONFIGS[name])
+    if name in classes:
+        return ResolvedTrainer(name, classes[name], TrainerConfig())
+    raise ConfigurationError(
+        f"trainer {name!r} is unknown; {did_you_mean(name, [*TRAINER_CONFIGS, *classes])} (or package.module:Class, or a .yaml file)"
+    )
+
+
+def trainer_classes() -> dict[str, type[nnRegTrainer]]:
+    """Trainer classes by name: ours and those of installed packages."""
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+    classes: dict[str, type[nnRegTrainer]] = {DEFAULT_TRAINER: nnRegTrainer}
+    for entry in entry_points(group=ENTRY_POINTS):
+        classes[entry.name] = entry.load()
+    return classes
+
+
+def read_config(path: Path) -> TrainerConfig:
+    """A TrainerConfig from YAML: the keys are its fields; networks and losses are named, never imported from the file.
+
+    Raises
+    ------
+    ConfigurationError
+        Missing or damaged file, unknown key.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]}).") from error
+    return from_mapping(_FileConfig, _numbers(content), where=str(path), error=ConfigurationError).config()
+
+
+@dataclass(frozen=True)
+class _FileConfig:
+    """The part of a TrainerConfig that a file can hold."""
+
+    architecture: str | None = None
+    architecture_kwargs: dict[str, Any] | None = None
+    loss: str | None = None
+    loss_kwargs: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
+    description: str = ""
+
+    def config(self) -> TrainerConfig:
+        return TrainerConfig(self.architecture, self.architecture_kwargs or {}, self.loss, self.loss_kwargs or {}, self.training or {}, self.description)
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-4`` as text: make it the number it looks like."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    if isinstance(value, str) and value[:1] in "+-.0123456789":
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"trainer {name!r}: {error}. Expected package.module:Class with the package importable from here.") from error
+
+
+def _resolved(name: str, found: Any, asked: str) -> ResolvedTrainer:
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+    if isinstance(found, TrainerConfig):
+        return ResolvedTrainer(name, nnRegTrainer, found)
+    if isinstance(found, type) and issubclass(found, nnRegTrainer):
+        return ResolvedTrainer(name, found, TrainerConfig())
+    raise ConfigurationError(f"trainer {asked!r} is a {type(found).__name__}, expected a subclass of nnRegTrainer or a TrainerConfig.")
+
+
+__all__ = ["DEFAULT_TRAINER", "ResolvedTrainer", "read_config", "resolve_trainer", "trainer_classes"]

@@ -1,0 +1,116 @@
+"""One place where a value of the plan is overridden: command line > file > TrainerConfig > plans."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.planning.plans import Configuration, Training
+from nnreg.training.configs.trainer_config import TrainerConfig
+from nnreg.typed import from_mapping, to_mapping
+
+_ALIASES = {"lr": "learning_rate"}
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``["learning_rate=1e-3", "augmentation.intensity.probability=0"]`` as a dictionary of parsed values.
+
+    Values are JSON where they parse as such (numbers, true, null, lists), else text. ``1e-3`` and ``.5`` are numbers.
+
+    Raises
+    ------
+    ConfigurationError
+        If an entry has no ``=``.
+
+    Examples
+    --------
+    >>> parse_assignments(["lr=1e-3", "optimizer=sgd", "deep_supervision_weights=[0.5, 0.5]"])
+    {'learning_rate': 0.001, 'optimizer': 'sgd', 'deep_supervision_weights': [0.5, 0.5]}
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigurationError(f"--set {assignment!r}: expected key=value, such as learning_rate=1e-3.")
+        result[_ALIASES.get(key.strip(), key.strip())] = parse_value(text.strip())
+    return result
+
+
+def parse_value(text: str) -> Any:
+    """JSON value, number or text that `text` stands for."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def resolve_configuration(configuration: Configuration, recipe: TrainerConfig, name: str, overrides: Mapping[str, Any]) -> Configuration:
+    """The planned configuration with the recipe's values over it, and the command line's over both.
+
+    A recipe that names another network brings its own number of fields, so the planned deep supervision weights are dropped
+    (the objective then uses the standard ones).
+    """
+    planned = configuration.architecture
+    if isinstance(recipe.architecture, str) and recipe.architecture != planned.name:
+        architecture = dataclasses.replace(planned, name=recipe.architecture, kwargs=dict(recipe.architecture_kwargs))
+        training = dataclasses.replace(configuration.training, deep_supervision_weights=())
+        configuration = dataclasses.replace(configuration, architecture=architecture, training=training)
+    elif recipe.architecture_kwargs and (recipe.architecture is None or isinstance(recipe.architecture, str)):
+        architecture = dataclasses.replace(planned, kwargs={**planned.kwargs, **recipe.architecture_kwargs})
+        configuration = dataclasses.replace(configuration, architecture=architecture)
+    configuration = apply_training_overrides(configuration, recipe.training, f"trainer {name}")
+    return apply_training_overrides(configuration, overrides, "--set")
+
+
+def apply_training_overrides(configuration: Configuration, overrides: Mapping[str, Any], where: str) -> Configuration:
+    """A copy of `configuration` with values of its training (dotted keys reach into dictionaries) replaced.
+
+    Parameters
+    ----------
+    configuration
+        From the plans.
+    overrides
+        Field names of :class:`Training`, optionally with a leading ``training.``; ``augmentation.intensity.probability`` reaches deeper.
+        ``architecture.NAME`` sets an argument of the network.
+    where
+        Where the values come from, for messages.
+
+    Raises
+    ------
+    ConfigurationError
+        Unknown key, with the nearest valid one; wrong type.
+    """
+    training = to_mapping(configuration.training)
+    network = to_mapping(configuration.architecture)
+    for key, value in overrides.items():
+        path = _ALIASES.get(key, key).split(".")
+        if path[0] == "architecture" and len(path) > 1:
+            inside = network if path[1] in network else network["kwargs"]
+            _assign(inside, path[1:], value, f"{where}: {key}", None if inside is network["kwargs"] else network)
+            continue
+        if path[0] == "training" and len(path) > 1:
+            path = path[1:]
+        _assign(training, path, value, f"{where}: {key}", training)
+    return dataclasses.replace(
+        configuration,
+        training=from_mapping(Training, training, where=where, error=ConfigurationError),
+        architecture=from_mapping(type(configuration.architecture), network, where=where, error=ConfigurationError),
+    )
+
+
+def _assign(tree: dict[str, Any], path: Sequence[str], value: Any, where: str, valid: Mapping[str, Any] | None) -> None:
+    if valid is not None and path[0] not in valid:
+        raise ConfigurationError(f"{where}: unknown key {path[0]!r}; {did_you_mean(path[0], [*valid, 'architecture'])}")
+    for step in path[:-1]:
+        inside = tree.setdefault(step, {})
+        if not isinstance(inside, dict):
+            raise ConfigurationError(f"{where}: {step!r} is {inside!r}, it has no keys of its own.")
+        tree = inside
+    tree[path[-1]] = value

@@ -1,0 +1,50 @@
+"""Batches of samples that depend on (seed, split, index) alone, whatever the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class EpochSampler(Sampler[int]):
+    """The consecutive indices of one epoch; a resumed training continues where the killed one would have been."""
+
+    def __init__(self, per_epoch: int) -> None:
+        self.per_epoch = per_epoch
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.per_epoch, (self.epoch + 1) * self.per_epoch))
+
+    def __len__(self) -> int:
+        return self.per_epoch
+
+
+def build_loader(dataset: Dataset[dict[str, Tensor]], *, batch_size: int, batches: int, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    """A loader of `batches` batches per epoch; set ``loader.sampler.epoch`` before each."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(batch_size * batches),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        # spawn: a fork of a process that runs torch's, blosc2's or numba's threads can hang
+        multiprocessing_context="spawn" if workers > 0 else None,
+        collate_fn=collate,
+    )
+
+
+def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack the entries that every sample has; entries of different length (keypoints) only fit a batch of one."""
+    shared = [name for name in samples[0] if all(name in sample and sample[name].shape == samples[0][name].shape for sample in samples)]
+    return {name: torch.stack([sample[name] for sample in samples]) for name in shared}
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on `device`; copies from pinned memory do not block."""
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}

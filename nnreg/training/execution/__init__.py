@@ -1,0 +1,1 @@
+"""Running a training from names."""

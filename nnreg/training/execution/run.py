@@ -1,0 +1,145 @@
+"""Run a training from names: what ``nnreg_train`` calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.dataset.splits import available_folds
+from nnreg.errors import NnRegError, TrainingError, did_you_mean
+from nnreg.files import read_json, writable_folder
+from nnreg.planning.plans import Plans
+from nnreg.training.configs.lookup import DEFAULT_TRAINER, resolve_trainer
+from nnreg.training.runtime_utils.runtime import device_named
+from nnreg.training.trainer.checkpoint import BEST, FINAL, LATEST
+from nnreg.training.trainer.trainer import Listeners, RunFolders, nnRegTrainer
+from nnreg.workspace import Workspace
+
+DEFAULT_PLANS = "nnRegPlans"
+
+
+def build_trainer(
+    workspace: Workspace,
+    dataset: int | str,
+    configuration: str,
+    fold: int | str,
+    *,
+    trainer: str = DEFAULT_TRAINER,
+    plans: str = DEFAULT_PLANS,
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    listeners: Listeners | None = None,
+) -> nnRegTrainer:
+    """A trainer for one fold, every name checked, nothing written yet.
+
+    Raises
+    ------
+    NnRegError
+        Unknown dataset, plans, configuration, fold, trainer, setting or device; plans made for another dataset.
+    """
+    resolved = resolve_trainer(trainer)
+    name = workspace.dataset_name(dataset)
+    preprocessed = workspace.preprocessed / name
+    plans_path = preprocessed / f"{plans}.json"
+    if not plans_path.is_file():
+        found = sorted(path.stem for path in preprocessed.glob("*Plans*.json"))
+        advice = did_you_mean(plans, found) if found else f"run nnreg_plan_and_preprocess -d {name[7:10]} first"
+        raise TrainingError(f"{plans_path}: does not exist; {advice}")
+    loaded = Plans.read(plans_path)
+    if loaded.dataset_name != name:
+        raise TrainingError(f"{plans_path}: was made for {loaded.dataset_name}, not for {name}. Plan this dataset: nnreg_plan_and_preprocess -d {name[7:10]}")
+    loaded.configuration(configuration)
+    folds = available_folds(read_json(preprocessed / "splits_final.json", TrainingError))
+    if str(fold) not in [*map(str, folds), "all"]:
+        raise TrainingError(f"fold {fold}: {preprocessed / 'splits_final.json'} has folds {', '.join(map(str, folds))}, and 'all' is always there.")
+    arrays = preprocessed / loaded.configuration(configuration).data_identifier
+    if not arrays.is_dir():
+        raise TrainingError(f"{arrays}: has no preprocessed arrays. Run nnreg_preprocess -d {name[7:10]} -c {configuration}")
+    chosen = device_named(device)
+    return resolved.trainer(
+        plans=loaded,
+        configuration=configuration,
+        spec=DatasetSpec.read(preprocessed / "dataset.json"),
+        fold=fold,
+        folders=RunFolders(raw=workspace.raw / name, preprocessed=preprocessed, model=workspace.model_folder(name, resolved.name, loaded.plans_name, configuration)),
+        name=resolved.name,
+        recipe=resolved.config,
+        overrides=overrides,
+        device=chosen,
+        workers=default_workers(chosen) if workers is None else workers,
+        listeners=listeners,
+    )
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that load data: none on a CPU, whose cores the network needs itself; else all cores but one, at most 8."""
+    return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+
+
+def train(
+    workspace: Workspace,
+    dataset: int | str,
+    configuration: str,
+    fold: int | str,
+    *,
+    continue_training: bool = False,
+    validate_only: bool = False,
+    validate_best: bool = False,
+    pretrained_weights: Path | str | None = None,
+    **build: Any,
+) -> dict[str, Any]:
+    """Train one fold (or continue, or only validate it) and return its validation summary.
+
+    Parameters
+    ----------
+    continue_training
+        Go on from ``checkpoint_latest.pth``; from the start if there is none yet.
+    validate_only, validate_best
+        Validate ``checkpoint_final.pth`` (or ``checkpoint_best.pth``) without training.
+    pretrained_weights
+        Checkpoint whose network weights are the start.
+    **build
+        As in :func:`build_trainer`.
+    """
+    trainer = build_trainer(workspace, dataset, configuration, fold, **build)
+    folder = trainer.output_folder
+    writable_folder(folder)
+    if validate_only or validate_best:
+        trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
+        return trainer.perform_actual_validation()
+    if continue_training and (folder / LATEST).is_file():
+        trainer.load_checkpoint(folder / LATEST)
+    elif not continue_training and (folder / FINAL).is_file() and pretrained_weights is None and _finished(trainer):
+        raise TrainingError(f"{folder}: is trained to its end. Continue it with more epochs (-c --epochs N), validate it (--val), or remove the folder to train anew.")
+    elif pretrained_weights is not None:
+        trainer.load_checkpoint(Path(pretrained_weights), weights_only=True)
+    return trainer.run_training()
+
+
+def _finished(trainer: nnRegTrainer) -> bool:
+    return (trainer.output_folder / "validation_summary.json").is_file()
+
+
+def parse_folds(text: str) -> list[int | str]:
+    """Folds that a command names: ``0``, ``0-4``, ``cv`` (0-4), ``all``.
+
+    Examples
+    --------
+    >>> parse_folds("0-2"), parse_folds("all"), parse_folds("3")
+    ([0, 1, 2], ['all'], [3])
+    """
+    if text == "all":
+        return ["all"]
+    first, dash, last = ("0", "-", "4") if text == "cv" else text.partition("-")
+    if not first.isdigit() or (dash and not last.isdigit()):
+        raise NnRegError(f"fold {text!r}: expected a number, a range such as 0-4, or all.")
+    return list(range(int(first), int(last if dash else first) + 1))
+
+
+__all__ = ["DEFAULT_PLANS", "build_trainer", "default_workers", "parse_folds", "train"]

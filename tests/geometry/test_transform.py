@@ -1,0 +1,170 @@
+"""Worlds: spaces, chained maps, resampling, and agreement with SimpleITK as the outside oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnreg.errors import GeometryError, TransformError
+from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
+from nnreg.geometry.itk import from_itk, place, read_itk, space_of, to_itk, write_itk
+from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
+
+SHAPES = [((15, 22), (19, 17), (9, 12)), ((12, 15, 11), (14, 10, 17), (7, 9, 8))]
+
+
+def sitk_image(array: np.ndarray, space: Space) -> sitk.Image:
+    return place(sitk.GetImageFromArray(array), space)
+
+
+def chain(fixed: Space, field_shape, seed: int = 0) -> Transform:
+    """Affine, dense field, affine, all near the identity around the fixed image."""
+    rng = np.random.default_rng(seed)
+    n = fixed.ndim
+    matrix = np.eye(n + 1)
+    matrix[:n, :n] += 0.05 * rng.normal(size=(n, n))
+    matrix[:n, n] = rng.normal(size=n)
+    grid = fixed.centred(fixed.centre, field_shape, fixed.extent / np.asarray(field_shape) * 0.8)
+    field = FieldMap(rng.normal(scale=0.5, size=(n, *field_shape)).astype(np.float32), grid)
+    return Transform((AffineMap(matrix), field, AffineMap(np.linalg.inv(matrix))), n)
+
+
+@pytest.fixture(params=SHAPES, ids=["2D", "3D"])
+def scene(request, rotated_space):
+    fixed_shape, moving_shape, field_shape = request.param
+    fixed, moving = rotated_space(fixed_shape, 1), rotated_space(moving_shape, 2)
+    moving = moving.centred(fixed.centre, moving_shape, moving.spacing)
+    return fixed, moving, chain(fixed, field_shape)
+
+
+def test_index_and_world_agree_with_simpleitk(rotated_space):
+    space = rotated_space((4, 6, 5))
+    image = sitk_image(np.zeros(space.shape), space)
+    for index in [(0, 0, 0), (3, 5, 4), (1, 2, 3)]:
+        assert np.allclose(space.to_world(index), image.TransformIndexToPhysicalPoint(index[::-1]))
+    assert space_of(image).same_as(space)
+    assert np.allclose(Space.from_matrix(space.shape, space.matrix).matrix, space.matrix)
+    assert Space.from_dict(space.to_dict()) == space
+
+
+def test_to_index_inverts_to_world(rotated_space):
+    space = rotated_space((7, 9, 8))
+    indices = np.random.default_rng(0).uniform(0, 6, (20, 3))
+    assert np.allclose(space.to_index(space.to_world(indices)), indices)
+
+
+def test_with_spacing_keeps_the_middle(rotated_space):
+    space = rotated_space((20, 31))
+    coarser = space.with_spacing((3.0, 4.0))
+    assert np.allclose(coarser.centre, space.centre)
+    assert np.allclose(coarser.extent, space.extent, atol=4)
+
+
+def test_resampling_equals_simpleitk_with_the_exported_transform(scene, tmp_path):
+    fixed, moving, transform = scene
+    image = np.random.default_rng(3).normal(size=(1, *moving.shape)).astype(np.float32)
+    ours = resample_image(image, moving=moving, fixed=fixed, transform=transform, outside=0.0)
+    write_itk(tmp_path / "transform.h5", transform)
+    theirs = sitk.Resample(
+        sitk_image(image[0], moving), sitk_image(np.zeros(fixed.shape), fixed), sitk.ReadTransform(str(tmp_path / "transform.h5")), sitk.sitkLinear, 0.0
+    )
+    assert (sitk.GetArrayFromImage(theirs) != 0).mean() > 0.3
+    np.testing.assert_allclose(ours[0], sitk.GetArrayFromImage(theirs), atol=1e-3)
+
+
+def test_labels_resample_exactly_as_simpleitk(scene):
+    fixed, moving, transform = scene
+    labels = np.random.default_rng(4).integers(0, 200, size=(1, *moving.shape)).astype(np.uint8)
+    ours = resample_labels(labels, moving=moving, fixed=fixed, transform=transform)
+    theirs = sitk.Resample(sitk_image(labels[0], moving), sitk_image(np.zeros(fixed.shape), fixed), to_itk(transform), sitk.sitkNearestNeighbor, 0.0)
+    assert ours.dtype == np.uint8
+    assert (ours[0] != sitk.GetArrayFromImage(theirs)).mean() < 0.002  # positions exactly between two voxels
+
+
+@pytest.mark.parametrize("ending", [".h5", ".tfm"])
+def test_writing_and_reading_a_transform_keeps_the_map(scene, tmp_path, ending):
+    fixed, _, transform = scene
+    write_itk(tmp_path / f"t{ending}", transform)
+    points = fixed.to_world(np.random.default_rng(5).uniform(0, min(fixed.shape) - 1, (30, fixed.ndim)))
+    assert np.abs(read_itk(tmp_path / f"t{ending}").map_points(points) - transform.map_points(points)).max() < 1e-4
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd"])
+def test_a_sampled_field_agrees_with_the_map_on_its_voxels(scene, tmp_path, ending):
+    fixed, _, transform = scene
+    write_itk(tmp_path / f"f{ending}", transform, fixed)
+    points = fixed.to_world(np.argwhere(np.ones(fixed.shape)))
+    assert np.abs(read_itk(tmp_path / f"f{ending}").map_points(points) - transform.map_points(points)).max() < 1e-3
+
+
+def test_learn2reg_there_and_back(scene):
+    fixed, moving, transform = scene
+    displacement = to_learn2reg(transform, fixed=fixed, moving=moving)
+    assert displacement.shape == (*fixed.shape[::-1], fixed.ndim)
+    back = from_learn2reg(displacement, fixed=fixed, moving=moving)
+    points = fixed.to_world(np.argwhere(np.ones(fixed.shape)))
+    assert np.abs(back.map_points(points) - transform.map_points(points)).max() < 1e-4
+
+
+def test_learn2reg_counts_voxels_of_the_moving_grid():
+    space = Space.plain((5, 6, 7), (2.0, 1.0, 0.5))
+    shift = Transform.affine([[1, 0, 0, 1.0], [0, 1, 0, 0], [0, 0, 1, 4.0], [0, 0, 0, 1]])  # 1 mm along x, 4 mm along z
+    displacement = to_learn2reg(shift, fixed=space, moving=space)
+    assert np.allclose(displacement, [2.0, 0.0, 2.0], atol=1e-5)
+
+
+def test_inverse_transform_returns_points(scene):
+    fixed, _, _ = scene
+    smooth = np.zeros((fixed.ndim, *fixed.shape), dtype=np.float32)
+    smooth[0] = 0.8
+    transform = Transform((FieldMap(smooth, fixed), AffineMap(np.diag([*(1.1,) * fixed.ndim, 1.0]))), fixed.ndim)
+    points = fixed.to_world(np.full((1, fixed.ndim), 5.0))
+    assert np.allclose(transform.inverse().map_points(transform.map_points(points)), points, atol=1e-3)
+
+
+def test_chaining_and_simplifying_keep_the_map(scene):
+    fixed, _, transform = scene
+    longer = Transform.identity(fixed.ndim).then(Transform.affine(np.eye(fixed.ndim + 1))).then(transform)
+    points = fixed.to_world(np.full((1, fixed.ndim), 4.0))
+    assert len(longer.simplified().stages) == len(transform.stages)
+    assert np.allclose(longer.simplified().map_points(points), transform.map_points(points))
+
+
+def test_every_linear_itk_transform_is_read():
+    euler = sitk.Euler3DTransform((1.0, 2.0, 3.0), 0.1, -0.2, 0.3, (4.0, 5.0, 6.0))
+    points = np.random.default_rng(0).normal(size=(10, 3))
+    expected = [euler.TransformPoint(point) for point in points.tolist()]
+    assert np.allclose(from_itk(euler).map_points(points), expected)
+
+
+def test_outside_is_the_minimum_unless_said():
+    space = Space.plain((6, 6))
+    far = space.centred((50.0, 50.0), (3, 3), (1.0, 1.0))
+    image = np.full((1, 6, 6), -1000.0) + np.arange(36).reshape(1, 6, 6)
+    assert (resample_image(image, moving=space, fixed=far) == -1000).all()
+    assert (resample_image(image, moving=space, fixed=far, outside=7.0) == 7).all()
+
+
+def test_antialiasing_keeps_the_mean_of_noise():
+    noise = np.random.default_rng(0).normal(size=(1, 64, 64))
+    space = Space.plain((64, 64))
+    coarse = space.with_spacing((4.0, 4.0))
+    smooth, raw = (resample_image(noise, moving=space, fixed=coarse, antialias=flag) for flag in (True, False))
+    assert smooth.std() < 0.5 * raw.std()
+
+
+def test_bad_files_and_shapes_have_one_clear_line(tmp_path, rotated_space):
+    (tmp_path / "broken.h5").write_text("nonsense")
+    for path, message in [("missing.h5", "does not exist"), ("broken.h5", "broken.h5")]:
+        with pytest.raises(TransformError, match=message):
+            read_itk(tmp_path / path)
+    with pytest.raises(TransformError, match="ending"):
+        write_itk(tmp_path / "t.xyz", Transform.identity(3))
+    with pytest.raises(TransformError, match="reference"):
+        write_itk(tmp_path / "t.nii.gz", Transform.identity(3))
+    with pytest.raises(GeometryError, match="grid"):
+        resample_image(np.zeros((1, 3, 4)), moving=Space.plain((5, 4)), fixed=Space.plain((5, 4)))
+    with pytest.raises(GeometryError, match="singular"):
+        Space((3, 3), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 1.0, 0.0))
