@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -14,6 +15,9 @@ from typing import Any
 import numpy as np
 
 from nnreg.errors import NnRegError
+
+# what the user can mend: permissions, a file where a folder should be, a read-only or full disk
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 @contextlib.contextmanager
@@ -34,10 +38,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         temporary.replace(path)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # a parent is a file: said above
+            temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -40,5 +40,6 @@ def _work(options: argparse.Namespace) -> int:
     if report.problems:
         print(f"{report.dataset}: {len(report.problems)} problem{'s' if len(report.problems) > 1 else ''} in {report.cases} cases", file=sys.stderr)
         return EXIT_ERROR
-    print(f"{report.dataset}: {len(raw.cases)} training and {len(raw.test_cases)} test cases are sound, {len(raw.pairs())} training pairs")
+    pairs = f"; training pairs ({raw.spec.pairing}): {len(raw.pairs())}" if raw.spec.task == "registration" else ""
+    print(f"{report.dataset}: {len(raw.cases)} training and {len(raw.test_cases)} test cases are sound{pairs}")
     return 0

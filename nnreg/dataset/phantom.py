@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,56 +40,52 @@ class Phantom:
     phases: FloatArray
     smooth: bool = True
 
-    def image(self, positions: Tensor) -> Tensor:
-        """Intensities at positions.
+    def render(self, positions: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int16]]:
+        """Intensities and labels at positions.
 
         Parameters
         ----------
-        positions : Tensor, shape (ndim, *spatial), voxels
+        positions : array, shape (ndim, *spatial), voxels
 
         Returns
         -------
-        Tensor, shape (1, *spatial), float32
+        image : array, shape (1, *spatial), float32
+        labels : array, shape (1, *spatial), int16
+            0 outside, 1 body, 2 and up the structures.
         """
-        texture = self._texture(positions)
-        image = torch.full(positions.shape[1:], BACKGROUND)
-        edges = torch.zeros(positions.shape[1:])
-        for centre, radius, intensity in zip(self.centres, self.radii, self.intensities):
+        shape = positions.shape[1:]
+        image = np.full(shape, BACKGROUND, dtype=np.float32)
+        edges = np.zeros(shape, dtype=np.float32)
+        labels = np.zeros(shape, dtype=np.int16)
+        for value, (centre, radius, intensity) in enumerate(zip(self.centres, self.radii, self.intensities), start=1):
             depth = _depth(positions, centre, radius)
-            inside = (0.5 + depth / (2 * EDGE_WIDTH)).clamp(0, 1) if self.smooth else (depth >= 0).float()
-            image += inside * (float(intensity) - image)
-            edges = torch.maximum(edges, torch.exp(-((depth / (2 * EDGE_WIDTH)) ** 2)))
-        return (image + (TEXTURE_STD + EDGE_TEXTURE_STD * edges) * texture)[None]
+            inside = np.clip(0.5 + depth / (2 * EDGE_WIDTH), 0, 1) if self.smooth else (depth >= 0)
+            image += inside * (np.float32(intensity) - image)
+            np.maximum(edges, np.exp(-((depth / (2 * EDGE_WIDTH)) ** 2)), out=edges)
+            labels[depth >= 0] = value
+        image += (TEXTURE_STD + EDGE_TEXTURE_STD * edges) * self._texture(positions)
+        return image[None], labels[None]
 
-    def labels(self, positions: Tensor) -> Tensor:
-        """Labels (1, *spatial) int16 at positions: 0 outside, 1 body, 2 and up the structures."""
-        labels = torch.zeros(positions.shape[1:], dtype=torch.int16)
-        for value, (centre, radius) in enumerate(zip(self.centres, self.radii), start=1):
-            labels[_depth(positions, centre, radius) >= 0] = value
-        return labels[None]
-
-    def _texture(self, positions: Tensor) -> Tensor:
+    def _texture(self, positions: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Sum of plane waves with unit variance."""
-        texture = torch.zeros(positions.shape[1:])
-        for vector, phase in zip(self.wave_vectors, self.phases):
-            angle = torch.full(positions.shape[1:], float(phase))
-            for axis, frequency in enumerate(vector):
-                angle.add_(positions[axis], alpha=float(frequency))
-            texture += angle.cos_()
-        return texture * math.sqrt(2 / len(self.phases))
+        texture = np.zeros(positions.shape[1:], dtype=np.float32)
+        for vector, phase in zip(self.wave_vectors.astype(np.float32), self.phases.astype(np.float32)):
+            texture += np.cos(np.tensordot(vector, positions, axes=1) + phase)
+        return texture * np.float32(math.sqrt(2 / len(self.phases)))
 
 
-def _depth(positions: Tensor, centre: FloatArray, radius: FloatArray) -> Tensor:
+def _depth(positions: npt.NDArray[np.float32], centre: FloatArray, radius: FloatArray) -> npt.NDArray[np.float32]:
     """Distance to the boundary of an ellipsoid in voxels, positive inside; exact on the boundary, first order near it."""
-    level = torch.zeros(positions.shape[1:])
-    slope = torch.zeros(positions.shape[1:])
-    for axis, (middle, half) in enumerate(zip(centre, radius)):
-        offset = positions[axis] - float(middle)
-        level += (offset / float(half)) ** 2
-        slope += (offset / float(half) ** 2) ** 2
-    level = level.sqrt_()
+    level = np.zeros(positions.shape[1:], dtype=np.float32)
+    slope = np.zeros(positions.shape[1:], dtype=np.float32)
+    for axis, (middle, half) in enumerate(zip(centre.astype(np.float32), radius.astype(np.float32))):
+        scaled = (positions[axis] - middle) / half
+        level += scaled * scaled
+        scaled /= half
+        slope += scaled * scaled
+    level, slope = np.sqrt(level), np.sqrt(slope)
     # (1 - level) over the length of its gradient; at the very centre the gradient vanishes and any radius will do
-    return torch.where(level > 1e-3, (1 - level) * level / slope.sqrt_().clamp_(min=1e-9), torch.full_like(level, float(radius.min())))
+    return np.where(level > 1e-3, (1 - level) * level / np.maximum(slope, np.float32(1e-9)), np.float32(radius.min()))
 
 
 @dataclass(frozen=True)
@@ -148,20 +142,20 @@ class Velocity:
     spacing: tuple[float, ...]
     largest: float
 
-    def field(self, shape: Sequence[int]) -> Tensor:
+    def field(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
         """Sample on a grid.
 
         Returns
         -------
-        Tensor, shape (1, ndim, *shape), voxels per unit time
+        array, shape (ndim, *shape), float32, voxels per unit time
         """
         values = self.coefficients
         for axis, (size, spacing) in enumerate(zip(shape, self.spacing)):
-            fade = _fade(size, min(spacing, size / 8))
+            fade = _fade(size, min(spacing, size / 6))
             basis = _spline_basis(size, spacing, self.coefficients.shape[axis + 1]) * fade[:, None]
             values = np.moveaxis(np.tensordot(basis, values, axes=(1, axis + 1)), 0, axis + 1)
         length = np.sqrt((values**2).sum(axis=0)).max()
-        return torch.from_numpy((values * (self.largest / max(length, 1e-12))).astype(np.float32))[None]
+        return np.asarray(values * (self.largest / max(length, 1e-12)), dtype=np.float32)
 
 
 def _fade(size: int, margin: float) -> FloatArray:

@@ -57,7 +57,7 @@ class RawDataset:
     def __init__(self, folder: Path, spec: DatasetSpec, cases: Sequence[str], test_cases: Sequence[str]) -> None:
         self.folder, self.spec = folder, spec
         self.cases, self.test_cases = tuple(sorted(cases)), tuple(sorted(test_cases))
-        self._testing = frozenset(test_cases)
+        self._training, self._testing = frozenset(cases), frozenset(test_cases)
 
     @classmethod
     def open(cls, folder: Path | str) -> RawDataset:
@@ -90,12 +90,13 @@ class RawDataset:
     # -- files --------------------------------------------------------------------------------------------------------
 
     def image_paths(self, case: str) -> tuple[Path, ...]:
-        """Files of a case, one per channel of ``dataset.json``; they need not exist."""
+        """Files of a case, one per channel of ``dataset.json``, whether they exist or not; one file alone may hold all channels (RGB)."""
         listed = self._listed(case)
         if listed is not None:
             return tuple(self._resolve(image) for image in listed.images)
         folder = self.folder / f"images{self._suffix(case)}"
-        return tuple(folder / f"{case}_{channel:04d}{self.spec.file_ending}" for channel in range(len(self.spec.channels_of(case))))
+        paths = tuple(folder / f"{case}_{channel:04d}{self.spec.file_ending}" for channel in range(len(self.spec.channels_of(case))))
+        return paths if any(path.exists() for path in paths[1:]) else paths[:1]
 
     def label_path(self, case: str) -> Path | None:
         """Its label file, None if it has none."""
@@ -134,7 +135,7 @@ class RawDataset:
     def _suffix(self, case: str) -> str:
         if case in self._testing:
             return "Ts"
-        if case not in self.cases:
+        if case not in self._training:
             raise DatasetError(f"{self.folder}: has no case {case!r}; {did_you_mean(case, [*self.cases, *self.test_cases])}")
         return "Tr"
 
@@ -159,14 +160,16 @@ class RawDataset:
         """
         paths, names = self.image_paths(case), self.spec.channels_of(case)
         wanted = f"{len(names)} channels ({', '.join(names.values())})"
-        missing = next((i for i, path in enumerate(paths) if not path.exists()), None)
-        if missing is not None:
-            raise DatasetError(
-                f"{paths[missing]}: does not exist, but case {case!r} needs {wanted}. Add channel {missing}, or remove it from channel_names in {FILE_NAME}."
-            )
+        remedy = f"Add it, or mend channel_names in {FILE_NAME}."
+        for path in paths:
+            if not path.exists():
+                raise DatasetError(f"{path}: does not exist, but case {case!r} needs {wanted}. {remedy}")
         image = read_channels(paths)
+        if image.channels < len(names) and len(paths) == 1 and paths[0].name.endswith(f"_0000{self.spec.file_ending}"):
+            absent = paths[0].with_name(f"{case}_{image.channels:04d}{self.spec.file_ending}")
+            raise DatasetError(f"{absent}: does not exist, but case {case!r} needs {wanted}. {remedy}")
         if image.channels != len(names):
-            raise DatasetError(f"{paths[0]}: case {case!r} has {image.channels} channels, {FILE_NAME} names {wanted}. Mend channel_names or the files.")
+            raise DatasetError(f"{paths[0]}: case {case!r} has {image.channels} channels, but needs {wanted}. Mend channel_names in {FILE_NAME}, or the files.")
         return image
 
     def read_labels(self, case: str) -> Image | None:

@@ -69,7 +69,7 @@ def load_or_make_splits(path: Path | str, raw: RawDataset, *, on_note: Callable[
     Parameters
     ----------
     path
-        The file. One that exists is honoured, whoever made it.
+        The file. One that exists is honoured, whoever made it; else one in the dataset's own folder; else nnU-Net's rule.
     raw
         The dataset.
     on_note
@@ -83,6 +83,11 @@ def load_or_make_splits(path: Path | str, raw: RawDataset, *, on_note: Callable[
     path = Path(path)
     if path.is_file():
         return check_splits(read_json(path, DatasetError), raw.cases, where=str(path))
+    given = raw.folder / FILE_NAME
+    if given.is_file():
+        splits = check_splits(read_json(given, DatasetError), raw.cases, where=str(given))
+        write_json(path, splits)
+        return splits
     subjects = {case: raw.subject(case) for case in raw.cases}
     always = raw.spec.atlas if raw.spec.pairing == "atlas" else None
     splits = make_splits(subjects, always=always)

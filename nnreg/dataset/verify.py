@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def verify_dataset(raw: RawDataset, *, processes: int = 1, on_progress: Progress
     everything = (*raw.cases, *raw.test_cases)
     problems = _count_problems(raw, where) + check_names(raw.spec, everything, where) + _stray_files(raw)
     found: dict[str, _Found] = {}
-    for case, result in run_all(partial(_check_case, raw.folder), everything, processes=processes):
+    for case, result in run_all(partial(_check_case, raw), everything, processes=processes):
         found[case] = result
         if on_progress is not None:
             on_progress(len(found), len(everything), case)
@@ -112,9 +112,8 @@ def _stray_files(raw: RawDataset) -> list[str]:
     return problems
 
 
-def _check_case(folder: Path, name: str) -> _Found:
+def _check_case(raw: RawDataset, name: str) -> _Found:
     """Read one case; what is wrong with it comes back as text, so that the other cases are checked too."""
-    raw = RawDataset.open(folder)
     found = _Found()
     try:
         extra = _extra_channels(raw, name)
@@ -132,13 +131,12 @@ def _check_case(folder: Path, name: str) -> _Found:
 def _extra_channels(raw: RawDataset, name: str) -> list[str]:
     """Channel files beyond those that ``dataset.json`` names."""
     expected = raw.image_paths(name)
+    count = len(raw.spec.channels_of(name))
     if name in raw.spec.dataset:
         return []
-    there = sorted(expected[0].parent.glob(f"{name}_????{raw.spec.file_ending}"))
+    there = sorted(expected[0].parent.glob(f"{glob.escape(name)}_[0-9][0-9][0-9][0-9]{raw.spec.file_ending}"))
     return [
-        f"{path}: case {name!r} has this channel, {FILE_NAME} names only {len(expected)}. Add it to channel_names or remove the file."
-        for path in there
-        if path not in expected and path.name[len(name) + 1 : len(name) + 5].isdigit()
+        f"{path}: is a channel beyond the {count} that {FILE_NAME} names. Add it to channel_names or remove the file." for path in there if path not in expected
     ]
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nnreg.errors import ImageError, NnRegError
 from nnreg.geometry import Space
-from nnreg.imageio.endings import ENDINGS, ending_of
+from nnreg.imageio.endings import ending_of
 from nnreg.imageio.image import Image
 from nnreg.registry import Registry
 
@@ -64,7 +64,7 @@ def read_image(path: Path | str, *, npz_key: str | None = None) -> Image:
         raise ImageError(f"{path}: is a folder, an image file was expected. Name one file (DICOM series: convert to .nii.gz first).")
     ending = ending_of(path)
     if not path.exists():
-        raise ImageError(f"{path}: does not exist. Check the name, or the ending ({', '.join(ENDINGS)}).")
+        raise ImageError(f"{path}: does not exist. Check its folder, name and ending.")
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: is empty (0 bytes). Copy or make the file again.")

@@ -1,8 +1,9 @@
-"""NIfTI, MHA/MHD, NRRD, PNG and JPG through SimpleITK, with its silent repairs and its noise taken away."""
+"""NIfTI, MHA/MHD, NRRD, PNG and JPG through SimpleITK, without its silent repairs and its noise."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,10 @@ from nnreg.errors import GeometryError, ImageError
 from nnreg.files import atomic_path, writable_folder
 from nnreg.geometry import Space
 from nnreg.geometry.itk_space import place, space_of
-from nnreg.imageio.endings import ending_of
+from nnreg.imageio.endings import LOSSY, ending_of
 from nnreg.imageio.image import Image
-from nnreg.imageio.nifti_header import NiftiHeader, check_nifti
-from nnreg.imageio.quiet import caught_stderr
+from nnreg.imageio.nifti import NiftiHeader, read_nifti_voxels
+from nnreg.imageio.quiet import STDERR, STDOUT, caught
 from nnreg.imageio.sidecar import read_space, write_space
 
 CORNER_TOLERANCE = 0.1  # of the smallest voxel: how far a corner may move when a header is rounded to what ITK can represent
@@ -33,17 +34,42 @@ def read_itk_image(path: Path) -> Image:
 
 
 def read_nifti(path: Path) -> Image:
-    """Read NIfTI; a fourth axis (time, echo) becomes channels. Completeness and geometry are held against the header."""
-    header = check_nifti(path)
-    try:
-        raw = _read(path)
-    except ImageError as error:
-        if NOT_ORTHONORMAL not in str(error.__cause__):
-            raise
+    """Read NIfTI; axes after the third (time, echo, components) become channels."""
+    header, voxels = read_nifti_voxels(path)
+    grid = _nifti_grid(path)
+    # ITK calls a slice with components 2D, and counts time as a fourth dimension
+    ndim = min(grid.GetDimension(), 3)
+    shape = header.shape + (1,) * (ndim - len(header.shape))
+    beyond = [size for size in shape[ndim:] if size > 1]
+    if ndim < 2 or len(beyond) > 1 or (beyond and header.components > 1):
+        raise ImageError(f"{path}: has the dimensions {header.shape}, expected 2D or 3D with at most one axis of channels. Split it.")
+    array = voxels.reshape(-1, *shape[:ndim][::-1])
+    direction = np.reshape(grid.GetDirection(), (grid.GetDimension(),) * 2)[:ndim, :ndim]
+    space = Space(array.shape[1:], grid.GetSpacing()[:ndim][::-1], grid.GetOrigin()[:ndim], tuple(direction.ravel().tolist()))
+    return Image(array, space, _geometry_notes(space, header, path))
+
+
+def _nifti_grid(path: Path) -> sitk.ImageFileReader:
+    """ITK's reading of the header."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    failure = _information(reader)
+    if failure is not None and NOT_ORTHONORMAL in str(failure):
         with _permissive():
-            raw = _read(path)
-    image = _image(raw, path)
-    return Image(image.array, image.space, _geometry_notes(image.space, header, path))
+            if _information(reader) is not None:
+                raise ImageError(f"{path}: the sform or qform in its header is no orientation (it has no inverse). Mend the header.") from failure
+    elif failure is not None:
+        raise ImageError(f"{path}: cannot be read as {ending_of(path)} ({_reason(str(failure), [])}).") from failure
+    return reader
+
+
+def _information(reader: sitk.ImageFileReader) -> RuntimeError | None:
+    with caught():
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            return error
+    return None
 
 
 def read_picture(path: Path) -> Image:
@@ -57,30 +83,39 @@ def read_picture(path: Path) -> Image:
 def _read(path: Path) -> sitk.Image:
     failure: RuntimeError | None = None
     image = None
-    with caught_stderr() as said:
+    # libjpeg fills what is missing with grey, and says so only on stdout
+    jpeg = ending_of(path) in LOSSY
+    with caught((STDOUT, STDERR) if jpeg else (STDERR,)) as said:
         try:
             image = sitk.ReadImage(str(path))
         except RuntimeError as error:
             failure = error
-    # libjpeg fills what is missing with grey and only says so
-    incomplete = [line for line in said if "Premature end" in line or "Corrupt JPEG" in line]
-    if image is None or incomplete:
-        reason = _reason(str(failure) if failure else "", incomplete or said)
-        raise ImageError(
-            f"{path}: cannot be read as {ending_of(path)} ({reason}). It is truncated, damaged or not what its ending says: make it again."
-        ) from failure
+    complaints = [line for line in said if jpeg and ("Premature end" in line or "Corrupt JPEG" in line)]
+    if image is None or complaints:
+        raise ImageError(f"{path}: cannot be read as {ending_of(path)} ({_reason(str(failure), complaints or said)}).") from failure
     return image
 
 
+DAMAGED = "truncated or damaged: copy or make it again"
+
+
 def _reason(message: str, said: list[str]) -> str:
-    """The most telling line of what ITK raised and printed."""
-    for line in said:
-        if any(word in line for word in ("not read completely", "Cannot open data file", "Premature", "Corrupt", "required and not defined")):
-            return line
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if any("Unable to determine ImageIO" in line for line in lines):
-        return "no such header in it"
-    return (lines[-1].removeprefix("ITK ERROR: ") if lines else "unknown reason")[:160]
+    """The most telling of what ITK raised and printed, and what to do."""
+    text = "\n".join([*said, message])
+    if "Unable to determine ImageIO" in text:
+        return "it has no such header: check what it really is, or convert it"
+    if "Cannot open data file" in text:
+        return "the data file that its header names is not there: put it back"
+    if "Unknown PixelType" in text:
+        return "its pixel type is not supported: save it as grey or RGB without transparency"
+    if "required and not defined" in text:
+        return f"its header is not complete; {DAMAGED}"
+    if counted := re.search(r"ideal = (\d+) : actual = (\d+)", text):
+        return f"it holds {counted[2]} of {counted[1]} bytes; {DAMAGED}"
+    # the last line is the innermost reason; object addresses and the file's own name say nothing to a person
+    lines = [line.strip().removeprefix("ITK ERROR: ") for line in (said or message.splitlines()) if line.strip()]
+    telling = [line for line in lines if "0x" not in line and "/" not in line]
+    return f"{telling[-1]}; {DAMAGED}" if telling else DAMAGED
 
 
 def _image(raw: sitk.Image, path: Path) -> Image:
@@ -89,10 +124,6 @@ def _image(raw: sitk.Image, path: Path) -> Image:
     if array.dtype.kind not in "iuf":
         raise ImageError(f"{path}: holds values of type {raw.GetPixelIDTypeAsString()}, expected real numbers. Convert it.")
     try:
-        if raw.GetDimension() == 4 and raw.GetNumberOfComponentsPerPixel() == 1:
-            n = 3
-            direction = np.reshape(raw.GetDirection(), (4, 4))[:n, :n].ravel().tolist()
-            return Image(array, Space(raw.GetSize()[:n][::-1], raw.GetSpacing()[:n][::-1], raw.GetOrigin()[:n], tuple(direction)))
         if raw.GetDimension() not in (2, 3):
             raise ImageError(f"{path}: has {raw.GetDimension()} dimensions, expected 2D or 3D, with channels. Split it.")
         space = space_of(raw)
@@ -218,13 +249,15 @@ def _to_sitk(path: Path, array: npt.NDArray[np.generic], space: Space) -> sitk.I
 def _write(image: sitk.Image, temporary: Path, path: Path) -> None:
     failure: RuntimeError | None = None
     writable_folder(path.parent)
-    with caught_stderr() as said:
+    with caught() as said:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)
         except RuntimeError as error:
             failure = error
     if failure is not None:
-        raise ImageError(f"{path}: cannot be written ({_reason(str(failure), said)}). Check the free space and the folder's permissions.") from failure
+        raise ImageError(
+            f"{path}: cannot be written ({(said or str(failure).splitlines())[-1]}). Check the free space and the folder's permissions."
+        ) from failure
 
 
 def _write_with_data_file(path: Path, image: sitk.Image) -> None:

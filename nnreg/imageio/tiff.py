@@ -70,9 +70,9 @@ def _by_itk(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Pixels of a file in a compression (LZW, JPEG) that tifffile leaves to a further package and ITK knows."""
     import SimpleITK as sitk
 
-    from nnreg.imageio.quiet import caught_stderr
+    from nnreg.imageio.quiet import caught
 
-    with caught_stderr():
+    with caught():
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     if array.shape != tuple(shape):
         raise ImageError(f"{path}: its compression cannot be read. Save it uncompressed or with zlib, or install the package imagecodecs.")
