@@ -2,5 +2,6 @@
 
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork, build_network
 from nnreg.architecture.dual_pyramid import DualPyramid
+from nnreg.architecture.unetreg import UNetReg
 
-__all__ = ["NETWORKS", "DualPyramid", "RegistrationNetwork", "build_network"]
+__all__ = ["NETWORKS", "DualPyramid", "RegistrationNetwork", "UNetReg", "build_network"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from dynamic_network_architectures.building_blocks.residual import StackedResidualBlocks
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He, init_last_bn_before_add_to_0
 from torch import Tensor, nn
+from torch.nn import functional as nnf
 
 from nnreg.architecture.pyramid import pad_for
 
@@ -16,9 +18,32 @@ FLOW_HEAD_STD = 1e-5  # near the identity at the start, and not so exactly zero 
 NEGATIVE_SLOPE = 0.01
 
 
+SLOW_BELOW = 20480  # torch, aten/native/Convolution.cpp (use_mkldnn): a single sample of fewer rows is not given to oneDNN
+
+
+class VolumeConvolution(nn.Conv3d):
+    """A convolution that hands a single small volume to the CPU as two overlapping halves.
+
+    Torch gives one small volume to a plain implementation, five to nine times slower than oneDNN, which it uses for any batch of two. Such
+    volumes are what the coarse levels of a pyramid consist of.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As ``torch.nn.Conv3d``."""
+        depth, span = input.shape[2], self.kernel_size[0]
+        small = input.shape[0] == 1 and input.shape[1] * depth * input.shape[3] <= SLOW_BELOW and depth >= 4
+        if not small or input.device.type != "cpu" or max(self.stride) > 1 or max(self.dilation) > 1 or isinstance(self.padding, str):
+            return super().forward(input)
+        half = (depth + 1) // 2
+        padded = nnf.pad(input, [0, 0, 0, 0, self.padding[0], self.padding[0]])
+        halves = torch.cat([padded[:, :, : half + span - 1], padded[:, :, depth - half :]])
+        first, second = nnf.conv3d(halves, self.weight, self.bias, padding=(0, *self.padding[1:]), groups=self.groups).chunk(2)
+        return torch.cat([first[:, :, : depth - half], second], dim=2)
+
+
 def convolution(ndim: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
     """The convolution of 2 or 3 axes."""
-    return nn.Conv2d if ndim == 2 else nn.Conv3d
+    return nn.Conv2d if ndim == 2 else VolumeConvolution
 
 
 def block_settings(ndim: int) -> dict[str, Any]:
@@ -79,7 +104,12 @@ class FlowHead(nn.Module):
 
     def __init__(self, ndim: int, inputs: int, kernel: Sequence[int]) -> None:
         super().__init__()
-        self.convolution = convolution(ndim)(inputs, ndim, tuple(kernel), padding=tuple(size // 2 for size in kernel))
+        self.convolution: nn.Conv2d | nn.Conv3d
+        if ndim == 2:
+            self.convolution = nn.Conv2d(inputs, ndim, (kernel[0], kernel[1]), padding=(kernel[0] // 2, kernel[1] // 2))
+        else:
+            sizes = (kernel[0], kernel[1], kernel[2])
+            self.convolution = VolumeConvolution(inputs, ndim, sizes, padding=(sizes[0] // 2, sizes[1] // 2, sizes[2] // 2))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, inputs, *spatial) to (B, ndim, *spatial), float32 whatever autocast says."""

@@ -13,6 +13,11 @@ Radii = tuple[int, int, int]
 Slices = tuple[slice, ...]
 
 
+def normalised(features: Tensor) -> Tensor:
+    """Features (B, C, *spatial) divided by their root mean square over channels, so that a product's mean is a cosine."""
+    return features * torch.rsqrt(features.square().mean(dim=1, keepdim=True) + 1e-6)
+
+
 def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     """Mean over channels of the product of `fixed` at a voxel and `moving` at each of its neighbours.
 
@@ -28,6 +33,7 @@ def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     Tensor, shape (B, (2 * radius + 1) ** ndim, *spatial)
         Offsets in array order, the last axis fastest.
     """
+    moving = moving.to(fixed.dtype)  # a warp returns float32 where autocast made the features half
     if fixed.ndim == 4:
         return _Correlation.apply(fixed.unsqueeze(2), moving.unsqueeze(2), (0, radius, radius)).squeeze(2)
     return _Correlation.apply(fixed, moving, (radius,) * 3)

@@ -14,12 +14,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from nnreg.errors import ConfigurationError
 from nnreg.geometry import resize_field, warp
 
 
 def coarser_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
     """Size of the next level."""
     return tuple(math.ceil((size - 1) / step) + 1 for size, step in zip(shape, stride))
+
+
+def field_stages(strides: Sequence[Sequence[int]], field_resolution: int) -> tuple[int, list[tuple[int, ...]]]:
+    """First stage whose stride relative to the input reaches `field_resolution` along an axis, and the strides of it and all coarser stages.
+
+    Raises
+    ------
+    ConfigurationError
+        If fewer than two stages are left to find the field with.
+    """
+    total, relative = (1,) * len(strides[0]), []
+    for stride in strides:
+        total = tuple(before * step for before, step in zip(total, stride))
+        relative.append(total)
+    finest = next((stage for stage, reached in enumerate(relative) if max(reached) >= field_resolution), len(strides))
+    if field_resolution < 1 or finest > len(strides) - 2:
+        raise ConfigurationError(f"field_resolution {field_resolution} leaves fewer than two of {len(strides)} stages: use 1 or 2, or more stages.")
+    return finest, relative[finest:]
 
 
 def pad_for(features: Tensor, stride: Sequence[int]) -> Tensor:
@@ -31,13 +50,17 @@ def pad_for(features: Tensor, stride: Sequence[int]) -> Tensor:
     return nnf.pad(features, [side for extra in reversed(missing) for side in (0, extra)], mode="replicate")
 
 
+def crop_to(features: Tensor, shape: Sequence[int]) -> Tensor:
+    """The first voxels of (B, C, *spatial) along every axis."""
+    for axis, size in enumerate(shape, start=2):
+        features = features.narrow(axis, 0, size)
+    return features
+
+
 def finer_field(field: Tensor, stride: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Bring a field (B, ndim, *coarse) to the finer level of size `shape`, values in its voxels."""
     covered = [(size - 1) * step + 1 for size, step in zip(field.shape[2:], stride)]
-    resized = resize_field(field, covered)
-    for axis, size in enumerate(shape, start=2):
-        resized = resized.narrow(axis, 0, size)
-    return resized
+    return crop_to(resize_field(field, covered), shape)
 
 
 def corner_aligned(field: Tensor, stride: Sequence[int], shape: Sequence[int]) -> Tensor:

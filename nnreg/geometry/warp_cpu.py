@@ -7,6 +7,7 @@ together, and slabs of the volume go to different threads. Values and derivative
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -132,7 +133,7 @@ def in_parts(kernel: Callable[..., None], size: int, *arguments: Any) -> None:
         return
     edges = [round(size * part / workers) for part in range(workers + 1)]
     with ThreadPoolExecutor(workers - 1) as pool:
-        others = [pool.submit(kernel, start, stop, *arguments) for start, stop in zip(edges[1:], edges[2:])]
+        others = [pool.submit(kernel, start, stop, *arguments) for start, stop in itertools.pairwise(edges[1:])]
         kernel(edges[0], edges[1], *arguments)
         for other in others:
             other.result()

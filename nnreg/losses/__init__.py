@@ -1,8 +1,22 @@
 """Losses: similarity of images, smoothness of fields, overlap of labels, and their sum over levels."""
 
 from nnreg.losses.base import LOSSES, build_loss
-from nnreg.losses.intensity import MSE
+from nnreg.losses.deep_supervision import DeepSupervision, deep_supervision_weights
+from nnreg.losses.intensity import MSE, NCC
 from nnreg.losses.lncc import LNCC, lncc_value_and_gradient
-from nnreg.losses.regularisation import Diffusion
+from nnreg.losses.overlap import SoftDice
+from nnreg.losses.regularisation import Bending, Diffusion
 
-__all__ = ["LNCC", "LOSSES", "MSE", "Diffusion", "build_loss", "lncc_value_and_gradient"]
+__all__ = [
+    "LNCC",
+    "LOSSES",
+    "MSE",
+    "NCC",
+    "Bending",
+    "DeepSupervision",
+    "Diffusion",
+    "SoftDice",
+    "build_loss",
+    "deep_supervision_weights",
+    "lncc_value_and_gradient",
+]

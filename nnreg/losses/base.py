@@ -33,15 +33,9 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of (B, C, *spatial) over the voxels where `mask` (B, 1, *spatial) is true; zero, connected to the graph, where none is.
-
-    Values outside the mask may be NaN or infinite: they are left out, not multiplied by zero.
-    """
-    if mask is None:
-        return values.mean()
-    inside = mask.bool().expand_as(values)
-    return torch.where(inside, values, 0.0).sum() / inside.sum().clamp(min=1)
+def masked(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero where `mask` (B, 1, *spatial) is false. Chosen, not multiplied: what the mask leaves out may be NaN, in the gradient too."""
+    return values if mask is None else torch.where(mask.bool(), values, 0.0)
 
 
 def check_pair(warped: Tensor, fixed: Tensor, mask: Tensor | None) -> None:

@@ -24,9 +24,8 @@ FLAT_STEPS = 100.0
 
 
 class _Window(NamedTuple):
-    """Statistics of every window: voxels, means, covariance and variances (sums, not divided by N), and which windows say nothing."""
+    """Statistics of every window: means, covariance and variances (sums, not divided by N), and which windows say nothing."""
 
-    count: Tensor
     mean_fixed: Tensor
     mean_warped: Tensor
     cross: Tensor
@@ -114,7 +113,7 @@ def lncc_value_and_gradient(
     """
     valid = None if mask is None else mask.to(fixed.dtype)
     statistics = _statistics(fixed, warped, window, valid, smooth_nr, smooth_dr)
-    centred_fixed, centred_warped, (count, mean_fixed, mean_warped, cross, variance_fixed, variance_warped, silent) = statistics
+    centred_fixed, centred_warped, (mean_fixed, mean_warped, cross, variance_fixed, variance_warped, silent) = statistics
     floored_fixed, floored_warped = variance_fixed.clamp(min=smooth_dr), variance_warped.clamp(min=smooth_dr)
     inverse = (floored_fixed * floored_warped).reciprocal_().masked_fill_(silent, 0.0)
     values = (cross * cross + smooth_nr) * inverse if smooth_nr else cross * cross * inverse
@@ -149,7 +148,7 @@ def _statistics(
         silent |= (variance_fixed <= smooth_dr) & (variance_warped <= smooth_dr)
     if valid is not None:
         silent |= valid == 0
-    return centred_fixed, centred_warped, _Window(count, mean_fixed, mean_warped, cross, variance_fixed, variance_warped, silent)
+    return centred_fixed, centred_warped, _Window(mean_fixed, mean_warped, cross, variance_fixed, variance_warped, silent)
 
 
 def _centred(image: Tensor, valid: Tensor | None) -> Tensor:
