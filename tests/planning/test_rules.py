@@ -247,3 +247,10 @@ def test_a_decision_carries_its_reason(fingerprint):
     found = alignment.pre_alignment(fingerprint())
     assert isinstance(found, Decision)
     assert len(found.because) > 10
+
+
+def test_the_documentation_names_every_rule():
+    from pathlib import Path
+
+    page = (Path(__file__).resolve().parents[2] / "documentation" / "planning.md").read_text(encoding="utf-8")
+    assert [name for name in RULES if f"| `{name}` |" not in page] == []
