@@ -154,16 +154,16 @@ class _Builder:
         stages = len(pyramid.strides)
         resolution = reasons.keep("architecture.kwargs.field_resolution", network.field_resolution(shape))
         resolution = min(resolution, max(pyramid.divisor))
-        depth = stages - memory.first_stage(pyramid.strides, resolution)
+        finest = memory.first_stage(pyramid.strides, resolution)
         return Architecture(
             name=reasons.keep("architecture.name", network.network_name()),
             strides=pyramid.strides,
             kernel_sizes=pyramid.kernel_sizes,
-            features_per_stage=reasons.keep("architecture.features_per_stage", network.features(stages, base)),
+            features_per_stage=reasons.keep("architecture.features_per_stage", network.features(stages, finest, base)),
             blocks_per_stage=reasons.keep("architecture.blocks_per_stage", network.blocks(stages)),
             kwargs={
                 "field_resolution": resolution,
-                "correlation_radius": reasons.keep("architecture.kwargs.correlation_radius", network.correlation_radius(shape, depth)),
+                "correlation_radius": reasons.keep("architecture.kwargs.correlation_radius", network.correlation_radius(shape, stages - finest)),
             },
         )
 
@@ -173,7 +173,7 @@ class _Builder:
 
         both = keep("bidirectional", training.bidirectional(self.fingerprint))
         one = self._memory(shape, architecture, 1, both)
-        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb))
+        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb, both))
         epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
         fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
         trained = Training(

@@ -198,9 +198,10 @@ class TestNetwork:
     def test_field_resolution(self, shape, expected):
         assert network.field_resolution(shape).value == expected
 
-    def test_features_double_up_to_a_cap(self):
-        assert network.features(5, 16).value == (16, 32, 64, 64, 64)
-        assert network.features(3, 8).value == (8, 16, 32)
+    def test_features_double_up_to_a_cap_from_the_finest_level_built(self):
+        assert network.features(5, 0, 16).value == (16, 32, 64, 64, 64)
+        assert network.features(5, 1, 16).value == (8, 16, 32, 64, 64)
+        assert network.features(3, 0, 8).value == (8, 16, 32)
 
 
 class TestTraining:
@@ -226,11 +227,12 @@ class TestTraining:
     def test_bidirectional_where_roles_are_interchangeable(self, fingerprint, pairing, expected):
         assert training.bidirectional(fingerprint(pairing=pairing, pairs=(("case0", "case1"),))).value is expected
 
-    def test_batch_size_is_bounded_by_memory_and_grid(self):
-        assert training.batch_size((200, 200), 0.5, 8.0).value == 4
-        assert training.batch_size((200, 200), 3.0, 8.0).value == 2
-        assert training.batch_size((200, 200), 20.0, 8.0).value == 1
-        assert training.batch_size((96, 96, 96), 0.5, 8.0).value == 1
+    def test_batch_size_is_bounded_by_memory_grid_and_directions(self):
+        assert training.batch_size((200, 200), 0.5, 8.0, False).value == 2
+        assert training.batch_size((200, 200), 0.5, 8.0, True).value == 1
+        assert training.batch_size((200, 200), 5.0, 8.0, False).value == 1
+        assert training.batch_size((200, 200), 20.0, 8.0, False).value == 1
+        assert training.batch_size((96, 96, 96), 0.5, 8.0, False).value == 1
 
     def test_mirror_axis_is_left_right_wherever_it_lies(self, fingerprint, image):
         from nnreg.geometry import Space
