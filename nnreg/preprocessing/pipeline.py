@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nnreg.errors import PlansError
 from nnreg.files import writable_folder
 from nnreg.parallel import default_processes
-from nnreg.planning.extract import extract_fingerprint
+from nnreg.planning.extract import channel_names, extract_fingerprint
 from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
@@ -198,7 +198,7 @@ def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
     """Whether the fingerprint is of the dataset as it is now: same cases, files of the same size, same pairs."""
     if tuple(fingerprint.images) != tuple(raw.cases) or fingerprint.pairing != raw.spec.pairing or fingerprint.atlas != raw.spec.atlas:
         return False
-    if fingerprint.channel_names != tuple(raw.spec.channel_names.values()) or fingerprint.pair_count != len(raw.pairs()):
+    if fingerprint.channel_names != channel_names(raw) or fingerprint.pair_count != len(raw.pairs()):
         return False
     return all(fingerprint.images[case].file_bytes == sum(path.stat().st_size for path in raw.image_paths(case)) for case in raw.cases)
 

@@ -6,7 +6,7 @@ import pytest
 from nnreg.errors import PlansError
 from nnreg.geometry import Space
 from nnreg.imageio import Image
-from nnreg.planning.extract import connected, extract_fingerprint, measure_image
+from nnreg.planning.extract import channel_names, connected, extract_fingerprint, measure_image
 
 
 def _ball(shape=(30, 34, 28), value=500.0):
@@ -37,7 +37,8 @@ def _raw(tmp_path, images, **spec):
     """The smallest thing that looks like a raw dataset."""
     for case in images:
         (tmp_path / case).write_bytes(b"1")
-    values = {"pairing": "all", "atlas": None, "channel_names": {"0": "T1"}, "file_ending": ".nii.gz"} | spec
+    channels = {str(index): f"c{index}" for index in range(max((len(image.array) for image in images.values()), default=1))}
+    values = {"pairing": "all", "atlas": None, "channels_of": lambda case: channels, "file_ending": ".nii.gz"} | spec
     return SimpleNamespace(
         folder=tmp_path,
         name="Dataset001_Test",
@@ -74,6 +75,14 @@ def test_mixed_axes_channels_and_emptiness_are_refused_by_case(tmp_path):
         extract_fingerprint(_raw(tmp_path, {"first": solid, "second": double}))
     with pytest.raises(PlansError, match="no case"):
         extract_fingerprint(_raw(tmp_path, {}))
+    with pytest.raises(PlansError, match="1 training case form no pair"):
+        extract_fingerprint(_raw(tmp_path, {"first": solid}))
+
+
+def test_modalities_share_a_channel():
+    names = {"a": {"0": "T1"}, "b": {"0": "T2"}, "c": {"0": "T1"}}
+    raw = SimpleNamespace(cases=tuple(names), spec=SimpleNamespace(channels_of=names.__getitem__))
+    assert channel_names(raw) == ("T1/T2",)
 
 
 def test_connected_components_start_with_their_first_fixed_case():

@@ -175,6 +175,10 @@ class TestNormalization:
     def test_a_name_that_only_contains_the_letters_is_no_ct(self, fingerprint):
         assert intensity.normalization(fingerprint(channel_names=("octa",)), 0).value.scheme == "percentiles"
 
+    def test_a_channel_that_is_ct_in_one_modality_and_mr_in_another_is_by_percentiles(self, fingerprint):
+        assert intensity.normalization(fingerprint(channel_names=("CT/MR",)), 0).value.scheme == "percentiles"
+        assert intensity.normalization(fingerprint(channel_names=("CT/CBCT",)), 0).value.scheme == "window"
+
     def test_any_other_is_by_its_own_percentiles(self, fingerprint):
         assert intensity.normalization(fingerprint(channel_names=("T1",)), 0).value.kwargs == {"low": 0.5, "high": 99.5}
 

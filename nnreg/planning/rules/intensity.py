@@ -28,9 +28,10 @@ def normalization(fingerprint: Fingerprint, channel: int) -> Decision[Normalizat
     pooled = fingerprint.intensities[channel]
     if words & UNTOUCHED_NAMES:
         return Decision(Normalization("none"), f"channel {name!r} asks for none")
-    if words & CT_NAMES or pooled.hounsfield:
+    is_ct = all(set(re.split(r"[^a-z]+", modality.lower())) & CT_NAMES for modality in name.split("/"))
+    if is_ct or pooled.hounsfield:
         low, high = max(pooled.percentile_00_5, HOUNSFIELD_RANGE[0]), min(pooled.percentile_99_5, HOUNSFIELD_RANGE[1])
-        told = f"channel {name!r}" if words & CT_NAMES else "values look like Hounsfield units (air near -1000)"
+        told = f"channel {name!r}" if is_ct else "values look like Hounsfield units (air near -1000)"
         return Decision(
             Normalization("window", {"low": low, "high": high}), f"{told}: physical units, one window of the body's 0.5 to 99.5 % ({low:.0f} to {high:.0f})"
         )
