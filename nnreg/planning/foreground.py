@@ -193,7 +193,8 @@ def _tidy(mask: BoolArray) -> BoolArray:
             keep[axis] = slice(1, 2)
             cross = cross[tuple(keep)]
     opened = ndimage.binary_opening(mask, cross) if any(reach) else mask
-    mask = opened if opened.any() else mask
+    # opening takes the tips of the body too; what adjoins the rest comes back
+    mask = ndimage.binary_dilation(opened, cross, mask=mask) if opened.any() else mask
     labels, count = ndimage.label(mask)
     if count > 1:
         sizes = np.bincount(labels.ravel())
