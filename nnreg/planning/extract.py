@@ -112,10 +112,14 @@ def extract_fingerprint(raw: RawDataset, *, processes: int = 1, on_progress: Pro
             on_progress(done, len(cases), case)
     _check_alike(raw, {case: measured[case] for case in cases})
     pairs = raw.pairs()
+    if not pairs:
+        raise PlansError(
+            f"{raw.name}: its {len(cases)} training case{'s' * (len(cases) > 1)} form no pair under pairing {raw.spec.pairing!r}. Add cases or pairs."
+        )
     grouped = raw.spec.pairing in ("pairs", "groups")
     return Fingerprint(
         dataset_name=raw.name,
-        channel_names=tuple(raw.spec.channel_names.values()),
+        channel_names=channel_names(raw),
         pairing=raw.spec.pairing,
         pair_count=len(pairs),
         atlas=raw.spec.atlas,
@@ -123,6 +127,12 @@ def extract_fingerprint(raw: RawDataset, *, processes: int = 1, on_progress: Pro
         images={case: measured[case] for case in cases},
         intensities=_pool([measured[case] for case in cases], [samples[case] for case in cases]),
     )
+
+
+def channel_names(raw: RawDataset) -> tuple[str, ...]:
+    """What each channel shows; ``CT/MR`` where modalities differ."""
+    rows = dict.fromkeys(tuple(raw.spec.channels_of(case).values()) for case in raw.cases)
+    return tuple("/".join(dict.fromkeys(names)) for names in zip(*rows, strict=False))
 
 
 def _check_alike(raw: RawDataset, images: dict[str, ImageFingerprint]) -> None:

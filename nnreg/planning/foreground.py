@@ -176,7 +176,10 @@ def otsu(values: npt.NDArray[np.float64], bins: int = 256) -> float:
     sums = np.cumsum(histogram * centres)
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(edges[int(np.nan_to_num(between[:-1]).argmax()) + 1])
+    between = np.nan_to_num(between[:-1])
+    # between two well separated classes every threshold is as good: take the middle
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
+    return float(edges[int(best[len(best) // 2]) + 1])
 
 
 def _tidy(mask: BoolArray) -> BoolArray:
@@ -190,7 +193,8 @@ def _tidy(mask: BoolArray) -> BoolArray:
             keep[axis] = slice(1, 2)
             cross = cross[tuple(keep)]
     opened = ndimage.binary_opening(mask, cross) if any(reach) else mask
-    mask = opened if opened.any() else mask
+    # opening takes the tips of the body too; what adjoins the rest comes back
+    mask = ndimage.binary_dilation(opened, cross, mask=mask) if opened.any() else mask
     labels, count = ndimage.label(mask)
     if count > 1:
         sizes = np.bincount(labels.ravel())

@@ -8,7 +8,9 @@ from math import ceil, prod
 
 BYTES = 4  # float32: without mixed precision, so a GPU with it needs less
 GB = 1024**3
-FIXED_GB = 0.25  # libraries and workspace of the convolutions
+FIXED_GB = 0.2  # libraries and workspace of the convolutions
+ON_THE_WAY = 0.25  # of what is kept: gradients and temporary results while the finest level is passed backwards
+WEIGHT_COPIES = 4  # weight, gradient, two moments of Adam
 
 
 @dataclass(frozen=True)
@@ -67,18 +69,59 @@ def training_memory_gb(
     batch_size: int = 1,
     directions: int = 1,
 ) -> float:
-    """Peak of one training step of the dual pyramid, in GB (2^30 bytes), float32.
+    """Peak of one training step of the dual pyramid in float32, in GB (2^30 bytes).
 
-    See ``documentation/planning.md`` for the terms.
+    What the backward pass needs of every level, a share of it for gradients on their way, weights with their gradients and Adam's two
+    moments, and what the libraries take. ``documentation/planning.md`` derives the terms.
+
+    Parameters
+    ----------
+    grid, channels
+        Size and channels of each image.
+    strides, kernel_sizes, features, blocks
+        Per stage.
+    field_resolution, correlation_radius
+        Of the network.
+    batch_size
+        Pairs in a step.
+    directions
+        2 if every pair is also scored with its roles swapped.
     """
-    ndim = len(grid)
     pyramid = levels(grid, strides, features, blocks, field_resolution)
-    correlation = (2 * correlation_radius + 1) ** ndim
-    elements = 0.0
+    correlation = (2 * correlation_radius + 1) ** len(grid)
+    kept = _kept_by_network(pyramid, grid, channels, correlation) + _kept_by_losses(pyramid, grid, channels, field_resolution)
+    kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
+    weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
+    return (batch_size * directions * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights) * BYTES / GB + FIXED_GB
+
+
+def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int) -> float:
+    """Numbers that the layers keep for the backward pass, one pair."""
+    ndim = len(grid)
+    total, inputs, finer = 0, channels, prod(grid)
     for level in pyramid:
-        elements += 2 * level.voxels * level.features * (2 + 5 * level.blocks)
-        decoder = 2 * (2 * level.features + correlation + ndim) + 4 * level.features + correlation * level.features
-        elements += directions * level.voxels * decoder
-    full = prod(grid)
-    elements += directions * full * (channels * 12 + ndim * 4) * 1.15
-    return batch_size * elements * BYTES / GB + FIXED_GB
+        # each convolution keeps its result and the result of norm and activation; a residual block has two, the entry one
+        encoder = 2 * level.features * (2 + 4 * level.blocks)
+        # warped and padded moving features, the gathered input, two convolutions, sampling grids and the field before and after
+        decoder = 2 * level.features + (2 * level.features + correlation + ndim) + 4 * level.features + 4 * ndim
+        total += level.voxels * (encoder + decoder) + 2 * inputs * finer
+        inputs, finer = level.features, level.voxels
+    return total
+
+
+def _kept_by_losses(pyramid: Sequence[Level], grid: Sequence[int], channels: int, field_resolution: int) -> float:
+    """Numbers that warps, similarity and regularisation keep, one pair: at full resolution and at every level below it."""
+    ndim = len(grid)
+    voxels = [prod(grid)] + [level.voxels for level in pyramid[0 if field_resolution > 1 else 1 :]]
+    # both images, the warped one and local sums of it; field, sampling grid and the field's gradient in every direction
+    return sum(voxels) * (channels * 6 + ndim * (2 + ndim))
+
+
+def _parameters(pyramid: Sequence[Level], kernels: Sequence[int], channels: int, correlation: int, ndim: int) -> int:
+    """Number of convolution weights."""
+    total, inputs = 0, channels
+    for level, kernel in zip(pyramid, kernels, strict=True):
+        width = level.features
+        total += kernel * width * (inputs + 2 * level.blocks * width + (2 * width + correlation + ndim) + width + ndim)
+        inputs = width
+    return total

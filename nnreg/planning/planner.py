@@ -63,7 +63,7 @@ def plan(
     reference = reasons.keep("reference_case", alignment.reference_case(fingerprint))
     extent = reasons.keep("field_of_view", grid.field_of_view(fingerprint, aligned, reference))
     builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned)
-    configurations = builder.all(target)
+    configurations = builder.all(target, reasons.because["spacing"])
     recommended = reasons.keep("recommended", _recommended(configurations))
     return Plans(
         dataset_name=fingerprint.dataset_name,
@@ -105,17 +105,17 @@ class _Builder:
     extent: tuple[float, ...]
     pre_alignment: str
 
-    def all(self, target: tuple[float, ...]) -> dict[str, Configuration]:
+    def all(self, target: tuple[float, ...], because: str) -> dict[str, Configuration]:
         """Every configuration the dataset needs."""
         if self.fingerprint.ndim == 2:
-            return {"2d": self.configuration("2d", target)}
-        full = self.configuration("3d_fullres", target)
+            return {"2d": self.configuration("2d", target, because)}
+        full = self.configuration("3d_fullres", target, because)
         coarse = spacing.lowres_spacing(full.spacing, full.grid)
         if coarse.value is None:
             return {"3d_fullres": full}
         return {"3d_lowres": self.configuration("3d_lowres", coarse.value, coarse.because), "3d_fullres": full}
 
-    def configuration(self, name: str, target: tuple[float, ...], spacing_because: str = "the target spacing") -> Configuration:
+    def configuration(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
         """The configuration at `target` spacing, or at the finest coarser one that fits the memory target."""
         coarsened = target
         for base in (network.BASE_FEATURES, network.FEWEST_BASE_FEATURES):
@@ -124,7 +124,7 @@ class _Builder:
                 return result
         while True:
             coarsened = spacing.coarsened(coarsened)
-            why = f"{spacing_because}, coarsened in steps of 3 % to fit {self.memory_gb:g} GB: the whole volume is the patch"
+            why = f"{spacing_because}; coarsened in steps of 3 % to fit {self.memory_gb:g} GB: the whole volume is the patch"
             result = self._attempt(name, coarsened, network.FEWEST_BASE_FEATURES, why)
             if result.memory_gb <= self.memory_gb:
                 return result
@@ -138,6 +138,7 @@ class _Builder:
         reasons.because |= {f"normalization[{index}]": scheme.because for index, scheme in enumerate(schemes)}
         architecture = self._architecture(target, shape, base, reasons)
         trained, memory_gb = self._training(target, shape, architecture, reasons)
+        reasons.because["memory_gb"] = f"closed form for one training step in float32, {self.memory_gb:g} GB allowed"
         return Configuration(
             data_identifier=f"{self.plans_name}_{name}",
             spacing=target,
@@ -154,16 +155,16 @@ class _Builder:
         stages = len(pyramid.strides)
         resolution = reasons.keep("architecture.kwargs.field_resolution", network.field_resolution(shape))
         resolution = min(resolution, max(pyramid.divisor))
-        depth = stages - memory.first_stage(pyramid.strides, resolution)
+        finest = memory.first_stage(pyramid.strides, resolution)
         return Architecture(
             name=reasons.keep("architecture.name", network.network_name()),
             strides=pyramid.strides,
             kernel_sizes=pyramid.kernel_sizes,
-            features_per_stage=reasons.keep("architecture.features_per_stage", network.features(stages, base)),
+            features_per_stage=reasons.keep("architecture.features_per_stage", network.features(stages, finest, base)),
             blocks_per_stage=reasons.keep("architecture.blocks_per_stage", network.blocks(stages)),
             kwargs={
                 "field_resolution": resolution,
-                "correlation_radius": reasons.keep("architecture.kwargs.correlation_radius", network.correlation_radius(shape, depth)),
+                "correlation_radius": reasons.keep("architecture.kwargs.correlation_radius", network.correlation_radius(shape, stages - finest)),
             },
         )
 
@@ -173,7 +174,7 @@ class _Builder:
 
         both = keep("bidirectional", training.bidirectional(self.fingerprint))
         one = self._memory(shape, architecture, 1, both)
-        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb))
+        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb, both))
         epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
         fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
         trained = Training(

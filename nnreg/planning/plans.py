@@ -180,7 +180,7 @@ class Plans:
         content = read_json(path, PlansError)
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
             raise PlansError(f"{path}: schema_version is {content.get('schema_version')!r}, expected {SCHEMA_VERSION}. Plan the dataset again.")
-        return from_mapping(cls, content, where=str(path), error=PlansError)
+        return cls.from_dict(content, where=str(path))
 
     def write(self, path: Path | str) -> None:
         """Write the plans file, whole or not at all."""
@@ -192,8 +192,18 @@ class Plans:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], where: str = "plans") -> Plans:
-        """The inverse of :meth:`to_dict`."""
-        return from_mapping(cls, content, where=where, error=PlansError)
+        """The inverse of :meth:`to_dict`.
+
+        Raises
+        ------
+        PlansError
+            Unknown or missing key, wrong type, values that contradict each other.
+        """
+        from nnreg.planning.validation import check_plans
+
+        plans = from_mapping(cls, content, where=where, error=PlansError)
+        check_plans(plans, where)
+        return plans
 
     def replace(self, **changes: Any) -> Plans:
         """A copy with some fields changed."""

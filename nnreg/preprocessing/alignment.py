@@ -74,28 +74,31 @@ def align_case(case: str, array: npt.NDArray[np.float32], space: Space, frame: F
     return CaseAlignment(found.matrix, frame.case, found.kind, found.because, found.similarity_before, found.similarity_after)
 
 
-def stored_alignment(path: Path, plans: Plans, frame: Frame) -> CaseAlignment | None:
-    """The alignment kept at `path`, None if there is none or it was made for other plans or another frame."""
-    if not path.is_file():
-        return None
-    content = read_json(path, PreprocessingError)
-    if not isinstance(content, dict) or content.get("made_for") != _made_for(plans, frame):
-        return None
-    fields = {key: content[key] for key in ("frame", "kind", "because", "similarity_before", "similarity_after")}
-    return CaseAlignment(matrix=np.asarray(content["matrix"], dtype=float), **fields)
-
-
-def store_alignment(path: Path, alignment: CaseAlignment, plans: Plans, frame: Frame) -> None:
-    """Keep an alignment for the other configurations and the next run."""
-    write_json(path, {"made_for": _made_for(plans, frame), "matrix": alignment.matrix.tolist(), **alignment.summary()})
-
-
-def _made_for(plans: Plans, frame: Frame) -> dict[str, Any]:
+def alignment_key(plans: Plans, frame: Frame, file_bytes: int) -> dict[str, Any]:
+    """What an alignment depends on: it is used again only while all of it is the same."""
     return {
         "schema_version": SCHEMA_VERSION,
         "pre_alignment": plans.pre_alignment,
         "alignment_spacing": list(plans.alignment_spacing),
         "orientation": plans.orientation,
         "frame": frame.case,
+        "frame_digest": frame.digest,
         "frame_space": frame.space.to_dict(),
+        "file_bytes": file_bytes,
     }
+
+
+def stored_alignment(path: Path, made_for: dict[str, Any]) -> CaseAlignment | None:
+    """The alignment kept at `path`, None if there is none or it was made for something else."""
+    if not path.is_file():
+        return None
+    content = read_json(path, PreprocessingError)
+    if not isinstance(content, dict) or content.get("made_for") != made_for:
+        return None
+    fields = {key: content[key] for key in ("frame", "kind", "because", "similarity_before", "similarity_after")}
+    return CaseAlignment(matrix=np.asarray(content["matrix"], dtype=float), **fields)
+
+
+def store_alignment(path: Path, alignment: CaseAlignment, made_for: dict[str, Any]) -> None:
+    """Keep an alignment for the other configurations and the next run."""
+    write_json(path, {"made_for": made_for, "matrix": alignment.matrix.tolist(), **alignment.summary()})

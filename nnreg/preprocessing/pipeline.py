@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nnreg.errors import PlansError
 from nnreg.files import writable_folder
 from nnreg.parallel import default_processes
-from nnreg.planning.extract import extract_fingerprint
+from nnreg.planning.extract import channel_names, extract_fingerprint
 from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
@@ -84,10 +84,7 @@ def plan_dataset(
         If the dataset was not measured, or cannot be planned for.
     """
     raw, folder = _open(workspace, dataset)
-    path = folder / FILE_NAME
-    if not path.is_file():
-        raise PlansError(f"{path}: does not exist. Run nnreg_extract_fingerprint -d {raw.name[7:10]} first.")
-    fingerprint = Fingerprint.read(path)
+    fingerprint = _measured(raw, folder)
     plans = plan(fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
     plans.write(folder / f"{plans_name}.json")
     _keep_dataset_files(raw, folder)
@@ -118,7 +115,7 @@ def preprocess_dataset(
     """
     raw, folder = _open(workspace, dataset)
     plans = read_plans(folder, plans_name, raw.name)
-    fingerprint = Fingerprint.read(folder / FILE_NAME)
+    fingerprint = _measured(raw, folder)
     names = tuple(configurations) or tuple(plans.configurations)
     if clean:
         for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
@@ -185,11 +182,23 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     return raw, writable_folder(workspace.preprocessed / name)
 
 
+def _measured(raw: RawDataset, folder: Path) -> Fingerprint:
+    path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} first."
+    if not path.is_file():
+        raise PlansError(f"{path}: does not exist. {remedy}")
+    fingerprint = Fingerprint.read(path)
+    if fingerprint.dataset_name != raw.name:
+        raise PlansError(f"{path}: was made for {fingerprint.dataset_name}, not for {raw.name}. {remedy}")
+    if not _still_true(fingerprint, raw):
+        raise PlansError(f"{path}: cases, files or pairs of {raw.name} have changed since it was made. {remedy}")
+    return fingerprint
+
+
 def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
     """Whether the fingerprint is of the dataset as it is now: same cases, files of the same size, same pairs."""
     if tuple(fingerprint.images) != tuple(raw.cases) or fingerprint.pairing != raw.spec.pairing or fingerprint.atlas != raw.spec.atlas:
         return False
-    if fingerprint.channel_names != tuple(raw.spec.channel_names.values()) or fingerprint.pair_count != len(raw.pairs()):
+    if fingerprint.channel_names != channel_names(raw) or fingerprint.pair_count != len(raw.pairs()):
         return False
     return all(fingerprint.images[case].file_bytes == sum(path.stat().st_size for path in raw.image_paths(case)) for case in raw.cases)
 

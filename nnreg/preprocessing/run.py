@@ -16,9 +16,10 @@ from nnreg.parallel import run_all
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.frames import FrameCases, frame_box, frames_of
 from nnreg.planning.plans import Plans
-from nnreg.preprocessing.alignment import CaseAlignment, align_case, store_alignment, stored_alignment
+from nnreg.preprocessing.alignment import CaseAlignment, align_case, alignment_key, store_alignment, stored_alignment
 from nnreg.preprocessing.preprocessor import NormalisedCase, Preprocessor
 from nnreg.preprocessing.reference import Frame
+from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK
 from nnreg.typed import to_mapping
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class _Work:
     folder: Path
     frames: dict[str, tuple[FrameCases, tuple[float, ...]]]
     configurations: tuple[str, ...]
+    file_bytes: dict[str, int]
 
     def __call__(self, case: str) -> None:
         from nnreg.imageio import check_finite
@@ -45,15 +47,18 @@ class _Work:
         check_finite(image, self.raw.image_paths(case)[0])
         frame = self._frame(case)
         first = self.plans.configuration(self.configurations[0])
-        normalised = NormalisedCase.of(case, image, first)
+        normalised = at_hand = NormalisedCase.of(case, image, first)
         alignment = self._alignment(normalised, frame)
         labels, mask, points = self.raw.read_labels(case), self.raw.read_mask(case), self.raw.read_keypoints(case)
         for name in self.configurations:
-            target = self.folder / self.plans.configuration(name).data_identifier
+            configuration = self.plans.configuration(name)
+            target = self.folder / configuration.data_identifier
             if (target / f"{case}.json").is_file():
                 continue
+            if configuration.normalization != first.normalization:
+                at_hand = NormalisedCase.of(case, image, configuration)
             preprocessor = Preprocessor(self.plans, name, None if self.plans.alignment_target == "group" else frame)
-            preprocessor.place(normalised, frame, alignment, labels=labels, mask=mask, keypoints=points).save(target)
+            preprocessor.place(at_hand, frame, alignment, labels=labels, mask=mask, keypoints=points).save(target)
 
     def _frame(self, case: str) -> Frame:
         if self.plans.alignment_target == "dataset":
@@ -63,10 +68,11 @@ class _Work:
 
     def _alignment(self, case: NormalisedCase, frame: Frame) -> CaseAlignment:
         path = self.folder / f"{self.plans.plans_name}_alignment" / f"{case.name}.json"
-        found = stored_alignment(path, self.plans, frame)
+        made_for = alignment_key(self.plans, frame, self.file_bytes[case.name])
+        found = stored_alignment(path, made_for)
         if found is None:
             found = align_case(case.name, case.array, case.space, frame, self.plans, owner=case.name == frame.case)
-            store_alignment(path, found, self.plans, frame)
+            store_alignment(path, found, made_for)
         return found
 
 
@@ -100,7 +106,7 @@ def preprocess(
         _start(target, plans, name, fingerprint)
     frames = _frames(raw, fingerprint, plans, folder)
     unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in folders.values())]
-    work = _Work(raw, plans, folder, frames, names)
+    work = _Work(raw, plans, folder, frames, names, {case: image.file_bytes for case, image in fingerprint.images.items()})
     done = len(raw.cases) - len(unfinished)
     if on_progress is not None:
         on_progress(done, len(raw.cases), f"{done} cases were finished already" if done else "preprocessing")
@@ -127,9 +133,9 @@ def _frames(raw: RawDataset, fingerprint: Fingerprint, plans: Plans, folder: Pat
 
 
 def _start(target: Path, plans: Plans, name: str, fingerprint: Fingerprint) -> None:
-    """Keep the finished cases of `target` if they were made for what is planned now, else remove them."""
+    """Keep what is finished in `target` and still true: made for what is planned now, from the files that are there now."""
     configuration = plans.configuration(name)
-    wanted: dict[str, Any] = {
+    planned: dict[str, Any] = {
         "spacing": list(configuration.spacing),
         "grid": list(configuration.grid),
         "normalization": [to_mapping(scheme) for scheme in configuration.normalization],
@@ -140,9 +146,14 @@ def _start(target: Path, plans: Plans, name: str, fingerprint: Fingerprint) -> N
         "orientation": plans.orientation,
         "groups": [list(group) for group in fingerprint.groups],
     }
+    files = {case: image.file_bytes for case, image in fingerprint.images.items()}
     marker = target / MADE_FOR
-    if marker.is_file() and read_json(marker, PreprocessingError) == wanted:
-        return
-    if target.is_dir():
-        shutil.rmtree(target)
-    write_json(marker, wanted)
+    before = read_json(marker, PreprocessingError) if marker.is_file() else {}
+    if before.get("planned") != planned:
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        for case, size in before["files"].items():
+            if files.get(case) != size:
+                for suffix in (".json", *(f"{part}{ENDING}" for part in (IMAGE, LABELS, MASK))):
+                    (target / f"{case}{suffix}").unlink(missing_ok=True)
+    write_json(marker, {"planned": planned, "files": files})

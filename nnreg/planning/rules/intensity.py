@@ -19,7 +19,7 @@ BYTE = 255.0
 
 @rule("normalization")
 def normalization(fingerprint: Fingerprint, channel: int) -> Decision[Normalization]:
-    """CT: one window for all images, colour: by the range of a byte, anything else: robust percentiles of each image's foreground.
+    """CT: one window for all images; photographs: the range of a byte; anything else, sections too: robust percentiles of each image's foreground.
 
     All give about [0, 1] with the background at 0, so that the zeros that convolutions pad with look like background.
     """
@@ -28,22 +28,23 @@ def normalization(fingerprint: Fingerprint, channel: int) -> Decision[Normalizat
     pooled = fingerprint.intensities[channel]
     if words & UNTOUCHED_NAMES:
         return Decision(Normalization("none"), f"channel {name!r} asks for none")
-    if words & CT_NAMES or pooled.hounsfield:
+    is_ct = all(set(re.split(r"[^a-z]+", modality.lower())) & CT_NAMES for modality in name.split("/"))
+    if is_ct or pooled.hounsfield:
         low, high = max(pooled.percentile_00_5, HOUNSFIELD_RANGE[0]), min(pooled.percentile_99_5, HOUNSFIELD_RANGE[1])
-        told = f"channel {name!r}" if words & CT_NAMES else "values look like Hounsfield units (air near -1000)"
+        told = f"channel {name!r}" if is_ct else "values look like Hounsfield units (air near -1000)"
         return Decision(
             Normalization("window", {"low": low, "high": high}), f"{told}: physical units, one window of the body's 0.5 to 99.5 % ({low:.0f} to {high:.0f})"
         )
     colour = bool(words & RGB_NAMES) and pooled.maximum <= BYTE
     bright = _bright_background(fingerprint, channel, BYTE if colour else None)
-    inverted: dict[str, Any] = {"invert": True} if bright else {}
-    reason = "; inverted, because the background is brighter than the foreground" if bright else ""
-    if colour:
-        return Decision(Normalization("window", {"low": 0.0, "high": BYTE, **inverted}), f"channel {name!r}: colour, the range of a byte{reason}")
+    if colour and not bright:
+        return Decision(Normalization("window", {"low": 0.0, "high": BYTE}), f"channel {name!r}: colour, the range of a byte")
     low, high = PERCENTILES
+    kwargs: dict[str, Any] = {"low": low, "high": high} | ({"invert": True} if bright else {})
+    told = "stain varies from section to section" if colour else "arbitrary units"
+    reason = "; inverted, because the background is brighter than the foreground" if bright else ""
     return Decision(
-        Normalization("percentiles", {"low": low, "high": high, **inverted}),
-        f"channel {name!r}: arbitrary units, so {low:g} to {high:g} % of each image's own foreground become 0 to 1{reason}",
+        Normalization("percentiles", kwargs), f"channel {name!r}: {told}, so {low:g} to {high:g} % of each image's own foreground become 0 to 1{reason}"
     )
 
 

@@ -45,11 +45,11 @@ def field_resolution(grid: Sequence[int]) -> Decision[int]:
 
 
 @rule("features")
-def features(stages: int, base: int) -> Decision[tuple[int, ...]]:
-    """Doubling from stage to stage, capped."""
-    value = tuple(min(base * 2**stage, MOST_FEATURES) for stage in range(stages))
-    why = "the memory target" if base < BASE_FEATURES else "two images need half of nnU-Net's 32 each"
-    return Decision(value, f"{base} in stage 0 ({why}), doubling, at most {MOST_FEATURES}")
+def features(stages: int, finest: int, base: int) -> Decision[tuple[int, ...]]:
+    """`base` at the finest level that is built, doubling from there, capped; stages before it are not built."""
+    value = tuple(min(max(1, round(base * 2.0 ** (stage - finest))), MOST_FEATURES) for stage in range(stages))
+    why = "narrowed to the memory target" if base < BASE_FEATURES else "the width that VFA has at half resolution"
+    return Decision(value, f"{base} at the finest level, stage {finest} ({why}), doubling, at most {MOST_FEATURES}")
 
 
 @rule("blocks")

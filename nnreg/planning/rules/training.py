@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 from nnreg.planning.fingerprint import Fingerprint
@@ -13,7 +14,6 @@ WINDOW = 9  # voxels of the finest axis
 SMALLEST_WINDOW = 3
 DIFFUSION_WEIGHT = 1.0
 LEARNING_RATE = 1e-4
-MOST_PAIRS = {2: 4, 3: 2}
 SMALL_GRID = 64**3
 EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 1000, 250, 50
 POLY_EXPONENT = 0.9
@@ -67,16 +67,13 @@ def bidirectional(fingerprint: Fingerprint) -> Decision[bool]:
 
 
 @rule("batch_size")
-def batch_size(grid: Sequence[int], memory_of_one: float, target: float) -> Decision[int]:
-    """One pair; more on small grids while they fit the memory target."""
-    voxels = 1
-    for size in grid:
-        voxels *= size
-    limit = MOST_PAIRS[len(grid)] if voxels <= SMALL_GRID else 1
-    value = max(1, min(limit, int(target / memory_of_one)))
-    return Decision(
-        value, f"{voxels} voxels: up to {limit} pairs a step, {memory_of_one:.2g} GB each, {target:g} GB allowed; instance normalisation needs no more"
-    )
+def batch_size(grid: Sequence[int], memory_of_one: float, target: float, both_directions: bool) -> Decision[int]:
+    """Two ordered pairs a step on small grids, one on large ones; a pair scored in both directions is two."""
+    voxels = prod(grid)
+    wanted = 2 if voxels <= SMALL_GRID and not both_directions else 1
+    value = max(1, min(wanted, int(target / memory_of_one)))
+    seen = "both directions of a pair" if both_directions else f"{value} ordered pair{'s' if value > 1 else ''}"
+    return Decision(value, f"{voxels} voxels, {memory_of_one:.2g} GB a pair: {seen} in a step; instance normalisation needs no larger batch")
 
 
 @rule("length")

@@ -1,0 +1,97 @@
+"""Plans may be edited by hand: what contradicts itself is refused by key, before hours of work are spent on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from nnreg.errors import PlansError, did_you_mean
+from nnreg.planning.plans import Architecture, Configuration, Plans, Training
+
+PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
+ALIGNMENT_TARGETS = ("dataset", "group")
+FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's
+ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{3})$")
+
+
+def check_plans(plans: Plans, where: str) -> None:
+    """Raise a PlansError for the first value that cannot be worked with.
+
+    Parameters
+    ----------
+    plans
+        Types are right already.
+    where
+        File, for the message.
+    """
+    problem = next(_problems(plans), None)
+    if problem is not None:
+        raise PlansError(f"{where}: {problem} Mend the plans file or plan the dataset again.")
+
+
+def _problems(plans: Plans) -> Iterator[str]:
+    if plans.pre_alignment not in PRE_ALIGNMENTS:
+        yield f"pre_alignment {plans.pre_alignment!r} is unknown; {did_you_mean(plans.pre_alignment, PRE_ALIGNMENTS)}."
+    if plans.alignment_target not in ALIGNMENT_TARGETS:
+        yield f"alignment_target {plans.alignment_target!r} is unknown; {did_you_mean(plans.alignment_target, ALIGNMENT_TARGETS)}."
+    if plans.alignment_target == "dataset" and plans.reference_case is None:
+        yield "reference_case is null, but alignment_target 'dataset' needs one."
+    if not plans.configurations:
+        yield "configurations is empty."
+    if plans.recommended not in plans.configurations:
+        yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, plans.configurations)}."
+    if not ORIENTATION.match(plans.orientation):
+        yield f"orientation {plans.orientation!r}: expected letters such as LPS or RAS, one per axis."
+    if not FOLDER_NAME.match(plans.plans_name):
+        yield f"plans_name {plans.plans_name!r} cannot be part of a folder's name."
+    for name, configuration in plans.configurations.items():
+        for problem in _configuration_problems(configuration, plans):
+            yield f"configurations.{name}.{problem}"
+
+
+def _configuration_problems(configuration: Configuration, plans: Plans) -> Iterator[str]:
+    ndim = len(configuration.grid)
+    if not FOLDER_NAME.match(configuration.data_identifier):
+        yield f"data_identifier {configuration.data_identifier!r} cannot be a folder's name."
+    if ndim not in (2, 3) or min(configuration.grid) < 1:
+        yield f"grid {list(configuration.grid)}: expected 2 or 3 positive numbers."
+    if len(configuration.spacing) != ndim or min(configuration.spacing) <= 0:
+        yield f"spacing {list(configuration.spacing)}: expected {ndim} positive numbers, as grid has."
+    if len(plans.alignment_spacing) != ndim or min(plans.alignment_spacing) <= 0:
+        yield f"grid has {ndim} axes, alignment_spacing {list(plans.alignment_spacing)} is not {ndim} positive numbers."
+    if len(configuration.normalization) != len(plans.channel_names):
+        yield f"normalization has {len(configuration.normalization)} schemes for {len(plans.channel_names)} channels."
+    yield from _architecture_problems(configuration.architecture, ndim)
+    yield from _training_problems(configuration.training)
+
+
+def _architecture_problems(architecture: Architecture, ndim: int) -> Iterator[str]:
+    stages = len(architecture.strides)
+    per_stage: tuple[tuple[str, Sequence[object]], ...] = (
+        ("kernel_sizes", architecture.kernel_sizes),
+        ("features_per_stage", architecture.features_per_stage),
+        ("blocks_per_stage", architecture.blocks_per_stage),
+    )
+    for key, values in per_stage:
+        if len(values) != stages:
+            yield f"architecture.{key} has {len(values)} entries, strides has {stages}: one per stage is needed."
+    for key, tuples in (("strides", architecture.strides), ("kernel_sizes", architecture.kernel_sizes)):
+        for stage, values in enumerate(tuples):
+            if len(values) != ndim or min(values) < 1:
+                yield f"architecture.{key}[{stage}] is {list(values)}: expected {ndim} positive numbers."
+    if stages and any(step != 1 for step in architecture.strides[0]):
+        yield f"architecture.strides[0] is {list(architecture.strides[0])}: the first stage keeps the resolution, all 1."
+    if any(count < 1 for count in architecture.features_per_stage):
+        yield f"architecture.features_per_stage {list(architecture.features_per_stage)}: expected positive numbers."
+
+
+def _training_problems(training: Training) -> Iterator[str]:
+    for key in ("batch_size", "epochs", "iterations_per_epoch", "validation_iterations", "learning_rate"):
+        if getattr(training, key) <= 0:
+            yield f"training.{key} is {getattr(training, key)}: expected a positive number."
+    if training.weight_decay < 0:
+        yield f"training.weight_decay is {training.weight_decay}: expected 0 or more."
+    if training.gradient_clip is not None and training.gradient_clip <= 0:
+        yield f"training.gradient_clip is {training.gradient_clip}: expected a positive number or null."
+    if any(weight < 0 for weight in training.deep_supervision_weights) or (training.deep_supervision_weights and not sum(training.deep_supervision_weights)):
+        yield f"training.deep_supervision_weights {list(training.deep_supervision_weights)}: expected numbers of 0 or more, not all 0."
