@@ -124,7 +124,7 @@ class _Search:
         if least <= 0:
             raise RegistrationError("the two images have no common view from any start. Check that they show the same part of the body.")
         if self.kind in ("none", "centre"):
-            kept = [fit for fit in starts[: 1 if self.kind == "none" else 2]]
+            kept = starts[: 1 if self.kind == "none" else 2]
             similarity, why = self._similarity(max(kept, key=lambda fit: fit.similarity).matrix)
             return self._choose(similarity, [("none", identity), *(("centre", fit.matrix) for fit in kept[1:])], why)
         best = sorted(starts, key=lambda fit: -fit.similarity)[:STARTS]
