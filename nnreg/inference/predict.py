@@ -78,9 +78,7 @@ def predict_pairs(
 
 
 def _predict_pair(predictor: Predictor, source: CaseSource, pair: Pair, output: Path, options: PredictOptions) -> None:
-    transforms = predictor.transforms(
-        fixed=source.preprocessed(pair.fixed, frame=pair.fixed), moving=source.preprocessed(pair.moving, frame=pair.fixed)
-    )
+    transforms = predictor.transforms(fixed=source.preprocessed(pair.fixed, frame=pair.fixed), moving=source.preprocessed(pair.moving, frame=pair.fixed))
     fixed, moving = source.image(pair.fixed), source.image(pair.moving)
     ending = ending_of(source.paths(pair.fixed)[0])
     write_pair(
@@ -157,7 +155,9 @@ def predict_folder(
     source = FolderCases(images, labels or default_labels_folder(images), model.spec, preprocessor, atlas_images)
     chosen = list(pairs) if pairs is not None else list(pairs_among(model.spec, source.cases))
     if not chosen:
-        raise PredictionError(f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {model.spec.pairing!r}. Name them with --pairs or --fixed and --moving.")
+        raise PredictionError(
+            f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {model.spec.pairing!r}. Name them with --pairs or --fixed and --moving."
+        )
     for pair in chosen:
         source.paths(pair.fixed), source.paths(pair.moving)
     predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer)

@@ -110,7 +110,9 @@ class ModelFolder:
         """
         parts = path.name.split("__")
         if len(parts) != 3 or not (path / "plans.json").is_file():
-            raise PredictionError(f"{path}: is no trained model (a folder TRAINER__PLANS__CONFIGURATION with plans.json). Train first, or check -d, -c, -tr and -p.")
+            raise PredictionError(
+                f"{path}: is no trained model (a folder TRAINER__PLANS__CONFIGURATION with plans.json). Train first, or check -d, -c, -tr and -p."
+            )
         return cls(path, Plans.read(path / "plans.json"), DatasetSpec.read(path / "dataset.json"), parts[2])
 
     def folds(self) -> list[str]:

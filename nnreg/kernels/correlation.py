@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -78,8 +78,13 @@ class Windows:
         scored = fixed.size if mask is None else int(np.count_nonzero(mask > 0))
         return cls(fixed, inside, mean, inverse, inverse_count, radii, offset, floor, scored)
 
-    def correlation(self, warped: Floats, gradient: Floats | None = None) -> tuple[float, Floats]:
-        """Mean squared correlation with `warped` (D, H, W), and its derivative with respect to it (in `gradient` if that is given)."""
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Windows:
+        """The same windows, of which only those centred on `chosen` (D, H, W) voxels (and in the mask) are scored."""
+        kept = chosen if not self.mask.size else chosen & (self.mask > 0)
+        return replace(self, inverse=self.inverse * kept, scored=int(np.count_nonzero(kept)))
+
+    def correlation(self, warped: Floats, gradient: Floats | None = None, *, signed: bool = False) -> tuple[float, Floats]:
+        """Mean squared (or signed) correlation with `warped` (D, H, W), and its derivative with respect to it (in `gradient` if that is given)."""
         shape = self.fixed.shape
         result = np.empty(shape, np.float32) if gradient is None else gradient
         scores = np.zeros(shape[0])
@@ -100,7 +105,8 @@ class Windows:
             (np.float32(self.offset), np.float32(_mean(warped, self.mask if self.mask.size else None))),
             np.float32(self.floor),
             FLAT,
-            np.float32(2.0 / max(1, self.scored)),
+            np.float32((1.0 if signed else 2.0) / max(1, self.scored)),
+            signed,
             least=4 * self.radii[0] + 1,
         )
         return float(scores.sum()) / max(1, self.scored), result

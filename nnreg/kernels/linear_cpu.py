@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.kernels.compiled import compiled
+from nnreg.kernels.field_cpu import Integers, _locate, _steps
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -16,109 +17,105 @@ Bytes = npt.NDArray[np.uint8]
 
 
 @compiled
-def _lower(position: np.float64, size: int) -> tuple[int, np.float32]:
-    """Lower neighbour and weight of the upper one, clamped to the grid."""
-    if not position > 0.0 or size == 1:
-        return 0, np.float32(0.0)
-    if position >= size - 1:
-        return size - 2, np.float32(1.0)
-    first = int(position)
-    return first, np.float32(position - first)
+def _positions(position: Floats, matrix: Floats, axis: int, z: int, y: int) -> None:
+    """Positions along `axis` of a row of samples under a matrix (3, 4)."""
+    start = matrix[axis, 0] * np.float32(z) + matrix[axis, 1] * np.float32(y) + matrix[axis, 3]
+    step = matrix[axis, 2]
+    for x in range(position.shape[0]):
+        position[x] = start + step * np.float32(x)
 
 
 @compiled
-def sample(start: int, stop: int, result: Floats, valid: Floats, image: Floats, mask: Floats, allowed: Floats, matrix: Doubles) -> None:
-    """Planes start to stop of ``image(matrix x)`` and of how far each sample is in view.
+def in_view(start: int, stop: int, valid: Floats, mask: Floats, allowed: Floats, shape: tuple[int, int, int], matrix: Floats) -> None:
+    """Planes start to stop of how far each sample under `matrix` is in view of a grid of `shape`.
 
     Parameters
     ----------
-    result : (C, D', H', W')
     valid : (D', H', W')
         1 inside the moving grid and both masks, fading to 0 over one voxel outside the grid, so that whole planes of samples do not vanish at once.
-    image : (C, D, H, W)
-    mask : (D, H, W) or empty
-    allowed : (D', H', W') or empty
-    matrix : (3, 4), from indices of `result` to indices of `image`
+    mask : (D, H, W) or empty, of the moving image
+    allowed : (D', H', W') or empty, of the fixed image
+    matrix : (3, 4), from indices of `valid` to indices of `mask`
     """
-    channels, depth, height, width = image.shape
+    depth, height, width = shape
+    count = valid.shape[2]
+    along_z, along_y, along_x = np.empty(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    zero, one, half = np.float32(0.0), np.float32(1.0), np.float32(0.5)
     for z in range(start, stop):
-        for y in range(result.shape[2]):
-            for x in range(result.shape[3]):
-                pz = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 2] * x + matrix[0, 3]
-                py = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 2] * x + matrix[1, 3]
-                px = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 2] * x + matrix[2, 3]
-                beyond = max(max(max(-pz, pz - (depth - 1)), max(-py, py - (height - 1))), max(max(-px, px - (width - 1)), 0.0))
-                weight = np.float32(max(1.0 - beyond, 0.0))
-                if allowed.shape[0]:
-                    weight *= allowed[z, y, x]
-                z0, uz = _lower(pz, depth)
-                y0, uy = _lower(py, height)
-                x0, ux = _lower(px, width)
-                z1, y1, x1 = min(z0 + 1, depth - 1), min(y0 + 1, height - 1), min(x0 + 1, width - 1)
-                if mask.shape[0] and mask[z1 if uz > 0.5 else z0, y1 if uy > 0.5 else y0, x1 if ux > 0.5 else x0] < 0.5:
-                    weight = np.float32(0.0)
-                valid[z, y, x] = weight
-                for c in range(channels):
-                    volume = image[c]
-                    near = volume[z0, y0, x0] + ux * (volume[z0, y0, x1] - volume[z0, y0, x0])
-                    far = volume[z0, y1, x0] + ux * (volume[z0, y1, x1] - volume[z0, y1, x0])
-                    front = near + uy * (far - near)
-                    near = volume[z1, y0, x0] + ux * (volume[z1, y0, x1] - volume[z1, y0, x0])
-                    far = volume[z1, y1, x0] + ux * (volume[z1, y1, x1] - volume[z1, y1, x0])
-                    back = near + uy * (far - near)
-                    result[c, z, y, x] = front + uz * (back - front)
+        for y in range(valid.shape[1]):
+            row = valid[z, y]
+            _positions(along_z, matrix, 0, z, y)
+            _positions(along_y, matrix, 1, z, y)
+            _positions(along_x, matrix, 2, z, y)
+            for x in range(count):
+                pz, py, px = along_z[x], along_y[x], along_x[x]
+                beyond_z, beyond_y, beyond_x = max(-pz, pz - np.float32(depth - 1)), max(-py, py - np.float32(height - 1)), max(-px, px - np.float32(width - 1))
+                row[x] = max(one - max(max(beyond_z, beyond_y), max(beyond_x, zero)), zero)
+            if allowed.shape[0]:
+                for x in range(count):
+                    row[x] *= allowed[z, y, x]
+            if mask.shape[0]:
+                for x in range(count):
+                    if row[x] > 0:
+                        near_z, near_y, near_x = int(along_z[x] + half), int(along_y[x] + half), int(along_x[x] + half)
+                        if mask[min(max(near_z, 0), depth - 1), min(max(near_y, 0), height - 1), min(max(near_x, 0), width - 1)] < half:
+                            row[x] = zero
 
 
 @compiled
-def on_matrix(start: int, stop: int, sums: Doubles, gradient: Floats, image: Floats, matrix: Doubles) -> None:
+def _slopes(slopes: Floats, factor: Floats, flat: Floats, base: Integers, weights: Floats, steps: tuple[np.uint64, np.uint64, np.uint64]) -> None:
+    """Add ``factor`` times the derivatives along z, y and x of a trilinear sample to slopes (3, W)."""
+    step_z, step_y, step_x = steps
+    along_z, along_y, along_x = weights[0], weights[1], weights[2]
+    on_z, on_y, on_x = slopes[0], slopes[1], slopes[2]
+    for x in range(factor.shape[0]):
+        near = np.uint64(base[x])
+        far = near + step_y
+        behind, behind_far = near + step_z, far + step_z
+        wz, wy, wx, g = along_z[x], along_y[x], along_x[x], factor[x]
+        v000, v010, v100, v110 = flat[near], flat[far], flat[behind], flat[behind_far]
+        d00, d01 = flat[near + step_x] - v000, flat[far + step_x] - v010
+        d10, d11 = flat[behind + step_x] - v100, flat[behind_far + step_x] - v110
+        v00, v01, v10, v11 = v000 + wx * d00, v010 + wx * d01, v100 + wx * d10, v110 + wx * d11
+        lower, upper = d00 + wy * (d01 - d00), d10 + wy * (d11 - d10)
+        on_x[x] += g * (lower + wz * (upper - lower))
+        lower, upper = v01 - v00, v11 - v10
+        on_y[x] += g * (lower + wz * (upper - lower))
+        on_z[x] += g * (v10 + wy * (v11 - v10) - v00 - wy * (v01 - v00))
+
+
+@compiled
+def on_matrix(start: int, stop: int, sums: Doubles, gradient: Floats, image: Floats, matrix: Floats) -> None:
     """Planes start to stop of the derivative with respect to `matrix`: sums (D', 12), gradient (C, D', H', W') with respect to the samples."""
     channels, depth, height, width = image.shape
+    flat = image.reshape(channels, depth * height * width)
+    steps = _steps((depth, height, width))
+    count = gradient.shape[3]
+    base, weights = np.empty(count, np.int32), np.empty((3, count), np.float32)
+    position, slopes = np.empty((3, count), np.float32), np.empty((3, count), np.float32)
     for z in range(start, stop):
         total = sums[z]
         for y in range(gradient.shape[2]):
-            # along a row only the last index changes: plain and index-weighted sums are enough
-            plain_z = plain_y = plain_x = weighted_z = weighted_y = weighted_x = 0.0
-            for x in range(gradient.shape[3]):
-                pz = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 2] * x + matrix[0, 3]
-                py = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 2] * x + matrix[1, 3]
-                px = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 2] * x + matrix[2, 3]
-                z0, uz = _lower(pz, depth)
-                y0, uy = _lower(py, height)
-                x0, ux = _lower(px, width)
-                z1, y1, x1 = min(z0 + 1, depth - 1), min(y0 + 1, height - 1), min(x0 + 1, width - 1)
-                # clamped positions do not move with the matrix
-                free_z, free_y, free_x = 0.0 < pz < depth - 1, 0.0 < py < height - 1, 0.0 < px < width - 1
-                slope_z = slope_y = slope_x = np.float32(0.0)
-                for c in range(channels):
-                    g = gradient[c, z, y, x]
-                    if g == 0:
-                        continue
-                    volume = image[c]
-                    v000, v001, v010, v011 = volume[z0, y0, x0], volume[z0, y0, x1], volume[z0, y1, x0], volume[z0, y1, x1]
-                    v100, v101, v110, v111 = volume[z1, y0, x0], volume[z1, y0, x1], volume[z1, y1, x0], volume[z1, y1, x1]
-                    near, far = v000 + ux * (v001 - v000), v010 + ux * (v011 - v010)
-                    front = near + uy * (far - near)
-                    near_back, far_back = v100 + ux * (v101 - v100), v110 + ux * (v111 - v110)
-                    back = near_back + uy * (far_back - near_back)
-                    slope_z += g * (back - front)
-                    slope_y += g * ((far - near) + uz * ((far_back - near_back) - (far - near)))
-                    lower = (v001 - v000) + uy * ((v011 - v010) - (v001 - v000))
-                    upper = (v101 - v100) + uy * ((v111 - v110) - (v101 - v100))
-                    slope_x += g * (lower + uz * (upper - lower))
-                if free_z:
-                    plain_z += slope_z
-                    weighted_z += slope_z * x
-                if free_y:
-                    plain_y += slope_y
-                    weighted_y += slope_y * x
-                if free_x:
-                    plain_x += slope_x
-                    weighted_x += slope_x * x
+            base[:] = 0
             for axis in range(3):
-                plain = plain_z if axis == 0 else plain_y if axis == 1 else plain_x
+                _positions(position[axis], matrix, axis, z, y)
+                _locate(base, weights[axis], position[axis], depth if axis == 0 else height if axis == 1 else width)
+            slopes[:] = 0
+            for channel in range(channels):
+                _slopes(slopes, gradient[channel, z, y], flat[channel], base, weights, steps)
+            for axis in range(3):
+                # along a row only the last index changes: a plain and an index-weighted sum are enough
+                top = np.float32((depth if axis == 0 else height if axis == 1 else width) - 1)
+                plain, weighted = np.float32(0.0), np.float32(0.0)
+                slope, along = slopes[axis], position[axis]
+                for x in range(count):
+                    # clamped positions do not move with the matrix
+                    value = slope[x] * np.float32((along[x] > 0) & (along[x] < top))
+                    plain += value
+                    weighted += value * np.float32(x)
                 total[4 * axis] += plain * z
                 total[4 * axis + 1] += plain * y
-                total[4 * axis + 2] += weighted_z if axis == 0 else weighted_y if axis == 1 else weighted_x
+                total[4 * axis + 2] += weighted
                 total[4 * axis + 3] += plain
 
 

@@ -74,7 +74,15 @@ def _warped_products(padded: Floats, fixed: Floats, warped: Floats, mask: Floats
 
 @compiled
 def _coefficients(
-    padded: Floats, sums: Floats, mean_fixed: Floats, inverse_fixed: Floats, inverse_count: Floats, radius: int, floor: np.float32, flat: np.float32
+    padded: Floats,
+    sums: Floats,
+    mean_fixed: Floats,
+    inverse_fixed: Floats,
+    inverse_count: Floats,
+    radius: int,
+    floor: np.float32,
+    flat: np.float32,
+    signed: bool,
 ) -> float:
     """Scores of one row of windows: their sum is returned, the coefficients of the gradient go into `padded` (3, W + 2 radius)."""
     width = mean_fixed.shape[0]
@@ -88,7 +96,7 @@ def _coefficients(
         # selected by arithmetic on purpose: a branch would keep the loop from using vectors
         inverse_warped = np.float32(1.0) / max(variance, floor)
         inverse = inverse_fixed[x] * inverse_warped * np.float32(variance > flat * sum_square[x])
-        a = cross * inverse
+        a = np.sqrt(inverse) if signed else cross * inverse
         score = cross * a
         b = score * inverse_warped * np.float32(variance > floor)
         total += score
@@ -193,6 +201,7 @@ def sweep(
     floor: np.float32,
     flat: np.float32,
     scale: np.float32,
+    signed: bool,
 ) -> None:
     """Planes start to stop of the gradient (D, H, W), and the sum of the scores of each of these planes.
 
@@ -206,6 +215,10 @@ def sweep(
         Subtracted from fixed and warped on reading, so that sums of squares keep their digits.
     floor, flat
         Smallest sum of squares about the mean, and the share of the sum of squares below which it is rounding.
+    scale
+        Of the gradient: 2 over the number of windows, 1 if `signed`.
+    signed
+        Score the correlation itself, not its square.
     """
     depth, height, width = fixed.shape
     rz, ry, rx = radii
@@ -247,7 +260,7 @@ def sweep(
                     for x in range(width):
                         count_row[x] = counts[2][x] * factor
                     row = count_row
-                total += _coefficients(padded, products[y], mean_fixed[centre, y], inverse_fixed[centre, y], row, rx, floor, flat)
+                total += _coefficients(padded, products[y], mean_fixed[centre, y], inverse_fixed[centre, y], row, rx, floor, flat, signed)
                 _sum_along_row(padded, summed, rx)
             _move_window(column, rows[y % (2 * ry + 1)], summed, y < height)
             if y >= ry:

@@ -18,8 +18,8 @@ def box_sum(values: Tensor, radii: Sequence[int]) -> Tensor:
     return values
 
 
-def correlation(fixed: Tensor, warped: Tensor, radii: Sequence[int], *, floor: float, mask: Tensor | None = None) -> Tensor:
-    """Mean squared local correlation of (D, H, W) volumes over windows that count only what lies inside the volume and `mask`."""
+def correlation(fixed: Tensor, warped: Tensor, radii: Sequence[int], *, floor: float, mask: Tensor | None = None, signed: bool = False) -> Tensor:
+    """Mean squared (or signed) local correlation of (D, H, W) volumes over windows that count only what lies inside the volume and `mask`."""
     inside = torch.ones_like(fixed) if mask is None else (mask > 0).to(fixed.dtype)
     count = box_sum(inside, radii).clamp(min=1)
     fixed, warped = (torch.where(inside > 0, image, 0) for image in (fixed, warped))
@@ -27,7 +27,8 @@ def correlation(fixed: Tensor, warped: Tensor, radii: Sequence[int], *, floor: f
     cross = box_sum(fixed * warped, radii) - count * mean_fixed * mean_warped
     variance_fixed = box_sum(fixed**2, radii) - count * mean_fixed**2
     variance_warped = box_sum(warped**2, radii) - count * mean_warped**2
-    scores = cross**2 / (variance_fixed.clamp(min=floor) * variance_warped.clamp(min=floor))
+    product = variance_fixed.clamp(min=floor) * variance_warped.clamp(min=floor)
+    scores = cross / product.sqrt() if signed else cross**2 / product
     return (scores * inside).sum() / inside.sum().clamp(min=1)
 
 

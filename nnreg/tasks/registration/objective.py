@@ -120,7 +120,9 @@ class RegistrationObjective(nn.Module):
         return overlap
 
 
-_SWAPPED = {f"{one}{part}": f"{other}{part}" for one, other in (("fixed", "moving"), ("moving", "fixed")) for part in ("", "_input", "_labels", "_mask", "_keypoints")}
+_SWAPPED = {
+    f"{one}{part}": f"{other}{part}" for one, other in (("fixed", "moving"), ("moving", "fixed")) for part in ("", "_input", "_labels", "_mask", "_keypoints")
+}
 
 
 def _replaced_similarity(recipe: TrainerConfig) -> WeightedLosses:

@@ -54,9 +54,7 @@ def resolve_trainer(name: str = DEFAULT_TRAINER) -> ResolvedTrainer:
         return ResolvedTrainer(name, nnRegTrainer, TRAINER_CONFIGS[name])
     if name in classes:
         return ResolvedTrainer(name, classes[name], TrainerConfig())
-    raise ConfigurationError(
-        f"trainer {name!r} is unknown; {did_you_mean(name, [*TRAINER_CONFIGS, *classes])} (or package.module:Class, or a .yaml file)"
-    )
+    raise ConfigurationError(f"trainer {name!r} is unknown; {did_you_mean(name, [*TRAINER_CONFIGS, *classes])} (or package.module:Class, or a .yaml file)")
 
 
 def trainer_classes() -> dict[str, type[nnRegTrainer]]:

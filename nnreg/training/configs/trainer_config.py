@@ -49,7 +49,9 @@ TRAINER_CONFIGS["unetreg_velocity"] = TrainerConfig(
     architecture="unetreg", architecture_kwargs={"integration_steps": 7}, description="unetreg with a stationary velocity field, integrated in 7 steps"
 )
 TRAINER_CONFIGS["inverse_consistent"] = TrainerConfig(
-    architecture="dual_pyramid", architecture_kwargs={"inverse_consistent": True}, description="the default network, symmetric: swapping the images inverts the map"
+    architecture="dual_pyramid",
+    architecture_kwargs={"inverse_consistent": True},
+    description="the default network, symmetric: swapping the images inverts the map",
 )
 TRAINER_CONFIGS["adam"] = TrainerConfig(training={"optimizer": "adam"}, description="Adam, the plan's learning rate")
 TRAINER_CONFIGS["sgd"] = TrainerConfig(

@@ -67,7 +67,9 @@ def build_trainer(
         configuration=configuration,
         spec=DatasetSpec.read(preprocessed / "dataset.json"),
         fold=fold,
-        folders=RunFolders(raw=workspace.raw / name, preprocessed=preprocessed, model=workspace.model_folder(name, resolved.name, loaded.plans_name, configuration)),
+        folders=RunFolders(
+            raw=workspace.raw / name, preprocessed=preprocessed, model=workspace.model_folder(name, resolved.name, loaded.plans_name, configuration)
+        ),
         name=resolved.name,
         recipe=resolved.config,
         overrides=overrides,
@@ -116,7 +118,9 @@ def train(
     if continue_training and (folder / LATEST).is_file():
         trainer.load_checkpoint(folder / LATEST)
     elif not continue_training and (folder / FINAL).is_file() and pretrained_weights is None and _finished(trainer):
-        raise TrainingError(f"{folder}: is trained to its end. Continue it with more epochs (-c --epochs N), validate it (--val), or remove the folder to train anew.")
+        raise TrainingError(
+            f"{folder}: is trained to its end. Continue it with more epochs (-c --epochs N), validate it (--val), or remove the folder to train anew."
+        )
     elif pretrained_weights is not None:
         trainer.load_checkpoint(Path(pretrained_weights), weights_only=True)
     return trainer.run_training()

@@ -32,7 +32,9 @@ def device_named(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigurationError(f"-device {name!r} is no device. Use cpu, cuda, cuda:1 or mps.") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigurationError(f"-device {name}: torch sees {torch.cuda.device_count()} CUDA devices here. Use -device cpu, or install a CUDA build of torch.")
+        raise ConfigurationError(
+            f"-device {name}: torch sees {torch.cuda.device_count()} CUDA devices here. Use -device cpu, or install a CUDA build of torch."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigurationError("-device mps: torch sees no Apple GPU here. Use -device cpu.")
     return device
