@@ -21,8 +21,8 @@ NOWHERE = np.empty((0, 1, 1), np.float32)
 class Parameters:
     """Which linear maps are searched, around which centre and in which units.
 
-    The map is ``base`` after ``exp(V)`` around `centre`, with V built of ``ndim`` translations and, by `kind`, rotations or a full matrix. Every parameter is in
-    mm of movement at `radius` from the centre, so that a step means the same for all of them.
+    The map is ``base`` after ``exp(V)`` around `centre`, with V built of ``ndim`` translations and, by `kind`, rotations or a full matrix. Every parameter is
+    in mm of movement at `radius` from the centre, so that a step means the same for all of them.
 
     Attributes
     ----------

@@ -57,12 +57,12 @@ class Side:
         n = self.space.ndim
         matrix[:n, n] = self.space.to_world(np.asarray(starts) + (np.asarray(factors) - 1) / 2)
         matrix[:n, :n] = matrix[:n, :n] * np.asarray(factors)
-        window = tuple(slice(start, start + count * factor) for start, count, factor in zip(starts, shape, factors, strict=True))
+        window = (slice(None), *(slice(start, start + count * factor) for start, count, factor in zip(starts, shape, factors, strict=True)))
         if self.mask is None:
-            return Side(block_means(self.image[:, *window], factors), None, Space.from_matrix(shape, matrix))
-        mask = block_means(self.mask[window][None], factors)
+            return Side(block_means(self.image[window], factors), None, Space.from_matrix(shape, matrix))
+        mask = block_means(self.mask[None][window], factors)
         # what lies outside the mask must not leak into the blocks on its border
-        image = block_means((self.image * self.mask)[:, *window], factors) / np.maximum(mask, 1e-6)
+        image = block_means((self.image * self.mask)[window], factors) / np.maximum(mask, np.float32(1e-6))
         return Side(image, mask[0], Space.from_matrix(shape, matrix))
 
 

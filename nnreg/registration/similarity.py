@@ -56,8 +56,8 @@ class LocalCorrelation:
 
     def __init__(self, fixed: Floats, radius: int) -> None:
         self.fixed = fixed
-        depth, height, width = fixed.shape[1:]
-        self.radii = tuple(radius if size > 1 else 0 for size in (depth, height, width))
+        half_z, half_y, half_x = (radius if size > 1 else 0 for size in fixed.shape[1:])
+        self.radii = half_z, half_y, half_x
         window = float(np.prod([2 * half + 1 for half in self.radii]))
         self.floor = FLAT * window
         # air around a body says nothing: were it counted, pushing it out of view would raise the mean
