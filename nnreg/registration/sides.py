@@ -62,7 +62,7 @@ class Side:
             return Side(block_means(self.image[window], factors), None, Space.from_matrix(shape, matrix))
         mask = block_means(self.mask[None][window], factors)
         # what lies outside the mask must not leak into the blocks on its border
-        image = block_means((self.image * self.mask)[window], factors) / np.maximum(mask, np.float32(1e-6))
+        image = np.divide(block_means((self.image * self.mask)[window], factors), np.maximum(mask, np.float32(1e-6)), dtype=np.float32)
         return Side(image, mask[0], Space.from_matrix(shape, matrix))
 
 
