@@ -86,14 +86,24 @@ def align(
     RegistrationError
         If an image is constant or holds NaN, dimensions or channel counts differ, a mask is empty, or no start brings the images into a common view.
     """
+    check_pair(fixed_space.ndim, moving_space.ndim, len(fixed), len(moving))
+    sides = prepare(fixed, fixed_space, fixed_mask, "fixed"), prepare(moving, moving_space, moving_mask, "moving")
+    return align_sides(*sides, kind=kind, spacing=spacing)
+
+
+def check_pair(fixed_axes: int, moving_axes: int, fixed_channels: int, moving_channels: int) -> None:
+    """Raise a RegistrationError unless two images have the same number of axes and of channels."""
+    if fixed_axes != moving_axes:
+        raise RegistrationError(f"the fixed image has {fixed_axes} axes, the moving {moving_axes}. Both must be 2D or both 3D.")
+    if fixed_channels != moving_channels:
+        raise RegistrationError(f"the fixed image has {fixed_channels} channels, the moving {moving_channels}. Give both the same channels, in the same order.")
+
+
+def align_sides(fixed: Side, moving: Side, *, kind: str = "affine", spacing: Sequence[float] | None = None) -> Alignment:
+    """:func:`align` for images that are prepared already."""
     if kind not in KINDS:
         raise ConfigurationError(f"alignment {kind!r} is unknown; {did_you_mean(kind, KINDS)}")
-    if fixed_space.ndim != moving_space.ndim:
-        raise RegistrationError(f"the fixed image has {fixed_space.ndim} axes, the moving {moving_space.ndim}. Both must be 2D or both 3D.")
-    if len(fixed) != len(moving):
-        raise RegistrationError(f"the fixed image has {len(fixed)} channels, the moving {len(moving)}. Give both the same channels, in the same order.")
-    sides = prepare(fixed, fixed_space, fixed_mask, "fixed"), prepare(moving, moving_space, moving_mask, "moving")
-    return _Search(*sides, kind, spacing).run()
+    return _Search(fixed, moving, kind, spacing).run()
 
 
 class _Search:

@@ -19,6 +19,8 @@ from nnreg.registration.terms import Group, Landmarks
 CHECK = 5  # iterations between looks at the view and at the progress
 SETTLED = 0.02  # a level ends when that many iterations add less than this share of what it has gained
 SHRINK = 0.5
+SHARPEST = 0.2  # voxels: a narrower Gaussian is none
+LANDMARK_SMOOTHING = 4.0  # voxels over which a landmark pulls its surroundings along
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ def refine(level: Level, field: Floats, groups: Sequence[Group], settings: Setti
     return _Descent(level, field, groups, settings, landmarks).run()
 
 
+def score(level: Level, field: Floats, group: Group) -> float:
+    """Similarity of one group under a field, over what both images show; NaN if they show nothing in common."""
+    view = _View(level)
+    view.changed(field)
+    if view.valid is not None and not view.valid.any():
+        return float("nan")
+    group.term.restrict(view.valid)
+    warped = volumes.sample(group.moving, field, matrix=level.matrix)
+    return group.term(warped, np.empty_like(warped))
+
+
 class _Descent:
     def __init__(self, level: Level, field: Floats, groups: Sequence[Group], settings: Settings, landmarks: Landmarks | None) -> None:
         self.level, self.settings, self.groups, self.landmarks = level, settings, groups, landmarks
@@ -66,22 +79,22 @@ class _Descent:
         self.moving = np.concatenate([group.moving for group in groups]) if len(groups) > 1 else groups[0].moving
         self.warped = np.empty((len(self.moving), *level.grid), np.float32)
         self.gradient = np.empty_like(self.warped)
-        self.scales: list[float] = []
         finite = [step if np.isfinite(step) else 1e9 for step in level.steps]
-        self.update_sigma, self.field_sigma = (
+        self.update_sigma, self.field_sigma, self.landmark_sigma = (
             (width * level.spacing / finite[0], width * level.spacing / finite[1], width * level.spacing / finite[2])
-            for width in (settings.update_smoothing, settings.field_smoothing)
+            for width in (settings.update_smoothing, settings.field_smoothing, LANDMARK_SMOOTHING)
         )
         self.view = _View(level)
+        self.scales = [1.0] * len(groups)
 
     def run(self) -> Refined:
+        self._balance()
         history = [self._evaluate()]
         step = self.settings.step
         for iteration in range(self.settings.iterations):
-            longest = self._force()
-            if longest <= 0:
+            if not self._force(step):
                 break
-            self._move(step / longest)
+            self._move()
             history.append(self._evaluate(look=iteration % CHECK == CHECK - 1))
             if len(history) > 2 * CHECK and history[-1] - history[-1 - CHECK] < SETTLED * (max(history) - history[0]):
                 step *= SHRINK
@@ -96,20 +109,45 @@ class _Descent:
         if look and self.view.changed(self.field):
             for group in self.groups:
                 group.term.restrict(self.view.valid)
-        value, first = 0.0, 0
-        for group in self.groups:
-            part = slice(first, first + len(group.moving))
-            value += group.weight * group.term(self.warped[part], self.gradient[part])
-            first += len(group.moving)
+        value = 0.0
+        for (group, part), scale in zip(self._parts(), self.scales, strict=True):
+            value += scale * group.term(self.warped[part], self.gradient[part])
+            if scale != 1:
+                self.gradient[part] *= np.float32(scale)
         return value
 
-    def _force(self) -> float:
-        return volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update)
+    def _parts(self) -> list[tuple[Group, slice]]:
+        """Each group with its channels among all."""
+        ends = np.cumsum([len(group.moving) for group in self.groups])
+        return [(group, slice(int(end) - len(group.moving), int(end))) for group, end in zip(self.groups, ends, strict=True)]
 
-    def _move(self, scale: float) -> None:
-        volumes.compose(self.field, self.update, scale=scale, out=self.spare)
+    def _balance(self) -> None:
+        """Scale the groups so that their longest forces are as their weights say, once, where the level starts."""
+        if len(self.groups) == 1:
+            return
+        self._evaluate()
+        longest = [volumes.smooth_force(self.gradient[part], self.warped[part], self.update_sigma, out=self.update) for _, part in self._parts()]
+        self.scales = [group.weight * (longest[0] or 1.0) / length if length > 0 else 0.0 for group, length in zip(self.groups, longest, strict=True)]
+        self.view.forget()
+
+    def _force(self, step: float) -> bool:
+        """The next update, its longest vector of `step` voxels; whether there is any."""
+        longest = volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update)
+        if longest > 0:
+            self.update *= np.float32(step / longest)
+        if self.landmarks is None:
+            return longest > 0
+        pull = volumes.smooth(self.landmarks.missing(self.field), self.landmark_sigma)
+        strongest = float(np.sqrt((pull**2).sum(axis=0).max()))
+        if strongest > 0:
+            # no further than the landmark that is furthest away
+            self.update += pull * np.float32(self.landmarks.weight * min(step, self.landmarks.furthest(self.field)) / strongest)
+        return longest > 0 or strongest > 0
+
+    def _move(self) -> None:
+        volumes.compose(self.field, self.update, out=self.spare)
         self.field, self.spare = self.spare, self.field
-        if max(self.field_sigma) >= 0.2:
+        if max(self.field_sigma) >= SHARPEST:
             volumes.smooth(self.field, self.field_sigma, out=self.spare)
             self.field, self.spare = self.spare, self.field
 
@@ -128,6 +166,10 @@ class _View:
         self.matrix[3 - len(shape) :, 3] += 1
         self.allowed = None if level.fixed.mask is None else (level.fixed.mask > 0.5).reshape(level.grid)
         self.valid: Floats | None = None
+
+    def forget(self) -> None:
+        """Take the next look for the first."""
+        self.valid = None
 
     def changed(self, field: Floats) -> bool:
         """Look again; whether the valid voxels are not what they were."""

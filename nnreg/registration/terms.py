@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from nnreg.kernels.correlation import Windows
 from nnreg.registration.grids import Level
@@ -111,14 +112,22 @@ class Landmarks:
     target: Floats
     weight: float
 
-    def force(self, field: Floats) -> Floats:
-        """What is missing at each landmark, spread over its nearest voxel: (N, D, H, W)."""
-        components, *grid = field.shape
-        nearest = tuple(np.clip(np.rint(self.fixed[:, axis]).astype(int), 0, grid[axis] - 1) for axis in range(3))
-        missing = (self.target - self.fixed).T[3 - components :] - field[(slice(None), *nearest)]
+    def missing(self, field: Floats) -> Floats:
+        """How far the map is from each landmark, at its nearest voxel: (N, D, H, W), zero elsewhere."""
         result = np.zeros_like(field)
-        np.add.at(result, (slice(None), *nearest), missing.astype(np.float32))
+        np.add.at(result, (slice(None), *self._nearest(field)), self._lacking(field))
         return result
+
+    def furthest(self, field: Floats) -> float:
+        """Distance of the landmark that is furthest from where it should be, voxels."""
+        return float(np.sqrt((self._lacking(field) ** 2).sum(axis=0)).max())
+
+    def _nearest(self, field: Floats) -> tuple[npt.NDArray[np.intp], ...]:
+        return tuple(np.clip(np.rint(self.fixed[:, axis]).astype(np.intp), 0, size - 1) for axis, size in enumerate(field.shape[1:]))
+
+    def _lacking(self, field: Floats) -> Floats:
+        wanted = (self.target - self.fixed).T[3 - len(field) :]
+        return np.asarray(wanted - field[(slice(None), *self._nearest(field))], dtype=np.float32)
 
 
 def local_correlation(level: Level, radius: float) -> LocalCorrelation:
