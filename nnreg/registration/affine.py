@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
 from nnreg.geometry import Space
 from nnreg.geometry.space import FloatArray, apply_matrix
 from nnreg.registration.linear import Fit, Pair, Parameters, optimise
 from nnreg.registration.sides import Side, foreground, moments, prepare
-from nnreg.registration.similarity import LocalCorrelation, MutualInformation, Similarity
+from nnreg.registration.similarity import Floats, LocalCorrelation, MutualInformation, Similarity
 
 KINDS = ("none", "centre", "rigid", "affine")
 COARSE, FINE = 32, 64  # voxels along the longest side of the foreground
@@ -87,14 +86,24 @@ def align(
     RegistrationError
         If an image is constant or holds NaN, dimensions or channel counts differ, a mask is empty, or no start brings the images into a common view.
     """
+    check_pair(fixed_space.ndim, moving_space.ndim, len(fixed), len(moving))
+    sides = prepare(fixed, fixed_space, fixed_mask, "fixed"), prepare(moving, moving_space, moving_mask, "moving")
+    return align_sides(*sides, kind=kind, spacing=spacing)
+
+
+def check_pair(fixed_axes: int, moving_axes: int, fixed_channels: int, moving_channels: int) -> None:
+    """Raise a RegistrationError unless two images have the same number of axes and of channels."""
+    if fixed_axes != moving_axes:
+        raise RegistrationError(f"the fixed image has {fixed_axes} axes, the moving {moving_axes}. Both must be 2D or both 3D.")
+    if fixed_channels != moving_channels:
+        raise RegistrationError(f"the fixed image has {fixed_channels} channels, the moving {moving_channels}. Give both the same channels, in the same order.")
+
+
+def align_sides(fixed: Side, moving: Side, *, kind: str = "affine", spacing: Sequence[float] | None = None) -> Alignment:
+    """:func:`align` for images that are prepared already."""
     if kind not in KINDS:
         raise ConfigurationError(f"alignment {kind!r} is unknown; {did_you_mean(kind, KINDS)}")
-    if fixed_space.ndim != moving_space.ndim:
-        raise RegistrationError(f"the fixed image has {fixed_space.ndim} axes, the moving {moving_space.ndim}. Both must be 2D or both 3D.")
-    if len(fixed) != len(moving):
-        raise RegistrationError(f"the fixed image has {len(fixed)} channels, the moving {len(moving)}. Give both the same channels, in the same order.")
-    sides = prepare(fixed, fixed_space, fixed_mask, "fixed"), prepare(moving, moving_space, moving_mask, "moving")
-    return _Search(*sides, kind, spacing).run()
+    return _Search(fixed, moving, kind, spacing).run()
 
 
 class _Search:
@@ -118,13 +127,13 @@ class _Search:
 
     def run(self) -> Alignment:
         identity = np.eye(self.fine.ndim + 1)
-        coarse = MutualInformation(self.coarse.fixed.image[0])
+        coarse = MutualInformation(self.coarse.fixed)
         starts = self._starts(coarse)
         least = LEAST_OVERLAP * max(fit.overlap for fit in starts)
         if least <= 0:
             raise RegistrationError("the two images have no common view from any start. Check that they show the same part of the body.")
         if self.kind in ("none", "centre"):
-            kept = [fit for fit in starts[: 1 if self.kind == "none" else 2]]
+            kept = starts[: 1 if self.kind == "none" else 2]
             similarity, why = self._similarity(max(kept, key=lambda fit: fit.similarity).matrix)
             return self._choose(similarity, [("none", identity), *(("centre", fit.matrix) for fit in kept[1:])], why)
         best = sorted(starts, key=lambda fit: -fit.similarity)[:STARTS]
@@ -134,7 +143,7 @@ class _Search:
         found = [("none", identity), ("rigid", rigid.matrix)]
         if self.kind == "affine":
             affine = self._fit(self.coarse, coarse, "affine", rigid.matrix, least, 20)
-            affine = self._fit(self.fine, similarity, "affine", affine.matrix, least, 40)
+            affine = self._fit(self.fine, similarity, "affine", affine.matrix, least, 25)
             found.append(("affine", affine.matrix))
         return self._choose(similarity, found, why)
 
@@ -151,13 +160,12 @@ class _Search:
 
     def _similarity(self, matrix: FloatArray) -> tuple[Similarity, str]:
         """The measure of the fine stage, by what the pair shows once it is roughly together."""
-        with torch.no_grad():
-            warped, valid = self.coarse.sample(torch.from_numpy(matrix))
-        both = (self.coarse.body.reshape(valid.shape) * valid) > 0
-        correlation = _mean_correlation(self.coarse.fixed.image[0], warped, both)
+        warped, valid = self.coarse.sample(matrix)
+        both = (self.coarse.body * valid) > 0
+        correlation = _mean_correlation(self.coarse.fixed, warped, both)
         if correlation >= SAME_CONTRAST:
-            return LocalCorrelation(self.fine.fixed.image[0], 3), f"one contrast (correlation {correlation:.2f} inside the foreground): local correlation"
-        return MutualInformation(self.fine.fixed.image[0]), f"different contrasts (correlation {correlation:.2f} inside the foreground): mutual information"
+            return LocalCorrelation(self.fine.fixed, 3), f"one contrast (correlation {correlation:.2f} inside the foreground): local correlation"
+        return MutualInformation(self.fine.fixed), f"different contrasts (correlation {correlation:.2f} inside the foreground): mutual information"
 
     def _nearly(self, one: FloatArray, other: FloatArray) -> bool:
         """Whether two maps put the fixed foreground at the same place, within a fraction of a stored voxel of the fixed image."""
@@ -179,11 +187,13 @@ class _Search:
         return Alignment(matrix, kind, before, scores[chosen], f"{why}; similarity by map: {tried}")
 
 
-def _mean_correlation(fixed: torch.Tensor, warped: torch.Tensor, where: torch.Tensor) -> float:
+def _mean_correlation(fixed: Floats, warped: Floats, where: npt.NDArray[np.bool_]) -> float:
     values = []
     for one, other in zip(fixed, warped, strict=True):
+        if not where.any():
+            return 0.0
         a, b = one[where] - one[where].mean(), other[where] - other[where].mean()
-        values.append(float((a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-6)))
+        values.append(float((a * b).sum() / max(1e-6, float(np.linalg.norm(a) * np.linalg.norm(b)))))
     return float(np.mean(values))
 
 

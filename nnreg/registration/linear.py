@@ -5,22 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from scipy.linalg import expm
 from scipy.optimize import minimize
-from torch import Tensor
-from torch.nn import functional as nnf
 
 from nnreg.geometry.space import FloatArray
+from nnreg.kernels import linear_cpu, volumes
+from nnreg.kernels.threads import in_parts
 from nnreg.registration.sides import Side, foreground, smoothed
-from nnreg.registration.similarity import Similarity
+from nnreg.registration.similarity import Floats, Similarity
+
+NOWHERE = np.empty((0, 1, 1), np.float32)
 
 
 @dataclass(frozen=True)
 class Parameters:
     """Which linear maps are searched, around which centre and in which units.
 
-    The map is ``base`` after ``exp(V)`` around `centre`, with V built of ``ndim`` translations and, by `kind`, rotations or a full matrix. Every parameter is in mm of
-    movement at `radius` from the centre, so that a step means the same for all of them.
+    The map is ``base`` after ``exp(V)`` around `centre`, with V built of ``ndim`` translations and, by `kind`, rotations or a full matrix. Every parameter is
+    in mm of movement at `radius` from the centre, so that a step means the same for all of them.
 
     Attributes
     ----------
@@ -39,91 +41,90 @@ class Parameters:
         n = len(self.centre)
         return {"centre": n, "rigid": n + n * (n - 1) // 2, "affine": n + n * n}[self.kind]
 
-    def generators(self) -> Tensor:
+    def generators(self) -> FloatArray:
         """(count, n+1, n+1): the velocity matrix of each parameter, about the centre."""
         n = len(self.centre)
-        result = []
-        for axis in range(n):
-            matrix = torch.zeros(n + 1, n + 1, dtype=torch.float64)
-            matrix[axis, n] = 1
-            result.append(matrix)
+        result = np.zeros((self.count, n + 1, n + 1))
+        result[np.arange(n), np.arange(n), n] = 1
         if self.kind == "rigid":
             pairs = [(i, j) for i in range(n) for j in range(i)]
         else:
             pairs = [(i, j) for i in range(n) for j in range(n)] if self.kind == "affine" else []
-        for i, j in pairs:
-            matrix = torch.zeros(n + 1, n + 1, dtype=torch.float64)
-            matrix[i, j] = 1 / self.radius
+        for k, (i, j) in enumerate(pairs):
+            result[n + k, i, j] = 1 / self.radius
             if self.kind == "rigid":
-                matrix[j, i] = -1 / self.radius
-            result.append(matrix)
-        return torch.stack(result)
+                result[n + k, j, i] = -1 / self.radius
+        return result
 
-    def matrix(self, values: Tensor, base: FloatArray) -> Tensor:
-        """World matrix (n+1, n+1) of parameter values (count,), differentiable."""
+    def matrix(self, values: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """World matrix (n+1, n+1) of parameter values (count,), and its derivatives (count, n+1, n+1)."""
         n = len(self.centre)
-        to_centre = torch.eye(n + 1, dtype=torch.float64)
-        to_centre[:n, n] = -torch.tensor(self.centre, dtype=torch.float64)
-        velocity = torch.einsum("p,pij->ij", values, self.generators())
-        return torch.from_numpy(base) @ torch.linalg.inv(to_centre) @ torch.linalg.matrix_exp(velocity) @ to_centre
+        to_centre = np.eye(n + 1)
+        to_centre[:n, n] = -np.asarray(self.centre)
+        generators = self.generators()
+        velocity = np.einsum("p,pij->ij", values, generators)
+        # the exponential of [[V, G], [0, V]] holds the derivative of exp(V) along G in its corner (Najfeld and Havel 1995)
+        blocks = np.zeros((self.count, 2 * n + 2, 2 * n + 2))
+        blocks[:, : n + 1, : n + 1] = blocks[:, n + 1 :, n + 1 :] = velocity
+        blocks[:, : n + 1, n + 1 :] = generators
+        powers = expm(blocks)
+        left, right = base @ np.linalg.inv(to_centre), to_centre
+        return left @ powers[0, : n + 1, : n + 1] @ right, left @ powers[:, : n + 1, n + 1 :] @ right
+
+
+def lifted(array: Floats) -> Floats:
+    """(C, *grid) as a volume: an image of two axes becomes (C, H, 1, W), so that its rows go to different threads."""
+    return np.ascontiguousarray(array if array.ndim == 4 else array[:, :, None])
+
+
+def _lifted_matrix(matrix: FloatArray) -> Floats:
+    """(3, 4) of an index matrix (n+1, n+1), in the axes of :func:`lifted`."""
+    if len(matrix) == 4:
+        return np.ascontiguousarray(matrix[:3], dtype=np.float32)
+    result = np.zeros((3, 4), np.float32)
+    result[np.ix_((0, 2), (0, 2, 3))] = matrix[:2]
+    return result
 
 
 class Pair:
     """A fixed and a moving grid with everything that stays the same while the map between them changes."""
 
     def __init__(self, fixed: Side, moving: Side) -> None:
-        self.fixed, self.moving = (Side(smoothed(side.image), side.mask, side.space) for side in (fixed, moving))
         self.ndim = fixed.space.ndim
-        axes = torch.meshgrid(*[torch.arange(size, dtype=torch.float32) for size in fixed.space.shape], indexing="ij")
-        self.index = torch.stack([axis.reshape(-1) for axis in axes])
-        self.allowed = torch.ones(1, self.index.shape[1]) if fixed.mask is None else (fixed.mask > 0.5).float().reshape(1, -1)
-        weights = foreground(fixed).reshape(-1)
-        self.body = weights * self.allowed[0]
-        self.chunks = max(1, torch.get_num_threads())
+        self.fixed_space, self.moving_space = fixed.space, moving.space
+        self.fixed, self.moving = (lifted(smoothed(side.image)) for side in (fixed, moving))
+        self.allowed, self.mask = (NOWHERE if side.mask is None else lifted(side.mask[None])[0] for side in (fixed, moving))
+        self.grid = self.fixed.shape[1:]
+        self.body = lifted(foreground(fixed)[None])[0]
 
-    def index_matrix(self, world: Tensor) -> Tensor:
-        """From fixed indices to moving indices, (n+1, n+1) float64."""
-        return torch.from_numpy(self.moving.space.inverse_matrix) @ world @ torch.from_numpy(self.fixed.space.matrix)
+    def sample(self, world: FloatArray) -> tuple[Floats, Floats]:
+        """Warped moving image (C, D, H, W) under a world matrix, and how far the samples (D, H, W) lie in view and in the masks."""
+        matrix = self._index_matrix(world)
+        valid = np.empty(self.grid, np.float32)
+        in_parts(linear_cpu.in_view, self.grid[0], valid, self.mask, self.allowed, self.moving.shape[1:], matrix)
+        return volumes.sample(self.moving, shape=self.grid, matrix=matrix), valid
 
-    def sample(self, world: Tensor) -> tuple[Tensor, Tensor]:
-        """Warped moving image (C, *grid), differentiable in `world`, and the samples (*grid) that lie in view and in the masks."""
-        matrix = self.index_matrix(world).float()
+    def on_world(self, world: FloatArray, gradient: Floats) -> FloatArray:
+        """Derivative (n+1, n+1) with respect to the world matrix, from that with respect to the warped image."""
+        sums = np.zeros((self.grid[0], 12))
+        in_parts(linear_cpu.on_matrix, self.grid[0], sums, gradient, self.moving, self._index_matrix(world))
+        on_index = sums.sum(axis=0).reshape(3, 4)
         n = self.ndim
-        positions = matrix[:n, :n] @ self.index + matrix[:n, n:]
-        grid, valid = self._normalised(positions)
-        image = self.moving.image
-        warped = nnf.grid_sample(image.expand(self.chunks, *image.shape[1:]), grid, mode="bilinear", padding_mode="border", align_corners=True)
-        valid = valid * self.allowed[0]
-        if self.moving.mask is not None:
-            mask = self.moving.mask
-            valid = valid * (self._joined(nnf.grid_sample(mask.expand(self.chunks, *mask.shape[1:]), grid.detach(), align_corners=True))[0] > 0.5)
-        shape = self.fixed.space.shape
-        return self._joined(warped).reshape(-1, *shape), valid.reshape(shape)
+        full = np.zeros((n + 1, n + 1))
+        full[:n] = on_index if n == 3 else on_index[np.ix_((0, 2), (0, 2, 3))]
+        return self.moving_space.inverse_matrix.T @ full @ self.fixed_space.matrix.T
 
-    def _normalised(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """grid_sample's grid, cut into chunks along the batch axis because torch runs batches, not voxels, in parallel."""
-        sizes = torch.tensor(self.moving.space.shape, dtype=torch.float32)[:, None]
-        detached = positions.detach()
-        # fades over one voxel: on a lattice a hard edge would let whole planes of samples appear and vanish at once
-        valid = (1 - torch.maximum(-detached, detached - (sizes - 1)).clamp(min=0)).clamp(min=0).amin(dim=0)
-        grid = (positions * (2 / (sizes - 1).clamp(min=1)) - 1).flip(0).T
-        padded = -len(grid) % self.chunks
-        if padded:
-            grid = torch.cat([grid, grid[:padded]])
-        return grid.reshape(self.chunks, -1, *(1,) * (self.ndim - 1), self.ndim), valid
+    def _index_matrix(self, world: FloatArray) -> Floats:
+        return _lifted_matrix(self.moving_space.inverse_matrix @ world @ self.fixed_space.matrix)
 
-    def _joined(self, values: Tensor) -> Tensor:
-        return values.reshape(*values.shape[:2], -1).transpose(0, 1).reshape(values.shape[1], -1)[:, : self.index.shape[1]]
-
-    def overlap(self, valid: Tensor) -> float:
+    def overlap(self, valid: Floats) -> float:
         """Share of the fixed foreground that is in view of the moving image."""
-        return float((valid.reshape(-1) * self.body).sum() / self.body.sum().clamp(min=1))
+        return float((valid * self.body).sum() / max(1.0, float(self.body.sum())))
 
     def value(self, similarity: Similarity, matrix: FloatArray) -> tuple[float, float]:
         """Similarity and overlap under a world matrix."""
-        with torch.no_grad():
-            warped, valid = self.sample(torch.from_numpy(matrix))
-            return similarity(warped, valid)[0], self.overlap(valid)
+        warped, valid = self.sample(matrix)
+        return similarity(warped, valid)[0], self.overlap(valid)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,18 +145,16 @@ def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: 
 
     def cost(values: FloatArray) -> tuple[float, FloatArray]:
         nonlocal best
-        variables = torch.tensor(values, dtype=torch.float64, requires_grad=True)
-        world = parameters.matrix(variables, start)
+        world, slopes = parameters.matrix(values, start)
         warped, valid = pair.sample(world)
-        value, gradient = similarity(warped.detach(), valid)
+        value, gradient = similarity(warped, valid)
         overlap = pair.overlap(valid)
         guard = min(1.0, overlap / least_overlap) if least_overlap > 0 else 1.0
-        warped.backward(gradient * guard)
         if value * guard > best.similarity:
-            best = Fit(world.detach().numpy(), value * guard, overlap)
-        return -value * guard, -np.asarray(variables.grad)
+            best = Fit(world, value * guard, overlap)
+        return -value * guard, -guard * np.einsum("pij,ij->p", slopes, pair.on_world(world, gradient))
 
     minimize(
-        cost, np.zeros(parameters.count), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-6, "gtol": 1e-7}
+        cost, np.zeros(parameters.count), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-5, "gtol": 1e-7}
     )
     return best

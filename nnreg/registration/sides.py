@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn import functional as nnf
+from scipy.ndimage import correlate1d
 
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space
 from nnreg.geometry.space import FloatArray
 
+Floats = npt.NDArray[np.float32]
 HISTOGRAM_BINS = 64
+SAMPLE = 100_000  # values from which percentiles are taken
 WINDOW_PERCENTILES = (0.5, 99.5)
 
 
@@ -25,24 +26,28 @@ class Side:
 
     Attributes
     ----------
-    image : Tensor, shape (1, C, *space.shape), float32 in [0, 1]
-    mask : Tensor, shape (1, 1, *space.shape), float32 in [0, 1], or None
+    image : array, shape (C, *space.shape), float32 in [0, 1]
+    mask : array, shape space.shape, float32 in [0, 1], or None
         Share of each voxel that may be looked at; None means all of it.
     space : Space
     """
 
-    image: Tensor
-    mask: Tensor | None
+    image: Floats
+    mask: Floats | None
     space: Space
 
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return int(self.image.shape[1])
+        return int(self.image.shape[0])
 
     def pooled(self, spacing: Sequence[float]) -> Side:
         """Means over blocks of whole voxels, as near to `spacing` (mm, array axis order) as whole blocks come, never finer than stored."""
         factors = tuple(max(1, min(size, round(wanted / own))) for wanted, own, size in zip(spacing, self.space.spacing, self.space.shape, strict=True))
+        return self.pooled_by(factors)
+
+    def pooled_by(self, factors: tuple[int, ...]) -> Side:
+        """Means over blocks of `factors` voxels; what does not fill a block is left out on both sides alike."""
         if max(factors) == 1:
             return self
         shape = tuple(size // factor for size, factor in zip(self.space.shape, factors, strict=True))
@@ -52,35 +57,24 @@ class Side:
         n = self.space.ndim
         matrix[:n, n] = self.space.to_world(np.asarray(starts) + (np.asarray(factors) - 1) / 2)
         matrix[:n, :n] = matrix[:n, :n] * np.asarray(factors)
-        window = (slice(None), slice(None), *(slice(start, start + count * factor) for start, count, factor in zip(starts, shape, factors, strict=True)))
-        image = _block_means(self.image[window], factors)
-        mask = None
-        if self.mask is not None:
-            mask = _block_means(self.mask[window], factors)
-            # what lies outside the mask must not leak into the blocks on its border
-            image = _block_means((self.image * self.mask)[window], factors) / mask.clamp(min=1e-6)
-        return Side(image, mask, Space.from_matrix(shape, matrix))
+        window = (slice(None), *(slice(start, start + count * factor) for start, count, factor in zip(starts, shape, factors, strict=True)))
+        if self.mask is None:
+            return Side(block_means(self.image[window], factors), None, Space.from_matrix(shape, matrix))
+        mask = block_means(self.mask[None][window], factors)
+        # what lies outside the mask must not leak into the blocks on its border
+        image = np.divide(block_means((self.image * self.mask)[window], factors), np.maximum(mask, np.float32(1e-6)), dtype=np.float32)
+        return Side(image, mask[0], Space.from_matrix(shape, matrix))
 
 
-def _block_means(image: Tensor, factors: tuple[int, ...]) -> Tensor:
+def block_means(image: Floats, factors: tuple[int, ...]) -> Floats:
+    """Means of (C, *grid) over blocks of `factors` voxels that fill the grid."""
     # one axis after the other: each pass reads less than the one before, and torch reduces the inner axis with vectors
+    result = torch.from_numpy(np.ascontiguousarray(image))
     for axis in reversed(range(len(factors))):
         if factors[axis] > 1:
-            count = image.shape[axis + 2] // factors[axis]
-            image = image.unflatten(axis + 2, (count, factors[axis])).mean(dim=axis + 3)
-    return image
-
-
-def smoothed(image: Tensor) -> Tensor:
-    """(1, C, *grid) after a 1-2-1 filter along every axis: noise and the kinks of linear interpolation would otherwise draw the maximum off the lattice."""
-    ndim = image.ndim - 2
-    for axis in range(2, image.ndim):
-        padding = [0] * (2 * ndim)
-        padding[2 * (image.ndim - 1 - axis) : 2 * (image.ndim - axis)] = [1, 1]
-        padded = nnf.pad(image, padding, mode="replicate")
-        size = image.shape[axis]
-        image = (padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)) / 4 + image / 2
-    return image
+            count = result.shape[axis + 1] // factors[axis]
+            result = result.unflatten(axis + 1, (count, factors[axis])).mean(dim=axis + 2)
+    return np.asarray(result.contiguous().numpy())
 
 
 def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.generic] | None, role: str) -> Side:
@@ -104,76 +98,82 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
         raise RegistrationError(
             f"the {role} image has shape {tuple(array.shape)}, expected (channels, {', '.join(map(str, space.shape))}) as its geometry says."
         )
-    values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    if not bool(torch.isfinite(values).all()):
-        count = int((~torch.isfinite(values)).sum())
+    values = np.ascontiguousarray(array, dtype=np.float32)
+    # the sum of finite numbers of this size is finite: one pass, no array of truth values
+    if not np.isfinite(values.sum(dtype=np.float64)):
+        count = int(np.count_nonzero(~np.isfinite(values)))
         raise RegistrationError(f"the {role} image holds {count} NaN or infinite values. Replace them before registering.")
-    inside = _mask_tensor(mask, space, role)
-    windowed = []
+    inside = _mask_array(mask, space, role)
+    windowed = np.empty_like(values)
     for channel, image in enumerate(values):
-        low, high = _window(image if inside is None else image[inside[0, 0] > 0.5])
+        low, high = _window(image if inside is None else image[inside > 0.5])
         if not high > low:
-            raise RegistrationError(
-                f"channel {channel} of the {role} image is constant ({low:g}){' inside its mask' if inside is not None else ''}: nothing to align."
-            )
-        windowed.append(((image - low) / (high - low)).clamp(0, 1))
-    return Side(torch.stack(windowed)[None], inside, space)
+            where = "" if inside is None else " inside its mask"
+            raise RegistrationError(f"channel {channel} of the {role} image is constant ({low:g}){where}: nothing to align.")
+        np.subtract(image, np.float32(low), out=windowed[channel])
+        windowed[channel] *= np.float32(1 / (high - low))
+        np.clip(windowed[channel], 0, 1, out=windowed[channel])
+    return Side(windowed, inside, space)
 
 
-def _mask_tensor(mask: npt.NDArray[np.generic] | None, space: Space, role: str) -> Tensor | None:
+def _mask_array(mask: npt.NDArray[np.generic] | None, space: Space, role: str) -> Floats | None:
     if mask is None:
         return None
     array = np.asarray(mask)
     array = array[0] if array.ndim == space.ndim + 1 else array
     if tuple(array.shape) != space.shape:
         raise RegistrationError(f"the {role} mask has shape {tuple(mask.shape)}, its image {space.shape}. They must agree.")
-    inside = torch.from_numpy(np.ascontiguousarray(array > 0, dtype=np.float32))[None, None]
-    if not bool(inside.any()):
+    inside = np.ascontiguousarray(array > 0, dtype=np.float32)
+    if not inside.any():
         raise RegistrationError(f"the {role} mask is empty. Leave it out, or mark the part that may be looked at.")
     return inside
 
 
-def _window(values: Tensor) -> tuple[float, float]:
+def _window(values: Floats) -> tuple[float, float]:
     """Lower and upper value of an intensity window: robust percentiles, and the true ends where an image holds little but background."""
-    sample = values.flatten()
-    step = max(1, sample.numel() // 500_000)
-    sample = sample[::step].sort().values
-    low, high = (float(sample[round(share / 100 * (sample.numel() - 1))]) for share in WINDOW_PERCENTILES)
-    if high > low:
-        return low, high
-    return float(values.min()), float(values.max())
+    flat = values.reshape(-1)
+    sample = np.sort(flat[:: max(1, flat.size // SAMPLE)])
+    low, high = (float(sample[round(share / 100 * (sample.size - 1))]) for share in WINDOW_PERCENTILES)
+    return (low, high) if high > low else (float(values.min()), float(values.max()))
 
 
-def foreground(side: Side) -> Tensor:
-    """Weights (1, 1, *shape) of the object, found without labels.
+def foreground(side: Side) -> Floats:
+    """Weights (*grid) of the object, found without labels.
 
     The mask if there is one. Else Otsu's threshold of the mean channel, and of the two classes the one the border of the field of view shows less of
     (dark air around a head, white glass around a tissue section).
     """
     if side.mask is not None:
         return side.mask
-    mean = side.image.mean(dim=1, keepdim=True)
-    above = (mean > otsu(mean)).float()
-    border = torch.ones_like(above)
-    border[(slice(None), slice(None), *(slice(1, -1) if size > 2 else slice(None) for size in side.space.shape))] = 0
-    bright_border = float((above * border).sum() / border.sum().clamp(min=1))
+    mean = side.image.mean(axis=0)
+    above = (mean > otsu(mean)).astype(np.float32)
+    border = np.ones_like(above)
+    border[tuple(slice(1, -1) if size > 2 else slice(None) for size in side.space.shape)] = 0
+    bright_border = float((above * border).sum() / max(1.0, border.sum()))
     return 1 - above if bright_border > 0.5 else above
 
 
-def otsu(values: Tensor) -> float:
+def smoothed(image: Floats) -> Floats:
+    """(C, *grid) after a 1-2-1 filter along every axis: noise and the kinks of linear interpolation would otherwise draw the maximum off the lattice."""
+    for axis in range(1, image.ndim):
+        image = np.asarray(correlate1d(image, [0.25, 0.5, 0.25], axis=axis, mode="nearest"))
+    return np.ascontiguousarray(image)
+
+
+def otsu(values: Floats) -> float:
     """Threshold in [0, 1] that separates two classes best (Otsu 1979: largest variance between classes)."""
-    counts = torch.histc(values.float(), bins=HISTOGRAM_BINS, min=0.0, max=1.0).double()
-    centres = (torch.arange(HISTOGRAM_BINS, dtype=torch.float64) + 0.5) / HISTOGRAM_BINS
-    below = counts.cumsum(0)[:-1]
+    counts, _ = np.histogram(values, bins=HISTOGRAM_BINS, range=(0.0, 1.0))
+    centres = (np.arange(HISTOGRAM_BINS) + 0.5) / HISTOGRAM_BINS
+    below = counts.cumsum()[:-1].astype(float)
     above = counts.sum() - below
-    moment = (counts * centres).cumsum(0)
-    difference = moment[:-1] / below.clamp(min=1) - (moment[-1] - moment[:-1]) / above.clamp(min=1)
-    return float(torch.argmax(below * above * difference**2) + 1) / HISTOGRAM_BINS
+    moment = (counts * centres).cumsum()
+    difference = moment[:-1] / np.maximum(below, 1) - (moment[-1] - moment[:-1]) / np.maximum(above, 1)
+    return float(np.argmax(below * above * difference**2) + 1) / HISTOGRAM_BINS
 
 
-def moments(weights: Tensor, space: Space) -> tuple[FloatArray, FloatArray]:
-    """Centre (ndim,) and covariance (ndim, ndim) in world mm, x first, of weights (1, 1, *shape)."""
-    index = torch.nonzero(weights[0, 0] > 0.5).double().numpy()
+def moments(weights: Floats, space: Space) -> tuple[FloatArray, FloatArray]:
+    """Centre (ndim,) and covariance (ndim, ndim) in world mm, x first, of weights (*grid)."""
+    index = np.argwhere(weights > 0.5)
     if not len(index):
         return space.centre, np.diag((space.extent[::-1]) ** 2 / 12)
     points = space.to_world(index)

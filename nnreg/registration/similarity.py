@@ -1,16 +1,20 @@
 """Similarities of two images under a linear map: value and exact gradient with respect to the warped image, samples out of view left out.
 
-All are to be maximised and lie between -1 or 0 and 1. They are written for the few hundred thousand samples of an affine stage.
+All are to be maximised and at most 1. Images are volumes (C, D, H, W); an image of two axes is lifted to (C, H, 1, W) by the caller.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import torch
-from torch import Tensor
-from torch.nn import functional as nnf
+import numpy as np
+import numpy.typing as npt
 
+from nnreg.kernels import linear_cpu
+from nnreg.kernels.correlation import Windows
+from nnreg.kernels.threads import in_parts
+
+Floats = npt.NDArray[np.float32]
 FLAT = 1e-5  # variance below which a neighbourhood of an image in [0, 1] says nothing
 
 
@@ -19,8 +23,8 @@ class Similarity(Protocol):
 
     name: str
 
-    def __call__(self, warped: Tensor, valid: Tensor) -> tuple[float, Tensor]:
-        """Value and gradient for ``warped (C, *grid)``, each sample weighted by ``valid (*grid)`` in [0, 1]."""
+    def __call__(self, warped: Floats, valid: Floats) -> tuple[float, Floats]:
+        """Value and gradient for ``warped (C, D, H, W)``, each sample weighted by ``valid (D, H, W)`` in [0, 1]."""
 
 
 class GlobalCorrelation:
@@ -28,21 +32,21 @@ class GlobalCorrelation:
 
     name = "ncc"
 
-    def __init__(self, fixed: Tensor) -> None:
+    def __init__(self, fixed: Floats) -> None:
         self.fixed = fixed
 
-    def __call__(self, warped: Tensor, valid: Tensor) -> tuple[float, Tensor]:
+    def __call__(self, warped: Floats, valid: Floats) -> tuple[float, Floats]:
         """See :class:`Similarity`."""
-        axes = tuple(range(1, warped.ndim))
-        count = valid.sum().clamp(min=1)
-        fixed = self.fixed - (self.fixed * valid).sum(dim=axes, keepdim=True) / count
-        moving = warped - (warped * valid).sum(dim=axes, keepdim=True) / count
-        covariance = (fixed * moving * valid).sum(dim=axes, keepdim=True)
-        fixed_power = (fixed**2 * valid).sum(dim=axes, keepdim=True).clamp(min=FLAT)
-        moving_power = (moving**2 * valid).sum(dim=axes, keepdim=True).clamp(min=FLAT)
-        scale = (fixed_power * moving_power).rsqrt()
+        axes = (1, 2, 3)
+        count = max(1.0, float(valid.sum()))
+        fixed = self.fixed - (self.fixed * valid).sum(axis=axes, keepdims=True) / count
+        moving = warped - (warped * valid).sum(axis=axes, keepdims=True) / count
+        covariance = (fixed * moving * valid).sum(axis=axes, keepdims=True)
+        fixed_power = np.maximum((fixed**2 * valid).sum(axis=axes, keepdims=True), FLAT)
+        moving_power = np.maximum((moving**2 * valid).sum(axis=axes, keepdims=True), FLAT)
+        scale = 1 / np.sqrt(fixed_power * moving_power)
         gradient = (fixed - moving * (covariance / moving_power)) * valid * scale / len(warped)
-        return float((covariance * scale).mean()), gradient
+        return float((covariance * scale).mean()), gradient.astype(np.float32)
 
 
 class LocalCorrelation:
@@ -50,34 +54,27 @@ class LocalCorrelation:
 
     name = "lncc"
 
-    def __init__(self, fixed: Tensor, radius: int) -> None:
+    def __init__(self, fixed: Floats, radius: int) -> None:
         self.fixed = fixed
-        self.radius = radius
-        count = box_sums(torch.ones_like(fixed), radius)
-        variance = box_sums(fixed**2, radius) / count - (box_sums(fixed, radius) / count) ** 2
+        half_z, half_y, half_x = (radius if size > 1 else 0 for size in fixed.shape[1:])
+        self.radii = half_z, half_y, half_x
+        window = float(np.prod([2 * half + 1 for half in self.radii]))
+        self.floor = FLAT * window
         # air around a body says nothing: were it counted, pushing it out of view would raise the mean
-        self.textured = (variance > 10 * FLAT).float()
+        inverses = [Windows.of(channel, self.radii, floor=self.floor).inverse for channel in fixed]
+        self.textured = [(inverse > 0) & (inverse < 1 / (10 * self.floor)) for inverse in inverses]
 
-    def __call__(self, warped: Tensor, valid: Tensor) -> tuple[float, Tensor]:
+    def __call__(self, warped: Floats, valid: Floats) -> tuple[float, Floats]:
         """See :class:`Similarity`."""
-        weight = valid[None]
-        fixed, moving = self.fixed * weight, warped * weight
-        channels = len(warped)
-        sums = box_sums(torch.cat([weight, fixed, moving, fixed * self.fixed, moving * warped, fixed * warped]), self.radius)
-        count = sums[:1].clamp(min=1)
-        fixed_mean, moving_mean, fixed_square, moving_square, product = ((part / count) for part in sums[1:].split(channels))
-        fixed_variance = (fixed_square - fixed_mean**2).clamp(min=0)
-        moving_variance = (moving_square - moving_mean**2).clamp(min=0)
-        covariance = product - fixed_mean * moving_mean
-        scale = ((fixed_variance + FLAT) * (moving_variance + FLAT)).rsqrt()
-        correlation = covariance * scale
-        counted = weight * self.textured
-        total = counted.sum().clamp(min=1)
-        by_covariance = counted * scale / count
-        by_variance = counted * correlation / (moving_variance + FLAT) / count
-        back = box_sums(torch.cat([by_covariance, by_covariance * fixed_mean, by_variance, by_variance * moving_mean]), self.radius).split(channels)
-        gradient = (self.fixed * back[0] - back[1] - warped * back[2] + back[3]) * weight / total
-        return float((correlation * counted).sum() / total), gradient
+        mask = (valid > 0.5).astype(np.float32)
+        gradient = np.empty_like(warped)
+        value, counted = 0.0, 0
+        for channel, textured in enumerate(self.textured):
+            windows = Windows.of(self.fixed[channel], self.radii, floor=self.floor, mask=mask).only(textured)
+            part, _ = windows.correlation(warped[channel], gradient[channel], signed=True)
+            gradient[channel] *= windows.scored
+            value, counted = value + part * windows.scored, counted + windows.scored
+        return value / max(1, counted), gradient / np.float32(max(1, counted))
 
 
 class MutualInformation:
@@ -85,69 +82,34 @@ class MutualInformation:
 
     name = "nmi"
 
-    def __init__(self, fixed: Tensor, bins: int = 32) -> None:
+    def __init__(self, fixed: Floats, bins: int = 32) -> None:
         self.bins = bins
-        self.fixed_bins = (fixed * (bins - 1)).round().long()
+        self.fixed_bins = (fixed * (bins - 1) + 0.5).astype(np.uint8)
 
-    def __call__(self, warped: Tensor, valid: Tensor) -> tuple[float, Tensor]:
+    def __call__(self, warped: Floats, valid: Floats) -> tuple[float, Floats]:
         """See :class:`Similarity`."""
-        gradient = torch.zeros_like(warped)
-        chosen = valid > 0
+        gradient = np.empty_like(warped)
         total = 0.0
         for channel, image in enumerate(warped):
-            value, part = self._channel(self.fixed_bins[channel][chosen], image[chosen], valid[chosen])
-            total += value / len(warped)
-            gradient[channel][chosen] = part / len(warped)
-        return total, gradient
+            total += self._channel(self.fixed_bins[channel], image, valid, gradient[channel]) / len(warped)
+        return total, gradient / np.float32(len(warped))
 
-    def _channel(self, fixed_bins: Tensor, moving: Tensor, valid: Tensor) -> tuple[float, Tensor]:
+    def _channel(self, fixed_bins: npt.NDArray[np.uint8], moving: Floats, valid: Floats, gradient: Floats) -> float:
         # three empty bins take the tails of the spline
-        position = moving * (self.bins - 1) + 1
-        base = position.floor().long()
-        offset = position - base
-        width = self.bins + 3
-        start = fixed_bins * width + base - 1
-        joint = torch.zeros(self.bins * width, dtype=torch.float64)
-        weights = _spline(offset)
-        for tap, weight in enumerate(weights):
-            joint += torch.bincount(start + tap, weights=weight * valid, minlength=self.bins * width)
-        total = max(1.0, float(valid.sum()))
-        joint = (joint / total).reshape(self.bins, width)
-        logs = joint.clamp(min=1e-12).log()
-        fixed_logs = joint.sum(1, keepdim=True).clamp(min=1e-12).log()
-        moving_logs = joint.sum(0, keepdim=True).clamp(min=1e-12).log()
+        depth = len(moving)
+        parts = np.zeros((depth, self.bins, self.bins + 3))
+        in_parts(linear_cpu.joint_histogram, depth, parts, fixed_bins, moving, valid, self.bins)
+        joint = parts.sum(axis=0)
+        total = max(1.0, float(joint.sum()))
+        joint /= total
+        logs, fixed_logs, moving_logs = (
+            np.log(np.maximum(table, 1e-12)) for table in (joint, joint.sum(axis=1, keepdims=True), joint.sum(axis=0, keepdims=True))
+        )
         entropy = float(-(joint * logs).sum())
         if entropy < 1e-6:
-            return 0.0, torch.zeros_like(moving)
+            gradient[:] = 0
+            return 0.0
         value = float(-(joint * (fixed_logs + moving_logs)).sum()) / entropy
-        table = ((value * logs - fixed_logs - moving_logs) / entropy).float().flatten()
-        slope = sum((table[start + tap] * weight for tap, weight in enumerate(_spline_slope(offset))), torch.zeros_like(moving))
-        return value - 1, slope * valid * ((self.bins - 1) / total)
-
-
-def _spline(offset: Tensor) -> tuple[Tensor, ...]:
-    """Weights of the four bins around a position (cubic B-spline)."""
-    rest = 1 - offset
-    return (
-        rest**3 / 6,
-        (4 - 6 * offset**2 + 3 * offset**3) / 6,
-        (4 - 6 * rest**2 + 3 * rest**3) / 6,
-        offset**3 / 6,
-    )
-
-
-def _spline_slope(offset: Tensor) -> tuple[Tensor, ...]:
-    rest = 1 - offset
-    return (-(rest**2) / 2, -2 * offset + 1.5 * offset**2, 2 * rest - 1.5 * rest**2, offset**2 / 2)
-
-
-def box_sums(images: Tensor, radius: int) -> Tensor:
-    """Sums over boxes of ``2 radius + 1`` voxels along every axis of (C, *grid), zero outside: one running sum per axis, whatever the window."""
-    window = 2 * radius + 1
-    ndim = images.ndim - 1
-    for axis in range(1, images.ndim):
-        padding = [0] * (2 * ndim)
-        padding[2 * (ndim - axis) : 2 * (ndim - axis) + 2] = [radius + 1, radius]
-        running = nnf.pad(images, padding).cumsum(dim=axis)
-        images = running.narrow(axis, window, images.shape[axis]) - running.narrow(axis, 0, images.shape[axis])
-    return images
+        table = ((value * logs - fixed_logs - moving_logs) / (entropy * total)).astype(np.float32)
+        in_parts(linear_cpu.histogram_slope, depth, gradient, table, fixed_bins, moving, valid, self.bins)
+        return value - 1

@@ -1,0 +1,123 @@
+"""Squared local correlation of two volumes and its gradient, for callers that hold numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.kernels import lncc_cpu
+from nnreg.kernels.threads import in_parts
+
+Floats = npt.NDArray[np.float32]
+Radii = tuple[int, int, int]
+
+# a sum of squares about the mean below this share of the sum of squares is rounding: the window is flat
+FLAT = np.float32(100 * np.finfo(np.float32).eps)
+EMPTY = np.empty((0, 1, 1), np.float32)
+
+
+def inverse_counts(size: int, radius: int) -> Floats:
+    """One over the number of voxels of the window around each of `size` voxels that lie inside."""
+    index = np.arange(size)
+    return np.asarray(1.0 / (np.minimum(index + radius, size - 1) - np.maximum(index - radius, 0) + 1), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """What the windows of a fixed volume hold: computed once, used for every warped volume it is compared with.
+
+    Attributes
+    ----------
+    fixed : array, shape (D, H, W)
+    mask : array, shape (D, H, W), or EMPTY
+        Voxels at 0 belong to no window, and windows centred there are not scored.
+    mean, inverse : array, shape (D, H, W)
+        Mean of each window, and one over its floored sum of squares about it (0 where it is not scored).
+    inverse_count : array, shape (D, H, W), or EMPTY without a mask
+    radii : half window per axis
+    floor : float
+        Smallest sum of squares about the mean, of either image, that is divided by.
+    scored : int
+        Number of windows that count.
+    """
+
+    fixed: Floats
+    mask: Floats
+    mean: Floats
+    inverse: Floats
+    inverse_count: Floats
+    radii: Radii
+    offset: float
+    floor: float
+    scored: int
+
+    @classmethod
+    def of(cls, fixed: Floats, radii: Radii, *, floor: float, mask: Floats | None = None) -> Windows:
+        """Statistics of `fixed` (D, H, W), float32 and contiguous."""
+        shape = fixed.shape
+        mean, inverse = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        inside = EMPTY if mask is None else mask
+        inverse_count = EMPTY if mask is None else np.empty(shape, np.float32)
+        offset = _mean(fixed, mask)
+        in_parts(
+            lncc_cpu.statistics,
+            shape[0],
+            mean.reshape(-1),
+            inverse.reshape(-1),
+            inverse_count.reshape(-1),
+            fixed.reshape(-1),
+            inside.reshape(-1),
+            shape,
+            radii,
+            np.float32(offset),
+            np.float32(floor),
+            FLAT,
+            least=2 * radii[0] + 1,
+        )
+        scored = fixed.size if mask is None else int(np.count_nonzero(mask > 0))
+        return cls(fixed, inside, mean, inverse, inverse_count, radii, offset, floor, scored)
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Windows:
+        """The same windows, of which only those centred on `chosen` (D, H, W) voxels (and in the mask) are scored."""
+        kept = chosen if not self.mask.size else chosen & (self.mask > 0)
+        return replace(self, inverse=self.inverse * kept, scored=int(np.count_nonzero(kept)))
+
+    def correlation(self, warped: Floats, gradient: Floats | None = None, *, signed: bool = False) -> tuple[float, Floats]:
+        """Mean squared (or signed) correlation with `warped` (D, H, W), and its derivative with respect to it (in `gradient` if that is given)."""
+        shape = self.fixed.shape
+        result = np.empty(shape, np.float32) if gradient is None else gradient
+        scores = np.zeros(shape[0])
+        counts = tuple(inverse_counts(size, radius) for size, radius in zip(shape, self.radii, strict=True))
+        in_parts(
+            lncc_cpu.sweep,
+            shape[0],
+            result.reshape(-1),
+            scores,
+            self.fixed.reshape(-1),
+            warped.reshape(-1),
+            self.mask.reshape(-1),
+            self.mean.reshape(-1),
+            self.inverse.reshape(-1),
+            self.inverse_count.reshape(-1),
+            counts,
+            shape,
+            self.radii,
+            (np.float32(self.offset), np.float32(_mean(warped, self.mask if self.mask.size else None))),
+            np.float32(self.floor),
+            FLAT,
+            np.float32((1.0 if signed else 2.0) / max(1, self.scored)),
+            signed,
+            least=4 * self.radii[0] + 1,
+        )
+        return float(scores.sum()) / max(1, self.scored), result
+
+
+def _mean(image: Floats, mask: Floats | None) -> float:
+    """Mean of a sample: it only has to be near, so that sums of squares keep their digits."""
+    if mask is None:
+        step = max(1, image.size // 100_000)
+        return float(image.reshape(-1)[::step].mean(dtype=np.float64))
+    inside = image[mask > 0]
+    return float(inside.mean(dtype=np.float64)) if inside.size else 0.0

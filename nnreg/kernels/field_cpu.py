@@ -1,0 +1,119 @@
+"""Compiled loops of the deformable engine on one volume: sampling and composition.
+
+A volume is (C, D, H, W), a field (N, D, H, W) in voxels with N = 3, or N = 2 and D = 1 for an image of two axes, component k along axis k. Float32, contiguous.
+Each row is done in two steps: where its voxels come from (plain arithmetic, whole vectors at a time), then the eight loads and the blending.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.kernels.compiled import compiled
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int32]
+LARGEST = 2**31 - 1  # voxels: positions in a volume are counted with 32 bits, because vectors of them are twice as long
+
+
+@compiled
+def _locate(base: Integers, weight: Floats, position: Floats, size: int) -> None:
+    """Lower neighbour along one axis (added to ``base * size``) and the weight of the upper one, positions clamped to the grid (NaN to its start)."""
+    top, last = np.float32(size - 1), np.int32(max(size - 2, 0))
+    for x in range(base.shape[0]):
+        # written so that NaN fails the comparison and becomes 0: it must not become an index
+        inside = position[x] if position[x] > 0 else np.float32(0.0)
+        inside = inside if inside < top else top
+        lower = min(np.int32(inside), last)
+        weight[x] = inside - np.float32(lower)
+        base[x] = base[x] * np.int32(size) + lower
+
+
+@compiled
+def _blend(row: Floats, flat: Floats, base: Integers, weights: Floats, steps: tuple[np.uint64, np.uint64, np.uint64]) -> None:
+    """Trilinear values of a flattened volume: weights (3, W), `steps` to the upper neighbour along z, y and x (0 on an axis of one voxel)."""
+    step_z, step_y, step_x = steps
+    along_z, along_y, along_x = weights[0], weights[1], weights[2]
+    for x in range(row.shape[0]):
+        near = np.uint64(base[x])
+        far = near + step_y
+        wx, wy = along_x[x], along_y[x]
+        one, other = flat[near], flat[far]
+        one += wx * (flat[near + step_x] - one)
+        other += wx * (flat[far + step_x] - other)
+        front = one + wy * (other - one)
+        near, far = near + step_z, far + step_z
+        one, other = flat[near], flat[far]
+        one += wx * (flat[near + step_x] - one)
+        other += wx * (flat[far + step_x] - other)
+        back = one + wy * (other - one)
+        row[x] = front + along_z[x] * (back - front)
+
+
+@compiled
+def _steps(shape: tuple[int, int, int]) -> tuple[np.uint64, np.uint64, np.uint64]:
+    depth, height, width = shape
+    return np.uint64(height * width if depth > 1 else 0), np.uint64(width if height > 1 else 0), np.uint64(1 if width > 1 else 0)
+
+
+@compiled
+def sample(start: int, stop: int, result: Floats, image: Floats, field: Floats, matrix: Floats) -> None:
+    """Rows start to stop (counted through all planes) of ``image(matrix (x + field(x)))``, border values outside.
+
+    Parameters
+    ----------
+    result : (C, D', H', W')
+    image : (C, D, H, W)
+    field : (2 or 3, D', H', W') in voxels of `result`, or (0, 1, 1, 1) for none
+    matrix : (3, 4)
+        From indices of `result` to indices of `image`.
+    """
+    channels, depth, height, width = image.shape
+    flat = image.reshape(channels, depth * height * width)
+    steps = _steps((depth, height, width))
+    components, count = field.shape[0], result.shape[3]
+    base, weights = np.empty(count, np.int32), np.empty((3, count), np.float32)
+    moved, position = np.empty((3, count), np.float32), np.empty(count, np.float32)
+    for line in range(start, stop):
+        z, y = line // result.shape[2], line % result.shape[2]
+        for x in range(count):
+            moved[0, x], moved[1, x], moved[2, x] = np.float32(z), np.float32(y), np.float32(x)
+        for k in range(components):
+            target, shift = moved[3 - components + k], field[k, z, y]
+            for x in range(count):
+                target[x] += shift[x]
+        base[:] = 0
+        for axis in range(3):
+            a, b, c, d = matrix[axis, 0], matrix[axis, 1], matrix[axis, 2], matrix[axis, 3]
+            on_z, on_y, on_x = moved[0], moved[1], moved[2]
+            for x in range(count):
+                position[x] = a * on_z[x] + b * on_y[x] + c * on_x[x] + d
+            _locate(base, weights[axis], position, depth if axis == 0 else height if axis == 1 else width)
+        for channel in range(channels):
+            _blend(result[channel, z, y], flat[channel], base, weights, steps)
+
+
+@compiled
+def compose(start: int, stop: int, result: Floats, outer: Floats, inner: Floats, scale: np.float32) -> None:
+    """Rows start to stop of ``scale inner(x) + outer(x + scale inner(x))``: all fields on one grid, `outer` continued from its border."""
+    components, depth, height, width = outer.shape
+    flat = outer.reshape(components, depth * height * width)
+    steps = _steps((depth, height, width))
+    base, weights = np.empty(width, np.int32), np.empty((3, width), np.float32)
+    position = np.empty(width, np.float32)
+    for line in range(start, stop):
+        z, y = line // height, line % height
+        base[:] = 0
+        for axis in range(3):
+            for x in range(width):
+                position[x] = np.float32(z if axis == 0 else y if axis == 1 else x)
+            if axis >= 3 - components:
+                shift = inner[axis - 3 + components, z, y]
+                for x in range(width):
+                    position[x] += scale * shift[x]
+            _locate(base, weights[axis], position, depth if axis == 0 else height if axis == 1 else width)
+        for c in range(components):
+            row, shift = result[c, z, y], inner[c, z, y]
+            _blend(row, flat[c], base, weights, steps)
+            for x in range(width):
+                row[x] += scale * shift[x]

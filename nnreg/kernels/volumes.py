@@ -1,0 +1,97 @@
+"""Sampling, composition, smoothing and forces on volumes, for callers that hold numpy arrays.
+
+A volume is (C, D, H, W), a field (N, D, H, W) in voxels with N = 3, or N = 2 and D = 1 for an image of two axes. Float32, contiguous.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.errors import GeometryError
+from nnreg.kernels import field_cpu, smooth_cpu
+from nnreg.kernels.threads import in_parts
+
+Floats = npt.NDArray[np.float32]
+NO_FIELD = np.empty((0, 1, 1, 1), np.float32)
+IDENTITY = np.eye(3, 4, dtype=np.float32)
+TRUNCATE = 3.0  # widths at which a Gaussian ends
+
+
+def sample(
+    image: Floats, field: Floats | None = None, *, shape: tuple[int, int, int] | None = None, matrix: Floats = IDENTITY, out: Floats | None = None
+) -> Floats:
+    """``image(matrix (x + field(x)))`` on the grid of `field` (or of `shape`), border values outside.
+
+    Parameters
+    ----------
+    image : array, shape (C, D, H, W)
+    field : array, shape (2 or 3, *grid), optional
+    shape : grid to sample on, where there is no field
+    matrix : array, shape (3, 4)
+        From indices of the grid to indices of `image`.
+    out : array, shape (C, *grid), optional
+        Takes the result.
+    """
+    if image[0].size > field_cpu.LARGEST:
+        raise GeometryError(f"a volume of {image[0].size} voxels is too large to be sampled at once; {field_cpu.LARGEST} is the limit. Use a coarser grid.")
+    grid = shape if field is None else field.shape[1:]
+    if grid is None:
+        raise GeometryError("sampling needs a field or the shape of a grid.")
+    result = np.empty((image.shape[0], *grid), np.float32) if out is None else out
+    in_parts(field_cpu.sample, grid[0] * grid[1], result, image, NO_FIELD if field is None else field, matrix)
+    return result
+
+
+def compose(outer: Floats, inner: Floats, *, scale: float = 1.0, out: Floats | None = None) -> Floats:
+    """Field of the map that applies ``scale inner`` first, then `outer`; both on one grid."""
+    result = np.empty_like(outer) if out is None else out
+    in_parts(field_cpu.compose, outer.shape[1] * outer.shape[2], result, outer, inner, np.float32(scale))
+    return result
+
+
+@functools.lru_cache(maxsize=64)
+def gaussian(sigma: float) -> Floats:
+    """Weights of a Gaussian of `sigma` voxels: ``4 n + 1`` taps, sum 1; one tap if it is narrower than a fifth of a voxel."""
+    if sigma < 0.2:
+        return np.ones(1, np.float32)
+    radius = max(2, int(np.ceil(TRUNCATE * sigma)))
+    radius += radius % 2
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return np.asarray(weights / weights.sum(), dtype=np.float32)
+
+
+def smooth(volume: Floats, sigma: tuple[float, float, float], *, out: Floats | None = None) -> Floats:
+    """Gaussian of `sigma` voxels per axis, border values continued outside. `out` must not be `volume`."""
+    return _smoothed(volume, NO_FIELD, NO_FIELD, sigma, np.empty_like(volume) if out is None else out)[0]
+
+
+def smooth_force(gradient: Floats, warped: Floats, sigma: tuple[float, float, float], *, out: Floats, extra: Floats | None = None) -> float:
+    """Smoothed force of a similarity on the field: ``sum_i gradient_i grad(warped_i) + extra``.
+
+    Parameters
+    ----------
+    gradient, warped : array, shape (I, D, H, W)
+        Derivative of the similarity with respect to each warped channel, and the channels.
+    sigma : voxels per axis
+    out : array, shape (2 or 3, D, H, W)
+        Takes the force; its number of components says over which axes.
+    extra : array like `out`, optional
+        Forces that come from elsewhere (keypoints).
+
+    Returns
+    -------
+    float
+        Length of the longest vector.
+    """
+    return _smoothed(NO_FIELD if extra is None else extra, gradient, warped, sigma, out)[1]
+
+
+def _smoothed(source: Floats, gradient: Floats, warped: Floats, sigma: tuple[float, float, float], out: Floats) -> tuple[Floats, float]:
+    strips = -(-out.shape[2] // smooth_cpu.STRIP)
+    largest = np.zeros(strips, np.float32)
+    weights = tuple(gaussian(float(width)) for width in sigma)
+    in_parts(smooth_cpu.smooth, strips, out, largest, source, gradient, warped, weights)
+    return out, float(np.sqrt(largest.max()))

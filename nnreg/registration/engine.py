@@ -1,0 +1,235 @@
+"""Registration of one pair: prepare, align, choose, search, refine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
+from nnreg.geometry import AffineMap, FieldMap, Transform, resample_image
+from nnreg.imageio import Image
+from nnreg.registration.affine import Alignment, align_sides, check_pair
+from nnreg.registration.choice import choose_similarity
+from nnreg.registration.grids import Level, carried, matrix_between, pyramid, volume_of
+from nnreg.registration.guides import Guides
+from nnreg.registration.mind import mind
+from nnreg.registration.presets import preset_named, schedule
+from nnreg.registration.refine import Refined, Settings, refine, score
+from nnreg.registration.result import Decision, Registration
+from nnreg.registration.search import search
+from nnreg.registration.sides import Floats, Side, prepare
+from nnreg.registration.terms import Group, Information, MeanSquares, local_correlation, volume_of_side
+
+SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
+CHOICE_VOXELS = 100_000  # voxels of the level on which the similarity is chosen, about
+SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
+SEARCH_STEPS = 8  # voxels of the search's grid within its reach
+SEARCH_GAIN = 0.05  # what the search must add, as a share of what the coarsest level gains without it
+
+Progress = Callable[[int, int, str], None]
+
+
+def register(
+    *,
+    fixed: Image,
+    moving: Image,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+    fixed_labels: Image | None = None,
+    moving_labels: Image | None = None,
+    fixed_points: npt.ArrayLike | None = None,
+    moving_points: npt.ArrayLike | None = None,
+    initial: Transform | None = None,
+    preset: str = "default",
+    similarity: str = "auto",
+    alignment: str = "affine",
+    affine_only: bool = False,
+    on_progress: Progress | None = None,
+) -> Registration:
+    """Register one pair.
+
+    Parameters
+    ----------
+    fixed, moving : Image
+        Any grids, orientations and spacings; both 2D or both 3D, as many channels each.
+    fixed_mask, moving_mask : Image, optional
+        Where the images may be looked at.
+    fixed_labels, moving_labels : Image, optional
+        Structures to bring onto each other, besides the images.
+    fixed_points, moving_points : array (N, ndim), optional
+        Landmarks to bring onto each other, in the same order: voxel indices, x first.
+    initial : Transform, optional
+        Fixed to moving world: where to start, instead of searching for a linear alignment.
+    preset : "fast", "default" or "accurate"
+    similarity : "auto", "lncc", "mind", "mse" or "nmi"
+    alignment : "none", "centre", "rigid" or "affine"
+        The freest linear map that may be used.
+    affine_only
+        Stop after linear alignment.
+    on_progress
+        Called with (done, total, what is being done).
+
+    Returns
+    -------
+    Registration
+        ``succeeded`` is False, and the transform the best that was found, if the similarity did not rise.
+
+    Raises
+    ------
+    RegistrationError
+        Naming what the pair lacks: a constant image, NaN, 2D against 3D, other channel counts, an empty mask, no common view.
+    ConfigurationError
+        For an unknown preset, similarity or alignment.
+    """
+    if similarity not in SIMILARITIES:
+        raise ConfigurationError(f"similarity {similarity!r} is unknown; {did_you_mean(similarity, SIMILARITIES)}")
+    preset_named(preset)
+    check_pair(fixed.ndim, moving.ndim, fixed.channels, moving.channels)
+    guides = Guides(fixed, moving, (fixed_labels, moving_labels), (fixed_points, moving_points))
+    return _Engine(fixed, moving, (fixed_mask, moving_mask), guides, preset, on_progress).run(initial, similarity, alignment, affine_only)
+
+
+class _Engine:
+    """One registration, stage by stage."""
+
+    def __init__(
+        self, fixed: Image, moving: Image, masks: tuple[Image | None, Image | None], guides: Guides, preset: str, on_progress: Progress | None
+    ) -> None:
+        self.images = fixed, moving
+        self.guides = guides
+        self.preset, self.preset_name = preset_named(preset), preset
+        self.on_progress = on_progress
+        self.total = self.done = 0
+        self.seconds: dict[str, float] = {}
+        self.decisions: list[Decision] = []
+        with self._stage("preparation"):
+            self.fixed = prepare(fixed.array, fixed.space, _mask(masks[0], fixed), "fixed")
+            self.moving = prepare(moving.array, moving.space, _mask(masks[1], moving), "moving")
+        self.world = np.eye(fixed.ndim + 1)
+
+    def run(self, initial: Transform | None, similarity: str, alignment: str, affine_only: bool) -> Registration:
+        plan = schedule(self.preset, self.fixed.space)
+        self.total, self.done = len(plan.factors) + 2, 0
+        with self._stage("alignment"):
+            found, start = self._start(initial, alignment)
+        if affine_only and found is not None:
+            better = not found.similarity_after < found.similarity_before
+            values = found.similarity_before, found.similarity_after
+            return self._result(start, found, None, better, "of the linear alignment", values)
+        levels = pyramid(self.fixed, self.moving, self.world, plan.factors)
+        self.decisions.append(Decision("levels", f"{self.preset_name}: {plan.iterations}", plan.because))
+        chosen = choose_similarity(min(levels, key=lambda level: abs(np.prod(level.grid) - CHOICE_VOXELS)), similarity)
+        self.decisions.append(chosen)
+        field = self._refined(levels, plan.iterations, chosen.value)
+        with self._stage("measures"):
+            before, after = self._scores(levels[-1], field, chosen.value)
+        last = carried(field, levels[-1].fixed.space, self.fixed.space)
+        whole = FieldMap(last if self.fixed.space.ndim == 3 else np.ascontiguousarray(last[:, 0]), self.fixed.space)
+        return self._result(start, found, whole, bool(after > before or np.isnan(before)), chosen.value, (before, after))
+
+    def _start(self, initial: Transform | None, alignment: str) -> tuple[Alignment | None, Transform]:
+        """The linear alignment, unless a start is given, and the map the refinement starts from."""
+        ndim = self.fixed.space.ndim
+        if initial is None:
+            found = align_sides(self.fixed, self.moving, kind=alignment)
+            self.world = found.matrix
+            self.decisions.append(Decision("alignment", found.kind, found.because))
+            return found, Transform.affine(found.matrix)
+        if initial.ndim != ndim:
+            raise RegistrationError(f"the initial transform has {initial.ndim} axes, the images {ndim}.")
+        self.decisions.append(Decision("alignment", "given", "an initial transform was given"))
+        simple = initial.simplified()
+        if all(isinstance(stage, AffineMap) for stage in simple.stages):
+            self.world = np.asarray(simple.stages[0].matrix) if simple.stages else self.world  # type: ignore[union-attr]
+            return None, Transform.affine(self.world)
+        # a field: what is left is registered on the fixed grid, and composed
+        fixed, moving = self.fixed.space, self.moving.space
+        image = resample_image(self.moving.image, moving=moving, fixed=fixed, transform=initial)
+        inside = np.ones(moving.shape, np.float32) if self.moving.mask is None else self.moving.mask
+        seen = resample_image(inside[None], moving=moving, fixed=fixed, transform=initial, outside=0.0)[0]
+        self.guides.through(initial, fixed, moving)
+        self.moving = Side(image, None if seen.min() > 0.5 else seen, fixed)
+        return None, initial
+
+    def _refined(self, levels: list[Level], iterations: tuple[int, ...], similarity: str) -> Floats:
+        field, old = levels[0].empty_field(), levels[0].fixed.space
+        for number, (level, count) in enumerate(zip(levels, iterations, strict=True)):
+            with self._stage(f"level {level.spacing:g} mm"):
+                field = carried(field, old, level.fixed.space)
+                refined = self._level(level, field, similarity, count)
+                if number == 0:
+                    refined = self._searched(level, refined, similarity, count)
+                field, old = refined.field, level.fixed.space
+        return field
+
+    def _level(self, level: Level, field: Floats, similarity: str, iterations: int) -> Refined:
+        groups = [image_group(level, similarity, self.preset.radius)]
+        labels = self.guides.group(level)
+        if labels is not None:
+            groups.append(labels)
+        settings = Settings(iterations, self.preset.step, self.preset.update_smoothing, self.preset.field_smoothing)
+        return refine(level, field, groups, settings, self.guides.landmarks(level, self.world))
+
+    def _searched(self, level: Level, plain: Refined, similarity: str, iterations: int) -> Refined:
+        """The better of the coarsest level started from the linear alignment and from a global search."""
+        reach = SEARCH_REACH * float(np.max(self.fixed.space.extent))
+        with self._stage("search"):
+            grid = pyramid(self.fixed, self.moving, self.world, (1,), max(level.spacing / 2, reach / SEARCH_STEPS))[0]
+            start = carried(search(grid, reach), grid.fixed.space, level.fixed.space)
+            found = self._level(level, start, similarity, iterations)
+        gain = found.history[-1] - plain.history[-1]
+        text = f"similarity at {level.spacing:g} mm {found.history[-1]:.4f} from a search within {reach:.0f} mm, {plain.history[-1]:.4f} without"
+        use = gain > SEARCH_GAIN * max(1e-6, plain.history[-1] - plain.history[0])
+        self.decisions.append(Decision("global search", "used" if use else "not used", text))
+        return found if use else plain
+
+    def _scores(self, level: Level, field: Floats, similarity: str) -> tuple[float, float]:
+        """Similarity under the headers alone and in the end, on the finest level; NaN where the headers do not overlap."""
+        group = image_group(level, similarity, self.preset.radius)
+        after = score(level, field, group)
+        header = replace(level, matrix=matrix_between(level.fixed.space, level.moving.space))
+        return score(header, np.zeros_like(field), group), after
+
+    def _result(
+        self, start: Transform, found: Alignment | None, field: FieldMap | None, succeeded: bool, similarity: str, values: tuple[float, float]
+    ) -> Registration:
+        stages = start.stages if field is None else (field, *start.stages)
+        transform = Transform(stages, self.fixed.space.ndim)
+        return Registration(*self.images, transform, found, field, succeeded, similarity, *values, tuple(self.decisions), dict(self.seconds))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        if self.on_progress is not None and self.total:
+            self.on_progress(self.done, self.total, name)
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.done += name != "search"
+
+
+def image_group(level: Level, similarity: str, radius: float) -> Group:
+    """The image channels of a level under a similarity."""
+    fixed, moving = volume_of_side(level), volume_of(level.moving.image)
+    if similarity == "lncc":
+        return Group(local_correlation(level, radius), moving)
+    if similarity == "nmi":
+        return Group(Information(fixed), moving)
+    if similarity == "mind":
+        return Group(MeanSquares(mind(fixed)), mind(moving))
+    return Group(MeanSquares(fixed), moving)
+
+
+def _mask(mask: Image | None, image: Image) -> npt.NDArray[np.generic] | None:
+    """The mask on the grid of its image."""
+    if mask is None:
+        return None
+    if mask.space.same_as(image.space):
+        return mask.array[:1]
+    from nnreg.geometry import resample_labels
+
+    return resample_labels((mask.array[:1] > 0).astype(np.uint8), moving=mask.space, fixed=image.space)

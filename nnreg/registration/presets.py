@@ -1,0 +1,101 @@
+"""What a registration spends: one table, and the pyramid it means for an image of a given size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.geometry import Space
+
+COARSEST = 12  # voxels along the shortest axis that is pooled at all: a level with fewer says nothing
+LARGEST_LEVEL = 40_000_000  # voxels: beyond, the finest level is left out
+USUAL_LEVEL = 5_000_000  # voxels the table's iterations at the finest level are made for; smaller images get more, because they cost less
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is spent.
+
+    Attributes
+    ----------
+    iterations : tuple of int
+        At most, at 8, 4, 2 and 1 times the finest spacing; coarser levels take the first figure.
+    step : float
+        Longest vector of an update, voxels of the level.
+    update_smoothing, field_smoothing : float
+        Widths of the Gaussians on each update and on the whole field, voxels of the level.
+    radius : float
+        Half window of local correlation, voxels of the level.
+    """
+
+    iterations: tuple[int, int, int, int]
+    step: float = 1.2
+    update_smoothing: float = 1.7
+    field_smoothing: float = 0.55
+    radius: float = 2.0
+
+
+PRESETS = {
+    "fast": Preset((20, 25, 30, 0)),
+    "default": Preset((30, 40, 40, 12)),
+    "accurate": Preset((40, 60, 80, 40), field_smoothing=0.5),
+}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset `name`.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigurationError(f"preset {name!r} is unknown; {did_you_mean(name, PRESETS)}")
+    return PRESETS[name]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Multiples of the finest spacing, coarse to fine, the iterations at each, and why."""
+
+    factors: tuple[int, ...]
+    iterations: tuple[int, ...]
+    because: str
+
+
+def schedule(preset: Preset, fixed: Space) -> Schedule:
+    """The levels of a pyramid for the grid of `fixed`.
+
+    It starts where the shortest axis still has some voxels (axes much coarser than the finest are not pooled and do not count), and ends at the finest spacing, or above it for
+    presets that stop there and volumes too large to refine whole.
+    """
+    spacing, shape = np.asarray(fixed.spacing), np.asarray(fixed.shape)
+    finest = float(spacing.min())
+
+    def pooled(factor: int) -> np.ndarray:
+        return np.maximum(1, shape // np.maximum(1, np.round(factor * finest / spacing)))
+
+    factors = [1]
+    while True:
+        factor = 2 * factors[0]
+        moved = pooled(factor) < shape
+        if not moved.any() or pooled(factor)[moved].min() < COARSEST:
+            break
+        factors.insert(0, factor)
+    sizes = {factor: int(np.prod(pooled(factor))) for factor in factors}
+    table = {8: preset.iterations[0], 4: preset.iterations[1], 2: preset.iterations[2], 1: preset.iterations[3]}
+    planned = []
+    for factor in factors:
+        count = table.get(factor, preset.iterations[0])
+        planned.append((factor, round(count * float(np.clip((USUAL_LEVEL / factor**3 / sizes[factor]) ** 0.5, 1, 4)))))
+    kept = [(factor, count) for factor, count in planned if count and sizes[factor] <= LARGEST_LEVEL]
+    if not kept:
+        # a small image whose only level the preset would skip
+        kept = [(factors[-1], max(1, preset.iterations[2]))]
+    reason = (
+        f"{len(kept)} levels of {', '.join(f'{factor * finest:g}' for factor, _ in kept)} mm: {COARSEST} voxels at least along the shortest axis that is pooled"
+    )
+    return Schedule(tuple(factor for factor, _ in kept), tuple(count for _, count in kept), reason)

@@ -1,0 +1,141 @@
+"""The fused kernels are held against the plain torch reference: values, gradients, 2D and 3D, odd sizes, masks, all borders, any number of threads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nnreg.kernels import reference, volumes
+from nnreg.kernels.correlation import Windows
+from nnreg.kernels.threads import in_parts
+
+SHAPES = [(9, 17, 11), (1, 13, 22), (23, 1, 16), (5, 4, 37), (40, 18, 3)]
+RADII = [(2, 2, 2), (1, 3, 0), (4, 4, 4)]
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def double(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).double()
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def fields_for(shape: tuple[int, int, int], largest: float = 3.0) -> list[np.ndarray]:
+    """Rough fields that also leave the grid: three components, and two where the volume is flat."""
+    counts = [3, 2] if shape[0] == 1 else [3]
+    return [(random(count, *shape, seed=count) - 0.5) * 2 * largest for count in counts]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("radii", RADII)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_correlation_and_its_gradient(shape, radii, masked, signed, threads):
+    fixed, warped = random(*shape, seed=1) + 3, random(*shape, seed=2) - 5
+    mask = (random(*shape, seed=3) > 0.3).astype(np.float32) if masked else None
+    value, gradient = Windows.of(fixed, radii, floor=1e-3, mask=mask).correlation(warped, signed=signed)
+    variable = double(warped).requires_grad_()
+    expected = reference.correlation(double(fixed), variable, radii, floor=1e-3, mask=None if mask is None else double(mask), signed=signed)
+    expected.backward()
+    # without the square, the rounding of a window of few voxels is divided by the floor
+    assert value == pytest.approx(expected.item(), rel=1e-4, abs=1e-3 if signed else 1e-6)
+    assert np.abs(gradient - variable.grad.numpy()).max() <= 2e-4 * float(variable.grad.abs().max()) + 1e-9
+
+
+def test_correlation_of_flat_and_masked_away_volumes_is_nothing():
+    shape = (7, 9, 8)
+    noise = random(*shape)
+    for fixed, warped, mask in [
+        (np.full(shape, 4.0, np.float32), noise, None),
+        (noise, np.full(shape, 1e4, np.float32), None),
+        (noise, noise, np.zeros(shape, np.float32)),
+    ]:
+        value, gradient = Windows.of(fixed, (2, 2, 2), floor=1e-3, mask=mask).correlation(warped)
+        assert value == 0
+        assert not gradient.any()
+
+
+def test_masked_values_are_never_looked_at():
+    shape = (8, 9, 10)
+    fixed, warped, mask = random(*shape, seed=1), random(*shape, seed=2), np.ones(shape, np.float32)
+    mask[:, 4:] = 0
+    clean = Windows.of(fixed, (2, 2, 2), floor=1e-3, mask=mask).correlation(warped)
+    fixed[:, 4:], warped[:, 4:] = np.nan, np.inf
+    dirty = Windows.of(fixed, (2, 2, 2), floor=1e-3, mask=mask).correlation(warped)
+    assert clean[0] == dirty[0]
+    assert np.array_equal(clean[1], dirty[1])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sample(shape, threads):
+    image = random(2, 8, 6, 7, seed=4)
+    matrix = np.array([[0.9, 0.1, 0.0, 0.3], [-0.1, 0.8, 0.05, -0.4], [0.0, 0.1, 0.7, 0.6]], np.float32)
+    for field in fields_for(shape):
+        expected = reference.sample(double(image), double(field), double(matrix))
+        assert np.abs(volumes.sample(image, field, matrix=matrix) - expected.numpy()).max() < 2e-5
+        plain = reference.sample(double(image), double(field))
+        assert np.abs(volumes.sample(image, field) - plain.numpy()).max() < 2e-5
+
+
+def test_sample_of_a_volume_of_one_voxel_and_of_nan_positions():
+    image = np.full((1, 1, 1, 1), 5.0, np.float32)
+    field = np.array([np.nan, np.inf, -np.inf], np.float32).reshape(3, 1, 1, 1).repeat(4, axis=3)
+    assert np.array_equal(volumes.sample(image, np.ascontiguousarray(field)), np.full((1, 1, 1, 4), 5.0))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compose(shape, threads):
+    for inner in fields_for(shape):
+        outer = random(*inner.shape, seed=9)
+        expected = reference.compose(double(outer), double(inner), 0.7)
+        assert np.abs(volumes.compose(outer, inner, scale=0.7) - expected.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("sigma", [(1.7, 1.7, 1.7), (0.0, 0.5, 3.3)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_smoothing_of_volumes_and_forces(shape, sigma, threads):
+    volume = random(2, *shape, seed=5)
+    weights = [torch.from_numpy(volumes.gaussian(width)) for width in sigma]
+    assert np.abs(volumes.smooth(volume, sigma) - reference.smooth(double(volume), weights).numpy()).max() < 1e-5
+    gradient, warped = random(2, *shape, seed=6) - 0.5, random(2, *shape, seed=7)
+    for count in (3, 2) if shape[0] == 1 else (3,):
+        extra = random(count, *shape, seed=8)
+        out = np.empty((count, *shape), np.float32)
+        longest = volumes.smooth_force(gradient, warped, sigma, out=out, extra=extra)
+        expected = reference.smooth(reference.force(double(gradient), double(warped), count) + double(extra), weights).numpy()
+        assert np.abs(out - expected).max() < 1e-5
+        assert longest == pytest.approx(np.sqrt((expected**2).sum(0)).max(), rel=1e-4)
+
+
+def test_gaussian_weights_have_their_width():
+    for sigma in (1.0, 1.7, 4.0):
+        weights = volumes.gaussian(sigma)
+        offset = np.arange(len(weights)) - len(weights) // 2
+        assert weights.sum() == pytest.approx(1, abs=1e-6)
+        assert np.sqrt((weights * offset**2).sum()) == pytest.approx(sigma, rel=0.02)
+
+
+def test_parts_cover_everything_once_and_failures_surface(threads):
+    seen = np.zeros(17, int)
+
+    def kernel(start, stop):
+        seen[start:stop] += 1
+
+    in_parts(kernel, 17)
+    assert (seen == 1).all()
+
+    def broken(start, stop):
+        raise ValueError(f"{start}")
+
+    with pytest.raises(ValueError, match=r"\d"):
+        in_parts(broken, 17)
