@@ -99,8 +99,11 @@ class FolderCases:
 
     def labels(self, case: str) -> Image | None:
         """Its labels, if the labels folder has them."""
-        for ending in ENDINGS if self.labels_folder is not None else ():
-            path = self.labels_folder / f"{case}{ending}"
+        folder = self.labels_folder
+        if folder is None:
+            return None
+        for ending in ENDINGS:
+            path = folder / f"{case}{ending}"
             if path.is_file():
                 return read_image(path)
         return None
@@ -156,7 +159,8 @@ def _cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
     for case, files in found.items():
         if sorted(files) != list(range(channels)):
             raise PredictionError(
-                f"{folder}: case {case!r} has channels {sorted(files)}, the model was trained with {channels} (0 to {channels - 1}). Add or remove channel files."
+                f"{folder}: case {case!r} has channels {sorted(files)}, the model was trained with {channels} (0 to {channels - 1}). "
+                "Add or remove channel files."
             )
     return {case: [files[i] for i in range(channels)] for case, files in found.items()}
 

@@ -156,7 +156,8 @@ def predict_folder(
     chosen = list(pairs) if pairs is not None else list(pairs_among(model.spec, source.cases))
     if not chosen:
         raise PredictionError(
-            f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {model.spec.pairing!r}. Name them with --pairs or --fixed and --moving."
+            f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {model.spec.pairing!r}. "
+            "Name them with --pairs or --fixed and --moving."
         )
     for pair in chosen:
         source.paths(pair.fixed), source.paths(pair.moving)

@@ -40,7 +40,7 @@ def shift_costs(start: int, stop: int, costs: Floats, fixed: Floats, moving: Flo
 @compiled
 def nearest_minimum(start: int, stop: int, chosen: Floats, costs: Floats, guess: Floats, shifts: Floats, coupling: np.float32) -> None:
     """Planes start to stop of ``argmin_k costs[k] + coupling |shift_k - guess|^2``: chosen, guess (3, D, H, W), costs (D, H, W, K), shifts (K, 3)."""
-    depth, height, width, count = costs.shape
+    _, height, width, count = costs.shape
     for z in range(start, stop):
         for y in range(height):
             for x in range(width):

@@ -39,8 +39,8 @@ class Guides:
         if labels[0] is not None or labels[1] is not None:
             if labels[0] is None or labels[1] is None:
                 raise RegistrationError(f"only the {'moving' if labels[0] is None else 'fixed'} image has labels. Give labels for both, or for neither.")
-            own = tuple(_on_grid(one, image.space) for one, image in zip(labels, (fixed, moving), strict=True))
-            self.labels = own[0], own[1]
+            own = _on_grid(labels[0], fixed.space), _on_grid(labels[1], moving.space)
+            self.labels = own
             self.values = sorted(set(np.unique(own[0]).tolist()) & set(np.unique(own[1]).tolist()) - {0})
             if not self.values:
                 raise RegistrationError("the fixed and the moving labels have no value in common besides 0. Check that both were made with one scheme.")
@@ -69,7 +69,7 @@ class Guides:
             return None
         space = level.fixed.space
         fixed = space.to_index(self.points[0])
-        target = space.to_index(apply_matrix(np.linalg.inv(world), self.points[1]))
+        target = space.to_index(apply_matrix(np.asarray(np.linalg.inv(world), np.float64), self.points[1]))
         missing = np.zeros((len(fixed), 3 - space.ndim))
         return Landmarks(np.hstack([missing, fixed]).astype(np.float32), np.hstack([missing, target]).astype(np.float32), LANDMARK_WEIGHT)
 

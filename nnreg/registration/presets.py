@@ -69,8 +69,8 @@ class Schedule:
 def schedule(preset: Preset, fixed: Space) -> Schedule:
     """The levels of a pyramid for the grid of `fixed`.
 
-    It starts where the shortest axis still has some voxels (axes much coarser than the finest are not pooled and do not count), and ends at the finest spacing, or above it for
-    presets that stop there and volumes too large to refine whole.
+    It starts where the shortest axis still has some voxels (axes much coarser than the finest are not pooled and do not count), and ends at the finest
+    spacing, or above it for presets that stop there and volumes too large to refine whole.
     """
     spacing, shape = np.asarray(fixed.spacing), np.asarray(fixed.shape)
     finest = float(spacing.min())

@@ -66,7 +66,7 @@ def _coupled(fixed: Floats, moving: Floats, shifts: np.ndarray) -> Floats:
     # one pass without coupling, on costs smoothed over neighbours
     for axis in range(3):
         if shape[axis] > 1:
-            costs = uniform_filter(costs, tuple(3 if other == axis else 1 for other in range(3)) + (1,), mode="nearest")
+            costs = uniform_filter(costs, (*(3 if other == axis else 1 for other in range(3)), 1), mode="nearest")
     field = np.zeros_like(chosen)
     for coupling in (0.0, *COUPLINGS):
         in_parts(search_cpu.nearest_minimum, shape[0], chosen, costs, field, real, np.float32(coupling))
@@ -83,7 +83,7 @@ def _consistent(forward: Floats, backward: Floats) -> Floats:
     """Half way between the forward field and the inverse of the backward one, by iteration."""
     for _ in range(CONSISTENCY_STEPS):
         there, back = volumes.sample(backward, forward), volumes.sample(forward, backward)
-        forward, backward = (forward - there) / 2, (backward - back) / 2
+        forward, backward = np.float32(0.5) * (forward - there), np.float32(0.5) * (backward - back)
     return forward
 
 

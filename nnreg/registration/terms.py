@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from nnreg.kernels.correlation import Windows
 from nnreg.registration.grids import Level
@@ -115,19 +114,20 @@ class Landmarks:
     def missing(self, field: Floats) -> Floats:
         """How far the map is from each landmark, at its nearest voxel: (N, D, H, W), zero elsewhere."""
         result = np.zeros_like(field)
-        np.add.at(result, (slice(None), *self._nearest(field)), self._lacking(field))
+        np.add.at(result, self._nearest(field), self._lacking(field))
         return result
 
     def furthest(self, field: Floats) -> float:
         """Distance of the landmark that is furthest from where it should be, voxels."""
         return float(np.sqrt((self._lacking(field) ** 2).sum(axis=0)).max())
 
-    def _nearest(self, field: Floats) -> tuple[npt.NDArray[np.intp], ...]:
-        return tuple(np.clip(np.rint(self.fixed[:, axis]).astype(np.intp), 0, size - 1) for axis, size in enumerate(field.shape[1:]))
+    def _nearest(self, field: Floats) -> Any:
+        axes = (np.clip(np.rint(self.fixed[:, axis]).astype(np.intp), 0, size - 1) for axis, size in enumerate(field.shape[1:]))
+        return (slice(None), *axes)
 
     def _lacking(self, field: Floats) -> Floats:
         wanted = (self.target - self.fixed).T[3 - len(field) :]
-        return np.asarray(wanted - field[(slice(None), *self._nearest(field))], dtype=np.float32)
+        return np.asarray(wanted - field[self._nearest(field)], dtype=np.float32)
 
 
 def local_correlation(level: Level, radius: float) -> LocalCorrelation:

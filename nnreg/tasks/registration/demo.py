@@ -56,7 +56,8 @@ def run_demo(
     Returns
     -------
     dict
-        ``epe_before`` and ``epe_after`` (mean end-point error in voxels on the held-out pairs), ``folding_percent``, ``seconds`` (in all and by step), paths of the pictures.
+        ``epe_before`` and ``epe_after`` (mean end-point error in voxels on the held-out pairs), ``folding_percent``, ``seconds`` (in all and by step),
+        paths of the pictures.
     """
     started = time.monotonic()
     seconds: dict[str, float] = {}

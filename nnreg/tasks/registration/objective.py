@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -142,7 +143,7 @@ def _pyramid(image: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """The image at each (ever coarser) shape. A 3-voxel mean before each shrinking keeps it from aliasing."""
     pool = nnf.avg_pool2d if image.ndim == 4 else nnf.avg_pool3d
     levels = [image.float()]
-    for before, shape in zip(shapes, shapes[1:], strict=False):
+    for before, shape in itertools.pairwise(shapes):
         if shape == before:
             levels.append(levels[-1])
             continue

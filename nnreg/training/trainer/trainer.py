@@ -24,8 +24,8 @@ from nnreg.training.logging import History, TrainingLog, plot_progress
 from nnreg.training.logging.log import mean_terms
 from nnreg.training.lr_scheduler import build_schedule
 from nnreg.training.runtime_utils.runtime import autocast, needs_scaler, random_state, restore_random_state, seed_everything
-from nnreg.typed import to_mapping
 from nnreg.training.trainer.checkpoint import BEST, FINAL, LATEST, load_checkpoint, load_weights, save_checkpoint
+from nnreg.typed import to_mapping
 
 Progress = Callable[[int, int, str], None]
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -59,7 +59,7 @@ class Listeners:
     step: Progress = field(default=lambda done, total, what: None)
 
 
-class nnRegTrainer:  # noqa: N801 - the name users know from nnU-Net
+class nnRegTrainer:
     """Trains one fold of one configuration. Constructing it touches no disk.
 
     Parameters
