@@ -42,6 +42,7 @@ def work(options: argparse.Namespace) -> None:
             overwrite_target_spacing=options.overwrite_target_spacing,
             plans_name=options.overwrite_plans_name,
             progress=shared.progress(options),
+            on_note=print,
         )
         folder = shared.preprocessed_folder(workspace, dataset)
         shared.print_fingerprint(Fingerprint.read(folder / FILE_NAME), folder / FILE_NAME)

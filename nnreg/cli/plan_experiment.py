@@ -30,6 +30,7 @@ def work(options: argparse.Namespace) -> None:
             gpu_memory_target=options.gpu_memory_target,
             overwrite_target_spacing=options.overwrite_target_spacing,
             plans_name=options.overwrite_plans_name,
+            on_note=print,
         )
         shared.print_plans(plans, shared.preprocessed_folder(workspace, dataset) / f"{plans.plans_name}.json")
 
