@@ -23,7 +23,7 @@ def parser() -> Parser:
     return result
 
 
-def work(options: argparse.Namespace) -> None:
+def _work(options: argparse.Namespace) -> None:
     """Do all three and print."""
     from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
     from nnreg.preprocessing import plan_and_preprocess
@@ -54,7 +54,7 @@ def work(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(work, parser(), arguments)
+    return run(_work, parser(), arguments)
 
 
 if __name__ == "__main__":
