@@ -53,7 +53,8 @@ class Predictor:
         images = {role: torch.from_numpy(np.ascontiguousarray(case.image))[None].to(self.device) for role, case in (("fixed", fixed), ("moving", moving))}
         with torch.inference_mode(), autocast(self.device):
             fields = [_decoded_field(network, images) for network in self.networks]
-        mean = torch.stack(fields).mean(dim=0)[0].cpu().numpy()
+        # detached: a network of one's own may return a view of a parameter, which keeps its gradient even in inference mode
+        mean = torch.stack(fields).mean(dim=0)[0].detach().cpu().numpy()
         return FieldMap(np.ascontiguousarray(mean, dtype=np.float32), _field_space(fixed.properties.working, mean.shape[1:]))
 
     def transforms(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> PairTransforms:
