@@ -114,6 +114,14 @@ class Tiny:
         """Results of a fold."""
         return self.model(trainer) / f"fold_{fold}"
 
+    def image(self, case: str) -> Path:
+        """Channel 0 of a training or test case."""
+        return next(self.raw.glob(f"images*/{case}_0000.*"))
+
+    def label(self, case: str) -> Path:
+        """Labels of a training or test case."""
+        return next(self.raw.glob(f"labels*/{case}.*"))
+
     def copy(self, root: Path) -> Tiny:
         """A copy that a test may change."""
         shutil.copytree(self.root, root, dirs_exist_ok=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,20 +13,24 @@ SHARE_OF_RANGE = 1e-3
 SCRAMBLED = "checkpoint_scrambled.pth"
 
 
+class Predicted(NamedTuple):
+    """A pair's folder and the images it was made from."""
+
+    folder: Path
+    fixed: sitk.Image
+    moving: sitk.Image
+    moving_labels: sitk.Image
+
+
 @pytest.fixture(scope="module", params=["flat", "solid"])
-def predicted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def predicted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Predicted]:
     """Predictions of a network that moves things by more than a voxel."""
     tiny = request.getfixturevalue(request.param)
     folder = tmp_path_factory.mktemp(f"predicted_{request.param}")
     more = ["--fixed", "x", "--moving", "y", "--learn2reg"] if request.param == "solid" else []
-    tiny.predict(folder, "-chk", SCRAMBLED, *more)
-    return folder
-
-
-def pairs(folder: Path) -> list[tuple[Path, sitk.Image, sitk.Image]]:
-    """Folder of a pair, its fixed and its moving image."""
-    content = json.loads((folder / "prediction.json").read_text())
-    return [(folder / pair["name"], *(sitk.ReadImage(pair[f"{role}_images"][0]) for role in ("fixed", "moving"))) for pair in content["pairs"]]
+    content = tiny.predict(folder, "-chk", SCRAMBLED, *more)
+    paths = [(pair["name"], tiny.image(pair["fixed"]), tiny.image(pair["moving"]), tiny.label(pair["moving"])) for pair in content["pairs"]]
+    return [Predicted(folder / name, *(sitk.ReadImage(str(path)) for path in images)) for name, *images in paths]
 
 
 def displacement_in_voxels(path: Path) -> float:
@@ -39,14 +43,14 @@ def displacement_in_voxels(path: Path) -> float:
 
 
 def test_the_images_differ_in_everything(predicted):
-    for _, fixed, moving in pairs(predicted):
+    for _, fixed, moving, _ in predicted:
         assert fixed.GetSize() != moving.GetSize()
         assert not np.allclose(fixed.GetSpacing(), moving.GetSpacing(), rtol=0.01)
         assert not np.allclose(fixed.GetDirection(), moving.GetDirection(), atol=0.01)
 
 
 def test_simpleitk_alone_gives_the_same_warped_image_and_labels(predicted):
-    for folder, fixed, moving in pairs(predicted):
+    for folder, fixed, moving, _ in predicted:
         assert displacement_in_voxels(folder / "transform.h5") > 1.0
         transform = sitk.ReadTransform(str(folder / "transform.h5"))
         values = sitk.GetArrayViewFromImage(moving)
@@ -61,24 +65,16 @@ def test_simpleitk_alone_gives_the_same_warped_image_and_labels(predicted):
 
 
 def test_warped_labels_are_what_simpleitk_makes_of_them(predicted):
-    seen = 0
-    for folder, fixed, _ in pairs(predicted):
-        written = folder / "warped_labels.nii.gz"
-        assert written.is_file()
-        case = folder.name.partition("__")[2]
-        content = json.loads((predicted / "prediction.json").read_text())["pairs"]
-        images = Path(next(pair["moving_images"][0] for pair in content if pair["name"] == folder.name)).parent
-        labels = sitk.ReadImage(str(images.with_name(images.name.replace("images", "labels")) / f"{case}.nii.gz"))
+    for folder, fixed, _, labels in predicted:
         resampled = sitk.Resample(labels, fixed, sitk.ReadTransform(str(folder / "transform.h5")), sitk.sitkNearestNeighbor, 0)
-        ours = sitk.GetArrayFromImage(sitk.ReadImage(str(written)))
+        ours = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "warped_labels.nii.gz")))
+        assert ours.any()
         # a voxel that lies exactly between two may go either way
         assert np.mean(sitk.GetArrayFromImage(resampled) != ours) < 1e-3
-        seen += int((ours > 0).sum())
-    assert seen > 0
 
 
 def test_the_written_field_maps_points_like_the_transform(predicted):
-    for folder, fixed, _ in pairs(predicted):
+    for folder, fixed, _, _ in predicted:
         path = next(path for path in (folder / "field.nii.gz", folder / "field.mha") if path.exists())
         field = sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
         assert field.GetSize() == fixed.GetSize()
@@ -93,10 +89,10 @@ def test_the_written_field_maps_points_like_the_transform(predicted):
 
 
 def test_learn2reg_files_give_the_moving_index_of_every_fixed_index(predicted):
-    if not (predicted / "learn2reg").is_dir():
+    if predicted[0].fixed.GetDimension() == 2:
         pytest.skip("Learn2Reg's format is three-dimensional")
-    for folder, fixed, moving in pairs(predicted):
-        path = predicted / "learn2reg" / f"disp_{folder.name.replace('__', '_')}.nii.gz"
+    for folder, fixed, moving, _ in predicted:
+        path = folder.parent / "learn2reg" / f"disp_{folder.name.replace('__', '_')}.nii.gz"
         displacement = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose(3, 2, 1, 0)  # (X, Y, Z, 3)
         assert displacement.shape == (*fixed.GetSize(), 3)
         transform = sitk.ReadTransform(str(folder / "transform.h5"))

@@ -41,10 +41,6 @@ class Shift(torch.nn.Module):
 SHIFT = TrainerConfig(architecture=Shift, loss="mse", training={"optimizer": "sgd", "learning_rate": 0.5, "regularisation": ()})
 
 
-def native(folder, case, kind="images"):
-    return folder / kind / (f"{case}_0000.nii.gz" if kind.startswith("images") else f"{case}.nii.gz")
-
-
 def test_training_leaves_what_the_documentation_promises(plane):
     fold = plane.fold(0)
     for name in ("checkpoint_best.pth", "checkpoint_latest.pth", "checkpoint_final.pth", "progress.png", "debug.json", "training_log.txt"):
@@ -104,10 +100,10 @@ def test_warped_labels_keep_their_values_and_lie_on_the_fixed_grid(plane, tmp_pa
     plane.predict(tmp_path, *SCRAMBLED)
     for fixed, moving in (("s4_a", "s4_b"), ("s4_b", "s4_a")):
         warped = read_image(tmp_path / f"{fixed}__{moving}" / "warped_labels.nii.gz")
-        original = read_image(native(plane.raw, moving, "labelsTs"))
+        original = read_image(plane.label(moving))
         assert warped.array.dtype.kind in "iu"
         assert set(np.unique(warped.array)) == set(np.unique(original.array))
-        assert warped.space.same_as(read_image(native(plane.raw, fixed, "imagesTs")).space)
+        assert warped.space.same_as(read_image(plane.image(fixed)).space)
 
 
 def test_an_identity_network_leaves_the_alignment_alone(flat, tmp_path):
@@ -121,8 +117,8 @@ def test_an_identity_network_leaves_the_alignment_alone(flat, tmp_path):
     predicted = twin.predict(tmp_path / "out")
     for pair in predicted["pairs"]:
         folder = tmp_path / "out" / pair["name"]
-        fixed = read_image(pair["fixed_images"][0])
-        moving = read_image(pair["moving_images"][0])
+        fixed = read_image(flat.image(pair["fixed"]))
+        moving = read_image(flat.image(pair["moving"]))
         alignment = read_itk(folder / "alignment.h5")
         corners = fixed.space.corners()
         np.testing.assert_allclose(read_itk(folder / "transform.h5").map_points(corners), alignment.map_points(corners), atol=1e-6)
@@ -134,7 +130,7 @@ def test_an_identity_network_leaves_the_alignment_alone(flat, tmp_path):
 def test_the_atlas_of_the_training_data_is_fixed_in_every_pair(flat, tmp_path):
     content = flat.predict(tmp_path, "-f", "all")
     assert {(pair["fixed"], pair["moving"]) for pair in content["pairs"]} == {("f1", "g0"), ("f1", "g1")}
-    assert content["pairs"][0]["fixed_images"] == [str(native(flat.raw, "f1", "imagesTr"))]
+    assert content["pairs"][0]["fixed_images"] == [flat.image("f1").name]
 
 
 def test_pairs_can_be_chosen(plane, tmp_path):
@@ -186,7 +182,9 @@ def test_a_network_and_loss_of_ones_own_are_trained_and_predict(plane, tmp_path)
     fold = twin.fold("all", "SHIFT")
     shift = torch.load(fold / "checkpoint_final.pth", weights_only=True)["network_weights"]["shift"]
     assert shift.abs().max() > 0
-    assert "train_mse" in (fold / "training_log.txt").read_text()
+    log = (fold / "training_log.txt").read_text()
+    assert "train_mse" in log
+    assert "Network Shift: 2 parameters" in log
     twin.predict(tmp_path / "out", *option, "--fixed", "s4_a", "--moving", "s4_b")
     stages = read_itk(tmp_path / "out" / "s4_a__s4_b" / "transform.h5").stages
     field = next(stage.displacement for stage in stages if hasattr(stage, "displacement"))
