@@ -53,7 +53,8 @@ class Predictor:
         images = {role: torch.from_numpy(np.ascontiguousarray(case.image))[None].to(self.device) for role, case in (("fixed", fixed), ("moving", moving))}
         with torch.inference_mode(), autocast(self.device):
             fields = [network(**images)[0].float() for network in self.networks]
-        mean = FieldMap(torch.stack(fields).mean(dim=0)[0].cpu().numpy(), fixed.properties.working)
+        # detached: a network of one's own may return a view of a parameter, which keeps its gradient even in inference mode
+        mean = FieldMap(torch.stack(fields).mean(dim=0)[0].detach().cpu().numpy(), fixed.properties.working)
         strides = {tuple(getattr(network, "field_stride", (1,) * mean.ndim)) for network in self.networks}
         stride = strides.pop() if len(strides) == 1 else (1,) * mean.ndim
         return mean.thinned(stride).faded_out()

@@ -207,9 +207,10 @@ class nnRegTrainer:
         write_json(self.output_folder / "debug.json", self.debug_information())
         plan = self.configuration.training
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        network = type(self.network).__name__ if self.has_custom_network else self.configuration.architecture.name
         self.log(f"Device: {self.device}. {self.plans.dataset_name}, {self.configuration_name}, fold {self.fold}, trainer {self.name}")
         self.log(
-            f"Network {self.configuration.architecture.name}: {parameters:,} parameters; grid {'x'.join(map(str, self.configuration.grid))} "
+            f"Network {network}: {parameters:,} parameters; grid {'x'.join(map(str, self.configuration.grid))} "
             f"at {' x '.join(f'{s:.3g}' for s in self.configuration.spacing)} mm; {self.num_epochs} epochs of {plan.iterations_per_epoch} iterations"
         )
 
