@@ -33,6 +33,7 @@ class RegistrationNetwork(nn.Module, ABC):
         if ndim not in (2, 3) or channels < 1:
             raise ConfigurationError(f"a network needs images of 2 or 3 axes and 1 channel or more, found {ndim} axes and {channels} channels.")
         self.channels, self.ndim, self.deep_supervision = channels, ndim, deep_supervision
+        self.field_stride: tuple[int, ...] = (1,) * ndim  # the first field is linear between every so many voxels
 
     @property
     @abstractmethod

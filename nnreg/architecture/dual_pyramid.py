@@ -80,7 +80,8 @@ class DualPyramid(RegistrationNetwork):
             )
         finest, self.cumulative = field_stages(strides, field_resolution)
         # from one level to the next; the first leads from the input to the finest level
-        self.strides = [self.cumulative[0], *(tuple(stride) for stride in strides[finest + 1 :])]
+        self.field_stride = self.cumulative[0]
+        self.strides = [self.field_stride, *(tuple(stride) for stride in strides[finest + 1 :])]
         self.integration_steps, self.inverse_consistent = integration_steps, inverse_consistent
         features, kernels = features_per_stage[finest:], kernel_sizes[finest:]
         self.stages = nn.ModuleList(

@@ -65,7 +65,8 @@ class UNetReg(RegistrationNetwork):
             raise ConfigurationError(f"unetreg needs integration_steps >= 0, found {integration_steps}.")
         self.integration_steps = integration_steps
         finest, self.cumulative = field_stages(strides, field_resolution, at_least=2)
-        self.strides = [self.cumulative[0], *(tuple(stride) for stride in strides[finest + 1 :])]
+        self.field_stride = self.cumulative[0]
+        self.strides = [self.field_stride, *(tuple(stride) for stride in strides[finest + 1 :])]
         features, kernels = features_per_stage[finest:], kernel_sizes[finest:]
         self.stages = nn.ModuleList(
             Stage(ndim, before, after, kernel, stride, blocks)
