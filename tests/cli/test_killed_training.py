@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import Tiny
 
-EPOCHS = 4
+EPOCHS = 3
 PATIENCE = 300  # seconds until a test that hangs is given up
 
 
@@ -39,39 +39,29 @@ def wait_for_epoch(process: subprocess.Popen[bytes], log: Path, epoch: int) -> N
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(plane: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    twin = plane.copy(tmp_path_factory.mktemp("uninterrupted"))
-    assert start(twin).wait(PATIENCE) == 0
-    return twin
-
-
-@pytest.fixture(scope="module")
-def resumed(plane: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Killed after the first epoch shows, continued, killed in the third, continued to the end."""
-    twin = plane.copy(tmp_path_factory.mktemp("resumed"))
-    fold = twin.fold(2)
-    for kill_after, more in ((1, ()), (3, ("-c",))):
-        process = start(twin, *more)
-        try:
-            wait_for_epoch(process, fold / "training_log.txt", kill_after)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert process.returncode == -signal.SIGKILL
-        # whatever was being written when the process died: a checkpoint that is there is whole
-        for path in fold.glob("[!.]*.pth"):
-            assert torch.load(path, weights_only=True)["current_epoch"] >= 1
-        assert not (fold / "checkpoint_final.pth").exists()
-    assert start(twin, "-c").wait(PATIENCE) == 0
-    return twin
+def runs(plane: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, Tiny]:
+    """An uninterrupted training, and one that is killed after its first epoch shows and then continued."""
+    uninterrupted, resumed = (plane.copy(tmp_path_factory.mktemp(name)) for name in ("uninterrupted", "resumed"))
+    whole, process = start(uninterrupted), start(resumed)
+    fold = resumed.fold(2)
+    try:
+        wait_for_epoch(process, fold / "training_log.txt", 1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert not (fold / "checkpoint_final.pth").exists()
+    again = start(resumed, "-c")
+    assert (again.wait(PATIENCE), whole.wait(PATIENCE)) == (0, 0)
+    return uninterrupted, resumed
 
 
 def checkpoint(tiny: Tiny, name: str) -> dict:
     return torch.load(tiny.fold(2) / name, weights_only=True)
 
 
-def test_every_loss_of_every_epoch_is_that_of_an_uninterrupted_run(uninterrupted, resumed):
-    one, other = (checkpoint(tiny, "checkpoint_final.pth")["logging"] for tiny in (uninterrupted, resumed))
+def test_every_loss_of_every_epoch_is_that_of_an_uninterrupted_run(runs):
+    one, other = (checkpoint(tiny, "checkpoint_final.pth")["logging"] for tiny in runs)
     assert one["values"].keys() == other["values"].keys()
     for name, series in one["values"].items():
         assert len(series) == EPOCHS, name
@@ -81,9 +71,9 @@ def test_every_loss_of_every_epoch_is_that_of_an_uninterrupted_run(uninterrupted
     assert (one["best_epoch"], one["best_ema"]) == (other["best_epoch"], other["best_ema"])
 
 
-def test_weights_and_optimiser_end_bit_for_bit_the_same(uninterrupted, resumed):
+def test_weights_and_optimiser_end_bit_for_bit_the_same(runs):
     for name in ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"):
-        one, other = (checkpoint(tiny, name) for tiny in (uninterrupted, resumed))
+        one, other = (checkpoint(tiny, name) for tiny in runs)
         assert one["current_epoch"] == other["current_epoch"]
         for key, value in one["network_weights"].items():
             assert torch.equal(value, other["network_weights"][key]), (name, key)
@@ -92,12 +82,47 @@ def test_weights_and_optimiser_end_bit_for_bit_the_same(uninterrupted, resumed):
                 assert torch.equal(torch.as_tensor(value), torch.as_tensor(other["optimizer_state"]["state"][index][key])), (name, index, key)
 
 
-def test_a_damaged_checkpoint_is_told_in_one_line(resumed, tmp_path, capsys):
-    twin = resumed.copy(tmp_path)
-    latest = twin.fold(2) / "checkpoint_latest.pth"
+def test_a_damaged_checkpoint_is_told_in_one_line(plane, tmp_path, capsys):
+    twin = plane.copy(tmp_path)
+    latest = twin.fold(0) / "checkpoint_latest.pth"
     latest.write_bytes(latest.read_bytes()[:1000])
-    assert twin.try_train(2, "-c", epochs=EPOCHS + 1, iterations=2) == 2
+    assert twin.try_train(0, "-c", epochs=EPOCHS, iterations=2) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert "checkpoint_latest.pth" in lines[0]
     assert "damaged" in lines[0]
+
+
+KILLS = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from nnreg.training.trainer.checkpoint import load_checkpoint, save_checkpoint
+
+path = Path(sys.argv[1])
+torch.set_num_threads(1)
+sizes = set()
+for attempt in range(8):
+    child = os.fork()
+    if child == 0:
+        number = 0
+        while True:
+            number += 1
+            save_checkpoint(path, {"number": number, "weights": torch.full((500_000,), float(number))})
+    while not path.exists():
+        time.sleep(0.001)
+    time.sleep(0.013 * attempt)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    content = load_checkpoint(path)
+    assert (content["weights"] == content["number"]).all()
+print("interrupted:", len(list(path.parent.glob(".*"))))
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    """Killed while it does nothing but write checkpoints; what a kill interrupts keeps its temporary, hidden name."""
+    result = subprocess.run([sys.executable, "-c", KILLS, str(tmp_path / "checkpoint.pth")], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.split()[-1]) > 0  # at least one kill did interrupt a write
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["checkpoint.pth"]

@@ -19,7 +19,7 @@ from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
 from nnreg.training.configs.overrides import resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
-from nnreg.training.dataloading.loaders import build_loader, to_device
+from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
 from nnreg.training.logging import History, TrainingLog, plot_progress
 from nnreg.training.logging.log import mean_terms
 from nnreg.training.lr_scheduler import build_schedule
@@ -368,7 +368,9 @@ class nnRegTrainer:
         return value if value == value else -numbers["val_loss"]
 
     def _epoch(self, loader: Any, step: Callable[[dict[str, Tensor]], dict[str, Tensor]], what: str) -> list[dict[str, Tensor]]:
-        loader.sampler.epoch = self.current_epoch if what == "training" else 0
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, EpochSampler):  # an override may return any batches that can be gone through
+            sampler.epoch = self.current_epoch if what == "training" else 0
         results = []
         for done, batch in enumerate(loader, 1):
             results.append(step(batch))
