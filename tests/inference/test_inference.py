@@ -153,7 +153,7 @@ def test_a_prediction_is_into_the_working_world_the_field_and_out_again(plane):
     working = fixed.properties.working
     indices = np.array([[3.0, 4.0], [10.0, 6.5], [7.25, 11.0]])
     native = Transform.affine(fixed.properties.to_native).map_points(working.to_world(indices))
-    expected = Transform.affine(moving.properties.to_native).map_points(working.to_world(indices + [1.0, 0.5]))
+    expected = Transform.affine(moving.properties.to_native).map_points(working.to_world(indices + np.array([1.0, 0.5])))
     np.testing.assert_allclose(found.transform.map_points(native), expected, atol=1e-5)
     unmoved = Transform.affine(moving.properties.to_native).map_points(working.to_world(indices))
     np.testing.assert_allclose(found.alignment.map_points(native), unmoved, atol=1e-9)
