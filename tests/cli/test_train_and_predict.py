@@ -193,7 +193,7 @@ def test_a_network_and_loss_of_ones_own_are_trained_and_predict(plane, tmp_path)
     assert twin.try_predict(tmp_path / "other", "-m", twin.model("SHIFT"), "--fixed", "s4_a", "--moving", "s4_b") == 2
 
 
-@pytest.mark.parametrize("recipe", ["unetreg_velocity", "inverse_consistent", "sgd"])
+@pytest.mark.parametrize("recipe", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unetreg_velocity", "inverse_consistent"))])
 def test_recipes_by_name_train(plane, tmp_path, recipe):
     twin = plane.copy(tmp_path)
     twin.train(1, "-tr", recipe, "--set", "learning_rate=1e-4", "--set", "augmentation.intensity.probability=0")
