@@ -74,8 +74,13 @@ def _model_folder(options: argparse.Namespace) -> Path:
     if not options.dataset:
         raise PredictionError("-d or -m is needed: name the dataset the model was trained on, or the model folder.")
     workspace = workspace_of(options)
+    dataset = workspace.dataset_name(options.dataset)
     configuration = options.configuration or Plans.read(workspace.preprocessed_folder(options.dataset) / f"{options.plans_identifier}.json").recommended
-    return workspace.model_folder(options.dataset, resolve_trainer(options.trainer).name, options.plans_identifier, configuration)
+    folder = workspace.model_folder(dataset, resolve_trainer(options.trainer).name, options.plans_identifier, configuration)
+    made_for = Plans.read(folder / "plans.json").dataset_name if (folder / "plans.json").is_file() else dataset
+    if made_for != dataset:
+        raise PredictionError(f"{folder / 'plans.json'}: was made for {made_for}, not for {dataset}. Train on this dataset, or name the folder with -m.")
+    return folder
 
 
 def _pairs(options: argparse.Namespace) -> list[Pair] | None:

@@ -9,6 +9,7 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, read_channels, read_image
+from nnreg.imageio.files import check_same_space
 from nnreg.preprocessing.preprocessor import Preprocessor
 from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset
 
@@ -110,7 +111,9 @@ class FolderCases:
         for ending in ENDINGS:
             path = folder / f"{case}{ending}"
             if path.is_file():
-                return read_image(path)
+                labels = read_image(path)
+                check_same_space(labels.space, path, self.image(case).space, self.paths(case)[0])
+                return labels
         return None
 
     def paths(self, case: str) -> list[Path]:

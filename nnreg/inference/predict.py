@@ -161,6 +161,8 @@ def predict_folder(
         )
     for pair in chosen:
         source.paths(pair.fixed), source.paths(pair.moving)
+    if options.learn2reg and source.image(chosen[0].fixed).ndim != 3:
+        raise PredictionError(f"--learn2reg: its field format is three-dimensional, {images} holds 2D images. Leave it out.")
     predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer)
     return predict_pairs(predictor, source, chosen, output, model=model.path.name, options=options, on_progress=on_progress)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.splits import available_folds
+from nnreg.dataset.splits import available_folds, fold_cases
 from nnreg.errors import NnRegError, TrainingError, did_you_mean
 from nnreg.files import read_json, writable_folder
 from nnreg.planning.plans import Plans
@@ -55,12 +56,14 @@ def build_trainer(
     if loaded.dataset_name != name:
         raise TrainingError(f"{plans_path}: was made for {loaded.dataset_name}, not for {name}. Plan this dataset: nnreg_plan_and_preprocess -d {name[7:10]}")
     loaded.configuration(configuration)
-    folds = available_folds(read_json(preprocessed / "splits_final.json", TrainingError))
+    splits = read_json(preprocessed / "splits_final.json", TrainingError)
+    folds = available_folds(splits)
     if str(fold) not in [*map(str, folds), "all"]:
         raise TrainingError(f"fold {fold}: {preprocessed / 'splits_final.json'} has folds {', '.join(map(str, folds))}, and 'all' is always there.")
     arrays = preprocessed / loaded.configuration(configuration).data_identifier
     if not arrays.is_dir():
         raise TrainingError(f"{arrays}: has no preprocessed arrays. Run nnreg_preprocess -d {name[7:10]} -c {configuration}")
+    _check_raw(workspace.raw / name, fold_cases(splits, fold if fold == "all" else int(fold))[1])
     chosen = device_named(device)
     return resolved.trainer(
         plans=loaded,
@@ -77,6 +80,15 @@ def build_trainer(
         workers=default_workers(chosen) if workers is None else workers,
         listeners=listeners,
     )
+
+
+def _check_raw(folder: Path, cases: Sequence[str]) -> None:
+    """The validation at the end is on native images: better told now than after a day."""
+    raw = RawDataset.open(folder)
+    for case in cases:
+        for path in raw.image_paths(case):
+            if not path.exists():
+                raise TrainingError(f"{path}: does not exist, but the validation of this fold registers it. Put it back, or plan the dataset without it.")
 
 
 def default_workers(device: torch.device) -> int:
