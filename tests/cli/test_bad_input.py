@@ -301,7 +301,7 @@ def no_arrays(place: Tiny) -> None:
         (spoil_json("dataset.json", pairng="all"), ("dataset.json", "pairng", "did you mean 'pairing'")),
         (results_is_a_file, ("nnReg_results",)),
         (no_arrays, ("nnRegPlans_2d", "nnreg_preprocess -d 004")),
-        (raw_is_incomplete, ("_0000.nii.gz", "does not exist")),
+        (raw_is_incomplete, ("nnReg_raw", "has no case")),
     ],
 )
 def test_train_names_what_is_wrong_with_the_files(plane, tmp_path, capfd, spoil, words):
