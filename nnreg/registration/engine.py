@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
 from nnreg.geometry import AffineMap, FieldMap, Transform, resample_image
-from nnreg.imageio import Image
+from nnreg.imageio import Image, check_finite, read_image
 from nnreg.registration.affine import Alignment, align_sides, check_pair
 from nnreg.registration.choice import choose_similarity
 from nnreg.registration.grids import Level, carried, matrix_between, pyramid, volume_of
@@ -20,7 +21,7 @@ from nnreg.registration.guides import Guides
 from nnreg.registration.mind import mind
 from nnreg.registration.presets import preset_named, schedule
 from nnreg.registration.refine import Refined, Settings, refine, score
-from nnreg.registration.result import Decision, Registration
+from nnreg.registration.result import Decision, Registration, Truth
 from nnreg.registration.search import search
 from nnreg.registration.sides import Floats, Side, prepare
 from nnreg.registration.terms import Group, Information, MeanSquares, local_correlation, volume_of_side
@@ -36,14 +37,15 @@ Progress = Callable[[int, int, str], None]
 
 def register(
     *,
-    fixed: Image,
-    moving: Image,
+    fixed: Image | Path | str,
+    moving: Image | Path | str,
     fixed_mask: Image | None = None,
     moving_mask: Image | None = None,
     fixed_labels: Image | None = None,
     moving_labels: Image | None = None,
     fixed_points: npt.ArrayLike | None = None,
     moving_points: npt.ArrayLike | None = None,
+    guided: bool = True,
     initial: Transform | None = None,
     preset: str = "default",
     similarity: str = "auto",
@@ -55,7 +57,7 @@ def register(
 
     Parameters
     ----------
-    fixed, moving : Image
+    fixed, moving : Image or path
         Any grids, orientations and spacings; both 2D or both 3D, as many channels each.
     fixed_mask, moving_mask : Image, optional
         Where the images may be looked at.
@@ -63,6 +65,8 @@ def register(
         Structures to bring onto each other, besides the images.
     fixed_points, moving_points : array (N, ndim), optional
         Landmarks to bring onto each other, in the same order: voxel indices, x first.
+    guided
+        Whether labels and landmarks guide the registration; if not, they only measure it.
     initial : Transform, optional
         Fixed to moving world: where to start, instead of searching for a linear alignment.
     preset : "fast", "default" or "accurate"
@@ -89,23 +93,33 @@ def register(
     if similarity not in SIMILARITIES:
         raise ConfigurationError(f"similarity {similarity!r} is unknown; {did_you_mean(similarity, SIMILARITIES)}")
     preset_named(preset)
-    check_pair(fixed.ndim, moving.ndim, fixed.channels, moving.channels)
-    guides = Guides(fixed, moving, (fixed_labels, moving_labels), (fixed_points, moving_points))
-    return _Engine(fixed, moving, (fixed_mask, moving_mask), guides, preset, on_progress).run(initial, similarity, alignment, affine_only)
+    images = _image(fixed), _image(moving)
+    check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
+    truth = Truth(fixed_labels, moving_labels, fixed_points, moving_points)
+    engine = _Engine(images, (fixed_mask, moving_mask), truth, guided, preset, on_progress)
+    return engine.run(initial, similarity, alignment, affine_only)
 
 
 class _Engine:
     """One registration, stage by stage."""
 
     def __init__(
-        self, fixed: Image, moving: Image, masks: tuple[Image | None, Image | None], guides: Guides, preset: str, on_progress: Progress | None
+        self,
+        images: tuple[Image, Image],
+        masks: tuple[Image | None, Image | None],
+        truth: Truth,
+        guided: bool,
+        preset: str,
+        on_progress: Progress | None,
     ) -> None:
-        self.images = fixed, moving
-        self.guides = guides
+        fixed, moving = self.images = images
+        self.truth = truth
+        guides = Guides(fixed, moving, truth)  # checked even where they only measure
+        self.guides = guides if guided else Guides(fixed, moving, Truth())
         self.preset, self.preset_name = preset_named(preset), preset
         self.on_progress = on_progress
         self.total = self.done = 0
-        self.seconds: dict[str, float] = {}
+        self.timings: dict[str, float] = {}
         self.decisions: list[Decision] = []
         with self._stage("preparation"):
             self.fixed = prepare(fixed.array, fixed.space, _mask(masks[0], fixed), "fixed")
@@ -120,7 +134,7 @@ class _Engine:
         if affine_only and found is not None:
             better = not found.similarity_after < found.similarity_before
             values = found.similarity_before, found.similarity_after
-            return self._result(start, found, None, better, "of the linear alignment", values)
+            return self._result(start, None, better, "of the linear alignment", values, found)
         levels = pyramid(self.fixed, self.moving, self.world, plan.factors)
         self.decisions.append(Decision("levels", f"{self.preset_name}: {plan.iterations}", plan.because))
         chosen = choose_similarity(min(levels, key=lambda level: abs(np.prod(level.grid) - CHOICE_VOXELS)), similarity)
@@ -130,7 +144,7 @@ class _Engine:
             before, after = self._scores(levels[-1], field, chosen.value)
         last = carried(field, levels[-1].fixed.space, self.fixed.space)
         whole = FieldMap(last if self.fixed.space.ndim == 3 else np.ascontiguousarray(last[:, 0]), self.fixed.space)
-        return self._result(start, found, whole, bool(after > before or np.isnan(before)), chosen.value, (before, after))
+        return self._result(start, whole, bool(after > before or np.isnan(before)), chosen.value, (before, after), found)
 
     def _start(self, initial: Transform | None, alignment: str) -> tuple[Alignment | None, Transform]:
         """The linear alignment, unless a start is given, and the map the refinement starts from."""
@@ -196,19 +210,31 @@ class _Engine:
         return score(header, np.zeros_like(field), group), after
 
     def _result(
-        self, start: Transform, found: Alignment | None, field: FieldMap | None, succeeded: bool, similarity: str, values: tuple[float, float]
+        self, start: Transform, field: FieldMap | None, succeeded: bool, similarity: str, values: tuple[float, float], alignment: Alignment | None
     ) -> Registration:
-        stages = start.stages if field is None else (field, *start.stages)
-        transform = Transform(stages, self.fixed.space.ndim)
-        return Registration(*self.images, transform, found, field, succeeded, similarity, *values, tuple(self.decisions), dict(self.seconds))
+        return Registration(
+            *self.images,
+            transform=Transform(start.stages if field is None else (field, *start.stages), self.fixed.space.ndim),
+            start=start,
+            alignment=alignment,
+            field=field,
+            succeeded=succeeded,
+            similarity=similarity,
+            similarity_before=values[0],
+            similarity_after=values[1],
+            decisions=tuple(self.decisions),
+            timings=dict(self.timings),
+            truth=self.truth,
+        )
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), sum(self.timings.values())
         if self.on_progress is not None and self.total:
             self.on_progress(self.done, self.total, name)
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        # less the stages within, so that the sum is the whole time
+        self.timings[name] = time.perf_counter() - start - (sum(self.timings.values()) - before)
         self.done += name != "search"
 
 
@@ -222,6 +248,14 @@ def image_group(level: Level, similarity: str, radius: float) -> Group:
     if similarity == "mind":
         return Group(MeanSquares(mind(fixed)), mind(moving))
     return Group(MeanSquares(fixed), moving)
+
+
+def _image(image: Image | Path | str) -> Image:
+    if isinstance(image, Image):
+        return image
+    found = read_image(image)
+    check_finite(found, image)
+    return found
 
 
 def _mask(mask: Image | None, image: Image) -> npt.NDArray[np.generic] | None:

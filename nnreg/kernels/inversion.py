@@ -1,35 +1,17 @@
-"""Inverse of a map with a field: coarse to fine fixed point iteration, so that few iterations are left for the full grid."""
+"""Inverse of a displacement field: coarse to fine fixed point iteration (Chen et al. 2008), so that few iterations are left for the full grid."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from nnreg.geometry import AffineMap, FieldMap, Space, Transform
 from nnreg.kernels import volumes
-from nnreg.registration.grids import carried
-from nnreg.registration.sides import Floats, block_means
+from nnreg.kernels.volumes import block_means
 
+Floats = npt.NDArray[np.float32]
 TOLERANCE = 0.02  # voxels: stop when the 99th percentile of what is left is below
 ITERATIONS = 30
 COARSE_VOXELS = 300_000
-
-
-def inverse_transform(transform: Transform, moving: Space) -> Transform:
-    """The map from the moving to the fixed world.
-
-    Fields are inverted on their own grid widened by how far they reach, so that what they push over its border has an inverse too.
-    """
-    stages = tuple(
-        AffineMap(np.asarray(np.linalg.inv(stage.matrix))) if isinstance(stage, AffineMap) else inverse_field(stage) for stage in reversed(transform.stages)
-    )
-    return Transform(stages, transform.ndim)
-
-
-def inverse_field(field: FieldMap) -> FieldMap:
-    """Inverse of one field on its own grid."""
-    volume = field.displacement if field.ndim == 3 else field.displacement[:, None]
-    inverted = inverted_volume(np.ascontiguousarray(volume, dtype=np.float32))
-    return FieldMap(inverted if field.ndim == 3 else inverted[:, 0], field.space)
 
 
 def inverted_volume(field: Floats) -> Floats:
@@ -66,6 +48,3 @@ def _iterated(field: Floats, result: Floats) -> Floats:
         sampled *= relaxation
         result -= sampled
     return result
-
-
-__all__ = ["carried", "inverse_field", "inverse_transform", "inverted_volume"]
