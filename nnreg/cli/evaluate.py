@@ -54,3 +54,7 @@ def _work(options: argparse.Namespace) -> None:
     write_summary(output, summary)
     print(table(summary))
     print(f"\nsummary: {output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,7 +20,7 @@ def parser() -> Parser:
     return result
 
 
-def work(options: argparse.Namespace) -> None:
+def _work(options: argparse.Namespace) -> None:
     """Measure and print."""
     from nnreg.planning.fingerprint import FILE_NAME
     from nnreg.preprocessing import fingerprint_dataset
@@ -40,7 +40,7 @@ def work(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(work, parser(), arguments)
+    return run(_work, parser(), arguments)
 
 
 if __name__ == "__main__":

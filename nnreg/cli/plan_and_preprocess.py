@@ -23,7 +23,7 @@ def parser() -> Parser:
     return result
 
 
-def work(options: argparse.Namespace) -> None:
+def _work(options: argparse.Namespace) -> None:
     """Do all three and print."""
     from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
     from nnreg.preprocessing import plan_and_preprocess
@@ -42,6 +42,7 @@ def work(options: argparse.Namespace) -> None:
             overwrite_target_spacing=options.overwrite_target_spacing,
             plans_name=options.overwrite_plans_name,
             progress=shared.progress(options),
+            on_note=print,
         )
         folder = shared.preprocessed_folder(workspace, dataset)
         shared.print_fingerprint(Fingerprint.read(folder / FILE_NAME), folder / FILE_NAME)
@@ -53,7 +54,7 @@ def work(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(work, parser(), arguments)
+    return run(_work, parser(), arguments)
 
 
 if __name__ == "__main__":

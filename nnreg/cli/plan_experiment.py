@@ -18,7 +18,7 @@ def parser() -> Parser:
     return result
 
 
-def work(options: argparse.Namespace) -> None:
+def _work(options: argparse.Namespace) -> None:
     """Plan and print."""
     from nnreg.preprocessing import plan_dataset
 
@@ -30,13 +30,14 @@ def work(options: argparse.Namespace) -> None:
             gpu_memory_target=options.gpu_memory_target,
             overwrite_target_spacing=options.overwrite_target_spacing,
             plans_name=options.overwrite_plans_name,
+            on_note=print,
         )
         shared.print_plans(plans, shared.preprocessed_folder(workspace, dataset) / f"{plans.plans_name}.json")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(work, parser(), arguments)
+    return run(_work, parser(), arguments)
 
 
 if __name__ == "__main__":

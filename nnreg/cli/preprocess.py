@@ -21,7 +21,7 @@ def parser() -> Parser:
     return result
 
 
-def work(options: argparse.Namespace) -> None:
+def _work(options: argparse.Namespace) -> None:
     """Preprocess and print."""
     from nnreg.preprocessing import preprocess_dataset
 
@@ -41,7 +41,7 @@ def work(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(work, parser(), arguments)
+    return run(_work, parser(), arguments)
 
 
 if __name__ == "__main__":

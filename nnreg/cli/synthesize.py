@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from nnreg.cli.common import Parser, progress_bar, run, workspace_of
 
 
-def build_parser() -> Parser:
+def parser() -> Parser:
     """Options of the command."""
-    parser = Parser(
+    result = Parser(
         "nnreg_synthesize", "Write pairs of synthetic images, one deformed by a known flow, as a raw dataset with the exact displacement of both directions."
     )
-    parser.add_argument("-d", "--dataset", required=True, type=int, metavar="ID", help="id of the new dataset: 900")
-    parser.add_argument("--name", default="Ellipsoids", help="name of the new dataset (default: %(default)s)")
-    parser.add_workspace()
-    parser.add_argument(
+    result.add_argument("-d", "--dataset", required=True, type=int, metavar="ID", help="id of the new dataset: 900")
+    result.add_argument("--name", default="Ellipsoids", help="name of the new dataset (default: %(default)s)")
+    result.add_workspace()
+    result.add_argument(
         "--shape", nargs="+", type=int, default=[48, 48, 48], metavar="N", help="image size, slowest axis first; two numbers make 2D images (default: 48 48 48)"
     )
-    parser.add_argument("--spacing", nargs="+", type=float, metavar="MM", help="voxel size in mm, in the order of --shape (default: 1)")
-    parser.add_argument("--pairs", type=int, default=12, metavar="N", help="training pairs (default: %(default)s)")
-    parser.add_argument("--test_pairs", type=int, default=4, metavar="N", help="held-out pairs (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: %(default)s)")
-    parser.add_argument("--noise_std", type=float, default=0.03, help="standard deviation of the noise; tissue lies between 0 and 1 (default: %(default)s)")
-    parser.add_argument("--max_displacement", type=float, metavar="VOXELS", help="longest displacement (default: a tenth of the smallest size)")
-    parser.add_argument("--structures", type=int, default=4, metavar="N", help="ellipsoids inside the body (default: %(default)s)")
-    parser.add_argument("--keypoints", type=int, default=0, metavar="N", help="corresponding landmarks per pair (default: none)")
-    parser.add_argument("-np", "--processes", type=int, default=1, metavar="N", help="workers (default: %(default)s)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-    return parser
+    result.add_argument("--spacing", nargs="+", type=float, metavar="MM", help="voxel size in mm, in the order of --shape (default: 1)")
+    result.add_argument("--pairs", type=int, default=12, metavar="N", help="training pairs (default: %(default)s)")
+    result.add_argument("--test_pairs", type=int, default=4, metavar="N", help="held-out pairs (default: %(default)s)")
+    result.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: %(default)s)")
+    result.add_argument("--noise_std", type=float, default=0.03, help="standard deviation of the noise; tissue lies between 0 and 1 (default: %(default)s)")
+    result.add_argument("--max_displacement", type=float, metavar="VOXELS", help="longest displacement (default: a tenth of the smallest size)")
+    result.add_argument("--structures", type=int, default=4, metavar="N", help="ellipsoids inside the body (default: %(default)s)")
+    result.add_argument("--keypoints", type=int, default=0, metavar="N", help="corresponding landmarks per pair (default: none)")
+    result.add_argument("-np", "--processes", type=int, default=1, metavar="N", help="workers (default: %(default)s)")
+    result.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(_work, build_parser(), arguments)
+    return run(_work, parser(), arguments)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -56,3 +57,7 @@ def _work(options: argparse.Namespace) -> int:
     )
     print(f"{raw.folder}: {len(raw.pairs())} training pairs, {len(raw.test_pairs())} held-out pairs")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

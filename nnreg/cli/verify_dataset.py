@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from nnreg.cli.common import EXIT_ERROR, Parser, progress_bar, run, workspace_of
 
 
-def build_parser() -> Parser:
+def parser() -> Parser:
     """Options of the command."""
-    parser = Parser(
+    result = Parser(
         "nnreg_verify_dataset", "Read every file of a raw dataset and list all that contradicts its dataset.json. Exit code 2 if anything must be mended."
     )
-    parser.add_dataset()
-    parser.add_workspace()
-    parser.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: nnReg_n_proc, else the cores of this machine, at most 8)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
-    return parser
+    result.add_dataset()
+    result.add_workspace()
+    result.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: nnReg_n_proc, else the cores of this machine, at most 8)")
+    result.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run(_work, build_parser(), arguments)
+    return run(_work, parser(), arguments)
 
 
 def _work(options: argparse.Namespace) -> int:
@@ -43,3 +43,7 @@ def _work(options: argparse.Namespace) -> int:
     pairs = f"; training pairs ({raw.spec.pairing}): {len(raw.pairs())}" if raw.spec.task == "registration" else ""
     print(f"{report.dataset}: {len(raw.cases)} training and {len(raw.test_cases)} test cases are sound{pairs}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

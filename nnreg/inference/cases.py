@@ -79,7 +79,8 @@ class FolderCases:
         if not folder.is_dir():
             raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
         self.folder, self.labels_folder, self.preprocessor = folder, labels_folder, preprocessor
-        self._files = _cases_in(folder, len(spec.channel_names)) | (extra or {})
+        self.channels = len(spec.channel_names)
+        self._files = _cases_in(folder, self.channels) | (extra or {})
         self._images: dict[str, Image] = {}
         self._preprocessed: dict[tuple[str, str], PreprocessedCase] = {}
 
@@ -94,6 +95,10 @@ class FolderCases:
             paths = self.paths(case)
             image = read_channels(paths)
             check_finite(image, paths[0])
+            if image.channels != self.channels:
+                raise PredictionError(
+                    f"{paths[0]}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
+                )
             _remember(self._images, case, image)
         return self._images[case]
 
@@ -144,7 +149,7 @@ def case_names(folder: Path) -> list[str]:
 
 
 def _cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
-    """Case names to their channel files, checked to be complete."""
+    """Case names to their channel files, checked to be complete; one file alone may hold all channels (RGB)."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name.startswith(".") or not path.name.endswith(tuple(ENDINGS)):
@@ -157,12 +162,12 @@ def _cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
     if not found:
         raise PredictionError(f"{folder}: holds no images. Expected files such as CASE_0000.nii.gz.")
     for case, files in found.items():
-        if sorted(files) != list(range(channels)):
+        if sorted(files) not in ([0], list(range(channels))):
             raise PredictionError(
                 f"{folder}: case {case!r} has channels {sorted(files)}, the model was trained with {channels} (0 to {channels - 1}). "
                 "Add or remove channel files."
             )
-    return {case: [files[i] for i in range(channels)] for case, files in found.items()}
+    return {case: [files[i] for i in sorted(files)] for case, files in found.items()}
 
 
 def default_labels_folder(images: Path) -> Path | None:

@@ -15,7 +15,7 @@ from nnreg.files import writable_folder
 from nnreg.geometry import Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_itk
 from nnreg.geometry.learn2reg import to_learn2reg
-from nnreg.imageio import Image, write_image
+from nnreg.imageio import Image, as_stored, ending_for, write_image
 from nnreg.inference.predictor import PairTransforms
 
 DONE = "transform.h5"  # a pair's folder appears only when all of it is written
@@ -42,7 +42,7 @@ def write_pair(
     fixed, moving, moving_labels
         Native images; the moving ones are sampled once, onto the fixed grid.
     ending
-        Of the warped files, such as ``.nii.gz``.
+        Of the warped files, such as ``.nii.gz``; ``.jpg`` becomes ``.png``, or ``.tif`` where the values are no bytes.
     picture
         Draws ``overview.png``: ``picture(path, fixed, moving, warped, transform)``.
     """
@@ -54,10 +54,11 @@ def write_pair(
         write_itk(part / "alignment.h5", transforms.alignment)
         write_itk(part / "field.nii.gz" if fixed.space.ndim == 3 else part / "field.mha", transforms.transform, fixed.space)
         warped = resample_image(moving.array, moving=moving.space, fixed=fixed.space, transform=transforms.transform)
-        write_image(part / f"warped{ending}", warped, fixed.space)
+        kind = warped.dtype if ending_for(ending, warped.dtype) == ending else moving.array.dtype  # pictures hold whole numbers only
+        write_image(part / f"warped{ending_for(ending, kind)}", as_stored(warped, kind), fixed.space)
         if moving_labels is not None:
             labels = resample_labels(moving_labels.array, moving=moving_labels.space, fixed=fixed.space, transform=transforms.transform)
-            write_image(part / f"warped_labels{ending}", labels, fixed.space)
+            write_image(part / f"warped_labels{ending_for(ending, labels.dtype)}", labels, fixed.space)
         if picture is not None:
             picture(part / "overview.png", fixed, moving, Image(warped, fixed.space), transforms.transform)
         if folder.exists():

@@ -66,8 +66,8 @@ def predict_pairs(
                 "name": pair.name,
                 "fixed": pair.fixed,
                 "moving": pair.moving,
-                "fixed_images": [str(path) for path in source.paths(pair.fixed)],
-                "moving_images": [str(path) for path in source.paths(pair.moving)],
+                "fixed_images": [path.name for path in source.paths(pair.fixed)],
+                "moving_images": [path.name for path in source.paths(pair.moving)],
                 "seconds": round(time.monotonic() - started, 3),
             }
         )
@@ -162,7 +162,7 @@ def predict_folder(
     for pair in chosen:
         source.paths(pair.fixed), source.paths(pair.moving)
     predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer)
-    return predict_pairs(predictor, source, chosen, output, model=str(model.path), options=options, on_progress=on_progress)
+    return predict_pairs(predictor, source, chosen, output, model=model.path.name, options=options, on_progress=on_progress)
 
 
 def read_pairs(path: Path) -> list[Pair]:

@@ -67,7 +67,6 @@ def training_memory_gb(
     field_resolution: int,
     correlation_radius: int,
     batch_size: int = 1,
-    directions: int = 1,
 ) -> float:
     """Peak of one training step of the dual pyramid in float32, in GB (2^30 bytes).
 
@@ -84,15 +83,13 @@ def training_memory_gb(
         Of the network.
     batch_size
         Pairs in a step.
-    directions
-        2 if every pair is also scored with its roles swapped.
     """
     pyramid = levels(grid, strides, features, blocks, field_resolution)
     correlation = (2 * correlation_radius + 1) ** len(grid)
     kept = _kept_by_network(pyramid, grid, channels, correlation) + _kept_by_losses(pyramid, grid, channels, field_resolution)
     kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
     weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
-    return (batch_size * directions * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights) * BYTES / GB + FIXED_GB
+    return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights) * BYTES / GB + FIXED_GB
 
 
 def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int) -> float:

@@ -172,9 +172,8 @@ class _Builder:
         def keep(name: str, decision: Decision[Any]) -> Any:
             return reasons.keep(f"training.{name}", decision)
 
-        both = keep("bidirectional", training.bidirectional(self.fingerprint))
-        one = self._memory(shape, architecture, 1, both)
-        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb, both))
+        one = self._memory(shape, architecture, 1)
+        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb))
         epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
         fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
         trained = Training(
@@ -187,12 +186,11 @@ class _Builder:
             iterations_per_epoch=iterations,
             validation_iterations=validation,
             **keep("optimizer", training.optimizer()),
-            bidirectional=both,
             augmentation=keep("augmentation", training.augmentation(self.fingerprint, self.pre_alignment)),
         )
-        return trained, self._memory(shape, architecture, batch, both)
+        return trained, self._memory(shape, architecture, batch)
 
-    def _memory(self, shape: tuple[int, ...], architecture: Architecture, batch: int, both: bool) -> float:
+    def _memory(self, shape: tuple[int, ...], architecture: Architecture, batch: int) -> float:
         return memory.training_memory_gb(
             shape,
             channels=len(self.fingerprint.channel_names),
@@ -201,6 +199,5 @@ class _Builder:
             features=architecture.features_per_stage,
             blocks=architecture.blocks_per_stage,
             batch_size=batch,
-            directions=1 + both,
             **architecture.kwargs,
         )

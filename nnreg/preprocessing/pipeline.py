@@ -24,6 +24,13 @@ Progress = Callable[[str], Callable[[int, int, str], None]]
 """Called with the name of a step; returns what is called with (done, total, what) during it."""
 
 
+Note = Callable[[str], None]
+
+
+def _unheard(note: str) -> None:
+    """Nobody listens."""
+
+
 def _silent(step: str) -> Callable[[int, int, str], None]:
     return lambda done, total, what: None
 
@@ -75,8 +82,9 @@ def plan_dataset(
     gpu_memory_target: float = DEFAULT_MEMORY_GB,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
+    on_note: Note = _unheard,
 ) -> Plans:
-    """Plan a measured dataset and keep plans, dataset.json and splits.
+    """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual (fewer folds than five).
 
     Raises
     ------
@@ -87,7 +95,7 @@ def plan_dataset(
     fingerprint = _measured(raw, folder)
     plans = plan(fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
     plans.write(folder / f"{plans_name}.json")
-    _keep_dataset_files(raw, folder)
+    _keep_dataset_files(raw, folder, on_note)
     return plans
 
 
@@ -120,7 +128,7 @@ def preprocess_dataset(
     if clean:
         for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
             shutil.rmtree(folder / stale, ignore_errors=True)
-    _keep_dataset_files(raw, folder)
+    _keep_dataset_files(raw, folder, _unheard)
     return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
 
 
@@ -137,6 +145,7 @@ def plan_and_preprocess(
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
     progress: Progress = _silent,
+    on_note: Note = _unheard,
 ) -> Plans:
     """Measure, plan and preprocess a dataset.
 
@@ -147,7 +156,14 @@ def plan_and_preprocess(
     '3d_fullres'
     """
     fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, progress=progress)
-    plans = plan_dataset(workspace, dataset, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing, plans_name=plans_name)
+    plans = plan_dataset(
+        workspace,
+        dataset,
+        gpu_memory_target=gpu_memory_target,
+        overwrite_target_spacing=overwrite_target_spacing,
+        plans_name=plans_name,
+        on_note=on_note,
+    )
     if preprocess_too:
         # names that these plans do not have are dropped, as nnU-Net does: -c 2d 3d_fullres serves datasets of either kind
         known = [name for name in configurations if name in plans.configurations]
@@ -203,9 +219,9 @@ def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
     return all(fingerprint.images[case].file_bytes == sum(path.stat().st_size for path in raw.image_paths(case)) for case in raw.cases)
 
 
-def _keep_dataset_files(raw: RawDataset, folder: Path) -> None:
+def _keep_dataset_files(raw: RawDataset, folder: Path, on_note: Note) -> None:
     """Keep dataset.json and the splits beside the plans: training reads nothing else of the raw dataset."""
     from nnreg.dataset.splits import load_or_make_splits
 
     raw.spec.write(folder / "dataset.json")
-    load_or_make_splits(folder / "splits_final.json", raw)
+    load_or_make_splits(folder / "splits_final.json", raw, on_note=on_note)

@@ -41,15 +41,12 @@ class _Work:
     file_bytes: dict[str, int]
 
     def __call__(self, case: str) -> None:
-        from nnreg.imageio import check_finite
-
-        image = self.raw.read_image(case)
-        check_finite(image, self.raw.image_paths(case)[0])
+        whole = self.raw.read_case(case)
+        image = whole.image
         frame = self._frame(case)
         first = self.plans.configuration(self.configurations[0])
         normalised = at_hand = NormalisedCase.of(case, image, first)
         alignment = self._alignment(normalised, frame)
-        labels, mask, points = self.raw.read_labels(case), self.raw.read_mask(case), self.raw.read_keypoints(case)
         for name in self.configurations:
             configuration = self.plans.configuration(name)
             target = self.folder / configuration.data_identifier
@@ -58,7 +55,7 @@ class _Work:
             if configuration.normalization != first.normalization:
                 at_hand = NormalisedCase.of(case, image, configuration)
             preprocessor = Preprocessor(self.plans, name, None if self.plans.alignment_target == "group" else frame)
-            preprocessor.place(at_hand, frame, alignment, labels=labels, mask=mask, keypoints=points).save(target)
+            preprocessor.place(at_hand, frame, alignment, labels=whole.labels, mask=whole.mask, keypoints=whole.keypoints).save(target)
 
     def _frame(self, case: str) -> Frame:
         if self.plans.alignment_target == "dataset":

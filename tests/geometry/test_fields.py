@@ -85,6 +85,18 @@ def test_inverse_undoes_the_field(shape, smooth_field):
     assert torch.allclose(residual, compose(field, inverted).norm(dim=1), atol=1e-6)
 
 
+@pytest.mark.parametrize("factor", [0.3, 0.6, 1.8, 3.5])
+def test_inverse_of_strong_shrinking_and_stretching(shape, factor):
+    """Beyond a factor of two the plain fixed point iteration diverges."""
+    centre = (torch.tensor(shape).float() - 1).reshape(1, -1, *(1,) * len(shape)) / 2
+    offset = identity_grid(shape) - centre
+    inverted, _ = inverse((factor - 1) * offset, iterations=100)
+    reached = (offset.abs() < min(factor, 1.0) * centre - 0.1).all(dim=1, keepdim=True)  # elsewhere the inverse leaves the grid
+    wrong = (inverted - (1 / factor - 1) * offset).abs().amax(dim=1, keepdim=True)
+    assert reached.any()
+    assert wrong[reached].max() < 0.01
+
+
 def test_integrating_the_negative_velocity_gives_the_inverse(smooth_field):
     velocity = smooth_field((48, 40, 44), largest=1.5)  # linear interpolation of a coarser grid would leave more
     assert interior(compose(integrate(velocity), integrate(-velocity)), 5).abs().max() < 0.05

@@ -214,6 +214,11 @@ class TestTraining:
         assert term.kwargs["window"] == [9, 9, 9]
         assert training.similarity(fingerprint(), (5.0, 1.0, 1.0), (20, 96, 96)).value[0].kwargs["window"] == [3, 9, 9]
 
+    @pytest.mark.parametrize(("spacing", "voxels"), [(0.02, 9), (1.0, 9), (1.3, 7), (1.75, 5), (2.5, 5), (6.0, 5)])
+    def test_window_is_about_nine_mm(self, fingerprint, spacing, voxels):
+        (term,) = training.similarity(fingerprint(), (spacing,) * 3, (96, 96, 96)).value
+        assert term.kwargs["window"] == [voxels] * 3
+
     @pytest.mark.parametrize("shape", [(6, 6), (9, 50), (200, 200)])
     def test_window_is_odd_and_no_longer_than_half_the_grid_or_three(self, fingerprint, shape):
         for width, size in zip(training.similarity(fingerprint(), (1.0, 1.0), shape).value[0].kwargs["window"], shape, strict=True):
@@ -227,16 +232,11 @@ class TestTraining:
         assert min(weights) > 0
         assert all(fine == pytest.approx(2 * coarse) for fine, coarse in itertools.pairwise(weights))
 
-    @pytest.mark.parametrize(("pairing", "expected"), [("all", True), ("groups", True), ("pairs", False), ("atlas", False)])
-    def test_bidirectional_where_roles_are_interchangeable(self, fingerprint, pairing, expected):
-        assert training.bidirectional(fingerprint(pairing=pairing, pairs=(("case0", "case1"),))).value is expected
-
-    def test_batch_size_is_bounded_by_memory_grid_and_directions(self):
-        assert training.batch_size((200, 200), 0.5, 8.0, False).value == 2
-        assert training.batch_size((200, 200), 0.5, 8.0, True).value == 1
-        assert training.batch_size((200, 200), 5.0, 8.0, False).value == 1
-        assert training.batch_size((200, 200), 20.0, 8.0, False).value == 1
-        assert training.batch_size((96, 96, 96), 0.5, 8.0, False).value == 1
+    def test_batch_size_is_bounded_by_memory_and_grid(self):
+        assert training.batch_size((200, 200), 0.5, 8.0).value == 2
+        assert training.batch_size((200, 200), 5.0, 8.0).value == 1
+        assert training.batch_size((200, 200), 20.0, 8.0).value == 1
+        assert training.batch_size((96, 96, 96), 0.5, 8.0).value == 1
 
     def test_mirror_axis_is_left_right_wherever_it_lies(self, fingerprint, image):
         from nnreg.geometry import Space

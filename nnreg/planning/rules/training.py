@@ -10,10 +10,11 @@ from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.plans import LossTerm
 from nnreg.planning.rules.decision import Decision, rule, text
 
-WINDOW = 9  # voxels of the finest axis
+WINDOW_MM = 9.0
+NARROWEST, WIDEST = 5, 9  # voxels of the finest axis
 SMALLEST_WINDOW = 3
 DIFFUSION_WEIGHT = 1.0
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 1e-3
 SMALL_GRID = 64**3
 EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 1000, 250, 50
 POLY_EXPONENT = 0.9
@@ -22,12 +23,14 @@ GRADIENT_CLIP = 1.0
 
 @rule("similarity")
 def similarity(fingerprint: Fingerprint, spacing: Sequence[float], grid: Sequence[int]) -> Decision[tuple[LossTerm, ...]]:
-    """Local correlation over a window of the same physical width along every axis."""
-    wanted = [WINDOW * min(spacing) / step for step in spacing]
+    """Local correlation over a window of the same physical width along every axis, about 9 mm where that is 5 to 9 voxels."""
+    finest = min(max(_odd(WINDOW_MM / min(spacing)), NARROWEST), WIDEST)
+    wanted = [finest * min(spacing) / step for step in spacing]
     window = tuple(_odd(min(width, size / 2)) for width, size in zip(wanted, grid, strict=True))
     term = LossTerm("lncc", 1.0, {"window": list(window)})
     return Decision(
-        (term,), f"images of one modality: intensities correlate locally; {WINDOW} voxels of the finest axis, as wide in mm along the others: {text(window)}"
+        (term,),
+        f"one modality: intensities correlate locally; {WINDOW_MM:g} mm are {finest} voxels of the finest axis, as wide along the others: {text(window)}",
     )
 
 
@@ -58,22 +61,16 @@ def deep_supervision_weights(fields: int) -> Decision[tuple[float, ...]]:
     return Decision(value, f"{fields} fields, each level half the finer one's; the coarsest stays, because it does the work when motion is large")
 
 
-@rule("bidirectional")
-def bidirectional(fingerprint: Fingerprint) -> Decision[bool]:
-    """Both directions of a pair at once where the roles of its images are interchangeable."""
-    if fingerprint.pairing in ("all", "groups"):
-        return Decision(True, f"pairing {fingerprint.pairing!r}: either image may be the fixed one")
-    return Decision(False, f"pairing {fingerprint.pairing!r}: each pair has a fixed and a moving image")
-
-
 @rule("batch_size")
-def batch_size(grid: Sequence[int], memory_of_one: float, target: float, both_directions: bool) -> Decision[int]:
-    """Two ordered pairs a step on small grids, one on large ones; a pair scored in both directions is two."""
+def batch_size(grid: Sequence[int], memory_of_one: float, target: float) -> Decision[int]:
+    """Two ordered pairs a step on small grids, one on large ones."""
     voxels = prod(grid)
-    wanted = 2 if voxels <= SMALL_GRID and not both_directions else 1
+    wanted = 2 if voxels <= SMALL_GRID else 1
     value = max(1, min(wanted, int(target / memory_of_one)))
-    seen = "both directions of a pair" if both_directions else f"{value} ordered pair{'s' if value > 1 else ''}"
-    return Decision(value, f"{voxels} voxels, {memory_of_one:.2g} GB a pair: {seen} in a step; instance normalisation needs no larger batch")
+    return Decision(
+        value,
+        f"{voxels} voxels, {memory_of_one:.2g} GB a pair: {value} ordered pair{'s' if value > 1 else ''} in a step; instance normalisation needs no more",
+    )
 
 
 @rule("length")
@@ -95,7 +92,10 @@ def optimizer() -> Decision[dict[str, Any]]:
         "lr_schedule": "poly",
         "lr_schedule_kwargs": {"exponent": POLY_EXPONENT},
     }
-    return Decision(value, f"Adam at {LEARNING_RATE:g} (registration_anchors 27), poly schedule, gradients clipped at {GRADIENT_CLIP:g}")
+    return Decision(
+        value,
+        f"Adam at {LEARNING_RATE:g}, which a poly schedule brings to zero (1e-4 learns as well, ten times slower), gradients clipped at {GRADIENT_CLIP:g}",
+    )
 
 
 @rule("augmentation")

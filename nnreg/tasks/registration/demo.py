@@ -8,29 +8,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnreg.dataset import RawDataset
 from nnreg.dataset.synthetic_writer import write_synthetic_dataset
+from nnreg.errors import NnRegError
 from nnreg.evaluation import evaluate_folder
-from nnreg.files import writable_folder, write_json
+from nnreg.files import read_json, writable_folder, write_json
 from nnreg.inference.predict import predict_folder
+from nnreg.planning.plans import Plans
 from nnreg.preprocessing import plan_and_preprocess
 from nnreg.training.execution.run import train
 from nnreg.training.trainer.trainer import Listeners
+from nnreg.typed import from_mapping, to_mapping
 from nnreg.workspace import Workspace
 
 DATASET = "Dataset999_Demo"
 SUMMARY = "demo_summary.json"
+SIZE = "demo_size.json"
 
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much the demo does."""
+    """How much the demo does. Displacements reach a sixth of the image; minutes on two cores."""
 
     shape: tuple[int, ...] = (48, 48, 48)
     pairs: int = 32
     test_pairs: int = 6
-    epochs: int = 12
+    epochs: int = 10
     iterations_per_epoch: int = 50
     seed: int = 0
+
+    @property
+    def max_displacement(self) -> float:
+        """Of the synthetic pairs, voxels."""
+        return min(self.shape) / 6
 
 
 def run_demo(
@@ -45,7 +55,7 @@ def run_demo(
     Parameters
     ----------
     output
-        Folder of the demo's own workspace, predictions and ``demo_summary.json``.
+        Folder of the demo's own workspace, predictions and ``demo_summary.json``; an interrupted demo goes on.
     size
         Grid, pairs and length of the training.
     device
@@ -62,6 +72,7 @@ def run_demo(
     started = time.monotonic()
     seconds: dict[str, float] = {}
     workspace = Workspace.resolve(writable_folder(output) / "workspace")
+    _claim(output, size)
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         say(f"{name} ...")
@@ -70,26 +81,9 @@ def run_demo(
         seconds[name] = round(time.monotonic() - begun, 1)
         return result
 
-    raw = timed(
-        "synthesise",
-        lambda: write_synthetic_dataset(workspace.raw / DATASET, shape=size.shape, pairs=size.pairs, test_pairs=size.test_pairs, seed=size.seed),
-    )
+    raw = timed("synthesise", lambda: _dataset(workspace.raw / DATASET, size))
     plans = timed("plan and preprocess", lambda: plan_and_preprocess(workspace, DATASET, processes=1))
-    configuration = plans.recommended
-    timed(
-        "train",
-        lambda: train(
-            workspace,
-            DATASET,
-            configuration,
-            0,
-            overrides={"epochs": size.epochs, "iterations_per_epoch": size.iterations_per_epoch},
-            device=device,
-            continue_training=True,
-            listeners=Listeners(line=say),
-        ),
-    )
-    model = workspace.model_folder(DATASET, "nnRegTrainer", plans.plans_name, configuration)
+    model = timed("train", lambda: _trained(workspace, plans, size, device, say))
     predictions = output / "predictions"
     timed("predict", lambda: predict_folder(model, raw.folder / "imagesTs", predictions, folds=["0"], device=device))
     summary = timed("evaluate", lambda: evaluate_folder(predictions, raw, processes=1, surface=False))
@@ -101,11 +95,43 @@ def run_demo(
         "seconds": round(time.monotonic() - started, 1),
         "seconds_by_step": seconds,
         "held_out_pairs": len(summary["pairs"]),
-        "configuration": configuration,
+        "configuration": plans.recommended,
         "pictures": [str(path) for path in _pictures(predictions, model)],
     }
     write_json(output / SUMMARY, content)
     return content
+
+
+def _claim(output: Path, size: DemoSize) -> None:
+    """A demo that was interrupted goes on; one of another size must not mix with it."""
+    path = output / SIZE
+    if not path.is_file():
+        write_json(path, to_mapping(size))
+    elif from_mapping(DemoSize, read_json(path, NnRegError), where=str(path), error=NnRegError) != size:
+        raise NnRegError(f"{path}: an earlier demo was made with other options. Remove {output}, or choose another -o.")
+
+
+def _dataset(folder: Path, size: DemoSize) -> RawDataset:
+    if folder.is_dir():
+        return RawDataset.open(folder)
+    return write_synthetic_dataset(
+        folder, shape=size.shape, pairs=size.pairs, test_pairs=size.test_pairs, seed=size.seed, max_displacement=size.max_displacement
+    )
+
+
+def _trained(workspace: Workspace, plans: Plans, size: DemoSize, device: str, say: Callable[[str], None]) -> Path:
+    """The folder of the trained model."""
+    train(
+        workspace,
+        DATASET,
+        plans.recommended,
+        0,
+        overrides={"epochs": size.epochs, "iterations_per_epoch": size.iterations_per_epoch},
+        device=device,
+        continue_training=True,
+        listeners=Listeners(line=say),
+    )
+    return workspace.model_folder(DATASET, "nnRegTrainer", plans.plans_name, plans.recommended)
 
 
 def _pictures(predictions: Path, model: Path) -> Sequence[Path]:

@@ -11,7 +11,7 @@ from nnreg.training.logging.log import History
 
 PANELS = (
     ("loss", ("train_loss", "val_loss")),
-    ("label overlap", ("val_dice", "ema")),
+    ("monitored metric", ("val_dice", "ema")),
     ("folding, % of voxels", ("val_folding_percent",)),
     ("learning rate", ("learning_rate",)),
     ("seconds per epoch", ("epoch_seconds",)),
