@@ -22,7 +22,7 @@ Job = dict[str, Any]
 
 
 def nnreg(job: Job) -> None:
-    """nnReg, with the preset that the method's name ends in; ``nnreg_affine`` is the linear alignment alone."""
+    """nnReg, with the preset that the method's name ends in; ``nnreg-affine`` is the linear alignment alone."""
     import torch
 
     from nnreg.geometry import Transform
@@ -31,7 +31,7 @@ def nnreg(job: Job) -> None:
     from nnreg.registration import register
 
     torch.set_num_threads(job["threads"])
-    preset = job["method"].removeprefix("nnreg_")
+    preset = job["method"].removeprefix("nnreg-")
     fixed, moving = read_image(job["fixed"]), read_image(job["moving"])
     masks = {name: read_image(job[name]) for name in ("fixed_mask", "moving_mask") if name in job}
     options = {"affine_only": True} if preset == "affine" else {"preset": preset}
@@ -117,7 +117,7 @@ def convexadam(job: Job) -> None:
 
 
 METHODS: dict[str, Callable[[Job], None]] = {
-    **{f"nnreg_{preset}": nnreg for preset in ("affine", "fast", "default", "accurate")},
+    **{f"nnreg-{preset}": nnreg for preset in ("affine", "fast", "default", "accurate")},
     **{f"ants_{name}": ants for name in ("affine", "syn", "syn_cc")},
     "greedy": greedy,
     "elastix": elastix,

@@ -29,7 +29,7 @@ from nnreg.registration import align
 from nnreg.registration.sides import foreground, prepare
 
 PEERS = ("ants_syn", "greedy", "elastix", "convexadam")
-OWN = ("nnreg_fast", "nnreg_default", "nnreg_accurate")
+OWN = ("nnreg-fast", "nnreg-default", "nnreg-accurate")
 FOLDING_BAR = 0.01  # percent
 
 
@@ -196,7 +196,7 @@ def print_table(summary: dict[str, dict[str, float]]) -> None:
 
 def missed(summary: dict[str, dict[str, float]], options: argparse.Namespace) -> list[str]:
     """The bars nnReg's default preset misses, and fast's."""
-    own, peers = summary.get("nnreg_default"), {name: row for name, row in summary.items() if not name.startswith("nnreg")}
+    own, peers = summary.get("nnreg-default"), {name: row for name, row in summary.items() if not name.startswith("nnreg")}
     problems = []
     if own is None:
         return problems
@@ -215,7 +215,7 @@ def missed(summary: dict[str, dict[str, float]], options: argparse.Namespace) ->
     if own.get("folding_percent", 0) > FOLDING_BAR:
         problems.append(f"folding {own['folding_percent']:.4f} %, wanted at most {FOLDING_BAR} %")
     if "greedy" in summary and "cpu_seconds" in summary["greedy"]:
-        for name, share in (("nnreg_default", 4), ("nnreg_fast", 10)):
+        for name, share in (("nnreg-default", 4), ("nnreg-fast", 10)):
             if name in summary and summary[name]["cpu_seconds"] > summary["greedy"]["cpu_seconds"] / share:
                 problems.append(
                     f"{name} took {summary[name]['cpu_seconds']:.1f} CPU seconds, wanted 1/{share} of greedy's {summary['greedy']['cpu_seconds']:.1f}"

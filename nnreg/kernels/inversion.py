@@ -9,8 +9,10 @@ from nnreg.kernels import volumes
 from nnreg.kernels.volumes import block_means
 
 Floats = npt.NDArray[np.float32]
-TOLERANCE = 0.02  # voxels: stop when the 99th percentile of what is left is below
-ITERATIONS = 30
+TOLERANCE = 0.01  # voxels
+SETTLED_SHARE = 0.995  # stop when this share of the voxels has less than that left
+SHORTEST_STEP = np.float32(0.1)  # enough for maps that expand twentyfold along an axis
+ITERATIONS = 40
 COARSE_VOXELS = 300_000
 
 
@@ -33,18 +35,17 @@ def inverted_volume(field: Floats) -> Floats:
 
 
 def _iterated(field: Floats, result: Floats) -> Floats:
-    sampled = np.empty_like(field)
-    relaxation, before = np.float32(1.0), np.inf
+    left = volumes.sample(field, result)
+    left += result
+    length = np.sqrt((left**2).sum(axis=0))
+    step = np.ones_like(length)
     for _ in range(ITERATIONS):
-        volumes.sample(field, result, out=sampled)
-        sampled += result
-        left = float(np.quantile(np.sqrt((sampled[:, ::2, ::2, ::2] ** 2).sum(axis=0)), 0.99))
-        if left < TOLERANCE:
+        if float(np.quantile(length[::2, ::2, ::2], SETTLED_SHARE)) < TOLERANCE:
             break
-        if left > 0.9 * before:
-            # where the map compresses strongly the full step swings between two values
-            relaxation = max(np.float32(0.3), relaxation * np.float32(0.7))
-        before = left
-        sampled *= relaxation
-        result -= sampled
+        result -= step * left
+        volumes.sample(field, result, out=left)
+        left += result
+        before, length = length, np.sqrt((left**2).sum(axis=0))
+        # where the map expands to more than twice the size the full step swings ever wider: shorter ones converge
+        np.maximum(np.where(length > 0.9 * before, np.float32(0.5) * step, step), SHORTEST_STEP, out=step)
     return result

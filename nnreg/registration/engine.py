@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,14 @@ from nnreg.registration.grids import Level, carried, matrix_between, pyramid, vo
 from nnreg.registration.guides import Guides
 from nnreg.registration.mind import mind
 from nnreg.registration.presets import preset_named, schedule
-from nnreg.registration.refine import Refined, Settings, refine, score
+from nnreg.registration.refine import Refined, Settings, common_view, refine, score
 from nnreg.registration.result import Decision, Registration, Truth
 from nnreg.registration.search import search
 from nnreg.registration.sides import Floats, Side, prepare
 from nnreg.registration.terms import Group, Information, MeanSquares, local_correlation, volume_of_side
 
 SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
-CHOICE_VOXELS = 100_000  # voxels of the level on which the similarity is chosen, about
+CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
 SEARCH_STEPS = 8  # voxels of the search's grid within its reach
 SEARCH_GAIN = 0.05  # what the search must add, as a share of what the coarsest level gains without it
@@ -124,21 +123,30 @@ class _Engine:
         with self._stage("preparation"):
             self.fixed = prepare(fixed.array, fixed.space, _mask(masks[0], fixed), "fixed")
             self.moving = prepare(moving.array, moving.space, _mask(masks[1], moving), "moving")
-        self.world = np.eye(fixed.ndim + 1)
+        # what is left between the fixed and the moving world when the deformable part starts, for images and for guides
+        self.world = self.guides_world = np.eye(fixed.ndim + 1)
 
     def run(self, initial: Transform | None, similarity: str, alignment: str, affine_only: bool) -> Registration:
         plan = schedule(self.preset, self.fixed.space)
         self.total, self.done = len(plan.factors) + 2, 0
         with self._stage("alignment"):
             found, start = self._start(initial, alignment)
+        levels = pyramid(self.fixed, self.moving, self.world, plan.factors)
+        if not common_view(levels[0]):
+            raise RegistrationError("the two images have no common view where the registration starts. Check headers, masks and initial transform.")
         if affine_only and found is not None:
             better = not found.similarity_after < found.similarity_before
             values = found.similarity_before, found.similarity_after
             return self._result(start, None, better, "of the linear alignment", values, found)
-        levels = pyramid(self.fixed, self.moving, self.world, plan.factors)
+        self.guides_world = self.world
         self.decisions.append(Decision("levels", f"{self.preset_name}: {plan.iterations}", plan.because))
         chosen = choose_similarity(min(levels, key=lambda level: abs(np.prod(level.grid) - CHOICE_VOXELS)), similarity)
         self.decisions.append(chosen)
+        if chosen.value == "mind":
+            # its maps are made of neighbours along the axes of a grid: both images must have the same axes
+            levels = [level.resampled() for level in levels]
+            self.guides.through(Transform.affine(self.world), self.fixed.space, self.moving.space)
+            self.guides_world = np.eye(self.fixed.space.ndim + 1)
         field = self._refined(levels, plan.iterations, chosen.value)
         with self._stage("measures"):
             before, after = self._scores(levels[-1], field, chosen.value)
@@ -187,7 +195,7 @@ class _Engine:
         if labels is not None:
             groups.append(labels)
         settings = Settings(iterations, self.preset.step, self.preset.update_smoothing, self.preset.field_smoothing)
-        return refine(level, field, groups, settings, self.guides.landmarks(level, self.world))
+        return refine(level, field, groups, settings, self.guides.landmarks(level, self.guides_world))
 
     def _searched(self, level: Level, plain: Refined, similarity: str, iterations: int) -> Refined:
         """The better of the coarsest level started from the linear alignment and from a global search."""
@@ -204,10 +212,11 @@ class _Engine:
 
     def _scores(self, level: Level, field: Floats, similarity: str) -> tuple[float, float]:
         """Similarity under the headers alone and in the end, on the finest level; NaN where the headers do not overlap."""
-        group = image_group(level, similarity, self.preset.radius)
-        after = score(level, field, group)
-        header = replace(level, matrix=matrix_between(level.fixed.space, level.moving.space))
-        return score(header, np.zeros_like(field), group), after
+        after = score(level, field, image_group(level, similarity, self.preset.radius))
+        moving = _pooled_like(self.moving, level)
+        header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
+        header = header.resampled() if similarity == "mind" else header
+        return score(header, np.zeros_like(field), image_group(header, similarity, self.preset.radius)), after
 
     def _result(
         self, start: Transform, field: FieldMap | None, succeeded: bool, similarity: str, values: tuple[float, float], alignment: Alignment | None
@@ -236,6 +245,11 @@ class _Engine:
         # less the stages within, so that the sum is the whole time
         self.timings[name] = time.perf_counter() - start - (sum(self.timings.values()) - before)
         self.done += name != "search"
+
+
+def _pooled_like(side: Side, level: Level) -> Side:
+    """The native moving image at the spacing of a level."""
+    return pyramid(level.fixed, side, np.eye(side.space.ndim + 1), (1,), level.spacing)[0].moving
 
 
 def image_group(level: Level, similarity: str, radius: float) -> Group:
