@@ -23,4 +23,4 @@ def choose_similarity(level: Level, wanted: str) -> Decision:
     measured = f"local correlation {inner:.2f} inside the body, normalised mutual information {information:.2f}"
     if inner >= SAME_CONTRAST:
         return Decision("similarity", "lncc", f"{measured}: one contrast")
-    return Decision("similarity", "mind", f"{measured}: different contrasts")
+    return Decision("similarity", "nmi", f"{measured}: different contrasts")

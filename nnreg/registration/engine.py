@@ -28,6 +28,8 @@ from nnreg.registration.terms import Group, Information, MeanSquares, local_corr
 SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
 CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
+# forces between different contrasts are less certain voxel by voxel; T1 to T2 brains under a known warp: mean error 1.36 voxels with 1, 1.11 with 1.5, 0.90 with 2
+WIDER_SMOOTHING = {"nmi": 2.0, "mind": 2.0}
 SEARCH_STEPS = 8  # voxels of the search's grid within its reach
 SEARCH_GAIN = 0.05  # what the search must add, as a share of what the coarsest level gains without it
 
@@ -194,7 +196,8 @@ class _Engine:
         labels = self.guides.group(level)
         if labels is not None:
             groups.append(labels)
-        settings = Settings(iterations, self.preset.step, self.preset.update_smoothing, self.preset.field_smoothing)
+        wider = WIDER_SMOOTHING.get(similarity, 1.0)
+        settings = Settings(iterations, self.preset.step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
         return refine(level, field, groups, settings, self.guides.landmarks(level, self.guides_world))
 
     def _searched(self, level: Level, plain: Refined, similarity: str, iterations: int) -> Refined:
