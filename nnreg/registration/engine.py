@@ -28,7 +28,7 @@ from nnreg.registration.terms import Group, Information, MeanSquares, local_corr
 SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
 CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
-# forces between different contrasts are less certain voxel by voxel; T1 to T2 brains under a known warp: mean error 1.36 voxels with 1, 1.11 with 1.5, 0.90 with 2
+# forces between different contrasts are less certain voxel by voxel; T1 to T2 under a known warp: mean error 1.36 voxels with 1, 1.11 with 1.5, 0.90 with 2
 WIDER_SMOOTHING = {"nmi": 2.0, "mind": 2.0}
 SEARCH_STEPS = 8  # voxels of the search's grid within its reach
 SEARCH_GAIN = 0.05  # what the search must add, as a share of what the coarsest level gains without it
