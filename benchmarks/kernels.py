@@ -157,9 +157,8 @@ def main() -> int:
         write_json(options.output, measure(shape, (options.one[0], options.one[1]), options.repeats))
         return 0
     bandwidth = copy_bandwidth()
-    print(
-        f"{shape}, {options.threads} threads, copy bandwidth {bandwidth / 1e9:.1f} GB/s\n\nkernel     program                  seconds  CPU s   added MB  of bandwidth"
-    )
+    print(f"{shape}, {options.threads} threads, copy bandwidth {bandwidth / 1e9:.1f} GB/s")
+    print("kernel     program                  seconds  CPU s   added MB  of bandwidth")
     table: dict[str, dict[str, dict[str, float]]] = {}
     part = options.output.with_name(f".{options.output.name}.part.json")
     for kernel, program in works((8, 8, 8)):
