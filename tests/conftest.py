@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from tiny import Tiny
 
 from nnreg.geometry import Space, resize_field
 
@@ -60,3 +62,21 @@ def shared_data() -> Path:
     if not (folder / "MANIFEST.tsv").is_file():
         pytest.skip(f"no real images at {folder}: set nnReg_test_data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """See :func:`tiny.build_plane`. Only to be read: tests that change something take a copy."""
+    return tiny.build_plane(tmp_path_factory.mktemp("plane"))
+
+
+@pytest.fixture(scope="session")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """See :func:`tiny.build_flat`. Only to be read."""
+    return tiny.build_flat(tmp_path_factory.mktemp("flat"))
+
+
+@pytest.fixture(scope="session")
+def solid(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """See :func:`tiny.build_solid`. Only to be read."""
+    return tiny.build_solid(tmp_path_factory.mktemp("solid"))

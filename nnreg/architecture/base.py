@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nnreg.architecture.pyramid import corner_aligned, finer_field
 from nnreg.errors import ConfigurationError
 from nnreg.registry import Registry
 
@@ -33,6 +34,13 @@ class RegistrationNetwork(nn.Module, ABC):
         if ndim not in (2, 3) or channels < 1:
             raise ConfigurationError(f"a network needs images of 2 or 3 axes and 1 channel or more, found {ndim} axes and {channels} channels.")
         self.channels, self.ndim, self.deep_supervision = channels, ndim, deep_supervision
+        # from the input to each level that a field is decoded at, finest first
+        self.field_strides: list[tuple[int, ...]] = [(1,) * ndim]
+
+    @property
+    def field_stride(self) -> tuple[int, ...]:
+        """The first field is linear between every so many voxels."""
+        return self.field_strides[0]
 
     @property
     @abstractmethod
@@ -42,6 +50,14 @@ class RegistrationNetwork(nn.Module, ABC):
     @abstractmethod
     def fields(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
         """All fields, finest first; only the first need be there with deep supervision off."""
+
+    def _at_all_resolutions(self, decoded: list[Tensor], shape: tuple[int, ...]) -> list[Tensor]:
+        """What `fields` returns, from the fields as they were decoded: the finest at `shape`, then, with deep supervision, each level's own."""
+        full = finer_field(decoded[0], self.field_stride, shape)
+        if not self.deep_supervision:
+            return [full]
+        levels = [corner_aligned(field, stride, shape) for field, stride in zip(decoded, self.field_strides, strict=True)]
+        return [full, *levels] if max(self.field_stride) > 1 else levels
 
     def forward(self, *, fixed: Tensor, moving: Tensor) -> list[Tensor]:
         """Fields that warp `moving` (B, C, *spatial) onto `fixed` (same shape)."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
 from nnreg.architecture.blocks import Convolution, FlowHead, Stage, initialise
 from nnreg.architecture.correlation import local_correlation, normalised
-from nnreg.architecture.pyramid import corner_aligned, field_stages, finer_field
+from nnreg.architecture.pyramid import field_stages, finer_field
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import compose, integrate, warp
 
@@ -78,9 +78,9 @@ class DualPyramid(RegistrationNetwork):
             raise ConfigurationError(
                 f"dual_pyramid needs correlation_radius >= 1 and integration_steps >= 0, found {correlation_radius} and {integration_steps}."
             )
-        finest, self.cumulative = field_stages(strides, field_resolution)
+        finest, self.field_strides = field_stages(strides, field_resolution)
         # from one level to the next; the first leads from the input to the finest level
-        self.strides = [self.cumulative[0], *(tuple(stride) for stride in strides[finest + 1 :])]
+        self.strides = [self.field_stride, *(tuple(stride) for stride in strides[finest + 1 :])]
         self.integration_steps, self.inverse_consistent = integration_steps, inverse_consistent
         features, kernels = features_per_stage[finest:], kernel_sizes[finest:]
         self.stages = nn.ModuleList(
@@ -104,11 +104,7 @@ class DualPyramid(RegistrationNetwork):
             features = stage(features)
             pyramid.append(features)
         found = self._symmetric(pyramid) if self.inverse_consistent else self._coarse_to_fine(pyramid)
-        full = finer_field(found[0], self.strides[0], shape)
-        if not self.deep_supervision:
-            return [full]
-        levels = [corner_aligned(field, stride, shape) for field, stride in zip(found, self.cumulative)]
-        return [full, *levels] if max(self.strides[0]) > 1 else levels
+        return self._at_all_resolutions(found, shape)
 
     def _coarse_to_fine(self, pyramid: list[Tensor]) -> list[Tensor]:
         """Fields of all levels on their own grids, finest first."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
 from nnreg.architecture.blocks import Convolution, FlowHead, Stage, initialise
-from nnreg.architecture.pyramid import corner_aligned, crop_to, field_stages, finer_field
+from nnreg.architecture.pyramid import crop_to, field_stages
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import integrate
 
@@ -64,8 +64,9 @@ class UNetReg(RegistrationNetwork):
         if integration_steps < 0:
             raise ConfigurationError(f"unetreg needs integration_steps >= 0, found {integration_steps}.")
         self.integration_steps = integration_steps
-        finest, self.cumulative = field_stages(strides, field_resolution, at_least=2)
-        self.strides = [self.cumulative[0], *(tuple(stride) for stride in strides[finest + 1 :])]
+        finest, relative = field_stages(strides, field_resolution, at_least=2)
+        self.field_strides = relative[:-1]  # the deepest stage has no head
+        self.strides = [self.field_stride, *(tuple(stride) for stride in strides[finest + 1 :])]
         features, kernels = features_per_stage[finest:], kernel_sizes[finest:]
         self.stages = nn.ModuleList(
             Stage(ndim, before, after, kernel, stride, blocks)
@@ -94,8 +95,4 @@ class UNetReg(RegistrationNetwork):
             features, flow = self.ups[index](features, skips[index])
             if self.deep_supervision or index == 0:
                 found.insert(0, integrate(flow, self.integration_steps) if self.integration_steps else flow)
-        full = finer_field(found[0], self.strides[0], shape)
-        if not self.deep_supervision:
-            return [full]
-        levels = [corner_aligned(field, stride, shape) for field, stride in zip(found, self.cumulative)]
-        return [full, *levels] if max(self.strides[0]) > 1 else levels
+        return self._at_all_resolutions(found, shape)

@@ -84,7 +84,7 @@ def evaluate_folder(
     for job, result in run_all(_evaluate, jobs, processes=processes, name=lambda job: job.name):
         results.append(result)
         on_progress(len(results), len(jobs), job.name)
-    return summarise(results, {"dataset": raw.name, "model": content.get("model"), "predictions": str(folder.absolute())})
+    return summarise(results, {"dataset": raw.name, "model": content.get("model"), "predictions": folder.absolute().name})
 
 
 def _prediction(folder: Path) -> dict[str, Any]:

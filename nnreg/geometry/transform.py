@@ -74,6 +74,38 @@ class FieldMap:
         inverted = inverted_volume(np.ascontiguousarray(volume, dtype=np.float32))
         return FieldMap(inverted if self.ndim == 3 else inverted[:, 0], self.space)
 
+    def thinned(self, stride: Sequence[int]) -> FieldMap:
+        """Every `stride`-th voxel along each axis, the first one kept.
+
+        Nothing is lost if the field is linear between those voxels; where the last one is none of them, the grid is continued by that slope.
+        """
+        field, spacing = self.displacement, []
+        for axis, (step, size) in enumerate(zip(stride, self.space.shape, strict=True), start=1):
+            kept = np.take(field, np.arange(0, size, step), axis=axis)
+            beyond = (size - 1) % step
+            if beyond:
+                last = kept.take([-1], axis=axis)
+                kept = np.concatenate([kept, last + (field.take([-1], axis=axis) - last) * (step / beyond)], axis=axis)
+            field = kept
+            spacing.append(self.space.spacing[axis - 1] * step)
+        scale = np.asarray(stride, dtype=np.float32).reshape(-1, *(1,) * self.ndim)
+        return FieldMap((field / scale).astype(np.float32), Space(field.shape[1:], tuple(spacing), self.space.origin, self.space.direction))
+
+    def faded_out(self) -> FieldMap:
+        """The same map on a wider grid, whose displacement falls to zero at its border.
+
+        Outside its grid a field is zero. One that ends abruptly tears and folds space there, which matters where an image is larger than the
+        grid the field was found on. The border's displacement is continued outwards and falls so slowly that nothing folds, corners included.
+        """
+        ends = [np.take(self.displacement, [0, -1], axis=axis) for axis in range(1, self.ndim + 1)]
+        margin = int(np.ceil((self.ndim + 1) * max(float(np.abs(end).max()) for end in ends))) + 1
+        field = np.pad(self.displacement, [(0, 0)] + [(margin, margin)] * self.ndim, mode="edge")
+        for axis, size in enumerate(self.space.shape, start=1):
+            outside = np.maximum(0, np.maximum(margin - np.arange(size + 2 * margin), np.arange(size + 2 * margin) - margin - size + 1))
+            field = field * (1 - outside / margin).astype(np.float32).reshape([-1 if other == axis else 1 for other in range(self.ndim + 1)])
+        origin = self.space.to_world([-margin] * self.ndim)
+        return FieldMap(field, Space(field.shape[1:], self.space.spacing, tuple(origin.tolist()), self.space.direction))
+
     def in_mm(self) -> npt.NDArray[np.float64]:
         """Displacement in world mm, shape (*spatial, ndim), components x first: ITK's form."""
         n = self.ndim

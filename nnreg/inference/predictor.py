@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
-from nnreg.geometry import AffineMap, FieldMap, Space, Transform
+from nnreg.geometry import AffineMap, FieldMap, Transform
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.preprocessing.storage import PreprocessedCase
 from nnreg.task import task_named
@@ -49,12 +49,15 @@ class Predictor:
         self.plans, self.configuration, self.networks, self.device = plans, configuration, list(networks), device
 
     def field(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> FieldMap:
-        """Displacement on the working grid (or the coarser one the networks decode at), mean of the networks."""
+        """Mean displacement of the networks, on the voxels they decode it at, continued beyond the working grid until it has faded out."""
         images = {role: torch.from_numpy(np.ascontiguousarray(case.image))[None].to(self.device) for role, case in (("fixed", fixed), ("moving", moving))}
         with torch.inference_mode(), autocast(self.device):
-            fields = [_decoded_field(network, images) for network in self.networks]
-        mean = torch.stack(fields).mean(dim=0)[0].cpu().numpy()
-        return FieldMap(np.ascontiguousarray(mean, dtype=np.float32), _field_space(fixed.properties.working, mean.shape[1:]))
+            fields = [network(**images)[0].float() for network in self.networks]
+        # detached: a network of one's own may return a view of a parameter, which keeps its gradient even in inference mode
+        mean = FieldMap(torch.stack(fields).mean(dim=0)[0].detach().cpu().numpy(), fixed.properties.working)
+        strides = {tuple(getattr(network, "field_stride", (1,) * mean.ndim)) for network in self.networks}
+        stride = strides.pop() if len(strides) == 1 else (1,) * mean.ndim
+        return mean.thinned(stride).faded_out()
 
     def transforms(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> PairTransforms:
         """The map between the native worlds of a pair."""
@@ -65,21 +68,6 @@ class Predictor:
             transform=Transform((into_working, self.field(fixed=fixed, moving=moving), out_of_working), self.configuration.ndim),
             alignment=alignment.simplified(),
         )
-
-
-def _decoded_field(network: nn.Module, images: dict[str, Tensor]) -> Tensor:
-    """The finest field the network decodes, before it is only enlarged: the same map in an eighth of the voxels."""
-    fields = network(**images)
-    decoded_coarser = max(getattr(network, "entry_stride", (1,))) > 1
-    return (fields[1] if decoded_coarser and len(fields) > 1 else fields[0]).float()
-
-
-def _field_space(working: Space, shape: Sequence[int]) -> Space:
-    """The grid of `shape` voxels whose corner voxels are those of `working`."""
-    if tuple(shape) == working.shape:
-        return working
-    scale = np.array([(full - 1) / max(size - 1, 1) for full, size in zip(working.shape, shape, strict=True)])
-    return Space(tuple(map(int, shape)), tuple((np.asarray(working.spacing) * scale).tolist()), working.origin, working.direction)
 
 
 @dataclass(frozen=True)

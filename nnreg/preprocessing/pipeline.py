@@ -216,7 +216,12 @@ def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
         return False
     if fingerprint.channel_names != channel_names(raw) or fingerprint.pair_count != len(raw.pairs()):
         return False
-    return all(fingerprint.images[case].file_bytes == sum(path.stat().st_size for path in raw.image_paths(case)) for case in raw.cases)
+    return all(fingerprint.images[case].file_bytes == _file_bytes(raw, case) for case in raw.cases)
+
+
+def _file_bytes(raw: RawDataset, case: str) -> int:
+    """Size of the image files of a case; one that was removed since counts nothing, and so as a change."""
+    return sum(path.stat().st_size for path in raw.image_paths(case) if path.is_file())
 
 
 def _keep_dataset_files(raw: RawDataset, folder: Path, on_note: Note) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.ndimage import map_coordinates
 
 from nnreg.errors import GeometryError, TransformError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
 from nnreg.geometry.itk import from_itk, place, read_itk, space_of, to_itk, write_itk
 from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
+from nnreg.metrics import folding_percent
 
 SHAPES = [((15, 22), (19, 17), (9, 12)), ((12, 15, 11), (14, 10, 17), (7, 9, 8))]
 
@@ -168,3 +170,29 @@ def test_bad_files_and_shapes_have_one_clear_line(tmp_path, rotated_space):
         resample_image(np.zeros((1, 3, 4)), moving=Space.plain((5, 4)), fixed=Space.plain((5, 4)))
     with pytest.raises(GeometryError, match="singular"):
         Space((3, 3), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 1.0, 0.0))
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((13, 18), (2, 3)), ((9, 12, 8), (2, 1, 4)), ((8, 7, 10), (1, 1, 1))])
+def test_thinning_loses_nothing_of_what_is_linear_between_the_kept_voxels(rotated_space, shape, stride):
+    coarse = [-(-(size - 1) // step) + 1 for size, step in zip(shape, stride, strict=True)]
+    nodes = np.random.default_rng(0).normal(size=(len(shape), *coarse)).astype(np.float32)
+    fine = np.stack([map_coordinates(one, np.indices(shape) / np.reshape(stride, (-1, *(1,) * len(shape))), order=1) for one in nodes])
+    field = FieldMap(fine, rotated_space(shape))
+    points = field.space.to_world(np.random.default_rng(1).uniform(0, np.asarray(shape) - 1, (200, len(shape))))
+    thinned = field.thinned(stride)
+    assert thinned.space.shape == tuple(coarse)
+    assert np.allclose(Transform((thinned,), len(shape)).map_points(points), Transform((field,), len(shape)).map_points(points), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(14, 11), (9, 12, 8)])
+def test_a_faded_out_field_is_the_same_inside_and_folds_nowhere_around(rotated_space, shape):
+    ndim = len(shape)
+    field = FieldMap(np.full((ndim, *shape), -3.5, np.float32), rotated_space(shape))
+    faded = Transform((field.faded_out(),), ndim)
+    inside = field.space.to_world(np.random.default_rng(0).uniform(0, np.asarray(shape) - 1, (100, ndim)))
+    assert np.allclose(faded.map_points(inside), Transform((field,), ndim).map_points(inside), atol=1e-4)
+    around = field.space.centred(field.space.centre, [size + 40 for size in shape], field.space.spacing)
+    assert folding_percent(Transform((field,), ndim).sampled_on(around).displacement) > 0  # it ends abruptly
+    assert folding_percent(faded.sampled_on(around).displacement) == 0
+    corners = around.corners()
+    assert np.allclose(faded.map_points(corners), corners)

@@ -23,6 +23,7 @@ from nnreg.training.configs.trainer_config import TrainerConfig
 
 if TYPE_CHECKING:
     from nnreg.inference.predictor import Predictor
+    from nnreg.task import Objective
 
 MAX_VALIDATION_PAIRS = 50  # of the full validation: 20 subjects have 380 ordered pairs, which says no more than 50 seeded ones
 
@@ -64,10 +65,11 @@ class RegistrationTask:
         """Drawn and augmented pairs."""
         return PairSamples(folder, units, configuration, length, split, augment)
 
-    def online_metrics(self, *, network: nn.Module, objective: RegistrationObjective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, folding, and the Dice of the labels where there are any."""
         fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
-        loss, terms = objective.score(fields, batch)
+        # an objective of one's own is only known to be called with the network
+        loss, terms = objective.score(fields, batch) if isinstance(objective, RegistrationObjective) else objective(network, batch)
         result = {"loss": loss, **terms, "folding_percent": torch.tensor(metrics.folding_percent(fields[0]))}
         if "fixed_labels" in batch and "moving_labels" in batch:
             result["dice"] = torch.tensor(_mean_dice(fields[0], batch))

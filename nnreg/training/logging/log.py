@@ -40,18 +40,14 @@ class History:
     def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
         """Record the numbers of `epoch`; a name seen for the first time is NaN for earlier epochs."""
         for name in {*self.values, *numbers}:
-            series = self.values.setdefault(name, [])
-            series.extend([math.nan] * (epoch - len(series)))
-            series.append(float(numbers.get(name, math.nan)))
+            _put(self.values.setdefault(name, []), epoch, float(numbers.get(name, math.nan)))
 
     def update_best(self, epoch: int, value: float) -> bool:
         """Feed the monitored metric (larger is better); whether its moving average is the best so far."""
         previous = self.values.get("ema", [])
         last = previous[-1] if previous and math.isfinite(previous[-1]) else None
         ema = value if last is None else EMA_MOMENTUM * last + (1 - EMA_MOMENTUM) * value
-        series = self.values.setdefault("ema", [])
-        series.extend([math.nan] * (epoch - len(series)))
-        series.append(ema)
+        _put(self.values.setdefault("ema", []), epoch, ema)
         if not math.isfinite(ema) or (self.best_ema is not None and ema <= self.best_ema):
             return False
         self.best_ema, self.best_epoch = ema, epoch
@@ -71,6 +67,12 @@ class History:
 
     def __len__(self) -> int:
         return max((len(series) for series in self.values.values()), default=0)
+
+
+def _put(series: list[float], epoch: int, value: float) -> None:
+    """Make `value` the last of the series, at the place of its epoch."""
+    series.extend([math.nan] * (epoch - len(series)))
+    series[epoch:] = [value]
 
 
 def mean_terms(terms: list[dict[str, float]]) -> dict[str, float]:

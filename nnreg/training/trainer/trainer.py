@@ -19,7 +19,7 @@ from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
 from nnreg.training.configs.overrides import resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
-from nnreg.training.dataloading.loaders import build_loader, to_device
+from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
 from nnreg.training.logging import History, TrainingLog, plot_progress
 from nnreg.training.logging.log import mean_terms
 from nnreg.training.lr_scheduler import build_schedule
@@ -207,9 +207,10 @@ class nnRegTrainer:
         write_json(self.output_folder / "debug.json", self.debug_information())
         plan = self.configuration.training
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        network = type(self.network).__name__ if self.has_custom_network else self.configuration.architecture.name
         self.log(f"Device: {self.device}. {self.plans.dataset_name}, {self.configuration_name}, fold {self.fold}, trainer {self.name}")
         self.log(
-            f"Network {self.configuration.architecture.name}: {parameters:,} parameters; grid {'x'.join(map(str, self.configuration.grid))} "
+            f"Network {network}: {parameters:,} parameters; grid {'x'.join(map(str, self.configuration.grid))} "
             f"at {' x '.join(f'{s:.3g}' for s in self.configuration.spacing)} mm; {self.num_epochs} epochs of {plan.iterations_per_epoch} iterations"
         )
 
@@ -367,7 +368,9 @@ class nnRegTrainer:
         return value if value == value else -numbers["val_loss"]
 
     def _epoch(self, loader: Any, step: Callable[[dict[str, Tensor]], dict[str, Tensor]], what: str) -> list[dict[str, Tensor]]:
-        loader.sampler.epoch = self.current_epoch if what == "training" else 0
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, EpochSampler):  # an override may return any batches that can be gone through
+            sampler.epoch = self.current_epoch if what == "training" else 0
         results = []
         for done, batch in enumerate(loader, 1):
             results.append(step(batch))

@@ -1,0 +1,183 @@
+"""The training loss of registration: levels, directions, masks, labels."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from nnreg.dataset import SyntheticEllipsoids
+from nnreg.errors import ConfigurationError
+from nnreg.geometry import resize_field
+from nnreg.geometry.fields import identity_grid
+from nnreg.planning.plans import Architecture, Configuration, LossTerm, Normalization, Training
+from nnreg.tasks.registration.objective import RegistrationObjective
+from nnreg.training.configs import TrainerConfig
+
+SHAPE, SPACING = (17, 26, 21), (2.0, 0.9, 1.4)
+LEVELS = (SHAPE, (9, 13, 11), (5, 7, 6))
+
+
+def configuration(**training: object) -> Configuration:
+    plan = Training(
+        similarity=(LossTerm("mse"),),
+        regularisation=(LossTerm("diffusion", 0.5),),
+        supervision=(),
+        deep_supervision_weights=(0.5, 0.3, 0.2),
+        batch_size=1,
+        epochs=1,
+        iterations_per_epoch=1,
+        validation_iterations=1,
+        optimizer="adam",
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        gradient_clip=None,
+        lr_schedule="poly",
+    )
+    network = Architecture("dual_pyramid", ((1, 1, 1), (2, 2, 2)), ((3, 3, 3), (3, 3, 3)), (4, 8), (1, 1))
+    return Configuration("x", SPACING, SHAPE, (Normalization("percentile"),), network, dataclasses.replace(plan, **training), 1.0)
+
+
+def objective(recipe: TrainerConfig | None = None, **training: object) -> RegistrationObjective:
+    return RegistrationObjective(configuration(**training), recipe or TrainerConfig())
+
+
+def batch_of(fixed: torch.Tensor, moving: torch.Tensor, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"fixed": fixed, "moving": moving, "fixed_input": fixed, "moving_input": moving, **more}
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    return batch_of(torch.rand(2, 1, *SHAPE), torch.rand(2, 1, *SHAPE))
+
+
+@pytest.fixture(scope="module")
+def truth() -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """A pair with labels, and its true field at all levels."""
+    sample = SyntheticEllipsoids(SHAPE, deform=True, max_displacement=3.0, noise_std=0.01)[0]
+    labels = {f"{role}_labels": sample[f"{role}_labels"][None] for role in ("fixed", "moving")}
+    pair = batch_of(sample["fixed"][None], sample["moving"][None], label_subset=torch.tensor([[1, 2, 3]], dtype=torch.int16), **labels)
+    return pair, [resize_field(sample["field"][None], shape) for shape in LEVELS]
+
+
+def none_moves(batch: int = 1) -> list[torch.Tensor]:
+    return [torch.zeros(batch, 3, *shape) for shape in LEVELS]
+
+
+@pytest.mark.parametrize("name", ["diffusion", "bending"])
+def test_one_affine_field_costs_the_same_on_every_level(batch, name):
+    """Regularisation counts in mm, so that one weight fits every level and any anisotropy."""
+    matrix = 0.1 * torch.randn(3, 3, dtype=torch.float64)
+    full = torch.einsum("ij,bj...->bi...", matrix, identity_grid(SHAPE).double()).float().expand(2, -1, *SHAPE)
+    if name == "bending":  # of which affine maps have none: a quadratic one
+        full = full + 0.01 * identity_grid(SHAPE).roll(1, dims=1) ** 2
+    fields = [resize_field(full, shape) for shape in LEVELS]
+    values = []
+    for level in range(len(LEVELS)):
+        weights = tuple(float(level == other) for other in range(len(LEVELS)))
+        _, terms = objective(regularisation=(LossTerm(name),), deep_supervision_weights=weights).score(fields, batch)
+        values.append(float(terms[name]))
+    assert values[0] > 0
+    # a corner-aligned coarser grid samples a linear field exactly; of a quadratic one it sees the chords
+    assert values[1:] == pytest.approx([values[0]] * 2, rel=1e-4 if name == "diffusion" else 0.2)
+
+
+def test_the_total_is_the_weighted_sum_of_what_is_logged(truth):
+    pair, fields = truth
+    plan = configuration(regularisation=(LossTerm("diffusion", 0.5), LossTerm("bending", 0.25)), supervision=(LossTerm("soft_dice", 2.0),))
+    total, terms = RegistrationObjective(plan, TrainerConfig()).score(fields, pair)
+    assert not any(value.requires_grad for value in terms.values())
+    assert float(total) == pytest.approx(float(terms["mse"] + 0.5 * terms["diffusion"] + 0.25 * terms["bending"] + 2.0 * terms["soft_dice"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["mse", "ncc", "lncc"])
+def test_the_true_field_costs_less_than_none(truth, similarity):
+    pair, fields = truth
+    scored = objective(similarity=(LossTerm(similarity),), regularisation=(), supervision=(LossTerm("soft_dice"),))
+    (right, right_terms), (nothing, nothing_terms) = scored.score(fields, pair), scored.score(none_moves(), pair)
+    assert right < nothing
+    for name in (similarity, "soft_dice"):
+        assert right_terms[name] < nothing_terms[name], name
+
+
+def test_the_gradient_at_no_motion_points_towards_the_truth(truth):
+    pair, fields = truth
+    start = [field.requires_grad_() for field in none_moves()]
+    objective(regularisation=()).score(start, pair)[0].backward()
+    inside = pair["fixed_labels"] > 0
+    descent = -(start[0].grad * fields[0] * inside).sum()
+    assert descent > 0
+
+
+class Guess(torch.nn.Module):
+    """Fields that depend on which image is which."""
+
+    def forward(self, *, fixed: torch.Tensor, moving: torch.Tensor) -> list[torch.Tensor]:
+        motion = torch.cat([fixed, 0.5 * moving, fixed * moving], dim=1)
+        return [resize_field(motion, shape) for shape in LEVELS]
+
+
+def test_both_directions_are_the_mean_of_the_two_orders(batch):
+    mask = (torch.rand(2, 1, *SHAPE) > 0.3).to(torch.uint8)
+    one = batch_of(batch["fixed"], 3 * batch["moving"] ** 2) | {"fixed_mask": mask, "moving_mask": 1 - mask}
+    other = batch_of(one["moving"], one["fixed"], fixed_mask=1 - mask, moving_mask=mask)
+    forward, backward = (objective()(Guess(), pair)[0] for pair in (one, other))
+    assert forward != pytest.approx(float(backward), rel=1e-3)
+    both, terms = objective(bidirectional=True)(Guess(), one)
+    assert float(both) == pytest.approx(float(forward + backward) / 2, rel=1e-5)
+    assert float(both) == pytest.approx(float(objective(bidirectional=True)(Guess(), other)[0]), rel=1e-5)
+    assert float(both) == pytest.approx(float(terms["mse"] + 0.5 * terms["diffusion"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["mse", "ncc"])
+def test_what_a_mask_hides_costs_nothing(batch, similarity):
+    mask = torch.ones(2, 1, *SHAPE, dtype=torch.uint8)
+    mask[..., :9] = 0
+    shown = batch["fixed"].clone()
+    spoilt = torch.where(mask.bool(), shown, 100.0)
+    only_finest = {"deep_supervision_weights": (1.0, 0.0, 0.0), "similarity": (LossTerm(similarity),)}
+    fields = [0.5 * torch.randn(2, 3, *shape) for shape in LEVELS]
+    first, second = (objective(**only_finest).score(fields, batch | {"fixed": fixed, "fixed_mask": mask})[0] for fixed in (shown, spoilt))
+    assert float(first) == pytest.approx(float(second), rel=1e-5)
+    assert float(first) != pytest.approx(float(objective(**only_finest).score(fields, batch | {"fixed": spoilt})[0]), rel=1e-3)
+
+
+def test_a_label_loss_without_labels_names_the_setting(batch):
+    with pytest.raises(ConfigurationError, match=r"training\.supervision"):
+        objective(supervision=(LossTerm("soft_dice"),)).score(none_moves(2), batch)
+
+
+def test_weights_must_fit_the_fields(batch):
+    with pytest.raises(ConfigurationError, match=r"deep_supervision_weights.*2 values.*3 fields"):
+        objective(deep_supervision_weights=(0.5, 0.5)).score(none_moves(2), batch)
+    # a recipe's own network has as many levels as it likes
+    assert torch.isfinite(objective(deep_supervision_weights=()).score(none_moves(2), batch)[0])
+
+
+class Absolute(torch.nn.Module):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, *, warped: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.factor * (warped - fixed).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "kwargs", "name"),
+    [("ncc", {}, "ncc"), (Absolute, {"factor": 2.0}, "Absolute"), (Absolute(2.0), {}, "Absolute"), (lambda: Absolute(2.0), {}, "Absolute")],
+)
+def test_a_recipe_replaces_the_similarity(batch, loss, kwargs, name):
+    _, terms = objective(TrainerConfig(loss=loss, loss_kwargs=kwargs)).score(none_moves(2), batch)
+    assert set(terms) == {name, "diffusion"}
+    if name == "Absolute":
+        plain = objective(TrainerConfig(loss=Absolute)).score(none_moves(2), batch)[1]
+        assert float(terms[name]) == pytest.approx(2 * float(plain[name]))
+
+
+def test_a_loss_that_is_none_is_refused():
+    with pytest.raises(ConfigurationError, match="expected a torch module"):
+        objective(TrainerConfig(loss=lambda: 3))
+    with pytest.raises(ConfigurationError, match="windw"):
+        objective(similarity=(LossTerm("lncc", 1.0, {"windw": 3}),))

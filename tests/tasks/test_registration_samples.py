@@ -1,0 +1,123 @@
+"""What a training sees: every sample a function of (seed, split, index), and never a subject of the other side."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny import Tiny
+
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.dataset.splits import fold_cases
+from nnreg.planning.plans import Configuration, LossTerm, Plans
+from nnreg.preprocessing.storage import PreprocessedDataset
+from nnreg.tasks.registration.samples import PairSamples
+from nnreg.tasks.registration.task import RegistrationTask
+from nnreg.training.dataloading.loaders import build_loader, collate
+
+
+@pytest.fixture(scope="module")
+def configuration(plane: Tiny) -> Configuration:
+    return Plans.read(plane.preprocessed / "nnRegPlans.json").configuration("2d")
+
+
+@pytest.fixture(scope="module")
+def pairs(plane: Tiny) -> list:
+    spec = DatasetSpec.read(plane.preprocessed / "dataset.json")
+    return RegistrationTask().units(spec=spec, cases=PreprocessedDataset(plane.arrays).cases)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def supervised(configuration: Configuration) -> Configuration:
+    return dataclasses.replace(configuration, training=dataclasses.replace(configuration.training, supervision=(LossTerm("soft_dice"),)))
+
+
+def test_an_index_is_a_sample_whoever_asks_and_when(plane, pairs, configuration):
+    first, second = (PairSamples(plane.arrays, pairs, supervised(configuration), 4, "train", True) for _ in range(2))
+    torch.manual_seed(1)
+    forward = [first[index] for index in range(6)]
+    torch.manual_seed(2)
+    np.random.default_rng(3)
+    backward = [second[index] for index in reversed(range(6))][::-1]
+    assert all(same(one, other) for one, other in zip(forward, backward, strict=True))
+    assert "label_subset" in forward[0]
+    # epochs go on where the last one ended, so none repeats another
+    assert not any(same(one, other) for one, other in itertools.combinations(forward, 2))
+
+
+def test_seeds_and_splits_draw_differently(plane, pairs, configuration):
+    other_seed = dataclasses.replace(configuration, training=dataclasses.replace(configuration.training, seed=1))
+    train = PairSamples(plane.arrays, pairs, configuration, 4, "train", True)
+    assert not same(train[0], PairSamples(plane.arrays, pairs, other_seed, 4, "train", True)[0])
+    unaugmented = PairSamples(plane.arrays, pairs, configuration, 4, "train", False)
+    assert not torch.equal(train[0]["fixed"], unaugmented[0]["fixed"])
+
+
+def test_validation_sees_every_pair_once_unchanged(plane, pairs, configuration):
+    validation = PairSamples(plane.arrays, pairs, configuration, len(pairs), "val", False)
+    data = PreprocessedDataset(plane.arrays)
+    seen = []
+    for index in range(len(pairs)):
+        sample = validation[index]
+        found = [pair for pair in pairs if all(np.array_equal(sample[role], data.load(getattr(pair, role)).image) for role in ("fixed", "moving"))]
+        assert len(found) == 1
+        assert np.array_equal(sample["fixed_labels"], data.load(found[0].fixed).labels)
+        assert torch.equal(sample["fixed"], sample["fixed_input"])
+        seen += found
+    assert sorted(pair.name for pair in seen) == sorted(pair.name for pair in pairs)
+
+
+def test_labels_of_a_sample_are_those_both_images_have(plane, pairs, configuration):
+    samples = PairSamples(plane.arrays, pairs, supervised(configuration), 4, "train", True)
+    for index in range(4):
+        sample = samples[index]
+        shared = set(sample["fixed_labels"].unique().tolist()) & set(sample["moving_labels"].unique().tolist()) - {0}
+        assert set(sample["label_subset"].tolist()) <= shared
+    assert "fixed_labels" not in PairSamples(plane.arrays, pairs, configuration, 4, "train", True)[0]  # unsupervised: not read at all
+
+
+def test_no_fold_shows_a_subject_on_both_sides(plane, configuration):
+    spec = DatasetSpec.read(plane.preprocessed / "dataset.json")
+    splits = json.loads((plane.preprocessed / "splits_final.json").read_text())
+    data, task = PreprocessedDataset(plane.arrays), RegistrationTask()
+    held_out = []
+    for fold in range(len(splits)):
+        train, validation = fold_cases(splits, fold)
+        subjects = [{spec.groups[case] for case in side} for side in (train, validation)]
+        assert not subjects[0] & subjects[1]
+        held_out += validation
+        samples = task.samples(
+            folder=plane.arrays, units=task.units(spec=spec, cases=train), configuration=configuration, length=6, split="train", augment=False
+        )
+        hidden = [data.load(case).image for case in validation]
+        for index, image in itertools.product(range(6), hidden):
+            sample = samples[index]
+            assert not np.array_equal(sample["fixed"], image)
+            assert not np.array_equal(sample["moving"], image)
+    assert sorted(held_out) == data.cases  # every case is held out once
+
+
+def test_epochs_of_a_loader_follow_each_other(plane, pairs, configuration):
+    samples = PairSamples(plane.arrays, pairs, configuration, 4, "train", True)
+    loader = build_loader(samples, batch_size=2, batches=2, workers=0, pin_memory=False)
+    seen = []
+    for epoch in (0, 1):
+        loader.sampler.epoch = epoch
+        seen += list(loader)
+    assert len(seen) == 2 * len(loader)
+    expected = [collate([samples[2 * number], samples[2 * number + 1]]) for number in range(4)]
+    assert all(same(one, other) for one, other in zip(seen, expected, strict=True))
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(plane, pairs, configuration):
+    samples = PairSamples(plane.arrays, pairs, configuration, 4, "train", True)
+    alone, helped = (list(build_loader(samples, batch_size=1, batches=4, workers=workers, pin_memory=False)) for workers in (0, 2))
+    assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
