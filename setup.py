@@ -14,6 +14,10 @@ COMMANDS = (
     "train",
     "predict",
     "evaluate",
+    "register",
+    "apply_transform",
+    "compose",
+    "convert_transform",
     "demo",
 )
 

@@ -15,6 +15,7 @@ _PUBLIC = {
     "plan_and_preprocess": "nnreg.preprocessing",
     "train": "nnreg.training.execution.run",
     "predict": "nnreg.inference.predict",
+    "register": "nnreg.registration",
     "evaluate": "nnreg.evaluation",
     "nnRegTrainer": "nnreg.training.trainer.trainer",
     "TrainerConfig": "nnreg.training.configs",

@@ -81,7 +81,7 @@ def write_itk(path: Path | str, transform: Transform, reference: Space | None = 
     Parameters
     ----------
     path
-        ``.h5`` or ``.tfm`` (composite), or ``.nii.gz``, ``.mha``, ``.nrrd`` (one displacement field in mm).
+        ``.h5`` or ``.tfm`` (composite), ``.mat`` (one matrix), or ``.nii.gz``, ``.mha``, ``.nrrd`` (one displacement field in mm).
     transform
         Fixed to moving world.
     reference
@@ -96,10 +96,19 @@ def write_itk(path: Path | str, transform: Transform, reference: Space | None = 
             if ".nii" in path.name:
                 image.SetMetaData("intent_code", "1007")
             sitk.WriteImage(image, str(temporary), useCompression=True)
+        elif path.name.endswith(".mat"):
+            sitk.WriteTransform(_single_matrix(path, transform), str(temporary))
         elif path.name.endswith(TRANSFORM_ENDINGS):
             sitk.WriteTransform(to_itk(transform), str(temporary))
         else:
             raise TransformError(f"{path}: unknown ending. Use one of {', '.join(TRANSFORM_ENDINGS + FIELD_ENDINGS)}.")
+
+
+def _single_matrix(path: Path, transform: Transform) -> sitk.Transform:
+    stages = transform.simplified().stages
+    if len(stages) > 1 or any(isinstance(stage, FieldMap) for stage in stages):
+        raise TransformError(f"{path}: a .mat file holds one matrix, the transform has a displacement field. Choose .h5 or .nii.gz.")
+    return _stage_to_itk(stages[0] if stages else AffineMap(np.eye(transform.ndim + 1)))
 
 
 def read_itk(path: Path | str) -> Transform:

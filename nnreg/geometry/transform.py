@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from nnreg.errors import GeometryError
-from nnreg.geometry import fields
 from nnreg.geometry.space import FloatArray, Space, apply_matrix
 
 SLAB_VOXELS = 2**20  # voxels handled at once: bounds the memory of resampling whatever the image
@@ -69,8 +68,11 @@ class FieldMap:
 
     def inverse(self) -> FieldMap:
         """Inverse by fixed point iteration on the same grid."""
-        inverted, _ = fields.inverse(self.tensor)
-        return FieldMap(inverted[0].numpy(), self.space)
+        from nnreg.kernels.inversion import inverted_volume
+
+        volume = self.displacement if self.ndim == 3 else self.displacement[:, None]
+        inverted = inverted_volume(np.ascontiguousarray(volume, dtype=np.float32))
+        return FieldMap(inverted if self.ndim == 3 else inverted[:, 0], self.space)
 
     def thinned(self, stride: Sequence[int]) -> FieldMap:
         """Every `stride`-th voxel along each axis, the first one kept.

@@ -9,6 +9,7 @@ import functools
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from nnreg.errors import GeometryError
 from nnreg.kernels import field_cpu, smooth_cpu
@@ -95,3 +96,14 @@ def _smoothed(source: Floats, gradient: Floats, warped: Floats, sigma: tuple[flo
     weights = tuple(gaussian(float(width)) for width in sigma)
     in_parts(smooth_cpu.smooth, strips, out, largest, source, gradient, warped, weights)
     return out, float(np.sqrt(largest.max()))
+
+
+def block_means(image: Floats, factors: tuple[int, ...]) -> Floats:
+    """Means of (C, *grid) over blocks of `factors` voxels that fill the grid."""
+    # one axis after the other: each pass reads less than the one before, and torch reduces the inner axis with vectors
+    result = torch.from_numpy(np.ascontiguousarray(image))
+    for axis in reversed(range(len(factors))):
+        if factors[axis] > 1:
+            count = result.shape[axis + 1] // factors[axis]
+            result = result.unflatten(axis + 1, (count, factors[axis])).mean(dim=axis + 2)
+    return np.asarray(result.contiguous().numpy())

@@ -4,7 +4,7 @@ The value of a window w is ``c^2 / (v_I v_J)`` with ``c = sum IJ - sum I sum J /
 voxels of the window that lie inside the image (and inside the mask): padding with zeros and dividing by the full window size would
 make the zeros part of the statistics, and reward pulling dark voxels to the border.
 
-Everything a faster kernel has to replace is :func:`lncc_value_and_gradient`.
+On the CPU a compiled sweep (:mod:`nnreg.kernels`) replaces :func:`lncc_value_and_gradient`, which is what it is tested against and what runs elsewhere.
 """
 
 from __future__ import annotations
@@ -161,6 +161,29 @@ def _centred(image: Tensor, valid: Tensor | None) -> Tensor:
     return (inside - mean) * valid
 
 
+def _fused_value_and_gradient(
+    fixed: Tensor, warped: Tensor, window: Sequence[int], *, mask: Tensor | None, smooth_nr: float, smooth_dr: float, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`lncc_value_and_gradient` by the compiled sweep: one pass over the images, nothing kept but a few planes."""
+    from nnreg.kernels.correlation import Windows
+
+    sizes = tuple(fixed.shape[1:])
+    # an image of two axes is a volume of many thin planes, so that its rows go to different threads
+    shape = sizes if len(sizes) == 3 else (sizes[0], 1, sizes[1])
+    half = [size // 2 for size in window]
+    radii = (half[0], half[1], half[2]) if len(half) == 3 else (half[0], 0, half[1])
+    result = torch.empty_like(fixed, memory_format=torch.contiguous_format)
+    total, scored = 0.0, 0
+    for index in range(fixed.shape[0]):
+        one, other, out = (tensor[index].detach().contiguous().numpy().reshape(shape) for tensor in (fixed, warped, result))
+        inside = None if mask is None else mask[index].to(torch.float32).numpy().reshape(shape)
+        windows = Windows.of(one, radii, floor=smooth_dr, mask=inside)
+        value, _ = windows.correlation(other, out)
+        out *= windows.scored
+        total, scored = total + value * windows.scored, scored + windows.scored
+    return torch.tensor(total / max(1, scored)), result.div_(max(1, scored)) if gradient else None
+
+
 class _SquaredLNCC(torch.autograd.Function):
     """The gradient is computed with the value, so that only one image per input is kept for the backward pass."""
 
@@ -168,9 +191,12 @@ class _SquaredLNCC(torch.autograd.Function):
     def forward(ctx: Any, fixed: Tensor, warped: Tensor, mask: Tensor | None, window: tuple[int, ...], smooth_nr: float, smooth_dr: float) -> Tensor:
         needs_fixed, needs_warped = ctx.needs_input_grad[:2]
         options: dict[str, Any] = {"mask": mask, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
-        value, on_warped = lncc_value_and_gradient(fixed, warped, window, gradient=needs_warped, **options)
+        # the compiled sweep knows one kind of number, and no constant in the numerator
+        fused = fixed.device.type == "cpu" and fixed.dtype == torch.float32 and smooth_nr == 0
+        compute = _fused_value_and_gradient if fused else lncc_value_and_gradient
+        value, on_warped = compute(fixed, warped, window, gradient=needs_warped, **options)
         # the similarity is symmetric: swapping the roles gives the derivative with respect to the other image
-        on_fixed = lncc_value_and_gradient(warped, fixed, window, gradient=True, **options)[1] if needs_fixed else None
+        on_fixed = compute(warped, fixed, window, gradient=True, **options)[1] if needs_fixed else None
         ctx.save_for_backward(on_fixed, on_warped)
         return value
 

@@ -3,6 +3,6 @@
 from nnreg.registration.affine import Alignment, align
 from nnreg.registration.engine import register
 from nnreg.registration.presets import PRESETS
-from nnreg.registration.result import Decision, Registration
+from nnreg.registration.result import Decision, Registration, Truth
 
-__all__ = ["PRESETS", "Alignment", "Decision", "Registration", "align", "register"]
+__all__ = ["PRESETS", "Alignment", "Decision", "Registration", "Truth", "align", "register"]

@@ -14,13 +14,12 @@ from nnreg.geometry import Space
 from nnreg.geometry.space import FloatArray, apply_matrix
 from nnreg.registration.linear import Fit, Pair, Parameters, optimise
 from nnreg.registration.sides import Side, foreground, moments, prepare
-from nnreg.registration.similarity import Floats, LocalCorrelation, MutualInformation, Similarity
+from nnreg.registration.similarity import SAME_CONTRAST, LocalCorrelation, MutualInformation, Similarity, inner_correlation
 
 KINDS = ("none", "centre", "rigid", "affine")
 COARSE, FINE = 32, 64  # voxels along the longest side of the foreground
 SEARCH_DEGREES = (20.0, 40.0)
 STARTS = 3  # how many of the starting poses are optimised
-SAME_CONTRAST = 0.3  # correlation inside the common foreground from which two images count as of one contrast
 LEAST_OVERLAP = 0.5  # of the best overlap any starting pose offers
 LEAST_GAIN = 5e-3  # a freer map must raise the similarity by this much to be preferred: interpolation alone moves it by less
 SAME_PLACE = 0.5  # stored voxels: maps that differ by less at the ends of the foreground are one
@@ -162,10 +161,10 @@ class _Search:
         """The measure of the fine stage, by what the pair shows once it is roughly together."""
         warped, valid = self.coarse.sample(matrix)
         both = (self.coarse.body * valid) > 0
-        correlation = _mean_correlation(self.coarse.fixed, warped, both)
-        if correlation >= SAME_CONTRAST:
-            return LocalCorrelation(self.fine.fixed, 3), f"one contrast (correlation {correlation:.2f} inside the foreground): local correlation"
-        return MutualInformation(self.fine.fixed), f"different contrasts (correlation {correlation:.2f} inside the foreground): mutual information"
+        inner = inner_correlation(self.coarse.fixed, warped, both)
+        if inner >= SAME_CONTRAST:
+            return LocalCorrelation(self.fine.fixed, 3), f"one contrast (local correlation {inner:.2f} inside the body): local correlation"
+        return MutualInformation(self.fine.fixed), f"different contrasts (local correlation {inner:.2f} inside the body): mutual information"
 
     def _nearly(self, one: FloatArray, other: FloatArray) -> bool:
         """Whether two maps put the fixed foreground at the same place, within a fraction of a stored voxel of the fixed image."""
@@ -185,16 +184,6 @@ class _Search:
         kind, matrix = found[chosen]
         tried = ", ".join(f"{name} {score:.4f}" for (name, _), score in zip(found, scores, strict=True))
         return Alignment(matrix, kind, before, scores[chosen], f"{why}; similarity by map: {tried}")
-
-
-def _mean_correlation(fixed: Floats, warped: Floats, where: npt.NDArray[np.bool_]) -> float:
-    values = []
-    for one, other in zip(fixed, warped, strict=True):
-        if not where.any():
-            return 0.0
-        a, b = one[where] - one[where].mean(), other[where] - other[where].mean()
-        values.append(float((a * b).sum() / max(1e-6, float(np.linalg.norm(a) * np.linalg.norm(b)))))
-    return float(np.mean(values))
 
 
 def _around(rotation: FloatArray, fixed_centre: FloatArray, moving_centre: FloatArray) -> FloatArray:

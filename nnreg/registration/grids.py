@@ -69,6 +69,19 @@ class Level:
         spacing = self.fixed.space.spacing
         return (spacing[0], spacing[1], spacing[2]) if len(spacing) == 3 else (float("inf"), spacing[0], spacing[1])
 
+    def resampled(self) -> Level:
+        """The same level with the moving image on the fixed grid, linear alignment applied: for features that depend on directions."""
+        shape = self.fixed.space.shape
+        image = volumes.sample(volume_of(self.moving.image), shape=self.grid, matrix=self.matrix)
+        own = self.moving.space.shape
+        inside = np.ones(own, np.float32) if self.moving.mask is None else self.moving.mask
+        # zeros around: sampling continues the border, and the border is then outside
+        padded, matrix = np.pad(inside, 1)[None], self.matrix.copy()
+        matrix[3 - len(own) :, 3] += 1
+        mask = volumes.sample(volume_of(padded), shape=self.grid, matrix=matrix).reshape(shape)
+        moving = Side(image.reshape(-1, *shape), None if mask.min() > 0.5 else mask, self.fixed.space)
+        return Level(self.fixed, moving, np.eye(3, 4, dtype=np.float32), self.spacing)
+
     def empty_field(self) -> Floats:
         """The field that moves nothing."""
         return np.zeros((self.fixed.space.ndim, *self.grid), np.float32)

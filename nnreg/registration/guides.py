@@ -9,7 +9,7 @@ from nnreg.errors import RegistrationError
 from nnreg.geometry import Space, Transform, apply_matrix, index_points_to_world, resample_labels
 from nnreg.imageio import Image
 from nnreg.registration.grids import Level, volume_of
-from nnreg.registration.inversion import inverse_transform
+from nnreg.registration.result import Truth
 from nnreg.registration.sides import Floats, Side
 from nnreg.registration.terms import Group, Landmarks, MeanSquares
 
@@ -24,21 +24,17 @@ class Guides:
     Raises
     ------
     RegistrationError
-        If only one side has labels or landmarks, labels share no value, or the numbers of landmarks differ.
+        If only one side has landmarks, only the fixed one labels, labels share no value, or the numbers of landmarks differ.
     """
 
-    def __init__(
-        self,
-        fixed: Image,
-        moving: Image,
-        labels: tuple[Image | None, Image | None],
-        points: tuple[npt.ArrayLike | None, npt.ArrayLike | None],
-    ) -> None:
+    def __init__(self, fixed: Image, moving: Image, truth: Truth) -> None:
+        labels, points = (truth.fixed_labels, truth.moving_labels), (truth.fixed_points, truth.moving_points)
         self.labels: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
         self.values: list[int] = []
-        if labels[0] is not None or labels[1] is not None:
-            if labels[0] is None or labels[1] is None:
-                raise RegistrationError(f"only the {'moving' if labels[0] is None else 'fixed'} image has labels. Give labels for both, or for neither.")
+        if labels[0] is not None and labels[1] is None:
+            raise RegistrationError("only the fixed image has labels. Give labels for both, or for neither.")
+        # those of the moving image alone have nothing to be brought onto
+        if labels[0] is not None and labels[1] is not None:
             own = _on_grid(labels[0], fixed.space), _on_grid(labels[1], moving.space)
             self.labels = own
             self.values = sorted(set(np.unique(own[0]).tolist()) & set(np.unique(own[1]).tolist()) - {0})
@@ -51,7 +47,7 @@ class Guides:
         if self.labels is not None:
             self.labels = self.labels[0], resample_labels(self.labels[1], moving=moving, fixed=fixed, transform=initial)
         if self.points is not None:
-            self.points = self.points[0], inverse_transform(initial, moving).map_points(self.points[1])
+            self.points = self.points[0], initial.inverse().map_points(self.points[1])
 
     def group(self, level: Level) -> Group | None:
         """The labels of a level as soft maps, or None if there are none or they would not fit."""

@@ -38,7 +38,7 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset((20, 25, 30, 0)),
+    "fast": Preset((20, 25, 40, 0), field_smoothing=0.4),
     "default": Preset((30, 40, 40, 12)),
     "accurate": Preset((40, 60, 80, 40), field_smoothing=0.5),
 }

@@ -71,6 +71,13 @@ def score(level: Level, field: Floats, group: Group) -> float:
     return group.term(warped, np.empty_like(warped))
 
 
+def common_view(level: Level) -> bool:
+    """Whether the images of a level show anything in common under its linear map and their masks."""
+    view = _View(level)
+    view.changed(level.empty_field())
+    return view.valid is None or bool(view.valid.any())
+
+
 class _Descent:
     def __init__(self, level: Level, field: Floats, groups: Sequence[Group], settings: Settings, landmarks: Landmarks | None) -> None:
         self.level, self.settings, self.groups, self.landmarks = level, settings, groups, landmarks
@@ -86,6 +93,7 @@ class _Descent:
             for width in (settings.update_smoothing, settings.field_smoothing, LANDMARK_SMOOTHING)
         )
         self.view = _View(level)
+        self.landmark_start = 0.0 if landmarks is None else landmarks.distance(field)
         self.scales = [1.0] * len(groups)
 
     def run(self) -> Refined:
@@ -115,6 +123,8 @@ class _Descent:
             value += scale * group.term(self.warped[part], self.gradient[part])
             if scale != 1:
                 self.gradient[part] *= np.float32(scale)
+        if self.landmarks is not None:
+            value -= self.landmarks.weight * self.landmarks.distance(self.field) / max(self.landmark_start, 1.0)
         return value
 
     def _parts(self) -> list[tuple[Group, slice]]:

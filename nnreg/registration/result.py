@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.geometry import FieldMap, Transform, resample_image, resample_labels
+from nnreg import metrics
+from nnreg.geometry import FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.imageio import Image
 from nnreg.registration.affine import Alignment
-from nnreg.registration.inversion import inverse_transform
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,23 @@ class Decision:
 
 
 @dataclass(frozen=True, eq=False)
+class Truth:
+    """What is known of a pair besides its images, to guide it or to measure the result with.
+
+    Attributes
+    ----------
+    fixed_labels, moving_labels : Image, optional
+    fixed_points, moving_points : array (N, ndim), optional
+        Voxel indices, x first, as Learn2Reg has them; row i of one corresponds to row i of the other.
+    """
+
+    fixed_labels: Image | None = None
+    moving_labels: Image | None = None
+    fixed_points: npt.ArrayLike | None = None
+    moving_points: npt.ArrayLike | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Registration:
     """The result of registering one pair.
 
@@ -34,8 +51,8 @@ class Registration:
     ----------
     transform : Transform
         From the fixed to the moving world (pull-back), the way ITK resamples images.
-    alignment : Alignment or None
-        The linear part, if it was searched for.
+    start : Transform
+        What the deformable part started from: the linear alignment, or the initial transform that was given.
     field : FieldMap or None
         The deformable part on the fixed grid; None after linear alignment only.
     succeeded : bool
@@ -43,13 +60,16 @@ class Registration:
     similarity : str
         The measure `similarity_before` and `similarity_after` are taken with, at the finest level.
     decisions : tuple of Decision
-    seconds : dict of str to float
-        Per stage.
+    timings : dict of str to float
+        Seconds per stage.
+    truth : Truth
+        Labels and landmarks the pair was given.
     """
 
     fixed: Image
     moving: Image
     transform: Transform
+    start: Transform
     alignment: Alignment | None
     field: FieldMap | None
     succeeded: bool
@@ -57,12 +77,13 @@ class Registration:
     similarity_before: float
     similarity_after: float
     decisions: tuple[Decision, ...]
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    timings: dict[str, float] = dataclasses.field(default_factory=dict)
+    truth: Truth = Truth()
 
     @functools.cached_property
     def inverse(self) -> Transform:
         """From the moving to the fixed world; computed when first asked for."""
-        return inverse_transform(self.transform, self.moving.space)
+        return self.transform.inverse()
 
     @functools.cached_property
     def warped(self) -> npt.NDArray[np.float32]:
@@ -73,67 +94,56 @@ class Registration:
         """Labels of the moving image on the fixed grid, sampled once by nearest neighbour."""
         return resample_labels(labels.array, moving=labels.space, fixed=self.fixed.space, transform=self.transform)
 
-    def displacement(self) -> FieldMap:
-        """The whole map, linear part and all, as one field on the fixed grid."""
-        return self.transform.sampled_on(self.fixed.space)
+    @functools.cached_property
+    def measures(self) -> dict[str, Any]:
+        """How good the map is, by the labels and landmarks the registration was given; see :meth:`measured_by`."""
+        return self.measured_by(self.truth)
 
-    def measures(
-        self,
-        *,
-        fixed_labels: Image | None = None,
-        moving_labels: Image | None = None,
-        fixed_points: npt.ArrayLike | None = None,
-        moving_points: npt.ArrayLike | None = None,
-    ) -> dict[str, Any]:
-        """Numbers that say how good the map is: similarity, regularity, and overlap and landmark distances before and after where truth is given.
+    def measured_by(self, truth: Truth) -> dict[str, Any]:
+        """Numbers that say how good the map is.
 
-        Parameters
-        ----------
-        fixed_labels, moving_labels : Image, optional
-        fixed_points, moving_points : array (N, ndim), optional
-            Voxel indices, x first, as Learn2Reg has them.
+        Returns
+        -------
+        dict
+            ``succeeded``; ``similarity`` (``measure``, ``before``, ``after``) and ``ncc`` (``before``, ``after``); ``sdlogj`` and ``folding_percent`` of the
+            deformable part; where `truth` has them ``dice`` and ``tre_mm``, each for the stages ``before`` (headers), ``aligned`` (start) and ``after``.
         """
-        from nnreg import metrics
-
+        stages = {"before": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
+        before = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)
         content: dict[str, Any] = {
             "succeeded": self.succeeded,
             "similarity": {"measure": self.similarity, "before": self.similarity_before, "after": self.similarity_after},
-            "ncc": metrics.ncc(self.fixed.array, self.warped) if self.warped.shape == self.fixed.array.shape else float("nan"),
+            "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("before", before), ("after", self.warped))},
         }
-        if self.field is not None:
+        if self.field is not None and min(self.field.space.shape) > 1:
             content["sdlogj"] = metrics.sdlogj(self.field.displacement)
             content["folding_percent"] = metrics.folding_percent(self.field.displacement)
-        before = self._before()
-        if fixed_labels is not None and moving_labels is not None:
-            content["dice"] = {
-                "before": _dice(fixed_labels, moving_labels, before),
-                "after": _dice(fixed_labels, moving_labels, self.transform),
-            }
-        if fixed_points is not None and moving_points is not None:
-            content["tre_mm"] = {
-                "before": self._distances(fixed_points, moving_points, before),
-                "after": self._distances(fixed_points, moving_points, self.transform),
-            }
+        if truth.fixed_labels is not None and truth.moving_labels is not None:
+            content["dice"] = self._dice(truth.fixed_labels, truth.moving_labels, stages)
+        if truth.fixed_points is not None and truth.moving_points is not None:
+            content["tre_mm"] = self._landmark_errors(truth.fixed_points, truth.moving_points, stages)
         return content
 
-    def _before(self) -> Transform:
-        """What the headers say."""
-        return Transform.identity(self.fixed.ndim)
+    def _landmark_errors(self, fixed: npt.ArrayLike, moving: npt.ArrayLike, stages: Mapping[str, Transform]) -> dict[str, Any]:
+        start, goal = index_points_to_world(fixed, self.fixed.space), index_points_to_world(moving, self.moving.space)
+        result = {}
+        for name, transform in stages.items():
+            distances = metrics.point_distances(transform.map_points(start), goal)
+            result[name] = {"mean": float(distances.mean()), "median": float(np.median(distances)), "max": float(distances.max())}
+        return result
 
-    def _distances(self, fixed_points: npt.ArrayLike, moving_points: npt.ArrayLike, transform: Transform) -> dict[str, float]:
-        from nnreg.geometry import index_points_to_world
-        from nnreg.metrics import point_distances
+    def _dice(self, fixed: Image, moving: Image, stages: Mapping[str, Transform]) -> dict[str, Any]:
+        target = fixed.array if fixed.space.same_as(self.fixed.space) else resample_labels(fixed.array, moving=fixed.space, fixed=self.fixed.space)
+        labels = sorted({*np.unique(target).tolist(), *np.unique(moving.array).tolist()} - {0})
+        result = {}
+        for name, transform in stages.items():
+            warped = resample_labels(moving.array, moving=moving.space, fixed=self.fixed.space, transform=transform)
+            values = metrics.dice(target, warped, labels, moving=moving.array)
+            finite = [value for value in values.values() if np.isfinite(value)]
+            result[name] = {"mean": float(np.mean(finite)) if finite else float("nan"), "labels": {str(label): value for label, value in values.items()}}
+        return result
 
-        mapped = transform.map_points(index_points_to_world(fixed_points, self.fixed.space))
-        distances = point_distances(mapped, index_points_to_world(moving_points, self.moving.space))
-        return {"mean": float(distances.mean()), "median": float(np.median(distances)), "max": float(distances.max())}
 
-
-def _dice(fixed: Image, moving: Image, transform: Transform) -> dict[str, Any]:
-    from nnreg import metrics
-
-    labels: Sequence[int] = sorted({*np.unique(fixed.array).tolist(), *np.unique(moving.array).tolist()} - {0})
-    warped = resample_labels(moving.array, moving=moving.space, fixed=fixed.space, transform=transform)
-    values = metrics.dice(fixed.array, warped, labels, moving=moving.array)
-    finite = [value for value in values.values() if np.isfinite(value)]
-    return {"mean": float(np.mean(finite)) if finite else float("nan"), "labels": {str(label): value for label, value in values.items()}}
+def _correlation(fixed: npt.NDArray[np.generic], warped: npt.NDArray[np.generic]) -> float:
+    """Mean over channels."""
+    return float(np.mean([metrics.ncc(one, other) for one, other in zip(fixed, warped, strict=True)]))

@@ -12,9 +12,10 @@ from scipy.ndimage import uniform_filter
 
 from nnreg.kernels import search_cpu, volumes
 from nnreg.kernels.threads import in_parts
+from nnreg.kernels.volumes import block_means
 from nnreg.registration.grids import Level
 from nnreg.registration.mind import mind
-from nnreg.registration.sides import Floats, block_means
+from nnreg.registration.sides import Floats
 from nnreg.registration.terms import volume_of_side
 
 COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.ndimage import correlate1d
 
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space
 from nnreg.geometry.space import FloatArray
+from nnreg.kernels.volumes import block_means
 
 Floats = npt.NDArray[np.float32]
 HISTOGRAM_BINS = 64
@@ -64,17 +64,6 @@ class Side:
         # what lies outside the mask must not leak into the blocks on its border
         image = np.divide(block_means((self.image * self.mask)[window], factors), np.maximum(mask, np.float32(1e-6)), dtype=np.float32)
         return Side(image, mask[0], Space.from_matrix(shape, matrix))
-
-
-def block_means(image: Floats, factors: tuple[int, ...]) -> Floats:
-    """Means of (C, *grid) over blocks of `factors` voxels that fill the grid."""
-    # one axis after the other: each pass reads less than the one before, and torch reduces the inner axis with vectors
-    result = torch.from_numpy(np.ascontiguousarray(image))
-    for axis in reversed(range(len(factors))):
-        if factors[axis] > 1:
-            count = result.shape[axis + 1] // factors[axis]
-            result = result.unflatten(axis + 1, (count, factors[axis])).mean(dim=axis + 2)
-    return np.asarray(result.contiguous().numpy())
 
 
 def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.generic] | None, role: str) -> Side:

@@ -9,12 +9,15 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_erosion, binary_fill_holes
 
 from nnreg.kernels import linear_cpu
 from nnreg.kernels.correlation import Windows
 from nnreg.kernels.threads import in_parts
 
 Floats = npt.NDArray[np.float32]
+SAME_CONTRAST = 0.45  # signed local correlation inside the body from which two images count as of one contrast
+CONTRAST_RADIUS = 2  # half window of that correlation, voxels
 FLAT = 1e-5  # variance below which a neighbourhood of an image in [0, 1] says nothing
 
 
@@ -113,3 +116,28 @@ class MutualInformation:
         table = ((value * logs - fixed_logs - moving_logs) / (entropy * total)).astype(np.float32)
         in_parts(linear_cpu.histogram_slope, depth, gradient, table, fixed_bins, moving, valid, self.bins)
         return value - 1
+
+
+def inner_correlation(fixed: Floats, warped: Floats, where: npt.NDArray[np.bool_]) -> float:
+    """Mean signed correlation in small windows well inside a body.
+
+    Its outline looks alike in every contrast, and a correlation of all voxels mostly sees that and the shading; what lies inside tells contrasts apart.
+    Measured after rigid alignment: brains, hearts and lungs of one contrast 0.77 to 0.99, T1 against T2 0.0 to 0.2.
+
+    Parameters
+    ----------
+    fixed, warped : array, shape (C, D, H, W), in [0, 1]
+    where : array of bool, shape (D, H, W)
+        The body, where both images are seen.
+    """
+    flat = tuple(axis for axis, size in enumerate(where.shape) if size == 1)
+    body = np.squeeze(where, axis=flat)
+    # an axis of few slices has no inside
+    element = np.zeros((3,) * body.ndim, bool)
+    for axis, size in enumerate(body.shape):
+        if 2 * size >= max(body.shape):
+            element[tuple(slice(None) if other == axis else 1 for other in range(body.ndim))] = True
+    inner = np.expand_dims(binary_erosion(binary_fill_holes(body), element), flat)
+    local = LocalCorrelation(fixed, CONTRAST_RADIUS)
+    local.textured = [textured & inner for textured in local.textured]
+    return local(warped, np.ones(where.shape, np.float32))[0]

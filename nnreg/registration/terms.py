@@ -121,6 +121,10 @@ class Landmarks:
         """Distance of the landmark that is furthest from where it should be, voxels."""
         return float(np.sqrt((self._lacking(field) ** 2).sum(axis=0)).max())
 
+    def distance(self, field: Floats) -> float:
+        """Mean distance of the landmarks from where they should be, voxels."""
+        return float(np.sqrt((self._lacking(field) ** 2).sum(axis=0)).mean())
+
     def _nearest(self, field: Floats) -> Any:
         axes = (np.clip(np.rint(self.fixed[:, axis]).astype(np.intp), 0, size - 1) for axis, size in enumerate(field.shape[1:]))
         return (slice(None), *axes)

@@ -184,3 +184,19 @@ def test_lncc_drives_a_shift_back() -> None:
         guess = torch.zeros(1, 2, 1, 1, requires_grad=True)
         (pull,) = torch.autograd.grad(LNCC(9)(warped=warp(blobs, guess.expand(1, 2, 24, 26)), fixed=fixed), guess)
         assert (-(pull * shift).sum() > 0) == any(direction)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_lncc_by_the_compiled_sweep_is_that_of_torch(shape: tuple[int, ...], masked: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    fixed, warped = (torch.rand(2, 2, *shape, generator=generator) for _ in range(2))
+    mask = torch.rand(2, 1, *shape, generator=generator) > 0.3 if masked else None
+    values, gradients = [], []
+    for dtype in (torch.float32, torch.float64):  # double precision takes torch's way
+        pair = [image.to(dtype, copy=True).requires_grad_() for image in (fixed, warped)]
+        value = LNCC(5)(fixed=pair[0], warped=pair[1], mask=mask)
+        value.backward()
+        values.append(float(value.detach()))
+        gradients.append(torch.stack([image.grad.double() for image in pair if image.grad is not None]))
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+    assert float((gradients[0] - gradients[1]).abs().max()) < 1e-3 * float(gradients[1].abs().max())

@@ -1,0 +1,152 @@
+"""One registration method on one pair, in a process of its own: ``python methods.py JOB.json`` writes the map and what it cost.
+
+The job names ``method, fixed, moving`` (image files), ``output`` (folder), ``threads`` and ``aligned`` (whether the images are aligned already;
+if not, the method starts with its own linear alignment).
+
+Left behind are ``field.nii.gz`` (displacement, mm, LPS, fixed grid), where needed ``matrix.json`` (applied after it),
+and ``cost.json`` (seconds, CPU seconds, peak MB). A peer needs nothing of nnReg, so it can run in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Job = dict[str, Any]
+
+
+def nnreg(job: Job) -> None:
+    """nnReg, with the preset that the method's name ends in; ``nnreg-affine`` is the linear alignment alone."""
+    import torch
+
+    from nnreg.geometry import Transform
+    from nnreg.geometry.itk import write_itk
+    from nnreg.imageio import read_image
+    from nnreg.registration import register
+
+    torch.set_num_threads(job["threads"])
+    preset = job["method"].removeprefix("nnreg-")
+    fixed, moving = read_image(job["fixed"]), read_image(job["moving"])
+    masks = {name: read_image(job[name]) for name in ("fixed_mask", "moving_mask") if name in job}
+    options = {"affine_only": True} if preset == "affine" else {"preset": preset}
+    if job["aligned"]:
+        options["initial"] = Transform.identity(fixed.ndim)
+    with measured(job):
+        result = register(fixed=fixed, moving=moving, **masks, **options)
+    write_itk(Path(job["output"]) / "field.nii.gz", result.transform, fixed.space)
+
+
+def ants(job: Job) -> None:
+    """ANTs: SyN as it comes, with local correlation down to full resolution, or affine alone."""
+    import ants as library
+
+    fixed, moving = library.image_read(str(job["fixed"])), library.image_read(str(job["moving"]))
+    kind = {"ants_syn": "SyN", "ants_syn_cc": "SyN", "ants_affine": "Affine"}[job["method"]]
+    options: dict[str, Any] = {"random_seed": 1}
+    if job["aligned"]:
+        kind = "SyNOnly"
+        options["initial_transform"] = "identity"
+    if job["method"] == "ants_syn_cc":
+        options.update(syn_metric="CC", syn_sampling=2, reg_iterations=(100, 50, 10))
+    with measured(job):
+        result = library.registration(fixed, moving, kind, **options)
+    prefix = str(Path(job["output"]) / "composed")
+    found = library.apply_transforms(fixed, moving, result["fwdtransforms"], compose=prefix)
+    Path(found).rename(Path(job["output"]) / "field.nii.gz")
+
+
+def greedy(job: Job) -> None:
+    """Greedy with local correlation in the small window that serves brains best."""
+    import numpy as np
+    import SimpleITK as sitk
+    from picsl_greedy import Greedy2D, Greedy3D
+
+    ndim = sitk.ReadImage(str(job["fixed"])).GetDimension()
+    program = Greedy2D() if ndim == 2 else Greedy3D()
+    radius = "x".join(["2"] * ndim)
+    folder = Path(job["output"])
+    common = f"-d {ndim} -i {job['fixed']} {job['moving']} -m NCC {radius} -threads {job['threads']}"
+    start = ""
+    with measured(job):
+        if not job["aligned"]:
+            program.execute(f"{common} -a -dof 12 -ia-image-centers -n 100x50x10 -o {folder / 'affine.mat'}")
+            start = f"-it {folder / 'affine.mat'}"
+        program.execute(f"{common} {start} -n 100x50x10 -wp 0 -o {folder / 'field.nii.gz'}")
+    if start:
+        # Greedy's world is RAS
+        flip = np.diag([*[-1.0, -1.0, 1.0, 1.0][:ndim], 1.0])
+        matrix = flip @ np.loadtxt(folder / "affine.mat") @ flip
+        (folder / "matrix.json").write_text(json.dumps(matrix.tolist()))
+
+
+def elastix(job: Job) -> None:
+    """elastix: its default B-spline stage, after its default rigid and affine stages where the images are not aligned."""
+    import itk
+
+    fixed, moving = (itk.imread(str(job[side]), itk.F) for side in ("fixed", "moving"))
+    parameters = itk.ParameterObject.New()
+    for stage in ("bspline",) if job["aligned"] else ("rigid", "affine", "bspline"):
+        parameters.AddParameterMap(parameters.GetDefaultParameterMap(stage))
+    with measured(job):
+        _, found = itk.elastix_registration_method(fixed, moving, parameter_object=parameters, log_to_console=False)
+    field = itk.transformix_deformation_field(moving, found)
+    itk.imwrite(field, str(Path(job["output"]) / "field.nii.gz"))
+
+
+def convexadam(job: Job) -> None:
+    """ConvexAdam with MIND features; it starts from aligned images."""
+    import numpy as np
+    import SimpleITK as sitk
+    from convexAdam.convex_adam_MIND import convex_adam_pt
+
+    fixed, moving = sitk.ReadImage(str(job["fixed"]), sitk.sitkFloat32), sitk.ReadImage(str(job["moving"]), sitk.sitkFloat32)
+    with measured(job):
+        voxels = convex_adam_pt(img_fixed=fixed, img_moving=moving)
+    spacing, direction = np.asarray(fixed.GetSpacing()), np.asarray(fixed.GetDirection()).reshape(3, 3)
+    # voxels (z, y, x, 3) along array axes
+    millimetres = voxels[..., ::-1] * spacing @ direction.T
+    image = sitk.GetImageFromArray(millimetres.astype(np.float32), isVector=True)
+    image.CopyInformation(fixed)
+    sitk.WriteImage(image, str(Path(job["output"]) / "field.nii.gz"))
+
+
+METHODS: dict[str, Callable[[Job], None]] = {
+    **{f"nnreg-{preset}": nnreg for preset in ("affine", "fast", "default", "accurate")},
+    **{f"ants_{name}": ants for name in ("affine", "syn", "syn_cc")},
+    "greedy": greedy,
+    "elastix": elastix,
+    "convexadam": convexadam,
+}
+PACKAGES = {"ants": "ants", "greedy": "picsl_greedy", "elastix": "itk", "convexadam": "convexAdam"}
+
+
+class measured:
+    """Write what the block cost: wall and CPU seconds of this process and its children, and the peak of its memory."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __enter__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), sum(os.times()[:4])
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            cost = {"seconds": time.perf_counter() - self.wall, "cpu_seconds": sum(os.times()[:4]) - self.cpu, "peak_mb": peak}
+            (Path(self.job["output"]) / "cost.json").write_text(json.dumps(cost))
+
+
+def main() -> None:
+    """Run the job named on the command line."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    METHODS[job["method"]](job)
+
+
+if __name__ == "__main__":
+    main()

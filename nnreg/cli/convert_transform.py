@@ -1,0 +1,44 @@
+"""``nnreg_convert_transform``: a transform in the form of another program."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from nnreg.cli.common import Parser, run
+
+
+def parser() -> Parser:
+    """The command's options."""
+    result = Parser("nnreg_convert_transform", "Convert transforms between ITK and 3D Slicer, ANTs and Learn2Reg.")
+    result.add_argument(
+        "transforms", nargs="+", metavar="T", help="file, or what ANTs wrote in the order of antsApplyTransforms -t: 1Warp.nii.gz 0GenericAffine.mat"
+    )
+    result.add_argument("-o", "--output", required=True, metavar="FILE", help="with --to ants the prefix of the files")
+    result.add_argument("--to", default="itk", metavar="FORM", help="itk (by the ending of FILE; default), learn2reg (.nii.gz in voxels) or ants")
+    result.add_argument("-r", "--reference", metavar="IMAGE", help="fixed image: grid of a displacement field; needed for Learn2Reg")
+    result.add_argument("--moving", metavar="IMAGE", help="moving image, for Learn2Reg files between images of different grids")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run(_work, parser(), arguments)
+
+
+def _work(options: argparse.Namespace) -> None:
+    from nnreg.errors import ConfigurationError, did_you_mean
+    from nnreg.geometry.transform_files import FORMATS, read_transforms, write_transform
+    from nnreg.imageio import read_image
+
+    if options.to not in FORMATS:
+        raise ConfigurationError(f"--to {options.to!r} is unknown; {did_you_mean(options.to, FORMATS)}")
+    fixed, moving = (None if path is None else read_image(path).space for path in (options.reference, options.moving))
+    transform = read_transforms(options.transforms, fixed=fixed, moving=moving)
+    for path in write_transform(options.output, transform, form=options.to, fixed=fixed, moving=moving):
+        print(f"written: {path.absolute()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

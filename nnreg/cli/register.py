@@ -1,0 +1,93 @@
+"""``nnreg_register``: register one pair of images, without training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnreg.cli.common import Parser, progress_bar, run
+
+if TYPE_CHECKING:
+    from nnreg.registration import Registration
+
+EXIT_NOT_REGISTERED = 3
+
+
+def parser() -> Parser:
+    """The command's options."""
+    result = Parser("nnreg_register", "Register one pair: linear alignment, global search, multi-resolution diffeomorphic refinement. Nothing is trained.")
+    result.add_argument("fixed", metavar="FIXED", help="image whose grid the result lies on; channels in several files: FILE,FILE")
+    result.add_argument("moving", metavar="MOVING", help="image that is moved; any grid, orientation and format")
+    result.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for transforms, field, warped image, measures and picture")
+    for side in ("fixed", "moving"):
+        result.add_argument(f"--{side}_mask", metavar="FILE", help=f"where the {side} image may be looked at (not 0)")
+        result.add_argument(f"--{side}_labels", metavar="FILE", help=f"label map of the {side} image")
+        result.add_argument(f"--{side}_points", metavar="CSV", help=f"landmarks of the {side} image: rows x,y,z of voxel indices, no header")
+    result.add_argument("--measure_only", action="store_true", help="labels and landmarks of both sides measure the result, they do not guide it")
+    result.add_argument(
+        "--init", nargs="+", default=[], metavar="TRANSFORM", help="start from these instead of aligning, in the order of antsApplyTransforms -t"
+    )
+    result.add_argument("--preset", default="default", help="fast, default or accurate")
+    result.add_argument("--similarity", default="auto", help="auto (chosen from the pair), lncc, mind, mse or nmi")
+    result.add_argument("--alignment", default="affine", help="freest linear map that may be used: none, centre, rigid or affine")
+    result.add_argument("--affine_only", action="store_true", help="stop after linear alignment")
+    result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run(_work, parser(), arguments)
+
+
+def _work(options: argparse.Namespace) -> int:
+    from nnreg.inference.register import PairFiles, register_files
+
+    files = PairFiles(
+        fixed=options.fixed.split(","),
+        moving=options.moving.split(","),
+        fixed_mask=options.fixed_mask,
+        moving_mask=options.moving_mask,
+        fixed_labels=options.fixed_labels,
+        moving_labels=options.moving_labels,
+        fixed_points=options.fixed_points,
+        moving_points=options.moving_points,
+        initial=options.init,
+    )
+    result = register_files(
+        files,
+        Path(options.output),
+        preset=options.preset,
+        similarity=options.similarity,
+        alignment=options.alignment,
+        affine_only=options.affine_only,
+        guided=not options.measure_only,
+        picture=not options.no_pictures,
+        on_progress=progress_bar("registering", quiet=not sys.stderr.isatty()),
+    )
+    print(_report(result, Path(options.output)))
+    if not result.succeeded:
+        print(f"nnreg_register: the similarity did not rise; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr)
+        return EXIT_NOT_REGISTERED
+    return 0
+
+
+def _report(result: Registration, output: Path) -> str:
+    lines = [f"{decision.name}: {decision.value} ({decision.because})" for decision in result.decisions]
+    measures = result.measures
+    lines.append(f"similarity ({result.similarity}): {result.similarity_before:.4f} before, {result.similarity_after:.4f} after")
+    if "sdlogj" in measures:
+        lines.append(f"SDlogJ {measures['sdlogj']:.3f}, folding {measures['folding_percent']:.4f} %")
+    if "dice" in measures:
+        lines.append(f"Dice {measures['dice']['before']['mean']:.4f} before, {measures['dice']['after']['mean']:.4f} after")
+    if "tre_mm" in measures:
+        lines.append(f"landmarks {measures['tre_mm']['before']['median']:.2f} mm before, {measures['tre_mm']['after']['median']:.2f} mm after (median)")
+    lines.append(f"{sum(result.timings.values()):.1f} s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.timings.items()))
+    return "\n".join([*lines, f"written to {output.absolute()}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Transforms in files: ITK, ANTs and Learn2Reg, single or chained, forward or inverted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnreg.errors import TransformError
+from nnreg.files import atomic_path
+from nnreg.geometry.itk import FIELD_ENDINGS, read_itk, write_itk
+from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
+from nnreg.geometry.space import Space
+from nnreg.geometry.transform import AffineMap, FieldMap, Transform
+
+FORMATS = ("itk", "learn2reg", "ants")
+ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
+
+
+def read_transforms(paths: Sequence[Path | str], *, fixed: Space | None = None, moving: Space | None = None) -> Transform:
+    """Read and chain transforms in the order of ``antsApplyTransforms -t``: a point of the fixed image goes through the first, then through the second.
+
+    Parameters
+    ----------
+    paths
+        Files of ITK, ANTs, 3D Slicer or Learn2Reg. ``[FILE,1]`` stands for the inverse, as in ANTs.
+    fixed, moving : Space, optional
+        Grids of the images; needed for Learn2Reg's files, which hold voxels and no geometry.
+
+    Raises
+    ------
+    TransformError
+        If a file is missing, damaged or of a kind that is not supported, or dimensions differ.
+    """
+    if not paths:
+        raise TransformError("no transform was named. Give at least one file.")
+    parts = [read_transform(path, fixed=fixed, moving=moving) for path in paths]
+    if len({part.ndim for part in parts}) > 1:
+        raise TransformError(f"transforms of {', '.join(str(part.ndim) for part in parts)} axes cannot be chained. All must be 2D or all 3D.")
+    return Transform(tuple(stage for part in parts for stage in part.stages), parts[0].ndim)
+
+
+def read_transform(path: Path | str, *, fixed: Space | None = None, moving: Space | None = None) -> Transform:
+    """One transform; see :func:`read_transforms`."""
+    text = str(path)
+    if text.startswith("[") and text.endswith((",1]", ",0]")):
+        found = read_transform(text[1:-3], fixed=fixed, moving=moving)
+        return found.inverse() if text.endswith(",1]") else found
+    path = Path(path)
+    return _read_learn2reg(path, fixed, moving) if is_learn2reg(path) else read_itk(path)
+
+
+def is_learn2reg(path: Path) -> bool:
+    """Whether a file holds a Learn2Reg displacement: four plain axes, where ITK has voxels that are vectors."""
+    if path.name.endswith((".npz", ".npy")):
+        return True
+    if not path.name.endswith((".nii", ".nii.gz")) or not path.is_file():
+        return False
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise TransformError(f"{path}: is not a transform that can be read ({str(error).strip().splitlines()[-1]}).") from error
+    return reader.GetDimension() == 4 and reader.GetNumberOfComponents() == 1
+
+
+def _read_learn2reg(path: Path, fixed: Space | None, moving: Space | None) -> Transform:
+    if fixed is None:
+        raise TransformError(
+            f"{path}: is a Learn2Reg displacement, which holds voxels and no geometry. Name the fixed image (and the moving one, if its grid differs)."
+        )
+    if not path.is_file():
+        raise TransformError(f"{path}: does not exist.")
+    try:
+        if path.name.endswith((".nii", ".nii.gz")):
+            # SimpleITK has the axes reversed: (3, Z, Y, X) becomes (X, Y, Z, 3)
+            array = np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))).transpose(3, 2, 1, 0)
+        else:
+            with np.load(path, allow_pickle=False) as archive:
+                array = archive[archive.files[0]] if isinstance(archive, np.lib.npyio.NpzFile) else archive
+    except (RuntimeError, ValueError, OSError, IndexError) as error:
+        raise TransformError(f"{path}: is not a Learn2Reg displacement that can be read ({str(error).strip().splitlines()[-1]}).") from error
+    return from_learn2reg(array, fixed=fixed, moving=moving or fixed)
+
+
+def write_transform(path: Path | str, transform: Transform, *, form: str = "itk", fixed: Space | None = None, moving: Space | None = None) -> list[Path]:
+    """Write a transform, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        ITK: ``.h5 .tfm .txt`` (composite), ``.mat`` (one matrix) or an image ending (displacement in mm on the grid of `fixed`). Learn2Reg: ``.nii.gz``.
+        ANTs: a prefix, to which ``0GenericAffine.mat``, ``1Warp.nii.gz`` and ``1InverseWarp.nii.gz`` are added.
+    transform : Transform
+        Fixed to moving world.
+    form : "itk", "learn2reg" or "ants"
+    fixed, moving : Space, optional
+        Grids of the images; a displacement field needs the fixed one.
+
+    Returns
+    -------
+    list of Path
+        The files that were written.
+
+    Raises
+    ------
+    TransformError
+        If the form cannot hold the transform, or a grid it needs is missing.
+    """
+    if form == "ants":
+        return _write_ants(str(path), transform, fixed)
+    path = Path(path)
+    if form == "learn2reg":
+        write_learn2reg(path, transform, fixed=fixed, moving=moving)
+    else:
+        write_itk(path, transform, fixed)
+    return [path]
+
+
+def write_learn2reg(path: Path, transform: Transform, *, fixed: Space | None, moving: Space | None = None) -> None:
+    """Displacement as Learn2Reg's evaluation reads it: ``.nii.gz`` of shape (X, Y, Z, 3), voxels.
+
+    Raises
+    ------
+    TransformError
+        In 2D, which the challenge does not have, for another ending, or without the fixed grid.
+    """
+    if fixed is None:
+        raise TransformError(f"{path}: a Learn2Reg displacement lies on the fixed grid. Name the fixed image.")
+    if fixed.ndim != 3:
+        raise TransformError(f"{path}: Learn2Reg's field format is three-dimensional, the images are {fixed.ndim}D. Choose another form.")
+    if not path.name.endswith((".nii.gz", ".nii")):
+        raise TransformError(f"{path}: a Learn2Reg displacement ends in .nii.gz. Choose that ending.")
+    displacement = to_learn2reg(transform, fixed=fixed, moving=moving or fixed)
+    # a plain 4D array, not an image of vectors, whose axes would be (x, y, z, 1, 3)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(displacement.transpose(3, 2, 1, 0)), isVector=False)
+    with atomic_path(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def _write_ants(prefix: str, transform: Transform, fixed: Space | None) -> list[Path]:
+    """The files antsRegistration writes: a matrix, and the field before it with its inverse."""
+    stages = transform.simplified().stages
+    affine = stages[-1] if stages and isinstance(stages[-1], AffineMap) else AffineMap(np.eye(transform.ndim + 1))
+    rest = stages[:-1] if stages and isinstance(stages[-1], AffineMap) else stages
+    written = [Path(prefix + ANTS_AFFINE)]
+    write_itk(written[0], Transform((affine,), transform.ndim))
+    if not rest:
+        return written
+    whole = Transform(rest, transform.ndim)
+    grid = rest[0].space if len(rest) == 1 and isinstance(rest[0], FieldMap) else fixed
+    if grid is None:
+        raise TransformError(f"{prefix}: several fields become one on the fixed grid. Name the fixed image.")
+    for name, part in ((ANTS_FIELD, whole), (ANTS_INVERSE, whole.inverse())):
+        written.append(Path(prefix + name))
+        write_itk(written[-1], part, grid)
+    return written
+
+
+__all__ = ["FIELD_ENDINGS", "FORMATS", "read_transform", "read_transforms", "write_learn2reg", "write_transform"]

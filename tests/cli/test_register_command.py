@@ -1,0 +1,199 @@
+"""``nnreg_register`` on tiny files: everything it promises to write, and one line for everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnreg.cli.register import main
+from nnreg.dataset.keypoints import write_keypoints
+from nnreg.geometry import Space
+from nnreg.geometry.itk import read_itk, write_itk
+from nnreg.imageio import read_image, write_image
+from nnreg.inference.register import OUTPUTS
+from tests.registration.pairs import error_voxels, known_pair, textured
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def files(request, tmp_path_factory) -> dict[str, Path]:
+    """The files of a pair whose grids share nothing, as the names of the command's options."""
+    folder = tmp_path_factory.mktemp(f"pair{request.param}")
+    fixed, moving, fixed_labels, moving_labels, truth = known_pair(request.param)
+    images = {"fixed": fixed, "moving": moving, "fixed_labels": fixed_labels, "moving_labels": moving_labels}
+    paths = {name: folder / f"{name}{'.mha' if name == 'moving' else '.nii.gz'}" for name in images}
+    for name, image in images.items():
+        write_image(paths[name], image.array, image.space)
+    index = np.argwhere(fixed.array[0] > 100)[::97]
+    target = moving.space.to_index(truth.map_points(fixed.space.to_world(index)))
+    for name, points in (("fixed_points", index), ("moving_points", target)):
+        paths[name] = folder / f"{name}.csv"
+        write_keypoints(paths[name], points[:, ::-1])
+    paths["truth"] = folder / "truth.h5"
+    write_itk(paths["truth"], truth)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def output(files, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("out") / "result"
+    named = [word for name in ("fixed_labels", "moving_labels", "fixed_points", "moving_points") for word in (f"--{name}", str(files[name]))]
+    assert main([str(files["fixed"]), str(files["moving"]), "-o", str(folder), *named, "--measure_only"]) == 0
+    return folder
+
+
+def test_all_outputs_are_there_and_nothing_else(output):
+    assert {path.name for path in output.iterdir()} == set(OUTPUTS)
+
+
+def test_simpleitk_alone_gives_the_same_image_and_labels(files, output):
+    fixed, moving, labels = (sitk.ReadImage(str(files[name])) for name in ("fixed", "moving", "moving_labels"))
+    transform = sitk.ReadTransform(str(output / "transform.h5"))
+    warped = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, float(sitk.GetArrayViewFromImage(moving).min()))
+    ours = sitk.ReadImage(str(output / "warped.nii.gz"))
+    assert np.abs(sitk.GetArrayFromImage(warped) - sitk.GetArrayFromImage(ours)).max() < 0.05  # of 390
+    again = sitk.GetArrayFromImage(sitk.Resample(labels, fixed, transform, sitk.sitkNearestNeighbor, 0))
+    # a position half way between two voxels may fall to either
+    assert (again == sitk.GetArrayFromImage(sitk.ReadImage(str(output / "warped_labels.nii.gz")))).mean() > 0.999
+
+
+def test_the_displacement_field_is_the_transform(files, output):
+    fixed = read_image(files["fixed"]).space
+    field, transform = read_itk(output / "field.nii.gz"), read_itk(output / "transform.h5")
+    points = fixed.to_world(np.argwhere(np.ones(fixed.shape))[::31])
+    assert np.abs(field.map_points(points) - transform.map_points(points)).max() < 1e-3  # mm
+
+
+def test_the_inverse_leads_back(files, output):
+    fixed = read_image(files["fixed"])
+    points = fixed.space.to_world(np.argwhere(fixed.array[0] > 60))
+    back = read_itk(output / "inverse_transform.h5").map_points(read_itk(output / "transform.h5").map_points(points))
+    assert np.percentile(np.linalg.norm(back - points, axis=1), 95) < 0.1 * min(fixed.space.spacing)
+
+
+def test_measures_tell_what_was_done(files, output):
+    measures = json.loads((output / "measures.json").read_text())
+    assert measures["succeeded"] is True
+    assert measures["guided_by"] == []
+    assert measures["dice"]["after"]["mean"] > measures["dice"]["before"]["mean"]
+    assert measures["tre_mm"]["after"]["mean"] < measures["tre_mm"]["before"]["mean"]
+    assert measures["folding_percent"] == 0
+    assert all(decision["because"] for decision in measures["decisions"])
+    assert measures["seconds"]["alignment"] > 0
+    truth = read_itk(files["truth"])
+    assert error_voxels(read_itk(output / "transform.h5"), truth, read_image(files["fixed"])) < 1
+
+
+def test_results_of_an_earlier_run_do_not_stay(files, output):
+    assert main([str(files["fixed"]), str(files["moving"]), "-o", str(output), "--affine_only", "--no_pictures"]) == 0
+    assert {path.name for path in output.iterdir()} == set(OUTPUTS) - {"warped_labels.nii.gz", "overview.png"}
+
+
+def test_colours_and_pictures(tmp_path):
+    space = Space.plain((40, 46))
+    for name, seed in (("fixed", 0), ("moving", 0)):
+        array = np.concatenate([textured(space.shape, seed) * scale for scale in (0.6, 0.5, 0.4)])
+        write_image(tmp_path / f"{name}.png", np.roll(array, 2 * (name == "moving"), axis=1).astype(np.uint8), space)
+    assert main([str(tmp_path / "fixed.png"), str(tmp_path / "moving.png"), "-o", str(tmp_path / "out"), "--preset", "fast"]) == 0
+    assert read_image(tmp_path / "out" / "warped.nii.gz").array.dtype == np.uint8
+
+
+def bad(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
+    """What is wrong, the arguments that are, and what the message names."""
+    space = Space.plain((20, 24))
+    good, far = textured(space.shape), Space(space.shape, space.spacing, (1e5, 0.0), space.direction)
+    arrays = {
+        "good": good,
+        "constant": np.full_like(good, 4),
+        "nan": np.where(good == good.max(), np.nan, good),
+        "colour": np.repeat(good, 3, axis=0),
+        "empty_mask": np.zeros_like(good),
+    }
+    for name, array in arrays.items():
+        write_image(tmp_path / f"{name}.mha", array.astype(np.float32), space)
+    write_image(tmp_path / "volume.mha", textured((9, 10, 11)), Space.plain((9, 10, 11)))
+    write_image(tmp_path / "far.mha", good, far)
+    whole = (tmp_path / "good.mha").read_bytes()
+    (tmp_path / "truncated.mha").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.nii.gz").write_text("not an image")
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "broken.h5").write_text("not a transform")
+    one = str(tmp_path / "good.mha")
+
+    def pair(other: str, *more: str) -> list[str]:
+        return [one, str(tmp_path / other), "-o", str(tmp_path / "out"), *more]
+
+    return {
+        "no overlap": (pair("far.mha", "--alignment", "none"), "no common view"),
+        "constant": (pair("constant.mha"), "constant"),
+        "nan": (pair("nan.mha"), "nan.mha: has 1 NaN"),
+        "2D against 3D": (pair("volume.mha"), "2D or both 3D"),
+        "channels": (pair("colour.mha"), "channels"),
+        "empty mask": (pair("good.mha", "--fixed_mask", str(tmp_path / "empty_mask.mha")), "mask is empty"),
+        "missing": (pair("absent.mha"), "absent.mha"),
+        "truncated": (pair("truncated.mha"), "truncated.mha"),
+        "unreadable": (pair("text.nii.gz"), "text.nii.gz"),
+        "unknown ending": (pair("file"), "file"),
+        "output is a file": ([one, one, "-o", str(tmp_path / "file")], "is a file"),
+        "bad start": (pair("good.mha", "--init", str(tmp_path / "broken.h5")), "broken.h5"),
+        "unknown preset": (pair("good.mha", "--preset", "quick"), "preset"),
+        "unknown similarity": (pair("good.mha", "--similarity", "ssim"), "similarity"),
+        "one-sided points": (pair("good.mha", "--fixed_points", str(tmp_path / "absent.csv")), "absent.csv"),
+    }
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "no overlap",
+        "constant",
+        "nan",
+        "2D against 3D",
+        "channels",
+        "empty mask",
+        "missing",
+        "truncated",
+        "unreadable",
+        "unknown ending",
+        "output is a file",
+        "bad start",
+        "unknown preset",
+        "unknown similarity",
+        "one-sided points",
+    ],
+)
+def test_one_line_and_nothing_half_written(what, tmp_path, capsys):
+    arguments, named = bad(tmp_path)[what]
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert named in lines[0]
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_interrupted_leaves_nothing(files, tmp_path, monkeypatch, capsys):
+    import nnreg.inference.register as room
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "write_image", interrupted)
+    assert main([str(files["fixed"]), str(files["moving"]), "-o", str(tmp_path / "out"), "--affine_only"]) == 130
+    assert not list((tmp_path / "out").iterdir())
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_pair_that_does_not_register_exits_3_and_is_marked(tmp_path, capsys):
+    space = Space.plain((32, 36))
+    image = textured(space.shape)
+    noise = np.random.default_rng(0).random(image.shape).astype(np.float32)
+    write_image(tmp_path / "fixed.mha", image, space)
+    write_image(tmp_path / "moving.mha", image + noise, space)
+    # a start that is better than anything else: the same image
+    assert main([*(str(tmp_path / "fixed.mha"),) * 2, "-o", str(tmp_path / "out"), "--similarity", "mse", "--alignment", "none"]) == 3
+    assert "did not rise" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "measures.json").read_text())["succeeded"] is False
+    assert (tmp_path / "out" / "transform.h5").is_file()
