@@ -18,6 +18,10 @@ COMMANDS = (
     "predict",
     "evaluate",
     "demo",
+    "register",
+    "apply_transform",
+    "compose",
+    "convert_transform",
 )
 HELP = """
 import importlib, sys

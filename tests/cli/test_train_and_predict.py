@@ -149,8 +149,9 @@ def test_the_field_of_an_ensemble_is_the_mean_of_its_folds(plane, tmp_path):
     for name, folds in (("0", ["0"]), ("1", ["1"]), ("both", ["0", "1"]), ("default", [])):
         plane.predict(tmp_path / name, *SCRAMBLED, *(["-f", *folds] if folds else []), "--fixed", "s4_a", "--moving", "s4_b")
         fields[name] = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name / "s4_a__s4_b" / "field.mha")))
-    assert np.abs(fields["0"] - fields["1"]).max() > 0.1
-    np.testing.assert_allclose(fields["both"], (fields["0"] + fields["1"]) / 2, atol=1e-3)
+    middle = tuple(slice(size // 4, -(size // 4)) for size in fields["0"].shape[:-1])  # around the working grid fields fade out, each at its own pace
+    assert np.abs(fields["0"] - fields["1"])[middle].max() > 0.1
+    np.testing.assert_allclose(fields["both"][middle], (fields["0"] + fields["1"])[middle] / 2, atol=1e-3)
     np.testing.assert_array_equal(fields["both"], fields["default"])  # all trained folds
 
 
@@ -188,7 +189,8 @@ def test_a_network_and_loss_of_ones_own_are_trained_and_predict(plane, tmp_path)
     twin.predict(tmp_path / "out", *option, "--fixed", "s4_a", "--moving", "s4_b")
     stages = read_itk(tmp_path / "out" / "s4_a__s4_b" / "transform.h5").stages
     field = next(stage.displacement for stage in stages if hasattr(stage, "displacement"))
-    np.testing.assert_allclose(field, np.broadcast_to(shift.numpy().reshape(2, 1, 1), field.shape), atol=1e-5)
+    middle = field[:, 4:-4, 4:-4]  # the border fades out
+    np.testing.assert_allclose(middle, np.broadcast_to(shift.numpy().reshape(2, 1, 1), middle.shape), atol=1e-5)
     # without the option nothing that a file names is imported
     assert twin.try_predict(tmp_path / "other", "-m", twin.model("SHIFT"), "--fixed", "s4_a", "--moving", "s4_b") == 2
 
