@@ -34,6 +34,10 @@ class Parser(argparse.ArgumentParser):
             help="folder with nnReg_raw, nnReg_preprocessed and nnReg_results (default: the environment variables of these names, else ./nnReg_workspace)",
         )
 
+    def add_quiet(self, *aliases: str) -> None:
+        """``-q``, and what nnU-Net calls it."""
+        self.add_argument("-q", "--quiet", *aliases, action="store_true", help="no progress bar")
+
     def add_dataset(self) -> None:
         """``-d``."""
         self.add_argument("-d", "--dataset", required=True, metavar="ID", help="dataset id or folder name: 1, 001 or Dataset001_Name")
@@ -88,7 +92,7 @@ def progress_bar(label: str, *, quiet: bool = False) -> Progress:
         if bar is None:
             from tqdm import tqdm
 
-            bar = tqdm(desc=label, disable=quiet, leave=True)
+            bar = tqdm(desc=label, disable=quiet or not sys.stderr.isatty(), leave=True)
             _open_bars.append(bar)
         bar.total = total
         bar.n = done

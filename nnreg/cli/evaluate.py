@@ -19,6 +19,7 @@ def parser() -> Parser:
     result.add_argument("-np", "--processes", type=int, metavar="N", help="pairs evaluated at a time (default: nnReg_n_proc, else the number of cores)")
     result.add_argument("--no_surface", action="store_true", help="leave out surface distances, which take most of the time")
     result.add_argument("--no_labels", action="store_true", help="leave out labels, for cases that have none")
+    result.add_quiet()
     result.add_workspace()
     return result
 
@@ -49,7 +50,7 @@ def _work(options: argparse.Namespace) -> None:
         processes=options.processes or default_processes(),
         surface=not options.no_surface,
         with_labels=not options.no_labels,
-        on_progress=progress_bar("evaluating", quiet=not sys.stderr.isatty()),
+        on_progress=progress_bar("evaluating", quiet=options.quiet),
     )
     write_summary(output, summary)
     print(table(summary))

@@ -23,9 +23,9 @@ def add_datasets(parser: Parser) -> None:
 
 
 def add_processes(parser: Parser) -> None:
-    """``-np`` and ``--no_pbar``."""
+    """``-np`` and ``-q``."""
     parser.add_argument("-np", "--processes", type=positive, metavar="N", help="worker processes (default: nnReg_n_proc, else the cores, at most 8)")
-    parser.add_argument("--no_pbar", action="store_true", help="no progress bars")
+    parser.add_quiet("--no_pbar")
 
 
 def add_planning(parser: Parser) -> None:
@@ -50,7 +50,7 @@ def positive(text: str) -> int:
 
 def progress(options: argparse.Namespace) -> Callable[[str], Callable[[int, int, str], None]]:
     """Bars for the steps of the library functions."""
-    return lambda step: progress_bar(step, quiet=options.no_pbar)
+    return lambda step: progress_bar(step, quiet=options.quiet)
 
 
 def print_fingerprint(fingerprint: Fingerprint, path: Path) -> None:

@@ -34,6 +34,7 @@ def parser() -> Parser:
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_argument("--continue_prediction", action="store_true", help="keep pairs that are finished")
     result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    result.add_quiet("--disable_progress_bar")
     result.add_workspace()
     return result
 
@@ -59,7 +60,7 @@ def _work(options: argparse.Namespace) -> None:
         atlas_images=_atlas_images(options, folder),
         device=options.device,
         options=PredictOptions(learn2reg=options.learn2reg, pictures=not options.no_pictures, continue_prediction=options.continue_prediction),
-        on_progress=progress_bar("predicting", quiet=not sys.stderr.isatty()),
+        on_progress=progress_bar("predicting", quiet=options.quiet),
     )
     print(f"{len(content['pairs'])} pairs in {Path(options.output).absolute()}")
 

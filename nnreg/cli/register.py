@@ -35,6 +35,7 @@ def parser() -> Parser:
     result.add_argument("--alignment", default="affine", help="freest linear map that may be used: none, centre, rigid or affine")
     result.add_argument("--affine_only", action="store_true", help="stop after linear alignment")
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
+    result.add_quiet()
     return result
 
 
@@ -66,7 +67,7 @@ def _work(options: argparse.Namespace) -> int:
         affine_only=options.affine_only,
         guided=not options.measure_only,
         picture=not options.no_pictures,
-        on_progress=progress_bar("registering", quiet=not sys.stderr.isatty()),
+        on_progress=progress_bar("registering", quiet=options.quiet),
     )
     print(_report(result, Path(options.output)))
     if not result.succeeded:

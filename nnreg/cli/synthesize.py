@@ -29,7 +29,7 @@ def parser() -> Parser:
     result.add_argument("--structures", type=int, default=4, metavar="N", help="ellipsoids inside the body (default: %(default)s)")
     result.add_argument("--keypoints", type=int, default=0, metavar="N", help="corresponding landmarks per pair (default: none)")
     result.add_argument("-np", "--processes", type=int, default=1, metavar="N", help="workers (default: %(default)s)")
-    result.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    result.add_quiet()
     return result
 
 

@@ -26,7 +26,7 @@ def parser() -> Parser:
     result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the plan's training; may be repeated")
     result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
     result.add_argument("--num_workers", type=int, metavar="N", help="processes that load data (default: 0 on a CPU)")
-    result.add_argument("--quiet", action="store_true", help="no progress bar; the log lines remain")
+    result.add_quiet()
     result.add_workspace()
     return result
 

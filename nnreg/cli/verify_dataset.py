@@ -17,7 +17,7 @@ def parser() -> Parser:
     result.add_dataset()
     result.add_workspace()
     result.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: nnReg_n_proc, else the cores of this machine, at most 8)")
-    result.add_argument("-q", "--quiet", action="store_true", help="no progress bar")
+    result.add_quiet()
     return result
 
 

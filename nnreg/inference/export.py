@@ -7,14 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
-from nnreg.errors import PredictionError
 from nnreg.files import writable_folder
 from nnreg.geometry import Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_itk
-from nnreg.geometry.learn2reg import to_learn2reg
 from nnreg.imageio import Image, as_stored, ending_for, write_image
 from nnreg.inference.predictor import PairTransforms
 
@@ -66,21 +61,4 @@ def write_pair(
         part.rename(folder)
 
 
-def write_learn2reg(path: Path, transform: Transform, *, fixed: Image, moving: Image) -> None:
-    """Displacement as Learn2Reg's evaluation reads it: ``.nii.gz`` of shape (X, Y, Z, 3) in voxels.
-
-    Raises
-    ------
-    PredictionError
-        In 2D, which the challenge does not have.
-    """
-    if fixed.space.ndim != 3:
-        raise PredictionError(f"{path}: Learn2Reg's field format is three-dimensional, the images are {fixed.space.ndim}D. Leave out --learn2reg.")
-    displacement = to_learn2reg(transform, fixed=fixed.space, moving=moving.space)
-    # nibabel reads a vector image (x, y, z, 1, 3); Learn2Reg wants the plain 4D array, so it is written as 4D scalars
-    image = sitk.GetImageFromArray(np.ascontiguousarray(displacement.transpose(3, 2, 1, 0)), isVector=False)
-    writable_folder(path.parent)
-    sitk.WriteImage(image, str(path), useCompression=True)
-
-
-__all__ = ["DONE", "write_learn2reg", "write_pair"]
+__all__ = ["DONE", "write_pair"]

@@ -13,9 +13,10 @@ from nnreg.dataset.pairs import Pair, pairs_among
 from nnreg.errors import PredictionError
 from nnreg.evaluation.pictures import overview_of_transform
 from nnreg.files import read_json, writable_folder, write_json
+from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
 from nnreg.inference.cases import CaseSource, FolderCases, TrainingCases, default_labels_folder
-from nnreg.inference.export import DONE, write_learn2reg, write_pair
+from nnreg.inference.export import DONE, write_pair
 from nnreg.inference.predictor import ModelFolder, Predictor
 from nnreg.preprocessing.preprocessor import Preprocessor
 from nnreg.training.runtime_utils.runtime import device_named
@@ -91,7 +92,7 @@ def _predict_pair(predictor: Predictor, source: CaseSource, pair: Pair, output: 
         picture=overview_of_transform if options.pictures else None,
     )
     if options.learn2reg:
-        write_learn2reg(output / "learn2reg" / f"disp_{pair.fixed}_{pair.moving}.nii.gz", transforms.transform, fixed=fixed, moving=moving)
+        write_learn2reg(output / "learn2reg" / f"disp_{pair.fixed}_{pair.moving}.nii.gz", transforms.transform, fixed=fixed.space, moving=moving.space)
 
 
 def _earlier(output: Path) -> dict[str, Any]:

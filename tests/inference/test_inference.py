@@ -11,12 +11,13 @@ from tiny import Tiny, tree
 
 from nnreg.dataset.pairs import Pair
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.errors import PredictionError
+from nnreg.errors import PredictionError, TransformError
 from nnreg.geometry import FieldMap, Space, Transform
 from nnreg.geometry.itk import read_itk
+from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import Image, read_image, write_image
 from nnreg.inference.cases import FolderCases, default_labels_folder
-from nnreg.inference.export import write_learn2reg, write_pair
+from nnreg.inference.export import write_pair
 from nnreg.inference.predict import read_pairs
 from nnreg.inference.predictor import ModelFolder, PairTransforms, Predictor
 from nnreg.planning.plans import Plans
@@ -228,8 +229,8 @@ def test_a_pair_that_is_written_again_takes_the_place_of_the_old_one(pair, tmp_p
 
 
 def test_learn2reg_is_three_dimensional(pair, tmp_path):
-    with pytest.raises(PredictionError, match="--learn2reg"):
-        write_learn2reg(tmp_path / "disp.nii.gz", pair["transforms"].transform, fixed=pair["fixed"], moving=pair["moving"])
+    with pytest.raises(TransformError, match="three-dimensional"):
+        write_learn2reg(tmp_path / "disp.nii.gz", pair["transforms"].transform, fixed=pair["fixed"].space, moving=pair["moving"].space)
     assert not list(tmp_path.iterdir())
 
 

@@ -362,6 +362,14 @@ def test_history_keeps_every_series_as_long_as_the_training():
     assert not again.update_best(4, -1.0)  # a resumed history knows the best so far
 
 
+def test_an_epoch_without_a_measure_neither_moves_the_moving_average_nor_begins_it_anew():
+    history = History()
+    for epoch, value in enumerate([0.5, math.nan, 0.4]):
+        better = history.update_best(epoch, value)
+        assert better == (epoch == 0)
+    assert history.values["ema"] == pytest.approx([0.5, 0.5, 0.49])
+
+
 def test_means_of_terms_leave_out_what_could_not_be_measured():
     means = mean_terms([{"a": 1.0, "b": math.nan}, {"a": 3.0, "b": math.nan, "c": 5.0}])
     assert (means["a"], means["c"]) == (2.0, 5.0)

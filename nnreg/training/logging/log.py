@@ -46,7 +46,12 @@ class History:
         """Feed the monitored metric (larger is better); whether its moving average is the best so far."""
         previous = self.values.get("ema", [])
         last = previous[-1] if previous and math.isfinite(previous[-1]) else None
-        ema = value if last is None else EMA_MOMENTUM * last + (1 - EMA_MOMENTUM) * value
+        if last is None:
+            ema = value
+        elif math.isfinite(value):
+            ema = EMA_MOMENTUM * last + (1 - EMA_MOMENTUM) * value
+        else:
+            ema = last  # an epoch without a measure neither moves the average nor begins it anew
         _put(self.values.setdefault("ema", []), epoch, ema)
         if not math.isfinite(ema) or (self.best_ema is not None and ema <= self.best_ema):
             return False
