@@ -41,7 +41,7 @@ class DemoSize:
     @property
     def flow(self) -> dict[str, Any]:
         """Of the synthetic pairs, in voxels: large and smooth against the structures, as anatomy moves."""
-        return {"max_displacement": 0.2 * min(self.shape), "control_spacing": 0.5 * min(self.shape)}
+        return {"max_displacement": 0.25 * min(self.shape), "control_spacing": 0.5 * min(self.shape)}
 
 
 def run_demo(
