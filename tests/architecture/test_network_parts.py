@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,14 +14,7 @@ from nnreg.architecture.correlation import local_correlation, normalised
 from nnreg.architecture.pyramid import coarser_shape, corner_aligned, finer_field, pad_for
 from nnreg.geometry import identity_grid, resize_field
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Handing out work of a few voxels costs more than doing it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def affine_field(shape: tuple[int, ...], step: tuple[float, ...], seed: int = 0) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,14 +13,7 @@ from torch import Tensor, nn
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES, DeepSupervision, build_loss, deep_supervision_weights
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Handing out work of a few voxels costs more than doing it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 SHAPES = [(12, 15), (7, 9, 8)]

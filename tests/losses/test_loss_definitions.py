@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,14 +16,7 @@ from nnreg.geometry import identity_grid
 from nnreg.losses import LNCC, MSE, NCC, Bending, Diffusion, SoftDice
 from nnreg.losses.lncc import box_sum
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Handing out work of a few voxels costs more than doing it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lncc_by_definition(fixed: np.ndarray, warped: np.ndarray, window: tuple[int, ...], mask: np.ndarray) -> float:
