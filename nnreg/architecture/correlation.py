@@ -47,7 +47,7 @@ class _Correlation(torch.autograd.Function):
         ctx.save_for_backward(fixed, moving)
         ctx.radii = radii
         if _compiled(fixed, moving):
-            from nnreg.architecture.correlation_cpu import correlate
+            from nnreg.kernels.matching_cpu import correlate
 
             return correlate(fixed, moving, radii).div_(fixed.shape[1])
         result = fixed.new_zeros(fixed.shape[0], len(_offsets(radii)), *fixed.shape[2:])
@@ -60,7 +60,7 @@ class _Correlation(torch.autograd.Function):
         fixed, moving = ctx.saved_tensors
         gradient = gradients[0] / fixed.shape[1]
         if _compiled(fixed, moving):
-            from nnreg.architecture.correlation_cpu import correlate_backward
+            from nnreg.kernels.matching_cpu import correlate_backward
 
             return correlate_backward(gradient, moving, ctx.radii, 1), correlate_backward(gradient, fixed, ctx.radii, -1), None
         on_fixed, on_moving = torch.zeros_like(fixed), torch.zeros_like(moving)

@@ -77,7 +77,7 @@ def warp(image: Tensor, field: Tensor, *, mode: Mode = "linear", padding: Paddin
         raise GeometryError(f"an image of shape {tuple(image.shape)} cannot be warped by a field of shape {tuple(field.shape)}: batch and axes must agree.")
     dtype = image.dtype
     if ndim == 3 and mode == "linear" and field.device.type == "cpu":
-        from nnreg.geometry.warp_cpu import sample_volume
+        from nnreg.kernels.warp_cpu import sample_volume
 
         return sample_volume(image.float(), field.float(), border=padding == "border")
     with torch.autocast(device_type=field.device.type, enabled=False):

@@ -9,17 +9,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 from torch import Tensor
 from torch.nn import functional as nnf
 
-from nnreg.geometry.warp_cpu import FAST, in_parts
+from nnreg.kernels.compiled import compiled
+from nnreg.kernels.threads import in_parts
 
 Floats = npt.NDArray[np.float32]
 Radii = tuple[int, int, int]
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@compiled
 def _correlate(start: int, stop: int, result: Floats, fixed: Floats, moving: Floats, radii: Radii, width: int) -> None:
     """Add planes start to stop of ``sum_c fixed[b, c, x] moving[b, c, x + o]``: maps (B, C, planes, area), result (B, offsets, planes, area)."""
     batch, channels, _, area = fixed.shape
@@ -47,7 +47,7 @@ def _correlate(start: int, stop: int, result: Floats, fixed: Floats, moving: Flo
                         offset += 1
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@compiled
 def _gather(start: int, stop: int, result: Floats, gradient: Floats, other: Floats, radii: Radii, width: int, sign: int) -> None:
     """Add planes start to stop of the derivative with respect to `fixed` (sign 1, `other` is moving) or `moving` (sign -1, `other` is fixed)."""
     batch, channels, _, area = other.shape

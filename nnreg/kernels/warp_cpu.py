@@ -7,9 +7,6 @@ together, and slabs of the volume go to different threads. Values and derivative
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,10 +16,11 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nnreg.kernels.compiled import compiled
+from nnreg.kernels.threads import in_parts
+
 Floats = npt.NDArray[np.float32]
 Axis = tuple[int, int, np.float32, np.float32, np.float32, np.float32]
-# additions may be reordered so that loops vectorise; NaN and infinity keep their meaning
-FAST = {"reassoc", "contract", "nsz"}
 
 
 @njit(nogil=True, inline="always")
@@ -50,7 +48,7 @@ def _neighbours(index: int, displacement: np.float32, size: int, border: bool) -
     return first, second, lower, upper, below, above
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@compiled
 def _sample(start: int, stop: int, result: Floats, image: Floats, field: Floats, border: bool) -> None:
     """Fill planes start to stop: image (B, D, H, W, C), field (B, 3, D', H', W'), result (B, D', H', W', C)."""
     for b in range(field.shape[0]):
@@ -71,7 +69,7 @@ def _sample(start: int, stop: int, result: Floats, image: Floats, field: Floats,
                         )
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@compiled
 def _on_field(start: int, stop: int, result: Floats, gradient: Floats, image: Floats, field: Floats, border: bool) -> None:
     """Fill planes start to stop of the derivative with respect to the field; shapes as in `_sample`."""
     for b in range(field.shape[0]):
@@ -101,7 +99,7 @@ def _on_field(start: int, stop: int, result: Floats, gradient: Floats, image: Fl
                     result[b, 0, z, y, x], result[b, 1, z, y, x], result[b, 2, z, y, x] = on_z, on_y, on_x
 
 
-@njit(nogil=True, fastmath=FAST, cache=True)
+@compiled
 def _on_image(start: int, stop: int, result: Floats, gradient: Floats, field: Floats, border: bool) -> None:
     """Add channels start to stop of the derivative with respect to the image; shapes as in `_sample`."""
     for b in range(field.shape[0]):
@@ -119,24 +117,6 @@ def _on_image(start: int, stop: int, result: Floats, gradient: Floats, field: Fl
                         target, weight = result[b, zz, yy, xx], wz * wy * wx
                         for c in range(start, stop):
                             target[c] += weight * voxel[c]
-
-
-def in_parts(kernel: Callable[..., None], size: int, *arguments: Any) -> None:
-    """Call ``kernel(start, stop, *arguments)`` on parts of ``range(size)``, one per thread torch may use.
-
-    The kernels release the interpreter's lock. Plain threads, because numba's own cannot be entered from two threads at once
-    and do not survive a fork on every system.
-    """
-    workers = min(torch.get_num_threads(), size)
-    if workers <= 1:
-        kernel(0, size, *arguments)
-        return
-    edges = [round(size * part / workers) for part in range(workers + 1)]
-    with ThreadPoolExecutor(workers - 1) as pool:
-        others = [pool.submit(kernel, start, stop, *arguments) for start, stop in itertools.pairwise(edges[1:])]
-        kernel(edges[0], edges[1], *arguments)
-        for other in others:
-            other.result()
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
