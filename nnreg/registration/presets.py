@@ -33,14 +33,14 @@ class Preset:
     iterations: tuple[int, int, int, int]
     step: float = 1.2
     update_smoothing: float = 1.7
-    field_smoothing: float = 0.55
+    field_smoothing: float = 0.51
     radius: float = 2.0
 
 
 PRESETS = {
-    "fast": Preset((20, 25, 40, 0), field_smoothing=0.4),
+    "fast": Preset((15, 20, 30, 2), field_smoothing=0.45),
     "default": Preset((30, 40, 40, 12)),
-    "accurate": Preset((40, 60, 80, 40), field_smoothing=0.5),
+    "accurate": Preset((40, 60, 80, 40), field_smoothing=0.45),
 }
 
 

@@ -39,9 +39,9 @@ class Settings:
     """
 
     iterations: int
-    step: float = 1.2
-    update_smoothing: float = 1.7
-    field_smoothing: float = 0.55
+    step: float
+    update_smoothing: float
+    field_smoothing: float
 
 
 @dataclass(frozen=True, eq=False)

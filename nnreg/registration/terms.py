@@ -134,10 +134,13 @@ class Landmarks:
         return np.asarray(wanted - field[self._nearest(field)], dtype=np.float32)
 
 
-def local_correlation(level: Level, radius: float) -> LocalCorrelation:
-    """LNCC with windows of about ``2 radius + 1`` of the level's voxels, at least one neighbour along an axis as thick as that."""
+def local_correlation(fixed: Floats, level: Level, radius: float) -> LocalCorrelation:
+    """LNCC of `fixed` (C, D, H, W) on the grid of `level`.
+
+    Windows are about ``2 radius + 1`` of the level's voxels wide, with at least one neighbour along an axis that is as thick as that.
+    """
     radii = tuple(max(1, round(radius * level.spacing / step)) if np.isfinite(step) else 0 for step in level.steps)
-    return LocalCorrelation(volume_of_side(level), (radii[0], radii[1], radii[2]))
+    return LocalCorrelation(fixed, (radii[0], radii[1], radii[2]))
 
 
 def volume_of_side(level: Level) -> Floats:
