@@ -117,3 +117,61 @@ def compose(start: int, stop: int, result: Floats, outer: Floats, inner: Floats,
             _blend(row, flat[c], base, weights, steps)
             for x in range(width):
                 row[x] += scale * shift[x]
+
+
+@compiled
+def invert(start: int, stop: int, result: Floats, field: Floats, tolerance: np.float32, iterations: int, shortest: np.float32) -> None:
+    """Rows start to stop of fixed point iterations ``v <- v - s (v + u(x + v))``, `u` continued from its border, each voxel until it has settled.
+
+    Parameters
+    ----------
+    result : (2 or 3, D, H, W)
+        Holds where to start, takes v.
+    field : like `result`
+    tolerance : voxels
+    iterations : at most
+    shortest
+        The least that the step s may fall to.
+    """
+    components, depth, height, width = field.shape
+    flat = field.reshape(components, depth * height * width)
+    step_z, step_y, step_x = _steps((depth, height, width))
+    first = 3 - components
+    one, zero, half = np.float32(1.0), np.float32(0.0), np.float32(0.5)
+    v, left = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    for line in range(start, stop):
+        z, y = line // height, line % height
+        for x in range(width):
+            for k in range(components):
+                v[first + k] = result[k, z, y, x]
+            step, before = one, np.float32(np.inf)
+            for _ in range(iterations):
+                pz, py, px = np.float32(z) + v[0], np.float32(y) + v[1], np.float32(x) + v[2]
+                # written so that NaN becomes 0: it must not become an index
+                pz, py, px = pz if pz > 0 else zero, py if py > 0 else zero, px if px > 0 else zero
+                pz, py, px = min(pz, np.float32(depth - 1)), min(py, np.float32(height - 1)), min(px, np.float32(width - 1))
+                iz, iy, ix = min(int(pz), max(depth - 2, 0)), min(int(py), max(height - 2, 0)), min(int(px), max(width - 2, 0))
+                wz, wy, wx = pz - np.float32(iz), py - np.float32(iy), px - np.float32(ix)
+                near = np.uint64((iz * height + iy) * width + ix)
+                far = near + step_y
+                square = zero
+                for k in range(components):
+                    u = flat[k]
+                    a = u[near] + wx * (u[near + step_x] - u[near])
+                    b = u[far] + wx * (u[far + step_x] - u[far])
+                    c = u[near + step_z] + wx * (u[near + step_z + step_x] - u[near + step_z])
+                    d = u[far + step_z] + wx * (u[far + step_z + step_x] - u[far + step_z])
+                    a += wy * (b - a)
+                    c += wy * (d - c)
+                    left[k] = v[first + k] + a + wz * (c - a)
+                    square += left[k] * left[k]
+                if not square > tolerance * tolerance:
+                    break
+                # where the map expands to more than twice the size the full step swings ever wider: shorter ones converge
+                if square > np.float32(0.81) * before:
+                    step = max(half * step, shortest)
+                before = square
+                for k in range(components):
+                    v[first + k] -= step * left[k]
+            for k in range(components):
+                result[k, z, y, x] = v[first + k]

@@ -1,51 +1,56 @@
-"""Inverse of a displacement field: coarse to fine fixed point iteration (Chen et al. 2008), so that few iterations are left for the full grid."""
+"""Inverse of a displacement field: coarse to fine fixed point iteration (Chen et al. 2008), each voxel until it has settled."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.kernels import volumes
+from nnreg.kernels import field_cpu, volumes
+from nnreg.kernels.threads import in_parts
 from nnreg.kernels.volumes import block_means
 
 Floats = npt.NDArray[np.float32]
-TOLERANCE = 0.01  # voxels
-SETTLED_SHARE = 0.995  # stop when this share of the voxels has less than that left
+TOLERANCE = np.float32(0.005)  # voxels
 SHORTEST_STEP = np.float32(0.1)  # enough for maps that expand twentyfold along an axis
 ITERATIONS = 40
 COARSE_VOXELS = 300_000
+BALANCING_STEPS = 2
+OWN_WEIGHT = np.float32(0.8)  # of the exact inverse at a voxel beside what is wanted of it between voxels
 
 
 def inverted_volume(field: Floats) -> Floats:
-    """The field v with ``v(x) + u(x + v(x)) = 0`` of a field u (N, D, H, W), voxels."""
+    """Field of the inverse of a map with the field u (N, D, H, W), voxels, such that little is left either way round.
+
+    With ``v(x) + u(x + v(x)) = 0`` in every voxel, going there by v and back by u leaves nothing, but going there by u lands between voxels, where v is
+    interpolated and wrong by up to half a voxel. The error is shared: v is moved to what ``v(x + u(x)) = -u(x)`` asks for, by weighted least squares.
+    On brains the 95th percentiles go from 0.19 and 0.00 voxels to 0.10 and 0.10.
+    """
+    exact = _exact(field)
+    result = exact.copy()
+    for _ in range(BALANCING_STEPS):
+        missing = np.ones((len(field) + 1, *field.shape[1:]), np.float32)
+        volumes.sample(result, field, out=missing[:-1])
+        missing[:-1] += field
+        received = volumes.spread(missing, field)
+        result += (OWN_WEIGHT * (exact - result) - received[:-1]) / (received[-1] + OWN_WEIGHT)
+    return result
+
+
+def _exact(field: Floats) -> Floats:
+    """The field v with ``v(x) + u(x + v(x)) = 0`` in every voxel."""
     shape = field.shape[1:]
     components = len(field)
     factors = tuple(2 if size >= 16 else 1 for size in shape)
     if np.prod(shape) > COARSE_VOXELS and max(factors) > 1:
         window = (slice(None), *(slice(0, size // factor * factor) for size, factor in zip(shape, factors, strict=True)))
         own = np.asarray(factors[3 - components :], np.float32).reshape(-1, 1, 1, 1)
-        coarse = inverted_volume(np.ascontiguousarray(block_means(field[window], factors) / own))
+        coarse = _exact(np.ascontiguousarray(block_means(field[window], factors) / own))
         matrix = np.zeros((3, 4), np.float32)
         for axis, factor in enumerate(factors):
             matrix[axis, axis], matrix[axis, 3] = 1 / factor, (1 / factor - 1) / 2
         start = volumes.sample(coarse, shape=(shape[0], shape[1], shape[2]), matrix=matrix) * own
     else:
         start = -field
-    return _iterated(field, np.ascontiguousarray(start))
-
-
-def _iterated(field: Floats, result: Floats) -> Floats:
-    left = volumes.sample(field, result)
-    left += result
-    length = np.sqrt((left**2).sum(axis=0))
-    step = np.ones_like(length)
-    for _ in range(ITERATIONS):
-        if float(np.quantile(length[::2, ::2, ::2], SETTLED_SHARE)) < TOLERANCE:
-            break
-        result -= step * left
-        volumes.sample(field, result, out=left)
-        left += result
-        before, length = length, np.sqrt((left**2).sum(axis=0))
-        # where the map expands to more than twice the size the full step swings ever wider: shorter ones converge
-        np.maximum(np.where(length > 0.9 * before, np.float32(0.5) * step, step), SHORTEST_STEP, out=step)
+    result = np.ascontiguousarray(start)
+    in_parts(field_cpu.invert, shape[0] * shape[1], result, field, TOLERANCE, ITERATIONS, SHORTEST_STEP)
     return result

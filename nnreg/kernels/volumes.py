@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from nnreg.errors import GeometryError
-from nnreg.kernels import field_cpu, smooth_cpu
+from nnreg.kernels import field_cpu, smooth_cpu, warp_cpu
 from nnreg.kernels.threads import in_parts
 
 Floats = npt.NDArray[np.float32]
@@ -51,6 +51,23 @@ def compose(outer: Floats, inner: Floats, *, scale: float = 1.0, out: Floats | N
     result = np.empty_like(outer) if out is None else out
     in_parts(field_cpu.compose, outer.shape[1] * outer.shape[2], result, outer, inner, np.float32(scale))
     return result
+
+
+def spread(values: Floats, field: Floats) -> Floats:
+    """The transpose of sampling: the sums (C, D, H, W) that voxels receive when every value goes to the neighbours of where it is sampled.
+
+    Parameters
+    ----------
+    values : array, shape (C, D, H, W)
+    field : array, shape (2 or 3, D, H, W)
+        A value at x goes to ``x + field(x)``, shared by the weights of linear interpolation; what lands outside is lost.
+    """
+    whole = field if len(field) == 3 else np.concatenate([np.zeros_like(field[:1]), field])
+    given = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+    received = np.zeros_like(given)
+    # by channels: several voxels add to one neighbour, so slabs of the volume would collide
+    in_parts(warp_cpu.scatter, len(values), received[None], given[None], np.ascontiguousarray(whole)[None], False)
+    return np.ascontiguousarray(np.moveaxis(received, -1, 0))
 
 
 @functools.lru_cache(maxsize=64)

@@ -100,7 +100,7 @@ def _on_field(start: int, stop: int, result: Floats, gradient: Floats, image: Fl
 
 
 @compiled
-def _on_image(start: int, stop: int, result: Floats, gradient: Floats, field: Floats, border: bool) -> None:
+def scatter(start: int, stop: int, result: Floats, gradient: Floats, field: Floats, border: bool) -> None:
     """Add channels start to stop of the derivative with respect to the image; shapes as in `_sample`."""
     for b in range(field.shape[0]):
         for z in range(field.shape[2]):
@@ -151,6 +151,6 @@ class _SampleVolume(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # by channels: several voxels add to one neighbour, so slabs of the volume would collide
             scattered = torch.zeros(image.shape[0], *image.shape[2:], image.shape[1])
-            in_parts(_on_image, image.shape[1], scattered.numpy(), gradient.numpy(), positions, ctx.border)
+            in_parts(scatter, image.shape[1], scattered.numpy(), gradient.numpy(), positions, ctx.border)
             on_image = scattered.movedim(-1, 1).contiguous()
         return on_image, on_field, None

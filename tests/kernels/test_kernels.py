@@ -8,6 +8,7 @@ import torch
 
 from nnreg.kernels import reference, volumes
 from nnreg.kernels.correlation import Windows
+from nnreg.kernels.inversion import _exact, inverted_volume
 from nnreg.kernels.threads import in_parts
 
 SHAPES = [(9, 17, 11), (1, 13, 22), (23, 1, 16), (5, 4, 37), (40, 18, 3)]
@@ -139,3 +140,39 @@ def test_parts_cover_everything_once_and_failures_surface(threads):
 
     with pytest.raises(ValueError, match=r"\d"):
         in_parts(broken, 17)
+
+
+@pytest.mark.parametrize("shape", [(9, 10, 11), (1, 12, 9)])
+def test_spreading_is_the_transpose_of_sampling(shape):
+    generator = np.random.default_rng(3)
+    components = 3 if shape[0] > 1 else 2
+    field = generator.uniform(-3, 3, (components, *shape)).astype(np.float32)
+    # what lands outside is lost on the way there, so it must not count on the way back
+    positions = np.indices(shape)[3 - components :] + field
+    top = np.asarray(shape[3 - components :]).reshape(-1, 1, 1, 1) - 1
+    inside = ((positions >= 0) & (positions <= top)).all(axis=0)
+    values, image = (generator.standard_normal((2, *shape)).astype(np.float32) for _ in range(2))
+    there = (volumes.spread(values * inside, field) * image).sum()
+    back = (values * inside * volumes.sample(image, field)).sum()
+    assert there == pytest.approx(back, rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(24, 28, 26), (1, 40, 44)])
+def test_an_inverse_leaves_little_either_way_round(shape, smooth_field):
+    grid = shape if shape[0] > 1 else shape[1:]
+    field = smooth_field(grid, largest=3.0)[0].numpy()
+    # zero at the border, so that no voxel is mapped out of the grid
+    fade = np.ones(grid, np.float32)
+    for axis, size in enumerate(grid):
+        distance = np.minimum(np.arange(size), size - 1 - np.arange(size)) / 5
+        fade = fade * np.minimum(1, distance).reshape([-1 if other == axis else 1 for other in range(len(grid))])
+    field = np.ascontiguousarray((field * fade).reshape(-1, *shape), dtype=np.float32)
+    inverse = inverted_volume(field)
+    for outer, inner in ((inverse, field), (field, inverse)):
+        left = np.sqrt((volumes.compose(outer, inner) ** 2).sum(axis=0))
+        assert np.quantile(left, 0.95) < 0.05
+    exact = _exact(field)
+    # shared: less where the exact inverse is interpolated, and what that costs at its own voxels is no more
+    before, after = (np.sqrt((volumes.compose(one, field) ** 2).sum(axis=0)).mean() for one in (exact, inverse))
+    assert after < 0.7 * before
+    assert np.sqrt((volumes.compose(field, inverse) ** 2).sum(axis=0)).mean() < before
