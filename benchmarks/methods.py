@@ -67,7 +67,11 @@ def greedy(job: Job) -> None:
     import SimpleITK as sitk
     from picsl_greedy import Greedy2D, Greedy3D
 
-    ndim = sitk.ReadImage(str(job["fixed"])).GetDimension()
+    image = sitk.ReadImage(str(job["fixed"]))
+    ndim = image.GetDimension()
+    # it halves every axis from level to level and refuses fewer than four voxels, so stacks of a few slices get fewer levels
+    levels = 1 + int(np.clip(np.log2(min(image.GetSize()) / 4), 0, 2))
+    iterations = "x".join(["100", "50", "10"][-levels:])
     program = Greedy2D() if ndim == 2 else Greedy3D()
     radius = "x".join(["2"] * ndim)
     folder = Path(job["output"])
@@ -75,9 +79,9 @@ def greedy(job: Job) -> None:
     start = ""
     with measured(job):
         if not job["aligned"]:
-            program.execute(f"{common} -a -dof 12 -ia-image-centers -n 100x50x10 -o {folder / 'affine.mat'}")
+            program.execute(f"{common} -a -dof 12 -ia-image-centers -n {iterations} -o {folder / 'affine.mat'}")
             start = f"-it {folder / 'affine.mat'}"
-        program.execute(f"{common} {start} -n 100x50x10 -wp 0 -o {folder / 'field.nii.gz'}")
+        program.execute(f"{common} {start} -n {iterations} -wp 0 -o {folder / 'field.nii.gz'}")
     if start:
         # Greedy's world is RAS
         flip = np.diag([*[-1.0, -1.0, 1.0, 1.0][:ndim], 1.0])
