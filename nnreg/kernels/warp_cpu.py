@@ -20,6 +20,7 @@ from nnreg.kernels.compiled import compiled
 from nnreg.kernels.threads import in_parts
 
 Floats = npt.NDArray[np.float32]
+FEW_CHANNELS = 4  # up to half as many, slabs of the volume are scattered side by side
 Axis = tuple[int, int, np.float32, np.float32, np.float32, np.float32]
 
 
@@ -100,10 +101,10 @@ def _on_field(start: int, stop: int, result: Floats, gradient: Floats, image: Fl
 
 
 @compiled
-def scatter(start: int, stop: int, result: Floats, gradient: Floats, field: Floats, border: bool) -> None:
-    """Add channels start to stop of the derivative with respect to the image; shapes as in `_sample`."""
+def scatter(start: int, stop: int, result: Floats, gradient: Floats, field: Floats, border: bool, planes: tuple[int, int]) -> None:
+    """Add channels start to stop of what the `planes` (first, end) give to the derivative with respect to the image; shapes as in `_sample`."""
     for b in range(field.shape[0]):
-        for z in range(field.shape[2]):
+        for z in range(planes[0], planes[1]):
             for y in range(field.shape[3]):
                 for x in range(field.shape[4]):
                     z0, z1, lz, uz, _, _ = _neighbours(z, field[b, 0, z, y, x], result.shape[1], border)
@@ -149,8 +150,27 @@ class _SampleVolume(torch.autograd.Function):
             on_field = torch.empty_like(field, memory_format=torch.contiguous_format)
             in_parts(_on_field, field.shape[2], on_field.numpy(), gradient.numpy(), _channels_last(image).numpy(), positions, ctx.border)
         if ctx.needs_input_grad[0]:
-            # by channels: several voxels add to one neighbour, so slabs of the volume would collide
-            scattered = torch.zeros(image.shape[0], *image.shape[2:], image.shape[1])
-            in_parts(scatter, image.shape[1], scattered.numpy(), gradient.numpy(), positions, ctx.border)
-            on_image = scattered.movedim(-1, 1).contiguous()
+            on_image = _on_image(tuple(image.shape), gradient.numpy(), positions, ctx.border)
         return on_image, on_field, None
+
+
+def _on_image(shape: tuple[int, ...], gradient: Floats, field: Floats, border: bool) -> Tensor:
+    """Derivative with respect to an image of `shape` (B, C, D, H, W), given that with respect to the samples, channels last.
+
+    Several voxels add to one neighbour, so threads that share a result would collide: each takes other channels, or, where there are few,
+    other planes and a result of its own. How many there are does not depend on the threads, so neither does the sum.
+    """
+    channels, depth = shape[1], field.shape[2]
+    slabs = max(1, min(FEW_CHANNELS // channels, depth))
+    results = torch.zeros(slabs, shape[0], *shape[2:], channels)
+    if slabs == 1:
+        in_parts(scatter, channels, results[0].numpy(), gradient, field, border, (0, depth))
+    else:
+        edges = [depth * slab // slabs for slab in range(slabs + 1)]
+
+        def slabs_from(start: int, stop: int) -> None:
+            for slab in range(start, stop):
+                scatter(0, channels, results[slab].numpy(), gradient, field, border, (edges[slab], edges[slab + 1]))
+
+        in_parts(slabs_from, slabs)
+    return results.sum(0).movedim(-1, 1).contiguous() if slabs > 1 else results[0].movedim(-1, 1).contiguous()
