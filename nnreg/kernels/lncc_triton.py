@@ -27,23 +27,6 @@ RUN = 16  # outputs of one program along the axis it runs on: what begins a sum 
 ROW_LANES, PLANE_LANES = 64, 128  # voxels side by side in one program: of a row, and of a whole plane
 
 
-@triton.jit
-def _row(left, right, mask, left_mean, right_mean, row, x, width, RADIUS: tl.constexpr, PRODUCT: tl.constexpr, MASKED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Sums of ``2 RADIUS + 1`` neighbours around columns `x` of the row of `width` voxels (0: none) that begins at `row`."""
-    total = tl.zeros_like(x).to(tl.float32)
-    for step in range(2 * RADIUS + 1):
-        column = x + step - RADIUS
-        valid = (column >= 0) & (column < width)
-        if MASKED:
-            valid = valid & (tl.load(mask + row + column, mask=valid, other=0) != 0)
-        value = tl.load(left + row + column, mask=valid, other=0.0).to(tl.float32) - left_mean
-        if PRODUCT:
-            value = value * (tl.load(right + row + column, mask=valid, other=0.0) - right_mean)
-        # chosen, not multiplied: what the mask leaves out may be NaN
-        total += tl.where(valid, value, 0.0)
-    return total.to(tl.float64)
-
-
 @triton.jit(do_not_specialize=["depth", "height", "width"])
 def _plane_sums(  # type: ignore[no-untyped-def]
     left, right, mask, left_means, right_means, result, depth, height, width,
@@ -57,26 +40,26 @@ def _plane_sums(  # type: ignore[no-untyped-def]
     plane = program // (columns * runs)
     left_mean, right_mean = tl.load(left_means + plane // depth), tl.load(right_means + plane // depth)
     base = tl.cast(plane, tl.int64) * height * width
-    total = tl.zeros([LANES], tl.float64)
+    nothing, total = tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float64)
     for step in range(RUN + 2 * RADIUS_Y):
-        y = start - RADIUS_Y + step
-        leaving = y - 2 * RADIUS_Y - 1
-        entered = tl.where((y >= 0) & (y < height), width, 0)
-        left_behind = tl.where((leaving >= 0) & (leaving >= start - RADIUS_Y) & (leaving < height), width, 0)
-        total += _row(left, right, mask, left_mean, right_mean, base + y * width, x, entered, RADIUS_X, PRODUCT, MASKED)
-        total -= _row(left, right, mask, left_mean, right_mean, base + leaving * width, x, left_behind, RADIUS_X, PRODUCT, MASKED)
-        centre = y - RADIUS_Y
+        for leaves in range(2):
+            y = start + step - RADIUS_Y - leaves * (2 * RADIUS_Y + 1)
+            row = base + y * width
+            end = tl.where((y >= 0) & (y < height) & (y >= start - RADIUS_Y), width, 0)
+            around = nothing
+            for aside in range(2 * RADIUS_X + 1):
+                column = x + aside - RADIUS_X
+                valid = (column >= 0) & (column < end)
+                if MASKED:
+                    valid = valid & (tl.load(mask + row + column, mask=valid, other=0) != 0)
+                value = tl.load(left + row + column, mask=valid, other=0).to(tl.float32) - left_mean
+                if PRODUCT:
+                    value = value * (tl.load(right + row + column, mask=valid, other=0) - right_mean)
+                # chosen, not multiplied: what is left out is not zero once the mean is taken off
+                around += tl.where(valid, value, 0.0)
+            total += (1 - 2 * leaves) * around.to(tl.float64)
+        centre = start + step - 2 * RADIUS_Y
         tl.store(result + base + centre * width + x, total.to(tl.float32), mask=x < tl.where((centre >= start) & (centre < height), width, 0))
-
-
-@triton.jit
-def _change(sums, z, start, depth, area, lanes, RADIUS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """What a running sum along z gains where plane `z` enters the window."""
-    leaving = z - 2 * RADIUS - 1
-    enters = lanes < tl.where((z >= 0) & (z < depth), area, 0)
-    leaves = lanes < tl.where((leaving >= 0) & (leaving >= start - RADIUS) & (leaving < depth), area, 0)
-    gained = tl.load(sums + tl.cast(z, tl.int64) * area + lanes, mask=enters, other=0.0).to(tl.float64)
-    return gained - tl.load(sums + tl.cast(leaving, tl.int64) * area + lanes, mask=leaves, other=0.0).to(tl.float64)
 
 
 @triton.jit
@@ -109,17 +92,21 @@ def _coefficients(  # type: ignore[no-untyped-def]
     warped, product, fixed_square, warped_square, number = fixed, fixed, fixed, fixed, fixed
     total = tl.zeros([LANES], tl.float32)
     for step in range(RUN + 2 * RADIUS_Z):
-        z = start - RADIUS_Z + step
-        fixed += _change(sums + here, z, start, depth, area, lanes, RADIUS_Z)
-        warped += _change(sums + every + here, z, start, depth, area, lanes, RADIUS_Z)
-        product += _change(sums + 2 * every + here, z, start, depth, area, lanes, RADIUS_Z)
-        fixed_square += _change(sums + 3 * every + here, z, start, depth, area, lanes, RADIUS_Z)
-        warped_square += _change(sums + 4 * every + here, z, start, depth, area, lanes, RADIUS_Z)
-        centre = z - RADIUS_Z
+        for leaves in range(2):
+            z = start + step - RADIUS_Z - leaves * (2 * RADIUS_Z + 1)
+            moves = lanes < tl.where((z >= 0) & (z < depth) & (z >= start - RADIUS_Z), area, 0)
+            sign, part = 1 - 2 * leaves, sums + here + tl.cast(z, tl.int64) * area + lanes
+            fixed += sign * tl.load(part, mask=moves, other=0.0).to(tl.float64)
+            warped += sign * tl.load(part + every, mask=moves, other=0.0).to(tl.float64)
+            product += sign * tl.load(part + 2 * every, mask=moves, other=0.0).to(tl.float64)
+            fixed_square += sign * tl.load(part + 3 * every, mask=moves, other=0.0).to(tl.float64)
+            warped_square += sign * tl.load(part + 4 * every, mask=moves, other=0.0).to(tl.float64)
+            if MASKED:
+                number += sign * tl.load(part + 5 * every, mask=moves, other=0.0).to(tl.float64)
+        centre = start + step - 2 * RADIUS_Z
         valid = lanes < tl.where((centre >= start) & (centre < depth), area, 0)
         at = here + tl.cast(centre, tl.int64) * area + lanes
         if MASKED:
-            number += _change(sums + 5 * every + here, z, start, depth, area, lanes, RADIUS_Z)
             count = tl.maximum(number.to(tl.float32), 1.0)
             scored = valid & (tl.load(mask + at, mask=valid, other=0) != 0)
         else:
@@ -159,11 +146,14 @@ def _gradient(  # type: ignore[no-untyped-def]
     on_fixed = tl.zeros([LANES], tl.float64)
     on_warped, constant = on_fixed, on_fixed
     for step in range(RUN + 2 * RADIUS):
-        z = start - RADIUS + step
-        on_fixed += _change(sums + here, z, start, depth, area, lanes, RADIUS)
-        on_warped += _change(sums + every + here, z, start, depth, area, lanes, RADIUS)
-        constant += _change(sums + 2 * every + here, z, start, depth, area, lanes, RADIUS)
-        centre = z - RADIUS
+        for leaves in range(2):
+            z = start + step - RADIUS - leaves * (2 * RADIUS + 1)
+            moves = lanes < tl.where((z >= 0) & (z < depth) & (z >= start - RADIUS), area, 0)
+            sign, part = 1 - 2 * leaves, sums + here + tl.cast(z, tl.int64) * area + lanes
+            on_fixed += sign * tl.load(part, mask=moves, other=0.0).to(tl.float64)
+            on_warped += sign * tl.load(part + every, mask=moves, other=0.0).to(tl.float64)
+            constant += sign * tl.load(part + 2 * every, mask=moves, other=0.0).to(tl.float64)
+        centre = start + step - 2 * RADIUS
         valid = lanes < tl.where((centre >= start) & (centre < depth), area, 0)
         at = here + tl.cast(centre, tl.int64) * area + lanes
         one, other = tl.load(fixed + at, mask=valid, other=0.0) - of_fixed, tl.load(warped + at, mask=valid, other=0.0) - of_warped
