@@ -28,7 +28,7 @@ ROW_LANES, PLANE_LANES = 64, 128  # voxels side by side in one program: of a row
 
 
 @triton.jit(do_not_specialize=["depth", "height", "width"])
-def _plane_sums(  # type: ignore[no-untyped-def]
+def _plane_sums(
     left, right, mask, left_means, right_means, result, depth, height, width,
     RADIUS_Y: tl.constexpr, RADIUS_X: tl.constexpr, PRODUCT: tl.constexpr, MASKED: tl.constexpr, RUN: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -63,13 +63,13 @@ def _plane_sums(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _along(at, size, RADIUS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _along(at, size, RADIUS: tl.constexpr):
     """Number of voxels of a window around `at` that lie inside an axis."""
     return tl.minimum(at + RADIUS, size - 1) - tl.maximum(at - RADIUS, 0) + 1
 
 
 @triton.jit(do_not_specialize=["images", "depth", "height", "width"])
-def _coefficients(  # type: ignore[no-untyped-def]
+def _coefficients(
     sums, mask, result, scores, images, depth, height, width, floor, flat,
     RADIUS_Z: tl.constexpr, RADIUS_Y: tl.constexpr, RADIUS_X: tl.constexpr, MASKED: tl.constexpr, GRADIENT: tl.constexpr,
     RUN: tl.constexpr, LANES: tl.constexpr,
@@ -130,7 +130,7 @@ def _coefficients(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["images", "depth", "area"])
-def _gradient(  # type: ignore[no-untyped-def]
+def _gradient(
     sums, fixed, warped, mask, fixed_means, warped_means, scale, result, images, depth, area,
     RADIUS: tl.constexpr, MASKED: tl.constexpr, RUN: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip

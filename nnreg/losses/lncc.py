@@ -193,12 +193,12 @@ def _kernel_on(device: torch.device) -> Callable[..., tuple[Tensor, Tensor | Non
     """The Triton kernel, where triton is installed and agrees with torch about a small pair on this device."""
     if importlib.util.find_spec("triton") is None:
         return None
-    fixed, warped = (torch.arange(1.0, 421.0, device=device).reshape(1, 5, 7, 12).mul(step).sin() for step in (1.0, 2.0))
+    fixed, warped = (torch.arange(60.0, device=device).reshape(1, 3, 4, 5).mul(step).sin() for step in (1.0, 2.0))
     try:
         from nnreg.kernels.lncc_triton import value_and_gradient
 
-        found = value_and_gradient(fixed, warped, (3, 5, 3))
-        torch.testing.assert_close(found, lncc_value_and_gradient(fixed, warped, (3, 5, 3)), rtol=1e-3, atol=1e-5)
+        found = value_and_gradient(fixed, warped, (3, 3, 3))
+        torch.testing.assert_close(found, lncc_value_and_gradient(fixed, warped, (3, 3, 3)), rtol=1e-3, atol=1e-5)
     except Exception as error:  # a missing compiler, an old driver, a GPU that triton does not know: each fails in its own way
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         warnings.warn(f"triton does not work on {device} ({reason}): local correlation is computed by torch there, which is slower.", stacklevel=2)

@@ -17,14 +17,15 @@ pytest.importorskip("triton", reason="triton is not installed: CUDA builds of to
 from nnreg.kernels import lncc_triton, reference  # noqa: E402
 from nnreg.losses import LNCC, lncc  # noqa: E402
 
-# programs are shrunk below, so that these small images still need several along every axis
-SHAPES = [((2, 3, 7), (3, 3, 5)), ((7, 1, 2), (5, 3, 1)), ((6, 5), (3, 9)), ((1, 11), (1, 3))]
+# the interpreter takes a millisecond for every few operations, so images are tiny
+SHAPES = [((2, 3, 5), (3, 3, 3)), ((3, 1, 2), (5, 1, 3)), ((3, 6), (3, 5)), ((1, 5), (1, 3))]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def small_programs(monkeypatch):
+    """Programs so small that tiny images need several along every axis."""
     if DEVICE == "cpu":
-        for name, value in {"RUN": 4, "ROW_LANES": 4, "PLANE_LANES": 8}.items():
+        for name, value in {"RUN": 2, "ROW_LANES": 4, "PLANE_LANES": 4}.items():
             monkeypatch.setattr(lncc_triton, name, value)
 
 
@@ -36,11 +37,10 @@ def images(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("shape", "window"), SHAPES)
-def test_value_and_gradient_are_those_of_the_reference(shape, window, masked):
+def test_value_and_gradient_are_those_of_the_reference(shape, window, masked, small_programs):
     fixed, warped, chosen = images(1, *shape)
     mask = chosen if masked else None
     value, gradient = lncc_triton.value_and_gradient(fixed, warped, window, mask=mask, smooth_dr=1e-3)
-    only, none = lncc_triton.value_and_gradient(fixed, warped, window, mask=mask, smooth_dr=1e-3, gradient=False)
     volume = shape if len(shape) == 3 else (1, *shape)
     radii = [0] * (3 - len(window)) + [size // 2 for size in window]
     variable = warped.double().requires_grad_()
@@ -48,12 +48,11 @@ def test_value_and_gradient_are_those_of_the_reference(shape, window, masked):
     expected = reference.correlation(fixed.double().reshape(volume), variable.reshape(volume), radii, floor=1e-3, mask=inside)
     expected.backward()
     assert float(value) == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
-    assert (float(only), none) == (float(value), None)
     assert float((gradient - variable.grad).abs().max()) <= 2e-4 * float(variable.grad.abs().max()) + 1e-9
 
 
 def test_images_are_kept_apart_and_what_the_mask_leaves_out_is_never_looked_at():
-    fixed, warped, mask = images(2, 3, 4, 5)
+    fixed, warped, mask = images(2, 2, 2, 3)
     fixed[1] *= 50
     options = {"mask": mask, "smooth_dr": 1e-3}
     expected = lncc.lncc_value_and_gradient(fixed.double(), warped.double(), (3, 3, 3), **options)
@@ -62,10 +61,11 @@ def test_images_are_kept_apart_and_what_the_mask_leaves_out_is_never_looked_at()
     assert float(value) == pytest.approx(float(expected[0]), rel=1e-4)
     assert float((gradient - expected[1]).abs().max()) <= 2e-4 * float(expected[1].abs().max())
     assert not gradient[~mask].any()
+    assert lncc_triton.value_and_gradient(*hidden, (3, 3, 3), **options, gradient=False) == (value, None)
 
 
 def test_flat_and_masked_away_images_score_nothing():
-    fixed, warped, mask = images(1, 4, 5)
+    fixed, warped, mask = images(1, 2, 3)
     for first, second, inside in ((torch.full_like(fixed, 4.0), warped, None), (fixed, torch.full_like(fixed, 1e4), None), (fixed, warped, mask & False)):
         value, gradient = lncc_triton.value_and_gradient(first, second, (3, 3), mask=inside)
         assert value == 0
@@ -73,13 +73,13 @@ def test_flat_and_masked_away_images_score_nothing():
 
 
 def test_a_bright_voxel_leaves_nothing_behind_in_the_windows_after_it():
-    fixed, warped, _ = images(1, 12, 3)
+    fixed, warped, _ = images(1, 9, 3)
     fixed, warped = 1e-2 * (fixed - fixed.mean()), 1e-2 * (warped - warped.mean())
     fixed[0, 2], warped[0, 2] = 300.0, 300.0
     fixed[0, 1], warped[0, 1] = -300.0, -300.0  # the mean, which is taken off first, stays where it is
     _, gradient = lncc_triton.value_and_gradient(fixed, warped, (3, 3))
     _, expected = lncc.lncc_value_and_gradient(fixed.double(), warped.double(), (3, 3))
-    assert float((gradient - expected)[0, 4:].abs().max()) <= 1e-3 * float(expected[0, 4:].abs().max())
+    assert float((gradient - expected)[0, 5:].abs().max()) <= 1e-3 * float(expected[0, 5:].abs().max())
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
