@@ -18,7 +18,7 @@ FILE_NAME = "dataset_fingerprint_dense.json"
 
 @dataclass(frozen=True)
 class Intensities:
-    """Of one channel, on labelled foreground, pooled over the training cases."""
+    """Of one channel, on labelled foreground, pooled over the training cases; every case counts the same."""
 
     mean: float
     median: float
@@ -27,22 +27,6 @@ class Intensities:
     maximum: float
     percentile_00_5: float
     percentile_99_5: float
-
-    @classmethod
-    def of(cls, values: npt.NDArray[np.floating]) -> Intensities:
-        """Measure intensities (N,); all 0 where there is no foreground."""
-        if not values.size:
-            return cls(*(0.0,) * 7)
-        low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
-        return cls(
-            mean=float(np.mean(values)),
-            median=float(median),
-            std=float(np.std(values)),
-            minimum=float(values.min()),
-            maximum=float(values.max()),
-            percentile_00_5=float(low),
-            percentile_99_5=float(high),
-        )
 
 
 @dataclass(frozen=True)
