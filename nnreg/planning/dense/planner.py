@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from nnreg.planning.plans import Architecture, Training
 from nnreg.planning.rules.decision import Decision, decided_by_user, text
 from nnreg.planning.topology import Topology
 
-TASK = "dense_prediction"
+TASK: Final = "dense_prediction"
 SHARED_ARRAYS = ("2d", "3d_fullres")  # all presets preprocess these alike
 
 
