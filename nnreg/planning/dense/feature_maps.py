@@ -32,7 +32,7 @@ def plain_unet_elements(
     strides, features, encoder
         Per stage; `encoder` counts convolutions.
     decoder
-        Convolutions per stage, finest first, the bottleneck left out.
+        Convolutions per stage on the way up, as the library lists them: coarsest first, the bottleneck left out.
     heads
         Output channels.
     """
@@ -63,4 +63,4 @@ def _maps(patch: Sequence[int], strides: Sequence[Sequence[int]], features: Sequ
 
 
 def _decoder(maps: Sequence[int], blocks: Sequence[int]) -> int:
-    return sum((count + 1) * size for count, size in zip(blocks, maps[:-1], strict=True))
+    return sum((count + 1) * size for count, size in zip(blocks, reversed(maps[:-1]), strict=True))

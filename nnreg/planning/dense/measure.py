@@ -37,8 +37,11 @@ class Foreground:
         """Measure at least one intensity."""
         exact = values.astype(np.float64)
         ordered = np.sort(values).astype(np.float32)
-        picked = np.linspace(0, len(ordered) - 1, QUANTILES)
-        return cls(float(exact.mean()), float(np.mean(exact**2)), ordered[np.rint(picked).astype(np.int64)])
+        place = np.linspace(0, len(ordered) - 1, QUANTILES)
+        below = place.astype(np.int64)
+        above = np.minimum(below + 1, len(ordered) - 1)
+        quantiles = ordered[below] + (place - below) * (ordered[above] - ordered[below])
+        return cls(float(exact.mean()), float(np.mean(exact**2)), quantiles.astype(np.float32))
 
 
 def nonzero_box(array: npt.NDArray[Any]) -> Box:

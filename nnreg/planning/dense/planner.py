@@ -194,7 +194,7 @@ class _Builder:
             kernel_sizes=shape.kernel_sizes,
             features_per_stage=keep("architecture.features_per_stage", settings.features(stages, len(shape.patch))),
             blocks_per_stage=encoder,
-            kwargs={"decoder_blocks_per_stage": decoder},
+            kwargs={"decoder_blocks_per_stage": list(decoder)},
         )
 
     def _memory(self, planned: PatchPlan, batch: int) -> Decision[float]:
