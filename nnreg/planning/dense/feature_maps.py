@@ -37,7 +37,7 @@ def plain_unet_elements(
         Output channels.
     """
     maps = _maps(patch, strides, features)
-    return sum(count * size for count, size in zip(encoder, maps, strict=True)) + _decoder(maps, decoder) + heads * stage_voxels(patch, strides)[0]
+    return sum(count * size for count, size in zip(encoder, maps, strict=True)) + _decoder(maps, decoder, heads * stage_voxels(patch, strides)[0])
 
 
 def residual_unet_elements(
@@ -45,7 +45,7 @@ def residual_unet_elements(
 ) -> int:
     """Elements of the feature maps of a U-Net with a residual encoder; `encoder` counts blocks, the rest as in :func:`plain_unet_elements`."""
     maps = _maps(patch, strides, features)
-    total = features[0] * prod(patch) + _decoder(maps, decoder) + heads * stage_voxels(patch, strides)[0]
+    total = features[0] * prod(patch) + _decoder(maps, decoder, heads * stage_voxels(patch, strides)[0])
     before = features[0]
     for count, size, width, stride in zip(encoder, maps, features, strides, strict=True):
         projected = width != before or any(step != 1 for step in stride)
@@ -62,5 +62,8 @@ def _maps(patch: Sequence[int], strides: Sequence[Sequence[int]], features: Sequ
     return [width * voxels for width, voxels in zip(features, stage_voxels(patch, strides), strict=True)]
 
 
-def _decoder(maps: Sequence[int], blocks: Sequence[int]) -> int:
-    return sum((count + 1) * size for count, size in zip(blocks, reversed(maps[:-1]), strict=True))
+def _decoder(maps: Sequence[int], blocks: Sequence[int], head: int) -> int:
+    """Decoder and head; a network of a single stage has neither, as the library counts."""
+    if len(maps) == 1:
+        return 0
+    return head + sum((count + 1) * size for count, size in zip(blocks, reversed(maps[:-1]), strict=True))
