@@ -4,14 +4,18 @@ from nnreg.losses.base import LOSSES, build_loss
 from nnreg.losses.deep_supervision import DeepSupervision, deep_supervision_weights
 from nnreg.losses.intensity import MSE, NCC
 from nnreg.losses.lncc import LNCC, lncc_value_and_gradient
+from nnreg.losses.mind import MIND
+from nnreg.losses.nmi import NMI
 from nnreg.losses.overlap import SoftDice
 from nnreg.losses.regularisation import Bending, Diffusion
 
 __all__ = [
     "LNCC",
     "LOSSES",
+    "MIND",
     "MSE",
     "NCC",
+    "NMI",
     "Bending",
     "DeepSupervision",
     "Diffusion",

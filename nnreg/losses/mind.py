@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
-from nnreg.losses.base import LOSSES, check_pair, full_precision
+from nnreg.losses.base import LOSSES, check_pair, full_precision, masked
 from nnreg.losses.lncc import box_sum
 
 SLAB_VOXELS = 2**19  # twelve maps and what their derivatives need exist for so many voxels at a time
@@ -175,6 +175,7 @@ class MIND(nn.Module):
             return full_precision(warped).sum() * 0.0  # a single voxel has no neighbours
         with torch.autocast(device_type=fixed.device.type, enabled=False):
             flat_mask = None if mask is None else mask.bool().expand_as(fixed).reshape(-1, *shape)
-            pair = [full_precision(image).reshape(-1, *shape) for image in (fixed, warped)]
+            # what the mask leaves out may be NaN
+            pair = [masked(full_precision(image), mask).reshape(-1, *shape) for image in (fixed, warped)]
             value: Tensor = _MIND.apply(*pair, flat_mask, self.dilation, self.radius)
         return value

@@ -23,6 +23,8 @@ class Diffusion(nn.Module):
         ``l2`` squares the differences, ``l1`` takes their magnitude.
     """
 
+    kind = "regularisation"
+
     def __init__(self, norm: Literal["l1", "l2"] = "l2") -> None:
         super().__init__()
         if norm not in ("l1", "l2"):
@@ -47,6 +49,8 @@ class Bending(nn.Module):
 
     Affine maps cost nothing, which suits images that were not aligned before.
     """
+
+    kind = "regularisation"
 
     def forward(self, field: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
         """Loss of a field (B, ndim, *spatial) in voxels; with `spacing` (mm, array axis order) in mm per square mm.

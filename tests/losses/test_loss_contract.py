@@ -23,6 +23,8 @@ COMPARISONS: dict[str, tuple[str, dict[str, Any]]] = {
     "ncc": ("ncc", {}),
     "ncc squared": ("ncc", {"squared": True}),
     "mse": ("mse", {}),
+    "nmi": ("nmi", {"bins": 6}),
+    "mind": ("mind", {"dilation": 1}),
     "soft_dice": ("soft_dice", {}),
     "soft_dice one minus": ("soft_dice", {"form": "one_minus", "smooth": 1.0, "batch_dice": True}),
 }
@@ -96,9 +98,11 @@ class TestEveryComparison:
         loss, fixed = build_loss(name, **options), content(name, shape, batch=1)
         perfect = float(loss(warped=fixed, fixed=fixed))
         assert perfect < float(loss(warped=content(name, shape, batch=1), fixed=fixed)) - 0.01
+        # soft bins: moving every value to the middle of its bin sharpens a histogram by a hair
+        slack = 1e-3 if name == "nmi" else 0.0
         for _ in range(5):
             nudged = (fixed + 0.05 * torch.randn_like(fixed)).clamp(0, 1) if name == "soft_dice" else fixed + 0.05 * torch.randn_like(fixed)
-            assert float(loss(warped=nudged, fixed=fixed)) > perfect
+            assert float(loss(warped=nudged, fixed=fixed)) > perfect - slack
 
     def test_descent_improves_the_match(self, name: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
         loss, fixed, warped = build_loss(name, **options), content(name, shape, batch=1), content(name, shape, batch=1).requires_grad_()
