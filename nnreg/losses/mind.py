@@ -51,7 +51,7 @@ def _box_mean(values: Tensor, shape: tuple[int, ...], radius: int) -> Tensor:
 
 
 def _distances(image: Tensor, valid: Tensor | None, shape: tuple[int, ...], dilation: int, radius: int) -> Tensor:
-    """How unlike the patches around each pair of neighbours are (K, N, *spatial), less the least of them: mean squares over the voxels that are valid in both."""
+    """How unlike the patches around each pair of neighbours are (K, N, *spatial), less the least of them: mean squares over voxels valid in both."""
     result = []
     for a, b in _neighbour_pairs(shape, dilation):
         squares = (_moved(image, a) - _moved(image, b)).square()
