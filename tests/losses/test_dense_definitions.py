@@ -15,8 +15,25 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
-from nnreg.losses import BCE, BlobDice, Boundary, Combined, CrossEntropy, DC_and_BCE_loss, DC_and_Blob_CE_loss, DC_and_CE_loss, DeepSupervision, Dice, Focal
-from nnreg.losses import RegionDice, SignedDistance, SoftDiceLoss, TopK, Tversky, build_loss
+from nnreg.losses import (
+    BCE,
+    BlobDice,
+    Boundary,
+    Combined,
+    CrossEntropy,
+    DC_and_BCE_loss,
+    DC_and_Blob_CE_loss,
+    DC_and_CE_loss,
+    DeepSupervision,
+    Dice,
+    Focal,
+    RegionDice,
+    SignedDistance,
+    SoftDiceLoss,
+    TopK,
+    Tversky,
+    build_loss,
+)
 from nnreg.losses.boundary import surface_distance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,7 +112,9 @@ class TestVoxelwise:
         alpha = torch.where(target == 1, 0.25, 0.75)
         torch.testing.assert_close(Focal()(logits[..., None], target[..., None]), (-alpha * (1 - p) ** 2 * p.log()).mean())
         single = logits[:, :1, :, None]
-        torch.testing.assert_close(Focal(regions=True)(single, (target == 1).float()[..., None]), Focal()(torch.cat([0 * single, single], 1), target[..., None]))
+        torch.testing.assert_close(
+            Focal(regions=True)(single, (target == 1).float()[..., None]), Focal()(torch.cat([0 * single, single], 1), target[..., None])
+        )
 
     def test_the_worst_voxels_cost_more_than_all(self, logits: Tensor, target: Tensor) -> None:
         values = nnf.cross_entropy(logits, target[:, 0], reduction="none").flatten()

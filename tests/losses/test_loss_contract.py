@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from dense_cases import DENSE, TARGETS
+from torch import Tensor, nn
 
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES, DeepSupervision, build_loss, deep_supervision_weights

@@ -47,7 +47,9 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         needed = {getattr(LOSSES[term.name], "kind", "labels") for term in plan.supervision}
         self.with_labels = split == "val" or bool(needed & {"labels", "similarity"})
         self.seed, self.with_points = plan.seed, split == "train" and "keypoints" in needed
-        if self.with_points and not any(self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}):
+        if self.with_points and not any(
+            self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}
+        ):
             raise ConfigurationError(f"{folder}: training.supervision names a keypoint loss, but no case has keypoints. Remove the term or add keypointsTr.")
         self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
         self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
