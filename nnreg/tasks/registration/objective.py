@@ -144,8 +144,8 @@ class RegistrationObjective(nn.Module):
         """Whether the batch has what the term needs. A validation leaves out what it has not; a training must not."""
         keys, what, remedy = _NEEDS[_kind(module)]
         present = all(key in batch for key in keys)
-        # the true field of the other direction may be unknown
-        if torch.is_grad_enabled() and not any(key in batch or _SWAPPED.get(key) in batch for key in keys):
+        # the true field of one direction alone may be known
+        if torch.is_grad_enabled() and not present and not (keys == ("field",) and "inverse_field" in batch):
             raise ConfigurationError(f"training.supervision names a {what} loss, but the samples have no {what}s. Remove the term or {remedy}.")
         return present
 
