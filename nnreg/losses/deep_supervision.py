@@ -42,7 +42,7 @@ class DeepSupervision(nn.Module):
     Parameters
     ----------
     loss
-        Called once per level of non-zero weight.
+        Called once per level of non-zero weight. A dense loss of small structures scores the finest level alone (its `coarse`).
     weights
         One per level.
     """
@@ -67,10 +67,14 @@ class DeepSupervision(nn.Module):
                 raise ConfigurationError(
                     f"deep supervision: {name} has {len(values)} levels, there are {len(self.weights)} weights. Give one weight per level."
                 )
+        coarse = self.loss.coarse() if hasattr(self.loss, "coarse") else self.loss
+        chosen = [self.loss if level == 0 else coarse for level in range(len(self.weights))]
         terms = [
-            weight * self.loss(*(values[level] for values in levels), **{name: values[level] for name, values in given.items()})
-            for level, weight in enumerate(self.weights)
-            if weight != 0
+            weight * loss(*(values[level] for values in levels), **{name: values[level] for name, values in given.items()})
+            for level, (weight, loss) in enumerate(zip(self.weights, chosen, strict=True))
+            if weight != 0 and loss is not None
         ]
+        if not terms:
+            raise ConfigurationError(f"deep supervision: {type(self.loss).__name__} scores the finest level alone, whose weight is 0.")
         total: Tensor = sum(terms[1:], start=terms[0])
         return total

@@ -12,6 +12,8 @@ from nnreg.losses.base import LOSSES, check_pair, full_precision, masked
 class MSE(nn.Module):
     """Mean squared difference of intensities: for images of one contrast and one normalisation."""
 
+    kind = "similarity"
+
     def forward(self, *, warped: Tensor, fixed: Tensor, mask: Tensor | None = None) -> Tensor:
         """Loss of images (B, C, *spatial), over the voxels where `mask` (B, 1, *spatial) is true."""
         check_pair(warped, fixed, mask)
@@ -32,6 +34,8 @@ class NCC(nn.Module):
     squared
         Square the correlation: blind to the sign of contrast.
     """
+
+    kind = "similarity"
 
     def __init__(self, squared: bool = False) -> None:
         super().__init__()

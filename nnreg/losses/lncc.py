@@ -254,6 +254,8 @@ class LNCC(nn.Module):
     Channels are correlated one by one and averaged. Blind to the sign of contrast, because the correlation is squared.
     """
 
+    kind = "similarity"
+
     def __init__(self, window: int | Sequence[int] = 9, smooth_nr: float = 0.0, smooth_dr: float = 1e-5) -> None:
         super().__init__()
         sizes = (window,) if isinstance(window, int) else tuple(window)

@@ -25,6 +25,8 @@ class SoftDice(nn.Module):
         Sum over the batch before dividing, so that a label absent from one sample is judged with the others.
     """
 
+    kind = "labels"
+
     def __init__(self, smooth: float = 1e-5, form: Literal["negative", "one_minus"] = "negative", batch_dice: bool = False) -> None:
         super().__init__()
         if form not in ("negative", "one_minus") or smooth < 0:

@@ -6,14 +6,14 @@ axes of length 1.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from nnreg.errors import GeometryError
 from nnreg.geometry import compose, identity_grid, jacobian_determinant
+from nnreg.geometry.simplices import simplex_determinants
 from nnreg.metrics.arrays import ArrayOrTensor, as_fields, as_mask, spacing_column
 
 SLAB_VOXELS = 2**19  # bounds the memory of the ten determinants whatever the image
@@ -122,39 +122,9 @@ def non_diffeomorphic_volume(field: ArrayOrTensor, mask: ArrayOrTensor | None = 
     rows = max(1, SLAB_VOXELS // inside[0, 0].numel())
     for start in range(0, inside.shape[1], rows):
         part = inside[:, start : start + rows]
-        for determinant in _simplex_determinants(fields[:, :, start : start + rows + 2]):
+        for determinant in simplex_determinants(fields[:, :, start : start + rows + 2]):
             negative += float((-determinant).clamp(min=0)[part].double().sum())
     return 100 * negative / (2 * simplex) / count
-
-
-def _simplex_determinants(fields: Tensor) -> Iterator[Tensor]:
-    """The four (2D) or ten (3D) finite-difference determinants (B, *inner) of every voxel that has all its neighbours."""
-    ndim = fields.shape[1]
-    position = fields + identity_grid(fields.shape[2:], fields.device)
-
-    def at(*offset: int) -> Tensor:
-        shape = fields.shape[2:]
-        return position[(slice(None), slice(None), *(slice(1 + o, size - 1 + o) for o, size in zip(offset, shape, strict=True)))]
-
-    centre = at(*(0,) * ndim)
-    units = [tuple(int(axis == other) for other in range(ndim)) for axis in range(ndim)]
-    one_sided = [(at(*unit) - centre, centre - at(*(-step for step in unit))) for unit in units]
-    for columns in itertools.product(*one_sided):
-        yield _determinant(columns)
-    if ndim == 3:
-        # the tetrahedron left in the middle of each split; its corners lie across the faces of the cube
-        faces = ((1, 1, 0), (0, 1, 1), (1, 0, 1))
-        yield _determinant(tuple(at(*face) - centre for face in faces))
-        yield _determinant(tuple(centre - at(*(-step for step in face)) for face in faces))
-
-
-def _determinant(columns: Sequence[Tensor]) -> Tensor:
-    """Determinant of the matrices with these columns (B, ndim, *spatial)."""
-    if len(columns) == 2:
-        (a, b), (c, d) = (column.unbind(1) for column in columns)
-        return a * d - b * c
-    (a, b, c), (d, e, f), (g, h, i) = (column.unbind(1) for column in columns)
-    return a * (e * i - f * h) + b * (f * g - d * i) + c * (d * h - e * g)
 
 
 def _alike(first: ArrayOrTensor, second: ArrayOrTensor) -> tuple[Tensor, Tensor]:

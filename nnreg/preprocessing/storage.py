@@ -161,6 +161,11 @@ class PreprocessedDataset:
         """Names of the finished cases, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.json") if not path.name.startswith("."))
 
+    @property
+    def any_labels(self) -> bool:
+        """Whether a case has labels."""
+        return any(True for _ in self.folder.glob(f"*{LABELS}{ENDING}"))
+
     def properties(self, case: str) -> Properties:
         """Geometry of a case.
 

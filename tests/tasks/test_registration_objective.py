@@ -11,6 +11,7 @@ from nnreg.dataset import SyntheticEllipsoids
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import resize_field
 from nnreg.geometry.fields import identity_grid
+from nnreg.losses import DC_and_Blob_CE_loss
 from nnreg.planning.plans import Architecture, Configuration, LossTerm, Normalization, Training
 from nnreg.tasks.registration.objective import RegistrationObjective
 from nnreg.training.configs import TrainerConfig
@@ -91,7 +92,7 @@ def test_the_total_is_the_weighted_sum_of_what_is_logged(truth):
     assert float(total) == pytest.approx(float(terms["mse"] + 0.5 * terms["diffusion"] + 0.25 * terms["bending"] + 2.0 * terms["soft_dice"]), rel=1e-5)
 
 
-@pytest.mark.parametrize("similarity", ["mse", "ncc", "lncc"])
+@pytest.mark.parametrize("similarity", ["mse", "ncc", "lncc", "nmi", "mind"])
 def test_the_true_field_costs_less_than_none(truth, similarity):
     pair, fields = truth
     scored = objective(similarity=(LossTerm(similarity),), regularisation=(), supervision=(LossTerm("soft_dice"),))
@@ -146,6 +147,88 @@ def test_what_a_mask_hides_costs_nothing(batch, similarity):
 def test_a_label_loss_without_labels_names_the_setting(batch):
     with pytest.raises(ConfigurationError, match=r"training\.supervision"):
         objective(supervision=(LossTerm("soft_dice"),)).score(none_moves(2), batch)
+
+
+def test_keypoints_count_in_mm(batch):
+    """A shift by one voxel per axis costs the diagonal of a voxel; points that are not there cost nothing and spoil no gradient."""
+    points = torch.rand(2, 5, 3) * 5 + 4
+    shifted = [torch.ones(2, 3, *shape, requires_grad=True) for shape in LEVELS]
+    both = {"fixed_keypoints": points, "moving_keypoints": points}
+    scored = objective(supervision=(LossTerm("keypoints"),))
+    _, terms = scored.score(shifted, batch | both)
+    assert float(terms["keypoints"]) == pytest.approx(sum(step**2 for step in SPACING) ** 0.5, rel=1e-5)
+    gone = points.clone()
+    gone[:, 2:] = float("nan")
+    total, terms = scored.score(shifted, batch | {"fixed_keypoints": gone, "moving_keypoints": gone})
+    assert float(terms["keypoints"]) == pytest.approx(sum(step**2 for step in SPACING) ** 0.5, rel=1e-5)
+    total.backward()
+    assert torch.isfinite(shifted[0].grad).all()
+    right = points + 1
+    assert float(scored.score(shifted, batch | {"fixed_keypoints": points, "moving_keypoints": right})[1]["keypoints"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_true_field_costs_nothing_under_its_own_supervision(truth):
+    pair, fields = truth
+    scored = objective(supervision=(LossTerm("dvf", 0.1),), bidirectional=True)
+    known = pair | {"field": fields[0]}
+    assert float(scored.score(fields, known)[1]["dvf"]) == 0
+    mean_square = (fields[0] * torch.tensor(SPACING).reshape(1, 3, 1, 1, 1)).square().sum(dim=1).mean()
+    assert float(scored.score(none_moves(), known)[1]["dvf"]) == pytest.approx(float(mean_square), rel=1e-4)
+    # the other direction's truth is not known: it has no such term
+    total, terms = scored(Guess(), known)
+    assert torch.isfinite(total)
+    assert "dvf" in terms
+
+
+class ThereAndBack(torch.nn.Module):
+    """A shift by a voxel along an axis, its sign that of the first value of the fixed image."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, *, fixed: torch.Tensor, moving: torch.Tensor) -> list[torch.Tensor]:
+        first = float(fixed.flatten()[0]) > 0
+        step = torch.tensor([0.0, 1.0 if first else -self.share, 0.0]).reshape(1, 3, 1, 1, 1)
+        return [step.expand(len(fixed), 3, *shape) for shape in LEVELS]
+
+
+def test_inverse_consistency_sees_both_directions(batch):
+    sided = batch_of(batch["fixed"].abs() + 0.1, -batch["moving"].abs() - 0.1)
+    plan = {"supervision": (LossTerm("inverse_consistency", 1.0, {"norm": "l2"}),), "bidirectional": True}
+    assert float(objective(**plan)(ThereAndBack(1.0), sided)[1]["inverse_consistency"]) == pytest.approx(0, abs=1e-5)
+    half, terms = objective(**plan)(ThereAndBack(0.5), sided)
+    assert float(terms["inverse_consistency"]) == pytest.approx(0.5 * SPACING[1], rel=1e-5)
+    alone = objective(bidirectional=True)(ThereAndBack(0.5), sided)[0]
+    assert float(half - alone) == pytest.approx(0.5 * SPACING[1], rel=1e-5)
+    with pytest.raises(ConfigurationError, match="bidirectional"):
+        objective(supervision=(LossTerm("inverse_consistency"),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "recipe", "named"),
+    [
+        ({"similarity": (LossTerm("blob_dice"),)}, None, "training.similarity"),
+        ({"regularisation": (LossTerm("mse"),)}, None, "training.regularisation"),
+        ({"supervision": (LossTerm("diffusion"),)}, None, "training.supervision"),
+        ({}, TrainerConfig(loss="dice_ce"), "TrainerConfig.loss"),
+        ({}, TrainerConfig(loss=DC_and_Blob_CE_loss({"batch_dice": True}, {})), "TrainerConfig.loss"),
+    ],
+)
+def test_a_loss_for_another_task_is_refused_in_one_line(changes, recipe, named):
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        objective(recipe, **changes)
+    assert "\n" not in str(caught.value)
+    assert any(name in str(caught.value) for name in ("lncc", "diffusion", "soft_dice"))
+
+
+def test_what_a_validation_pair_has_not_is_left_out(batch):
+    scored = objective(supervision=(LossTerm("soft_dice"), LossTerm("keypoints"), LossTerm("dvf")))
+    with torch.no_grad():
+        assert set(scored.score(none_moves(2), batch)[1]) == {"mse", "diffusion"}
+    for name, folder in (("keypoints", "keypointsTr"), ("dvf", "generator")):
+        with pytest.raises(ConfigurationError, match=folder):
+            objective(supervision=(LossTerm(name),)).score(none_moves(2), batch)
 
 
 def test_weights_must_fit_the_fields(batch):

@@ -11,11 +11,14 @@ import pytest
 import torch
 from tiny import Tiny
 
+from nnreg.dataset.pairs import Pair
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
+from nnreg.errors import ConfigurationError
+from nnreg.geometry import Space
 from nnreg.planning.plans import Configuration, LossTerm, Plans
-from nnreg.preprocessing.storage import PreprocessedDataset
-from nnreg.tasks.registration.samples import PairSamples
+from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset, Properties
+from nnreg.tasks.registration.samples import POINTS_PER_SAMPLE, PairSamples
 from nnreg.tasks.registration.task import RegistrationTask
 from nnreg.training.dataloading.loaders import build_loader, collate
 
@@ -121,3 +124,49 @@ def test_the_number_of_workers_changes_nothing(plane, pairs, configuration):
     samples = PairSamples(plane.arrays, pairs, configuration, 4, "train", True)
     alone, helped = (list(build_loader(samples, batch_size=1, batches=4, workers=workers, pin_memory=False)) for workers in (0, 2))
     assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
+
+
+@pytest.fixture
+def partly_known(tmp_path, configuration):
+    """Two cases: both with keypoints, one with labels."""
+    space = Space.plain(configuration.grid)
+    for name, labelled in (("a", True), ("b", False)):
+        image = np.random.default_rng(0).random((1, *configuration.grid)).astype(np.float32)
+        labels = np.ones((1, *configuration.grid), np.int16) if labelled else None
+        points = np.arange(6.0).reshape(3, 2) + labelled
+        PreprocessedCase(image, labels, None, Properties(name, space, space, np.eye(3), keypoints=points)).save(tmp_path)
+    return tmp_path
+
+
+def of_terms(configuration: Configuration, *names: str) -> Configuration:
+    return dataclasses.replace(configuration, training=dataclasses.replace(configuration.training, supervision=tuple(map(LossTerm, names))))
+
+
+def test_a_batch_may_hold_pairs_with_labels_and_without(partly_known, configuration):
+    samples = PairSamples(partly_known, [Pair("a", "b"), Pair("a", "a")], of_terms(configuration, "soft_dice"), 8, "train", False)
+    batch = collate([samples[index] for index in range(8)])
+    without = batch["label_subset"][:, 0] == -1
+    assert 0 < without.sum() < 8
+    assert (batch["moving_labels"][without] == 0).all()
+    # a validation says what there is
+    assert "label_subset" not in PairSamples(partly_known, [Pair("a", "b")], of_terms(configuration, "soft_dice"), 1, "val", False)[0]
+
+
+def test_keypoints_of_a_batch_are_as_many_and_correspond(partly_known, configuration):
+    samples = PairSamples(partly_known, [Pair("a", "b")], of_terms(configuration, "keypoints"), 4, "train", False)
+    batch = collate([samples[index] for index in range(2)])
+    assert batch["fixed_keypoints"].shape == (2, POINTS_PER_SAMPLE, 2)
+    present = torch.isfinite(batch["fixed_keypoints"])
+    assert present.sum() == 2 * 3 * 2
+    torch.testing.assert_close(batch["fixed_keypoints"][present] - 1, batch["moving_keypoints"][present])
+    assert "label_subset" not in batch
+
+
+def test_keypoints_that_are_none_or_do_not_correspond_are_refused(plane, pairs, partly_known, configuration):
+    with pytest.raises(ConfigurationError, match="keypointsTr"):
+        PairSamples(plane.arrays, pairs, of_terms(configuration, "keypoints"), 4, "train", False)
+    space = Space.plain(configuration.grid)
+    case = PreprocessedCase(np.zeros((1, *configuration.grid), np.float32), None, None, Properties("c", space, space, np.eye(3), keypoints=np.zeros((2, 2))))
+    case.save(partly_known)
+    with pytest.raises(ConfigurationError, match="2 keypoints, a 3"):
+        PairSamples(partly_known, [Pair("c", "a")], of_terms(configuration, "keypoints"), 4, "train", False)[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
-from nnreg.geometry import resize, warp
+from nnreg.geometry import resize, warp, warp_points
 from nnreg.losses import LOSSES, deep_supervision_weights
 from nnreg.planning.plans import Configuration, LossTerm
 from nnreg.training.configs.trainer_config import TrainerConfig
@@ -38,6 +38,18 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
         raise ConfigurationError(f"loss {name!r} with arguments {dict(kwargs)}: {error}.") from error
 
 
+LABELS, KEYPOINTS, TRUE_FIELD, BOTH_WAYS = "labels", "keypoints", "true_field", "inverse_consistency"
+
+
+def _check_kind(name: str, loss: Any, kinds: Sequence[str], where: str) -> None:
+    """Refuse a registered loss that compares other things than `where` needs; one of the user's own, which says nothing, is taken as it is."""
+    kind = getattr(loss, "kind", None)
+    if kind is None or kind in kinds:
+        return
+    fitting = sorted(other for other, entry in LOSSES.items() if getattr(entry, "kind", None) in kinds)
+    raise ConfigurationError(f"{where}: the loss {name!r} is one of {kind.replace('_', ' ')}, registration needs one of {', '.join(fitting)} here.")
+
+
 class RegistrationObjective(nn.Module):
     """Weighted sum over levels and terms.
 
@@ -55,23 +67,39 @@ class RegistrationObjective(nn.Module):
     def __init__(self, configuration: Configuration, recipe: TrainerConfig) -> None:
         super().__init__()
         plan = configuration.training
-        self.similarity = WeightedLosses(plan.similarity)
+        self.similarity = WeightedLosses(plan.similarity) if recipe.loss is None else _replaced_similarity(recipe)
         self.regularisation = WeightedLosses(plan.regularisation)
         self.supervision = WeightedLosses(plan.supervision)
-        if recipe.loss is not None:
-            self.similarity = _replaced_similarity(recipe)
+        for where, losses, kinds in (
+            ("training.similarity" if recipe.loss is None else "TrainerConfig.loss", self.similarity, ["similarity"]),
+            ("training.regularisation", self.regularisation, ["regularisation"]),
+            ("training.supervision", self.supervision, [LABELS, "similarity", KEYPOINTS, TRUE_FIELD, BOTH_WAYS]),
+        ):
+            for name, _, module in losses.items():
+                _check_kind(name, module, kinds, where)
+        if not plan.bidirectional and any(_kind(module) == BOTH_WAYS for module in self.supervision):
+            raise ConfigurationError("training.supervision: inverse_consistency needs the field of both directions. Set training.bidirectional to true.")
         self.planned_weights = tuple(plan.deep_supervision_weights)
         self.spacing = tuple(configuration.spacing)
         self.bidirectional = plan.bidirectional
 
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and detached terms of a batch with ``fixed, moving, fixed_input, moving_input`` (B, C, *grid)."""
-        total, terms = self.score(network(fixed=batch["fixed_input"], moving=batch["moving_input"]), batch)
+        fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
+        total, terms = self.score(fields, batch)
         if not self.bidirectional:
             return total, terms
         swapped = {_SWAPPED.get(name, name): value for name, value in batch.items()}
-        other, other_terms = self.score(network(fixed=swapped["fixed_input"], moving=swapped["moving_input"]), swapped)
-        return 0.5 * (total + other), {name: 0.5 * (value + other_terms[name]) for name, value in terms.items()}
+        back = network(fixed=swapped["fixed_input"], moving=swapped["moving_input"])
+        other, other_terms = self.score(back, swapped)
+        total = 0.5 * (total + other)
+        terms = {name: 0.5 * (value + other_terms.get(name, value)) for name, value in terms.items()}
+        for name, factor, module in self.supervision.items():
+            if _kind(module) == BOTH_WAYS:
+                pairs = ((fields[0], back[0], batch), (back[0], fields[0], swapped))
+                values = [module(one, backward=two, spacing=self.spacing, mask=side.get("fixed_mask")) for one, two, side in pairs]
+                total, terms[name] = total + factor * 0.5 * (values[0] + values[1]), 0.5 * (values[0] + values[1]).detach()
+        return total, terms
 
     def score(self, fields: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and detached terms of given fields, finest first."""
@@ -95,7 +123,9 @@ class RegistrationObjective(nn.Module):
                 totals.setdefault(name, []).append(weight * value.detach())
                 loss = loss + weight * factor * value
         for name, factor, module in self.supervision.items():
-            value = self._overlap(module, fields[0], batch)
+            if _kind(module) == BOTH_WAYS or not self._at_hand(module, batch):
+                continue
+            value = self._supervised(module, fields[0], batch)
             totals.setdefault(name, []).append(value.detach())
             loss = loss + factor * value
         return loss, {name: torch.stack(values).sum() for name, values in totals.items()}
@@ -110,10 +140,33 @@ class RegistrationObjective(nn.Module):
         return weights
 
     @staticmethod
+    def _at_hand(module: nn.Module, batch: Mapping[str, Tensor]) -> bool:
+        """Whether the batch has what the term needs. A validation leaves out what it has not; a training must not."""
+        keys, what, remedy = _NEEDS[_kind(module)]
+        present = all(key in batch for key in keys)
+        # the true field of one direction alone may be known
+        if torch.is_grad_enabled() and not present and not (keys == ("field",) and "inverse_field" in batch):
+            raise ConfigurationError(f"training.supervision names a {what} loss, but the samples have no {what}s. Remove the term or {remedy}.")
+        return present
+
+    def _supervised(self, module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """The value of a term on the finest field."""
+        value: Tensor
+        if _kind(module) == KEYPOINTS:
+            spacing = torch.tensor(self.spacing, device=field.device)
+            points = batch["fixed_keypoints"]
+            # points that are not there are NaN, which no field may be sampled at
+            mapped = warp_points(points.nan_to_num(), field) + 0.0 * points
+            value = module(mapped * spacing, batch["moving_keypoints"] * spacing)
+        elif _kind(module) == TRUE_FIELD:
+            value = module(field, batch["field"], spacing=self.spacing, mask=batch.get("fixed_mask"))
+        else:
+            value = self._overlap(module, field, batch)
+        return value
+
+    @staticmethod
     def _overlap(module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Overlap of the labels drawn for this sample, as one-hot maps warped linearly."""
-        if "label_subset" not in batch:
-            raise ConfigurationError("training.supervision names a label loss, but the dataset has no labels. Remove the term or add labelsTr.")
         values = batch["label_subset"].reshape(field.shape[0], -1, *(1,) * (field.ndim - 2))
         fixed = (batch["fixed_labels"] == values).float()
         moving = (batch["moving_labels"] == values).float()
@@ -121,9 +174,20 @@ class RegistrationObjective(nn.Module):
         return overlap
 
 
+def _kind(module: nn.Module) -> str:
+    kind = getattr(module, "kind", LABELS)
+    return kind if kind in _NEEDS or kind == BOTH_WAYS else LABELS
+
+
+# what a term of supervision needs of a batch, what that is called, and where it comes from
+_NEEDS = {
+    LABELS: (("label_subset",), "label", "add labelsTr"),
+    KEYPOINTS: (("fixed_keypoints", "moving_keypoints"), "keypoint", "add keypointsTr"),
+    TRUE_FIELD: (("field",), "true field", "train on a generator of deformed pairs"),
+}
 _SWAPPED = {
     f"{one}{part}": f"{other}{part}" for one, other in (("fixed", "moving"), ("moving", "fixed")) for part in ("", "_input", "_labels", "_mask", "_keypoints")
-}
+} | {"field": "inverse_field", "inverse_field": "field"}
 
 
 def _replaced_similarity(recipe: TrainerConfig) -> WeightedLosses:

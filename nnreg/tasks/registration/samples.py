@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nnreg.dataset.pairs import Pair
+from nnreg.errors import ConfigurationError
+from nnreg.losses import LOSSES
 from nnreg.planning.plans import Configuration
 from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset
 from nnreg.training.augmentation import PairSample, build_augmentation
 
 SPLITS = ("train", "val")
 LABELS_PER_SAMPLE = 8  # one-hot maps of all labels of a brain would not fit: 36 labels at full size are 1 GB
+POINTS_PER_SAMPLE = 512  # samples of a batch need as many
 
 
 class PairSamples(Dataset[dict[str, Tensor]]):
@@ -41,7 +44,14 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split = list(pairs), length, split
         plan = configuration.training
-        self.seed, self.with_labels = plan.seed, bool(plan.supervision) or split == "val"
+        needed = {getattr(LOSSES[term.name], "kind", "labels") for term in plan.supervision}
+        self.with_labels = split == "val" or bool(needed & {"labels", "similarity"})
+        self.seed, self.with_points = plan.seed, split == "train" and "keypoints" in needed
+        if self.with_points and not any(
+            self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}
+        ):
+            raise ConfigurationError(f"{folder}: training.supervision names a keypoint loss, but no case has keypoints. Remove the term or add keypointsTr.")
+        self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
         self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
         if split == "val":
             # a fixed random order, so that few validation iterations still see many subjects
@@ -61,6 +71,8 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         result = {name: value for name in _FIELDS if (value := getattr(sample, name)) is not None}
         if self.with_labels and sample.fixed_labels is not None and sample.moving_labels is not None:
             result["label_subset"] = _draw_labels(sample.fixed_labels, sample.moving_labels, rng)
+        if self.with_points:
+            result |= _draw_points(pair, sample, rng)
         return result
 
     def _sample(self, fixed: PreprocessedCase, moving: PreprocessedCase) -> PairSample:
@@ -68,6 +80,9 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         extras: dict[str, Tensor | None] = {}
         for role, case in (("fixed", fixed), ("moving", moving)):
             labels = case.labels if self.with_labels else None
+            if labels is None and self.pad_labels:
+                # of a batch some cases may have labels and some none: without any, the overlap is constant
+                labels = np.zeros((1, *case.image.shape[1:]), np.int16)
             extras[f"{role}_labels"] = None if labels is None else torch.from_numpy(np.asarray(labels))
             extras[f"{role}_mask"] = None if case.mask is None else torch.from_numpy(np.asarray(case.mask))
             points = case.properties.keypoints
@@ -87,6 +102,26 @@ _FIELDS = (
     "fixed_keypoints",
     "moving_keypoints",
 )
+
+
+def _draw_points(pair: Pair, sample: PairSample, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Corresponding keypoints, as many for every sample: drawn if there are more, filled up with NaN if fewer. Nothing if either image has none."""
+    fixed, moving = sample.fixed_keypoints, sample.moving_keypoints
+    if fixed is None or moving is None:
+        missing = torch.full((POINTS_PER_SAMPLE, sample.ndim), float("nan"))
+        return {"fixed_keypoints": missing, "moving_keypoints": missing}
+    if len(fixed) != len(moving):
+        raise ConfigurationError(
+            f"{pair.fixed} has {len(fixed)} keypoints, {pair.moving} {len(moving)}: a keypoint loss needs files whose rows correspond. Correct keypointsTr, "
+            "or remove the term from training.supervision."
+        )
+    chosen = rng.permutation(len(fixed))[:POINTS_PER_SAMPLE]
+    result = {}
+    for name, points in (("fixed_keypoints", fixed), ("moving_keypoints", moving)):
+        filled = points.new_full((POINTS_PER_SAMPLE, sample.ndim), float("nan"))
+        filled[: len(chosen)] = points[torch.from_numpy(chosen)]
+        result[name] = filled
+    return result
 
 
 def _draw_labels(fixed: Tensor, moving: Tensor, rng: np.random.Generator) -> Tensor:

@@ -36,6 +36,7 @@ class RegistrationTask:
 
     def network(self, *, plans: Plans, configuration: Configuration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
+        RegistrationObjective(configuration, recipe)  # a loss that does not fit is told before anything large is made
         plan = configuration.architecture
         arguments: dict[str, Any] = {
             "channels": len(plans.channel_names),

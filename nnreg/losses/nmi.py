@@ -1,0 +1,174 @@
+"""Normalised mutual information, for images whose contrasts are related but not alike (CT and MR, T1 and T2).
+
+Each fixed intensity falls into one bin, each warped one is spread over four by a cubic B-spline (Mattes et al. 2003), so that the joint histogram has a
+derivative. The definition is that of the engine (:class:`nnreg.registration.similarity.MutualInformation`), whose compiled histogram is used on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnreg.errors import ConfigurationError
+from nnreg.losses.base import LOSSES, check_pair, full_precision
+
+CHUNK = 2**17  # voxels whose spline weights exist at a time: a table of all voxels and bins would be 35 images
+TAIL = 3  # bins beyond the last that take the ends of the spline
+EMPTY = 1e-12  # floor of a probability under a logarithm
+
+
+def _spline(distance: Tensor) -> Tensor:
+    """Cubic B-spline at a distance from its centre, in bins."""
+    near = distance.abs()
+    return torch.where(near < 1, (4 - 6 * near**2 + 3 * near**3) / 6, (2 - near).clamp(min=0) ** 3 / 6)
+
+
+def _spline_slope(distance: Tensor) -> Tensor:
+    near = distance.abs()
+    return torch.where(near < 1, 1.5 * near**2 - 2 * near, -0.5 * (2 - near).clamp(min=0) ** 2) * distance.sign()
+
+
+def _chunks(fixed_bins: Tensor, position: Tensor, bins: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Parts of the voxels: where, their fixed bins, their distances (n, bins + 3) from the centre of every warped bin."""
+    centres = torch.arange(bins + TAIL, device=position.device, dtype=position.dtype) - 1
+    for start in range(0, position.numel(), CHUNK):
+        part = slice(start, start + CHUNK)
+        yield part, fixed_bins[part], position[part, None] - centres
+
+
+def joint_histogram(fixed_bins: Tensor, position: Tensor, bins: int) -> Tensor:
+    """Joint histogram (bins, bins + 3), float64, of voxels (n,): fixed bins (int) and positions of the warped intensities between 0 and bins - 1."""
+    total = torch.zeros(bins, bins + TAIL, dtype=torch.float64, device=position.device)
+    rows = torch.arange(bins, device=position.device)
+    for _, part_bins, distances in _chunks(fixed_bins, position, bins):
+        # a product with one-hot rows instead of scattered additions: the same sum every time, on any device
+        total += ((part_bins == rows[:, None]).to(position.dtype) @ _spline(distances)).double()
+    return total
+
+
+def _slope(table: Tensor, fixed_bins: Tensor, position: Tensor, bins: int) -> Tensor:
+    """Derivative by position (n,) of a function of the histogram whose derivative by its bins is `table`."""
+    result = torch.empty_like(position)
+    for part, part_bins, distances in _chunks(fixed_bins, position, bins):
+        result[part] = (table.to(position.dtype)[part_bins] * _spline_slope(distances)).sum(dim=1)
+    return result
+
+
+def _information(joint: Tensor) -> tuple[float, Tensor]:
+    """``(H(f) + H(w)) / H(f, w) - 1`` of a joint histogram of counts, and its derivative by each count."""
+    total = joint.sum().clamp(min=1)
+    joint = joint / total
+    logs, fixed_logs, warped_logs = (table.clamp(min=EMPTY).log() for table in (joint, joint.sum(dim=1, keepdim=True), joint.sum(dim=0, keepdim=True)))
+    entropy = -(joint * logs).sum()
+    if entropy < 1e-6:
+        return 0.0, torch.zeros_like(joint)
+    ratio = -(joint * (fixed_logs + warped_logs)).sum() / entropy
+    return float(ratio) - 1, (ratio * logs - fixed_logs - warped_logs) / (entropy * total)
+
+
+def _by_torch(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int) -> tuple[float, Tensor]:
+    """Value and derivative by position of one channel (n,)."""
+    chosen = slice(None) if inside is None else inside
+    value, table = _information(joint_histogram(fixed_bins[chosen], position[chosen], bins))
+    gradient = torch.zeros_like(position)
+    gradient[chosen] = _slope(table, fixed_bins[chosen], position[chosen], bins)
+    return value, gradient
+
+
+def _by_compiled(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int, shape: Sequence[int]) -> tuple[float, Tensor]:
+    """:func:`_by_torch` by the engine's compiled histogram, which goes over the image once."""
+    import numpy as np
+
+    from nnreg.kernels import linear_cpu
+    from nnreg.kernels.threads import in_parts
+
+    # an image of two axes is a volume of many thin planes, so that its rows go to different threads
+    volume = tuple(shape) if len(shape) == 3 else (shape[0], 1, shape[1])
+    depth = volume[0]
+    row = fixed_bins.to(torch.uint8).numpy().reshape(volume)
+    unit = (position / (bins - 1)).numpy().reshape(volume)
+    valid = np.ones(volume, np.float32) if inside is None else inside.numpy().astype(np.float32).reshape(volume)
+    parts = np.zeros((depth, bins, bins + TAIL))
+    in_parts(linear_cpu.joint_histogram, depth, parts, row, unit, valid, bins)
+    value, table = _information(torch.from_numpy(parts.sum(axis=0)))
+    gradient = np.empty(volume, np.float32)
+    in_parts(linear_cpu.histogram_slope, depth, gradient, table.float().numpy(), row, unit, valid, bins)
+    return value, torch.from_numpy(gradient).reshape(-1) / (bins - 1)  # the kernel's derivative is by the intensity in [0, 1]
+
+
+class _NMI(torch.autograd.Function):
+    """The gradient is computed with the value, so that one image is kept for the backward pass and never a table of voxels and bins."""
+
+    @staticmethod
+    def forward(ctx: Any, fixed: Tensor, warped: Tensor, mask: Tensor | None, bins: int, limits: tuple[float, float] | None) -> Tensor:
+        shape, gradient, total = warped.shape[1:], torch.empty_like(warped, memory_format=torch.contiguous_format), 0.0
+        for index in range(len(warped)):
+            inside = None if mask is None else mask[index].flatten()
+            fixed_position, _ = _positions(fixed[index].flatten(), inside, bins, limits)
+            position, scale = _positions(warped[index].flatten(), inside, bins, limits)
+            fixed_bins = (fixed_position + 0.5).long()
+            if position.device.type == "cpu" and position.dtype == torch.float32 and bins <= 256:
+                value, slope = _by_compiled(fixed_bins, position, inside, bins, shape)
+            else:
+                value, slope = _by_torch(fixed_bins, position, inside, bins)
+            # what the limits cut off does not change with the intensity
+            moves = (position > 0) & (position < bins - 1) if limits is not None else slice(None)
+            result = torch.zeros_like(slope)
+            result[moves] = slope[moves] * scale
+            gradient[index] = result.reshape(shape)
+            total += value
+        ctx.save_for_backward(gradient.div_(len(warped)))
+        return warped.new_tensor(total / len(warped))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return None, gradient * gradients[0], None, None, None
+
+
+def _positions(image: Tensor, inside: Tensor | None, bins: int, limits: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """Intensities (n,) as positions between 0 and bins - 1, 0 outside the mask, and positions per intensity."""
+    counted = image if inside is None else image[inside]
+    if not counted.numel():
+        return torch.zeros_like(image), image.new_zeros(())
+    low, high = (counted.amin(), counted.amax()) if limits is None else (image.new_tensor(limits[0]), image.new_tensor(limits[1]))
+    scale = torch.where(high > low, (bins - 1) / (high - low).clamp(min=torch.finfo(image.dtype).tiny), 0.0)
+    position = ((image - low) * scale).clamp(0, bins - 1)
+    return position if inside is None else torch.where(inside, position, 0.0), scale
+
+
+@LOSSES.register("nmi")
+class NMI(nn.Module):
+    """Negated normalised mutual information (Studholme et al. 1999), ``1 - (H(f) + H(w)) / H(f, w)``: 0 where one image says nothing of the other, at best -1.
+
+    Per sample and channel, then averaged. Only `warped` gets a gradient: fixed intensities fall into whole bins.
+
+    Parameters
+    ----------
+    bins
+        Of each image's intensities, 4 to 256.
+    limits : (low, high), optional
+        Intensities that the bins span, for both images; values beyond fall into the outermost bins. Without, each image's own range (within the mask).
+    """
+
+    kind = "similarity"
+
+    def __init__(self, bins: int = 32, limits: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        if not 4 <= bins <= 256:
+            raise ConfigurationError(f"nmi needs 4 to 256 bins, found {bins}.")
+        if limits is not None and (len(limits) != 2 or not limits[0] < limits[1]):
+            raise ConfigurationError(f"the limits of nmi must be [low, high] with low < high, found {limits}.")
+        self.bins, self.limits = bins, None if limits is None else (float(limits[0]), float(limits[1]))
+
+    def forward(self, *, warped: Tensor, fixed: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Loss of images (B, C, *spatial), over the voxels where `mask` (B, 1, *spatial) is true."""
+        check_pair(warped, fixed, mask)
+        shape = tuple(fixed.shape[2:])
+        with torch.autocast(device_type=fixed.device.type, enabled=False):
+            flat_mask = None if mask is None else mask.bool().expand_as(fixed).reshape(-1, *shape)
+            value: Tensor = _NMI.apply(*(full_precision(image).reshape(-1, *shape) for image in (fixed.detach(), warped)), flat_mask, self.bins, self.limits)
+        return -value
