@@ -14,7 +14,7 @@ from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES
 from nnreg.losses.dense import DenseLoss, Scored, over_ranks
 
-CONNECTIVITY = {"full": {2: 8, 3: 26}, "faces": {2: 4, 3: 6}}
+CONNECTIVITY: dict[str, dict[int, Literal[4, 6, 8, 26]]] = {"full": {2: 8, 3: 26}, "faces": {2: 4, 3: 6}}
 Identities = npt.NDArray[np.int64]
 
 

@@ -67,7 +67,7 @@ class DeepSupervision(nn.Module):
                 raise ConfigurationError(
                     f"deep supervision: {name} has {len(values)} levels, there are {len(self.weights)} weights. Give one weight per level."
                 )
-        coarse = self.loss.coarse() if hasattr(self.loss, "coarse") else self.loss
+        coarse = getattr(self.loss, "coarse", lambda: self.loss)()
         chosen = [self.loss if level == 0 else coarse for level in range(len(self.weights))]
         terms = [
             weight * loss(*(values[level] for values in levels), **{name: values[level] for name, values in given.items()})

@@ -159,6 +159,6 @@ def over_ranks(*sums: Tensor) -> Sequence[Tensor]:
     """Sums over all ranks of a distributed training, with gradient; as they are elsewhere."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
         return sums
-    from torch.distributed.nn.functional import all_reduce  # type: ignore[attr-defined]
+    from torch.distributed.nn.functional import all_reduce
 
     return [all_reduce(values) for values in sums]

@@ -155,7 +155,7 @@ class SignedDistance(TargetLoss):
             raise ConfigurationError(f"signed_distance: spacing has {len(steps)} values for {prediction.ndim - 2} axes.")
         if not axes:
             return torch.ones_like(prediction)
-        parts = torch.gradient(prediction, spacing=[float(steps[axis - 2]) for axis in axes], dim=axes)  # type: ignore[call-overload]
+        parts = torch.gradient(prediction, spacing=[float(steps[axis - 2]) for axis in axes], dim=axes)
         total: Tensor = torch.stack([part.square() for part in parts]).sum(dim=0)
         return total
 
