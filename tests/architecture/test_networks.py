@@ -44,6 +44,8 @@ NETWORK_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "dual_pyramid inverse consistent": ("dual_pyramid", {"inverse_consistent": True}),
     "unetreg": ("unetreg", {}),
     "unetreg velocity": ("unetreg", {"integration_steps": 7, "field_resolution": 2}),
+    "plain_unet": ("plain_unet", {}),
+    "resenc_unet velocity": ("resenc_unet", {"integration_steps": 3, "field_resolution": 2}),
 }
 
 
