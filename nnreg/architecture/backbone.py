@@ -35,7 +35,7 @@ class Backbone(nn.Module, ABC):
     ndim
         2 or 3.
     widths, strides
-        Features and stride of every output relative to the images, finest first. The first stride is 1.
+        Features of every output, and its stride relative to the images, finest first.
     divisor
         What image sizes have to be multiples of; the coarsest stride of the outputs if left out.
     """
@@ -124,6 +124,7 @@ class FieldNetwork(RegistrationNetwork):
         self.integration_steps = integration_steps
         finest, relative = field_stages(strides, field_resolution or getattr(backbone, "default_field_resolution", 1), at_least=2)
         start, inputs = relative[0], 2 * channels
+        self.entry_stride = start
         self.entry: nn.Module = nn.Identity()
         if max(start) > 1:
             self.entry = Convolution(ndim, inputs, features_per_stage[finest], kernel_sizes[finest], start)
@@ -144,26 +145,41 @@ class FieldNetwork(RegistrationNetwork):
 
     @property
     def field_count(self) -> int:
-        """One per resolution of the backbone, and the full one where it starts coarser."""
-        return len(self.heads) + (max(self.field_stride) > 1)
+        """One per resolution of the backbone, and the full one where its finest is coarser."""
+        return len(self.heads) + (max(self.field_strides[0]) > 1)
+
+    @property
+    def field_stride(self) -> tuple[int, ...]:
+        """That of the entry; a backbone whose finest features are coarser has its voxels between those of the input."""
+        return self.field_strides[0] if max(self.backbone.strides[0]) == 1 else (1,) * self.ndim
 
     def fields(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
         """Fields, finest first; the coarser ones only with deep supervision."""
         shape = tuple(fixed.shape[2:])
         entered = self.entry(torch.cat([fixed, moving], dim=1))
         features = self.backbone(pad_to_multiple(entered, self.backbone.divisor))
-        flows = [head(level) for head, level in zip(self.heads, features[: len(self.heads) if self.deep_supervision else 1])]
+        flows = self.flows(features)
         if self.integration_steps:
             flows = [integrate(flow, self.integration_steps) for flow in flows]
-        full = finer_field(crop_to(flows[0], entered.shape[2:]), self.field_stride, shape)
-        coarser = [self._corner_aligned(flow, level, shape) for level, flow in enumerate(flows)]
-        return [full, *coarser] if max(self.field_stride) > 1 else [full, *coarser[1:]]
+        if max(self.backbone.strides[0]) == 1:
+            full = finer_field(crop_to(flows[0], entered.shape[2:]), self.field_stride, shape)
+        else:
+            full = self._sampled(flows[0], 0, shape, shape)
+        if not self.deep_supervision:
+            return [full]
+        coarser = [
+            self._sampled(flow, level, shape, [ceil(size / step) for size, step in zip(shape, self.field_strides[level])]) for level, flow in enumerate(flows)
+        ]
+        return [full, *coarser] if max(self.field_strides[0]) > 1 else [full, *coarser[1:]]
 
-    def _corner_aligned(self, flow: Tensor, level: int, shape: tuple[int, ...]) -> Tensor:
-        """A level's field on a grid whose outermost voxels are the input's, in the voxels of that grid."""
+    def flows(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """What the heads make of the backbone's features, each in the voxels of its level; the first alone without deep supervision."""
+        return [head(level) for head, level in zip(self.heads, features[: len(self.heads) if self.deep_supervision else 1])]
+
+    def _sampled(self, flow: Tensor, level: int, shape: Sequence[int], counts: Sequence[int]) -> Tensor:
+        """A level's field on a grid of `counts` voxels whose outermost ones are those of the input `shape`, in the voxels of that grid."""
         positions, factors = [], []
-        for size, start, block, step in zip(shape, self.field_stride, self.backbone.strides[level], self.field_strides[level]):
-            count = ceil(size / step)
+        for size, count, start, block, step in zip(shape, counts, self.entry_stride, self.backbone.strides[level], self.field_strides[level]):
             spacing = (size - 1) / (count - 1) if count > 1 else float(step)
             offset = start * (block - 1) / 2  # of the centre of the first block, in voxels of the input
             positions.append((torch.arange(count, dtype=torch.float32, device=flow.device) * spacing - offset) / step)
