@@ -87,10 +87,7 @@ def build_network(
         "blocks_per_stage": blocks_per_stage,
         "deep_supervision": deep_supervision,
     }
-    if is_backbone(made):
-        network = _called(name, made, FieldNetwork, (made,), plan, kwargs)
-    else:
-        network = _called(name, made, made, (), plan, kwargs)
+    network = _called(name, made, FieldNetwork, (made,), plan, kwargs) if is_backbone(made) else _called(name, made, made, (), plan, kwargs)
     if not isinstance(network, nn.Module):
         raise ConfigurationError(f"network {name!r} gave a {type(network).__name__}, expected a torch module called as network(fixed=, moving=).")
     return network  # type: ignore[return-value]  # a module of the user's own need not derive from ours
@@ -143,9 +140,7 @@ def _name_of(architecture: str | Callable[..., nn.Module]) -> str:
     return architecture if isinstance(architecture, str) else getattr(architecture, "__name__", type(architecture).__name__)
 
 
-def _called(
-    name: str, made: Callable[..., Any], builder: Callable[..., Any], first: tuple[Any, ...], plan: dict[str, Any], options: dict[str, Any]
-) -> Any:
+def _called(name: str, made: Callable[..., Any], builder: Callable[..., Any], first: tuple[Any, ...], plan: dict[str, Any], options: dict[str, Any]) -> Any:
     """``builder(*first, **plan, **options)``; options may override the plan, and an unknown one is named before anything is built."""
     valid = _parameters(made) | _parameters(builder)
     unknown = [key for key in options if key not in plan and key not in valid]

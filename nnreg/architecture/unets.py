@@ -20,6 +20,8 @@ from nnreg.errors import ConfigurationError
 class _UNet(Backbone):
     """An encoder of one feature map per stage, and nnU-Net's decoder: transposed convolution, concatenation, convolutions."""
 
+    default_field_resolution = 2
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -151,9 +151,7 @@ class CorrMLP(RegistrationNetwork):
             _CorrelatedMLP(ndim, before, after, corr_radius, span, use_checkpoint) for before, after, span in zip(encoded, decoded, spans)
         )
         self.across_levels = nn.ModuleList(_CorrelatedMLP(ndim, after, after, corr_radius, span, use_checkpoint) for after, span in zip(decoded[:-1], spans))
-        self.expand = nn.ModuleList(
-            _Expand(ndim, below, after, stride, expanding) for (after, below), stride in zip(pairwise(decoded), self.strides[1:])
-        )
+        self.expand = nn.ModuleList(_Expand(ndim, below, after, stride, expanding) for (after, below), stride in zip(pairwise(decoded), self.strides[1:]))
         self.heads = nn.ModuleList(FlowHead(ndim, after, (3,) * ndim) for after in decoded)
         initialise(self)
 

@@ -14,6 +14,7 @@ from nnreg.architecture.blocks import FLOW_HEAD_STD, initialise
 from nnreg.architecture.custom.parts import ConvNormReLU, conv, norm, pooled
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.geometry import identity_grid
+from nnreg.geometry.fields import without_autocast
 
 MODES = ("affine", "rigid", "translation")
 POOLED_SIZE = 4  # voxels per axis that the last map is averaged to: a mean over all of it would not know where things are
@@ -102,9 +103,7 @@ class GlobalNet(RegistrationNetwork):
         depth = plan_depth("globalnet", depth, len(strides))
         self.pool_strides = [tuple(stride) for stride in strides[1 : depth + 1]]
         widths = [num_channel_initial * 2**level for level in range(depth + 1)] if num_channel_initial else list(features_per_stage[: depth + 1])
-        self.stages = nn.ModuleList(
-            encoder_stage(ndim, before, after, kernel) for before, after, kernel in zip([2 * channels, *widths], widths, kernel_sizes)
-        )
+        self.stages = nn.ModuleList(encoder_stage(ndim, before, after, kernel) for before, after, kernel in zip([2 * channels, *widths], widths, kernel_sizes))
         self.image_size = tuple(image_size) if image_size else None
         self.last_size = (POOLED_SIZE,) * ndim
         if self.image_size:
@@ -126,12 +125,14 @@ class GlobalNet(RegistrationNetwork):
     def affine(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """What the map adds to the identity: matrix (B, ndim, ndim) and shift (B, ndim), in units of half the longest extent."""
         if self.image_size and tuple(fixed.shape[2:]) != self.image_size:
-            raise ConfigurationError(f"globalnet was built for images of {list(self.image_size)}, found {list(fixed.shape[2:])}. Leave image_size out for any size.")
+            raise ConfigurationError(
+                f"globalnet was built for images of {list(self.image_size)}, found {list(fixed.shape[2:])}. Leave image_size out for any size."
+            )
         features = torch.cat([fixed, moving], dim=1)
         for stage, stride in zip(self.stages, [(1,) * self.ndim, *self.pool_strides]):
             features = stage(pooled(features, stride, "max"))
         pool = nnf.adaptive_avg_pool2d if self.ndim == 2 else nnf.adaptive_avg_pool3d
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device):
             numbers: Tensor = self.head(pool(features.float(), self.last_size).flatten(1))  # type: ignore[arg-type]
         if self.max_disp:
             numbers = self.max_disp * torch.tanh(numbers / self.max_disp)

@@ -124,9 +124,7 @@ class DynamicKiUNet(Backbone):
         self.decoder = nn.ModuleList(_Enlarge(ndim, after, lasts[stage], kernel, stride) for stage, (_, after, kernel, stride) in enumerate(plan))
         ki = [max(FEWEST_KI_FEATURES, round(ki_share * u)) for u in features[:levels]]
         factors = _ki_factors(kernel_sizes[0], levels, ki_max_scale)
-        self.ki_encoder = nn.ModuleList(
-            _Enlarge(ndim, before, after, kernel_sizes[0], factor) for before, after, factor in zip([inputs, *ki], ki, factors)
-        )
+        self.ki_encoder = nn.ModuleList(_Enlarge(ndim, before, after, kernel_sizes[0], factor) for before, after, factor in zip([inputs, *ki], ki, factors))
         ki_lasts = [max(2, ki[0] // 2), *ki]
         self.ki_decoder = nn.ModuleList(
             _Shrink(ndim, before, ki_lasts[level], kernel_sizes[0], factor, "avg" if pool_type == "conv" else pool_type)

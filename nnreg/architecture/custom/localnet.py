@@ -61,7 +61,9 @@ class _LocalNetBackbone(Backbone):
             raise ConfigurationError(f"localnet: extract_levels {levels} must lie between 0 and the depth, {depth}, and contain it.")
         widths = [num_channel_initial * 2**level for level in range(depth + 1)] if num_channel_initial else list(features_per_stage[: depth + 1])
         relative = total_strides(strides[: depth + 1])
-        super().__init__(inputs=inputs, ndim=ndim, widths=[widths[level] for level in levels], strides=[relative[level] for level in levels], divisor=relative[-1])
+        super().__init__(
+            inputs=inputs, ndim=ndim, widths=[widths[level] for level in levels], strides=[relative[level] for level in levels], divisor=relative[-1]
+        )
         self.levels, self.steps = levels, [tuple(stride) for stride in strides[: depth + 1]]
         # wide where the plan convolves at full resolution, not along thick slices
         first = tuple(FIRST_KERNEL if size > 1 else 1 for size in kernel_sizes[0])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nnreg.architecture.backbone import Backbone, total_strides
+from nnreg.architecture.backbone import Backbone, pad_to_multiple, total_strides
 from nnreg.architecture.base import NETWORKS
 from nnreg.errors import ConfigurationError, did_you_mean
 
@@ -63,7 +63,8 @@ class Primus(Backbone):
         super().__init__(inputs=inputs, ndim=ndim, widths=[features_per_stage[0]], strides=[(1,) * ndim], divisor=token)
         token3d = (1, *token) if ndim == 2 else token
         reference = tuple(REFERENCE if step > 1 else 1 for step in token3d)
-        self.network = _primus()(
+        network, rotary = _primus()
+        self.network = network(
             input_channels=inputs,
             embed_dim=features,
             patch_embed_size=token3d,
@@ -71,6 +72,8 @@ class Primus(Backbone):
             eva_depth=blocks,
             eva_numheads=attention,
             input_shape=tuple(count * step for count, step in zip(reference, token3d)),
+            # without a shape of its own it makes the positions of any
+            rope_impl=lambda dim, feat_shape, **settings: rotary(dim, feat_shape=None, **settings),
         )
         self.reference = reference
 
@@ -109,6 +112,8 @@ class SwinUNETR(Backbone):
         Compute blocks again in the backward pass instead of keeping what they computed.
     """
 
+    default_field_resolution = 2
+
     def __init__(
         self,
         *,
@@ -139,23 +144,30 @@ class SwinUNETR(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features at full resolution."""
-        return [self.network(images)]
+        last = images.shape[-1]
+        if max(images.shape[2:]) == SWIN_DIVISOR:  # the deepest map would be one voxel, which has no statistics to normalise by
+            images = pad_to_multiple(images, (*(SWIN_DIVISOR,) * (self.ndim - 1), 2 * SWIN_DIVISOR))
+        return [self.network(images)[..., :last]]
 
 
-def _primus() -> Any:
+def _primus() -> tuple[Any, Any]:
+    """The network's class and that of its rotary positions."""
     try:
         from dynamic_network_architectures.architectures.primus import Primus as Network
+        from timm.layers import RotaryEmbeddingCat
     except (ImportError, RuntimeError) as error:  # torchvision of another torch raises a RuntimeError
         raise ConfigurationError(
             f"network 'primus' needs timm, which cannot be imported here ({str(error).splitlines()[0]}): "
             f"install timm and the torchvision that was built for torch {torch.__version__}."
         ) from error
-    return Network
+    return Network, RotaryEmbeddingCat
 
 
 def _swin_unetr() -> Any:
     try:
         from monai.networks.nets import SwinUNETR as Network
     except (ImportError, RuntimeError) as error:
-        raise ConfigurationError(f"network 'swin_unetr' needs MONAI, which cannot be imported here ({str(error).splitlines()[0]}): pip install 'nnreg[monai]'.") from error
+        raise ConfigurationError(
+            f"network 'swin_unetr' needs MONAI, which cannot be imported here ({str(error).splitlines()[0]}): pip install 'nnreg[monai]'."
+        ) from error
     return Network

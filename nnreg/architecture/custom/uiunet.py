@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class ResidualU(nn.Module):
         self.strides = [tuple(stride) for stride in strides]
         self.entry = ConvNormReLU(ndim, inputs, outputs, kernel)
         widths = [outputs, *[inner] * (len(strides) + 1)]
-        self.down = nn.ModuleList(ConvNormReLU(ndim, before, after, kernel) for before, after in zip(widths, widths[1:]))
+        self.down = nn.ModuleList(ConvNormReLU(ndim, before, after, kernel) for before, after in pairwise(widths))
         self.bottom = ConvNormReLU(ndim, inner, inner, kernel, dilation=2)
         self.up = nn.ModuleList(ConvNormReLU(ndim, 2 * inner, outputs if level == 0 else inner, kernel) for level in range(len(self.down)))
 
@@ -161,7 +162,9 @@ class DynamicUIUNet(Backbone):
             return ResidualU(ndim, before, inside, after, kernel_sizes[level], inside_strides)
 
         self.encoder = nn.ModuleList(stage(level, before, inner[level], after) for level, (before, after) in enumerate(zip([inputs, *features], features)))
-        self.decoder = nn.ModuleList(stage(level, 2 * features[level], max(2, inner[level] // (1 if level else 2)), decoded[level]) for level in range(stages - 1))
+        self.decoder = nn.ModuleList(
+            stage(level, 2 * features[level], max(2, inner[level] // (1 if level else 2)), decoded[level]) for level in range(stages - 1)
+        )
         below = [*decoded[1:], features[-1]]
         self.attention = nn.ModuleList(CrossAttention(ndim, below[level], features[level]) for level in range(1, stages - 1))
         self.enter = nn.Identity() if below[0] == features[0] else conv(ndim, below[0], features[0], 1)

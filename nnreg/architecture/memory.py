@@ -1,0 +1,125 @@
+"""Memory of a training step, found without allocating any: the network runs on torch's meta device, which has shapes and no numbers.
+
+A closed form per network would drift from its code, and nobody would write one for a network of their own. Here every tensor that torch
+would make in a forward and backward pass is counted while it lives, whatever the network, gradient checkpointing included.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nnreg.errors import ConfigurationError
+
+GB = 1024**3
+STATE_COPIES = 3  # gradient and Adam's two moments, beside the weights themselves
+FIXED_GB = 0.2  # libraries and workspace of the convolutions, as nnreg.planning.memory has it
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of one training step.
+
+    Attributes
+    ----------
+    activations
+        Largest sum of what lives at one time in a forward and backward pass, weights not counted.
+    parameters
+        Number of weights.
+    outputs
+        Spatial shape of everything the network returns.
+    """
+
+    activations: int
+    parameters: int
+    outputs: tuple[tuple[int, ...], ...]
+
+    @property
+    def gb(self) -> float:
+        """Peak of the step in GB (2^30 bytes): activations, weights, gradients, two moments of Adam, and what the libraries take."""
+        return (self.activations + 4 * (1 + STATE_COPIES) * self.parameters) / GB + FIXED_GB
+
+
+class _Living(TorchDispatchMode):
+    """Counts the bytes of storages from the operation that makes them to their end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self.now = self.peak = 0
+
+    def ignore(self, tensor: Tensor) -> None:
+        """Not to be counted: it was there before."""
+        self.known.add(tensor.untyped_storage())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self.known:
+            return
+        size = storage.nbytes()
+        self.known.add(storage)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+def training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, channels: int, batch_size: int = 1) -> TrainingMemory:
+    """Memory of one training step of the registration network that `build` makes, nothing allocated.
+
+    Parameters
+    ----------
+    build
+        Makes the network; called with the meta device as torch's default.
+    shape, channels, batch_size
+        Of the images.
+
+    Raises
+    ------
+    ConfigurationError
+        If the network cannot run on images of that shape: the plan has more stages than the images bear.
+    """
+    with torch.device("meta"):
+        network = build().train()
+    images = {name: torch.empty(batch_size, channels, *shape, device="meta") for name in ("fixed", "moving")}
+    return _measured(network, images, f"images of {'x'.join(map(str, shape))} voxels")
+
+
+def dense_training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, channels: int, batch_size: int = 1) -> TrainingMemory:
+    """As :func:`training_memory`, of a network that is called with one image and returns logits."""
+    with torch.device("meta"):
+        network = build().train()
+    return _measured(network, torch.empty(batch_size, channels, *shape, device="meta"), f"images of {'x'.join(map(str, shape))} voxels")
+
+
+def _measured(network: nn.Module, images: Any, what: str) -> TrainingMemory:
+    living = _Living()
+    for tensor in (*network.parameters(), *network.buffers(), *tree_leaves(images)):
+        living.ignore(tensor)
+    try:
+        with torch.device("meta"), living:
+            outputs = network(**images) if isinstance(images, dict) else network(images)
+            total = sum(output.float().square().sum() for output in tree_leaves(outputs))
+            total.backward()  # type: ignore[union-attr]
+    except (ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"network {type(network).__name__} cannot work on {what}: {str(error).splitlines()[0]} Use fewer stages, or a larger grid or patch."
+        ) from error
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    gradients = 4 * sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return TrainingMemory(max(0, living.peak - gradients), weights, tuple(tuple(output.shape[2:]) for output in tree_leaves(outputs)))
