@@ -18,6 +18,7 @@ from nnreg.architecture.custom.window_mlp import WindowMLP
 from nnreg.architecture.memory import dense_training_memory, training_memory
 from nnreg.errors import ConfigurationError, TrainingError
 from nnreg.geometry import identity_grid
+from nnreg.training.configs import TRAINER_CONFIGS
 from nnreg.training.runtime_utils.memory import check_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -277,6 +278,19 @@ class TestRefusals:
     def test_a_function_that_returns_something_else(self) -> None:
         with pytest.raises(ConfigurationError, match="gave a int"):
             build_network(lambda **arguments: 3, **plan("2d"))
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in TRAINER_CONFIGS.items() if isinstance(recipe.architecture, str)])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_every_recipe_names_a_network_that_can_be_built(name: str, ndim: int) -> None:
+    recipe = TRAINER_CONFIGS[name]
+    try:
+        with torch.device("meta"):
+            network = build_network(recipe.architecture, channels=2, **cubes(ndim, 4, (4, 8, 16, 16)), **recipe.architecture_kwargs)
+    except ConfigurationError as error:
+        pytest.skip(str(error))  # of another package that is not there
+    assert network.field_count >= 1
+    assert recipe.description
 
 
 def test_a_rigid_map_keeps_distances_in_the_world() -> None:

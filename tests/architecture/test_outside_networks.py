@@ -70,8 +70,7 @@ def test_mistakes_are_named(package: Path) -> None:
 @pytest.mark.parametrize(("named", "folder"), [("ladder_package.ladder:LadderNet", "LadderNet"), ("ladder", "ladder")])
 def test_it_is_trained_resumed_and_predicts(named: str, folder: str, package: Path, plane: Tiny, tmp_path: Path) -> None:
     workspace = plane.copy(tmp_path / "workspace")
-    fold = workspace.train(0, "-tr", named)
-    assert fold == fold.parent.parent / f"{folder}__nnRegPlans__2d" / "fold_0" or fold.name == "fold_0"
+    workspace.train(0, "-tr", named)
     debug = read_json(workspace.fold(0, folder) / "debug.json", ConfigurationError)
     assert any("LadderNet" in line for line in debug["network"])
     workspace.train(0, "-tr", named, "-c", epochs=2)
