@@ -78,7 +78,7 @@ def step(network: torch.nn.Module, images: dict[str, torch.Tensor]) -> float:
 
 
 def measure(name: str, size: int, ndim: int, device: str) -> dict[str, float]:
-    """One network; the measured memory is what a step adds to weights that are there already, and the weights."""
+    """One network; the memory, predicted and measured, is what both passes add to weights that are there already."""
     network_name, options = NETWORKS[name]
     arguments = plan(size, ndim)
     predicted = training_memory(lambda: build_network(network_name, **arguments, **options), (size,) * ndim, channels=1)
@@ -97,13 +97,12 @@ def measure(name: str, size: int, ndim: int, device: str) -> dict[str, float]:
         before = torch.cuda.memory_allocated()
         first = step(network, images)
         peak = torch.cuda.max_memory_allocated()
-    weights = 4 * predicted.parameters
     return {
         "parameters": predicted.parameters,
         "seconds": min(first, step(network, images)),
-        "predicted_gb": (predicted.activations + weights) / GB,
+        "predicted_gb": predicted.passes / GB,
         "measured_gb": (peak - before) / GB,
-        "ratio": (predicted.activations + weights) / max(1, peak - before),
+        "ratio": predicted.passes / max(1, peak - before),
         "training_gb": predicted.gb,
     }
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from nnreg.errors import ConfigurationError
 
 GB = 1024**3
-STATE_COPIES = 3  # gradient and Adam's two moments, beside the weights themselves
+KEPT_COPIES = 3  # the weights and Adam's two moments
 FIXED_GB = 0.2  # libraries and workspace of the convolutions, as nnreg.planning.memory has it
 
 
@@ -29,22 +29,22 @@ class TrainingMemory:
 
     Attributes
     ----------
-    activations
-        Largest sum of what lives at one time in a forward and backward pass, weights not counted.
+    passes
+        Largest sum of what lives at one time in a forward and backward pass, gradients of the weights included, the weights themselves not.
     parameters
         Number of weights.
     outputs
         Spatial shape of everything the network returns.
     """
 
-    activations: int
+    passes: int
     parameters: int
     outputs: tuple[tuple[int, ...], ...]
 
     @property
     def gb(self) -> float:
-        """Peak of the step in GB (2^30 bytes): activations, weights, gradients, two moments of Adam, and what the libraries take."""
-        return (self.activations + 4 * (1 + STATE_COPIES) * self.parameters) / GB + FIXED_GB
+        """Peak of the step in GB (2^30 bytes): both passes, the weights, two moments of Adam, and what the libraries take."""
+        return (self.passes + 4 * KEPT_COPIES * self.parameters) / GB + FIXED_GB
 
 
 class _Living(TorchDispatchMode):
@@ -121,5 +121,4 @@ def _measured(network: nn.Module, images: Any, what: str) -> TrainingMemory:
             f"network {type(network).__name__} cannot work on {what}: {str(error).splitlines()[0]} Use fewer stages, or a larger grid or patch."
         ) from error
     weights = sum(parameter.numel() for parameter in network.parameters())
-    gradients = 4 * sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return TrainingMemory(max(0, living.peak - gradients), weights, tuple(tuple(output.shape[2:]) for output in tree_leaves(outputs)))
+    return TrainingMemory(living.peak, weights, tuple(tuple(output.shape[2:]) for output in tree_leaves(outputs)))

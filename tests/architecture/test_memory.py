@@ -31,7 +31,7 @@ def build(name: str = "kiunet", **options: Any) -> Callable[[], nn.Module]:
 
 
 def needed(shape: tuple[int, ...] = (64, 80), batch_size: int = 1, **options: Any) -> int:
-    return training_memory(build(**options), shape, channels=1, batch_size=batch_size).activations
+    return training_memory(build(**options), shape, channels=1, batch_size=batch_size).passes
 
 
 @pytest.mark.parametrize("name", ["dual_pyramid", "unetreg", "plain_unet", "kiunet", "uiunet", "localnet"])
@@ -66,7 +66,7 @@ def test_of_a_dense_network() -> None:
 
     small, large = (dense_training_memory(build, shape, channels=1) for shape in ((32, 40), (64, 80)))
     assert small.parameters == sum(parameter.numel() for parameter in build().parameters())
-    assert 3.5 < large.activations / small.activations < 4.5
+    assert 3.5 < large.passes / small.passes < 4.5
 
 
 def test_allocates_nothing() -> None:
