@@ -82,6 +82,8 @@ def measure(name: str, size: int, ndim: int, device: str) -> dict[str, float]:
     network_name, options = NETWORKS[name]
     arguments = plan(size, ndim)
     predicted = training_memory(lambda: build_network(network_name, **arguments, **options), (size,) * ndim, channels=1)
+    if predicted is None:
+        raise NnRegError(f"{name} cannot run without numbers: its memory is not predicted.")
     network = build_network(network_name, **arguments, **options).to(device)
     images = {key: torch.rand(1, 1, *(size,) * ndim, device=device) for key in ("fixed", "moving")}
     small = {key: torch.rand(1, 1, *(64,) * ndim, device=device) for key in ("fixed", "moving")} if size > 64 else images

@@ -79,35 +79,45 @@ class _Living(TorchDispatchMode):
         self.now -= size
 
 
-def training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, channels: int, batch_size: int = 1) -> TrainingMemory:
+def without_numbers(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `build` makes, on the meta device; its weights are allocated only where its constructor computes with tensors."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, NotImplementedError):
+        return build().to("meta")
+
+
+def training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, channels: int, batch_size: int = 1) -> TrainingMemory | None:
     """Memory of one training step of the registration network that `build` makes, nothing allocated.
 
     Parameters
     ----------
     build
-        Makes the network; called with the meta device as torch's default.
+        Makes the network.
     shape, channels, batch_size
         Of the images.
+
+    Returns
+    -------
+    TrainingMemory or None
+        None if the network's course depends on the numbers it computes, so that it cannot run without them.
 
     Raises
     ------
     ConfigurationError
         If the network cannot run on images of that shape: the plan has more stages than the images bear.
     """
-    with torch.device("meta"):
-        network = build().train()
     images = {name: torch.empty(batch_size, channels, *shape, device="meta") for name in ("fixed", "moving")}
-    return _measured(network, images, f"images of {'x'.join(map(str, shape))} voxels")
+    return _measured(without_numbers(build).train(), images, shape)
 
 
-def dense_training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, channels: int, batch_size: int = 1) -> TrainingMemory:
+def dense_training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, channels: int, batch_size: int = 1) -> TrainingMemory | None:
     """As :func:`training_memory`, of a network that is called with one image and returns logits."""
-    with torch.device("meta"):
-        network = build().train()
-    return _measured(network, torch.empty(batch_size, channels, *shape, device="meta"), f"images of {'x'.join(map(str, shape))} voxels")
+    return _measured(without_numbers(build).train(), torch.empty(batch_size, channels, *shape, device="meta"), shape)
 
 
-def _measured(network: nn.Module, images: Any, what: str) -> TrainingMemory:
+def _measured(network: nn.Module, images: Any, shape: Sequence[int]) -> TrainingMemory | None:
     living = _Living()
     for tensor in (*network.parameters(), *network.buffers(), *tree_leaves(images)):
         living.ignore(tensor)
@@ -116,9 +126,12 @@ def _measured(network: nn.Module, images: Any, what: str) -> TrainingMemory:
             outputs = network(**images) if isinstance(images, dict) else network(images)
             total = sum(output.float().square().sum() for output in tree_leaves(outputs))
             total.backward()  # type: ignore[union-attr]
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        if "meta tensor" in str(error):
+            return None
         raise ConfigurationError(
-            f"network {type(network).__name__} cannot work on {what}: {str(error).splitlines()[0]} Use fewer stages, or a larger grid or patch."
+            f"network {type(network).__name__} cannot work on images of {'x'.join(map(str, shape))} voxels: {str(error).splitlines()[0]} "
+            "Use fewer stages, or a larger grid or patch."
         ) from error
     weights = sum(parameter.numel() for parameter in network.parameters())
     return TrainingMemory(living.peak, weights, tuple(tuple(output.shape[2:]) for output in tree_leaves(outputs)))

@@ -31,7 +31,9 @@ def build(name: str = "kiunet", **options: Any) -> Callable[[], nn.Module]:
 
 
 def needed(shape: tuple[int, ...] = (64, 80), batch_size: int = 1, **options: Any) -> int:
-    return training_memory(build(**options), shape, channels=1, batch_size=batch_size).passes
+    found = training_memory(build(**options), shape, channels=1, batch_size=batch_size)
+    assert found is not None
+    return found.passes
 
 
 @pytest.mark.parametrize("name", ["dual_pyramid", "unetreg", "plain_unet", "kiunet", "uiunet", "localnet"])
@@ -65,13 +67,38 @@ def test_of_a_dense_network() -> None:
         return build_dense_network("plain_unet", outputs=3, **PLAN)
 
     small, large = (dense_training_memory(build, shape, channels=1) for shape in ((32, 40), (64, 80)))
+    assert small is not None
+    assert large is not None
     assert small.parameters == sum(parameter.numel() for parameter in build().parameters())
     assert 3.5 < large.passes / small.passes < 4.5
 
 
 def test_allocates_nothing() -> None:
     """A step of many terabytes."""
-    assert training_memory(build(), (400_000, 400_000), channels=1).gb > 10_000
+    found = training_memory(build(), (400_000, 400_000), channels=1)
+    assert found is not None
+    assert found.gb > 10_000
+
+
+class _Reading(nn.Module):
+    """Computes with tensors when it is made, and goes by what it sees when it is called."""
+
+    def __init__(self, *, reads: bool) -> None:
+        super().__init__()
+        self.reads, self.width = reads, int(torch.arange(3).sum())
+        self.layer = nn.Conv2d(2, 2, self.width, padding="same")
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
+        if self.reads and bool(fixed.mean() > 0):
+            fixed = -fixed
+        return [self.layer(torch.cat([fixed, moving], dim=1))]
+
+
+def test_a_network_that_reads_numbers() -> None:
+    found = training_memory(lambda: _Reading(reads=False), (16, 18), channels=1)
+    assert found is not None
+    assert found.parameters == 2 * 2 * 9 + 2
+    assert training_memory(lambda: _Reading(reads=True), (16, 18), channels=1) is None
 
 
 def test_what_does_not_fit_is_refused() -> None:

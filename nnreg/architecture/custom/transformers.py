@@ -131,18 +131,15 @@ class SwinUNETR(Backbone):
         if feature_size % 12:
             raise ConfigurationError(f"swin_unetr: feature_size {feature_size} must be a multiple of 12.")
         super().__init__(inputs=inputs, ndim=ndim, widths=[feature_size], strides=[(1,) * ndim], divisor=(SWIN_DIVISOR,) * ndim)
-        device = torch.get_default_device()
-        with torch.device("cpu"):  # its constructor reads numbers, which the meta device has none of
-            network = _swin_unetr()(
-                in_channels=inputs,
-                out_channels=1,
-                feature_size=feature_size,
-                depths=tuple(depths),
-                num_heads=tuple(num_heads),
-                use_checkpoint=use_checkpoint,
-                spatial_dims=ndim,
-            )
-        self.network = network.to(device)
+        self.network = _swin_unetr()(
+            in_channels=inputs,
+            out_channels=1,
+            feature_size=feature_size,
+            depths=tuple(depths),
+            num_heads=tuple(num_heads),
+            use_checkpoint=use_checkpoint,
+            spatial_dims=ndim,
+        )
         self.network.out = nn.Identity()  # the head is ours
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -55,8 +55,8 @@ class RegistrationTask:
         _check_deep_supervision(network, configuration, recipe)
         return network
 
-    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Plans, configuration: Configuration) -> float:
-        """Peak of a training step in float32 with the network that `build` makes, found on the meta device.
+    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Plans, configuration: Configuration) -> float | None:
+        """Peak of a training step in float32 with the network that `build` makes, found on the meta device; None where that is not possible.
 
         Raises
         ------
@@ -65,6 +65,8 @@ class RegistrationTask:
         """
         channels, batch = len(plans.channel_names), configuration.training.batch_size
         found = training_memory(build, configuration.grid, channels=channels, batch_size=batch)
+        if found is None:
+            return None
         losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim)
         return found.gb + batch * losses * memory.BYTES / memory.GB
 

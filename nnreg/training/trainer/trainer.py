@@ -211,7 +211,8 @@ class nnRegTrainer:
         if self.has_custom_network or unchanged:
             return
         needed = self.task.memory_gb(build=self.build_network_architecture, plans=self.plans, configuration=self.configuration)
-        check_fits(needed, self.device, f"network {self.configuration.architecture.name} on {'x'.join(map(str, self.configuration.grid))} voxels")
+        if needed is not None:
+            check_fits(needed, self.device, f"network {self.configuration.architecture.name} on {'x'.join(map(str, self.configuration.grid))} voxels")
 
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""
