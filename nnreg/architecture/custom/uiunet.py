@@ -83,7 +83,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, ndim: int, below: int, features: int) -> None:
         super().__init__()
-        reduced = max(1, features // REDUCTION)
+        reduced = max(2, features // REDUCTION)  # one alone could not be normalised
         self.enter = ConvNormReLU(ndim, below, features, 1)
         # over the channels: a map of one voxel has no statistics of its own
         self.channels = nn.Sequential(
