@@ -235,7 +235,7 @@ def test_every_recipe_names_a_network_that_can_be_built(name: str, ndim: int) ->
 def test_a_rigid_map_keeps_distances_in_the_world() -> None:
     spacing = (2.0, 1.0, 0.5)
     network = GlobalNet(channels=1, **cubes(3, 3, (2, 2, 2)), mode="rigid", spacing=spacing)
-    nn.init.normal_(network.head.weight, std=1.0)
+    nn.init.normal_(network.head.weight, std=0.5 * network.head.in_features**0.5)
     shape = (6, 9, 12)
     images = {key: torch.randn(1, 1, *shape) for key in ("fixed", "moving")}
     scale = torch.tensor(spacing).reshape(1, 3, 1, 1, 1)

@@ -93,7 +93,7 @@ def awaken(network: RegistrationNetwork, std: float = 0.05) -> None:
         if isinstance(module, FlowHead):
             torch.nn.init.normal_(module.convolution.weight, std=std)
         if isinstance(module, GlobalNet):
-            torch.nn.init.normal_(module.head.weight, std=0.1 / module.head.in_features**0.5)
+            torch.nn.init.normal_(module.head.weight, std=0.1 * module.head.in_features**0.5)
 
 
 def every_network() -> list[Any]:

@@ -133,7 +133,9 @@ class GlobalNet(RegistrationNetwork):
             features = stage(pooled(features, stride, "max"))
         pool = nnf.adaptive_avg_pool2d if self.ndim == 2 else nnf.adaptive_avg_pool3d
         with without_autocast(features.device):
-            numbers: Tensor = self.head(pool(features.float(), self.last_size).flatten(1))  # type: ignore[arg-type]
+            last = pool(features.float(), self.last_size).flatten(1)  # type: ignore[arg-type]
+            # a mean over the features: Adam moves every weight alike, and the sum of thousands would leap by the image's width
+            numbers: Tensor = self.head(last) / self.head.in_features
         if self.max_disp:
             numbers = self.max_disp * torch.tanh(numbers / self.max_disp)
         shift, rest = numbers[:, : self.ndim], numbers[:, self.ndim :]
