@@ -122,7 +122,9 @@ class FieldNetwork(RegistrationNetwork):
         if integration_steps < 0:
             raise ConfigurationError(f"a network needs integration_steps >= 0, found {integration_steps}.")
         self.integration_steps = integration_steps
-        finest, relative = field_stages(strides, field_resolution or getattr(backbone, "default_field_resolution", 1), at_least=2)
+        if field_resolution is None:
+            field_resolution = int(getattr(backbone, "default_field_resolution", 1))
+        finest, relative = field_stages(strides, field_resolution, at_least=2)
         start, inputs = relative[0], 2 * channels
         self.entry_stride = start
         self.entry: nn.Module = nn.Identity()

@@ -125,7 +125,7 @@ def _measured(network: nn.Module, images: Any, shape: Sequence[int]) -> Training
         with torch.device("meta"), living:
             outputs = network(**images) if isinstance(images, dict) else network(images)
             total = sum(output.float().square().sum() for output in tree_leaves(outputs))
-            total.backward()  # type: ignore[union-attr]
+            total.backward()
     except (ValueError, RuntimeError, NotImplementedError) as error:
         if "meta tensor" in str(error):
             return None

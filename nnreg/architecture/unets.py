@@ -81,8 +81,8 @@ class PlainUNet(_UNet):
             len(strides),
             list(features_per_stage),
             settings.pop("conv_op"),
-            [list(kernel) for kernel in kernel_sizes],  # type: ignore[arg-type]
-            [list(stride) for stride in strides],  # type: ignore[arg-type]
+            [list(kernel) for kernel in kernel_sizes],
+            [list(stride) for stride in strides],
             list(blocks_per_stage),
             return_skips=True,
             **settings,
@@ -120,8 +120,8 @@ class ResidualEncoderUNet(_UNet):
             stages,
             features,
             settings.pop("conv_op"),
-            [list(kernel) for kernel in kernel_sizes],  # type: ignore[arg-type]
-            [list(stride) for stride in strides],  # type: ignore[arg-type]
+            [list(kernel) for kernel in kernel_sizes],
+            [list(stride) for stride in strides],
             blocks,
             return_skips=True,
             **settings,

@@ -65,13 +65,13 @@ class _Expand(nn.Module):
     def __init__(self, ndim: int, inputs: int, outputs: int, stride: Sequence[int], kind: str) -> None:
         super().__init__()
         self.up: nn.Module
+        self.norm: nn.LayerNorm | None = None
         if kind == "transposed":
             transposed = nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
             self.up = transposed(inputs, outputs, tuple(stride), stride=tuple(stride))  # type: ignore[arg-type]
             self.norm = nn.LayerNorm(outputs)
         else:
-            self.up, self.norm = conv(ndim, inputs, outputs), None
-        self.kind = kind
+            self.up = conv(ndim, inputs, outputs)
 
     def forward(self, features: Tensor, shape: Sequence[int]) -> Tensor:
         """(B, inputs, *coarse) to (B, outputs, *shape)."""
@@ -184,5 +184,5 @@ def _averaged(features: Tensor, stride: Sequence[int]) -> Tensor:
     """Means about every voxel that stays, of as many voxels to either side as the stride skips."""
     pool = nnf.avg_pool2d if features.ndim == 4 else nnf.avg_pool3d
     padded = nnf.pad(pad_for(features, stride), [step - 1 for step in reversed(stride) for _ in range(2)], mode="replicate")
-    result: Tensor = pool(padded, [2 * step - 1 for step in stride], list(stride))  # type: ignore[operator]
+    result: Tensor = pool(padded, [2 * step - 1 for step in stride], list(stride))
     return result
