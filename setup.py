@@ -50,6 +50,7 @@ setup(
     ],
     extras_require={
         "zarr": ["zarr>=2.18"],
+        "monai": ["monai>=1.5"],
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.17"],
         "dask": ["distributed>=2024.1"],

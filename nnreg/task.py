@@ -39,6 +39,10 @@ class Task(Protocol):
         """The network of a configuration."""
         ...
 
+    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Any, configuration: Any) -> float | None:
+        """Predicted peak of a training step with the network that `build` makes, nothing allocated; GB (2^30 bytes), None if it cannot be known."""
+        ...
+
     def objective(self, *, plans: Any, configuration: Any, recipe: Any) -> Objective:
         """The training loss."""
         ...

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -70,80 +69,5 @@ class RegistrationNetwork(nn.Module, ABC):
         return fields if self.deep_supervision else fields[:1]
 
 
-NETWORKS: Registry[Callable[..., RegistrationNetwork]] = Registry("network")
-
-
-def build_network(
-    name: str,
-    *,
-    channels: int,
-    ndim: int,
-    strides: Sequence[Sequence[int]],
-    kernel_sizes: Sequence[Sequence[int]],
-    features_per_stage: Sequence[int],
-    blocks_per_stage: Sequence[int],
-    deep_supervision: bool = True,
-    **kwargs: Any,
-) -> RegistrationNetwork:
-    """The network registered as `name`, built from a plan.
-
-    Parameters
-    ----------
-    name
-        Key of ``NETWORKS``.
-    channels, ndim
-        Channels of each image, axes of the grid.
-    strides, kernel_sizes
-        One tuple per stage, one number per axis; stage 0 has stride 1.
-    features_per_stage, blocks_per_stage
-        One number per stage.
-    deep_supervision
-        Whether a call returns the coarser fields too; can be changed later.
-    **kwargs
-        The network's own options.
-
-    Raises
-    ------
-    ConfigurationError
-        If the name or an option is unknown, or the stages contradict each other.
-    """
-    check_stages(ndim, strides, kernel_sizes, features_per_stage, blocks_per_stage)
-    try:
-        return NETWORKS[name](
-            channels=channels,
-            ndim=ndim,
-            strides=strides,
-            kernel_sizes=kernel_sizes,
-            features_per_stage=features_per_stage,
-            blocks_per_stage=blocks_per_stage,
-            deep_supervision=deep_supervision,
-            **kwargs,
-        )
-    except TypeError as error:
-        raise ConfigurationError(f"network {name!r} cannot be built with the options {sorted(kwargs)}: {error}.") from error
-
-
-def check_stages(
-    ndim: int,
-    strides: Sequence[Sequence[int]],
-    kernel_sizes: Sequence[Sequence[int]],
-    features_per_stage: Sequence[int],
-    blocks_per_stage: Sequence[int],
-) -> None:
-    """Raise a ConfigurationError unless every list has one entry per stage and every tuple one number per axis."""
-    counts = {
-        "strides": len(strides),
-        "kernel_sizes": len(kernel_sizes),
-        "features_per_stage": len(features_per_stage),
-        "blocks_per_stage": len(blocks_per_stage),
-    }
-    if len(set(counts.values())) != 1 or len(strides) < 2:
-        raise ConfigurationError(f"architecture: every list needs one entry per stage and two stages or more, found {counts}.")
-    for key, stages in (("strides", strides), ("kernel_sizes", kernel_sizes)):
-        wrong = [tuple(stage) for stage in stages if len(stage) != ndim or min(stage) < 1]
-        if wrong:
-            raise ConfigurationError(f"architecture.{key}: each stage needs {ndim} positive numbers, found {wrong[0]}.")
-    if any(size % 2 == 0 for stage in kernel_sizes for size in stage):
-        raise ConfigurationError(f"architecture.kernel_sizes must be odd, found {[tuple(stage) for stage in kernel_sizes]}.")
-    if max(strides[0]) != 1:
-        raise ConfigurationError(f"architecture.strides: stage 0 keeps the resolution, its stride must be 1, found {tuple(strides[0])}.")
+NETWORKS: Registry[Callable[..., nn.Module]] = Registry("network")
+"""Classes (or functions that return one) of registration networks, and of backbones, which get the heads of the task."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -42,6 +43,11 @@ def _axes(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
         torch.arange(size, dtype=torch.float32, device=device).reshape([1] + [size if axis == other else 1 for other in range(ndim)])
         for axis, size in enumerate(shape)
     )
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Float32 whatever autocast says; the meta device, on which memory is predicted, knows no autocast."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device_type=device.type, enabled=False)
 
 
 def identity_grid(shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
@@ -80,7 +86,7 @@ def warp(image: Tensor, field: Tensor, *, mode: Mode = "linear", padding: Paddin
         from nnreg.kernels.warp_cpu import sample_volume
 
         return sample_volume(image.float(), field.float(), border=padding == "border")
-    with torch.autocast(device_type=field.device.type, enabled=False):
+    with without_autocast(field.device):
         # Labels beyond 2**24 would not survive float32; no atlas has that many.
         sampled = nnf.grid_sample(
             image.float(),
@@ -244,7 +250,7 @@ def resize_field(field: Tensor, shape: Sequence[int]) -> Tensor:
 
 def resize(image: Tensor, shape: Sequence[int]) -> Tensor:
     """Linear resize of ``(B, C, *spatial)``, corner voxels aligned (the convention of every field of the package), float32."""
-    with torch.autocast(device_type=image.device.type, enabled=False):
+    with without_autocast(image.device):
         return nnf.interpolate(image.float(), size=tuple(shape), mode="bilinear" if image.ndim == 4 else "trilinear", align_corners=True)
 
 

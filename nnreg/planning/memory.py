@@ -108,8 +108,11 @@ def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: in
 
 def _kept_by_losses(pyramid: Sequence[Level], grid: Sequence[int], channels: int, field_resolution: int) -> float:
     """Numbers that warps, similarity and regularisation keep, one pair: at full resolution and at every level below it."""
-    ndim = len(grid)
-    voxels = [prod(grid)] + [level.voxels for level in pyramid[0 if field_resolution > 1 else 1 :]]
+    return kept_by_losses([prod(grid), *(level.voxels for level in pyramid[0 if field_resolution > 1 else 1 :])], channels, len(grid))
+
+
+def kept_by_losses(voxels: Sequence[int], channels: int, ndim: int) -> float:
+    """As above, of a network whose fields have so many voxels."""
     # both images, the warped one and local sums of it; field, sampling grid and the field's gradient in every direction
     return sum(voxels) * (channels * 6 + ndim * (2 + ndim))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 
 from nnreg import metrics
 from nnreg.architecture import build_network
+from nnreg.architecture.memory import training_memory
 from nnreg.dataset.pairs import Pair, pairs_among
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import warp
+from nnreg.planning import memory
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.tasks.registration.objective import RegistrationObjective
 from nnreg.tasks.registration.samples import PairSamples
@@ -45,14 +48,28 @@ class RegistrationTask:
             "kernel_sizes": plan.kernel_sizes,
             "features_per_stage": plan.features_per_stage,
             "blocks_per_stage": plan.blocks_per_stage,
-            "deep_supervision": True,
         }
         if recipe.architecture is None or isinstance(recipe.architecture, str):
-            return build_network(plan.name, **arguments, **plan.kwargs)
-        network = recipe.architecture(**arguments, **recipe.architecture_kwargs)
-        if not isinstance(network, nn.Module):
-            raise ConfigurationError(f"TrainerConfig.architecture gave a {type(network).__name__}, expected a torch module.")
+            network: nn.Module = build_network(plan.name, **{**arguments, **plan.kwargs})
+        else:
+            network = build_network(recipe.architecture, **{**arguments, **recipe.architecture_kwargs})
+        _check_deep_supervision(network, configuration, recipe)
         return network
+
+    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Plans, configuration: Configuration) -> float | None:
+        """Peak of a training step in float32 with the network that `build` makes, found on the meta device; None where that is not possible.
+
+        Raises
+        ------
+        ConfigurationError
+            If the grid is too small for the network.
+        """
+        channels, batch = len(plans.channel_names), configuration.training.batch_size
+        found = training_memory(build, configuration.grid, channels=channels, batch_size=batch)
+        if found is None:
+            return None
+        losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim)
+        return found.gb + batch * losses * memory.BYTES / memory.GB
 
     def objective(self, *, plans: Plans, configuration: Configuration, recipe: TrainerConfig) -> RegistrationObjective:
         """Similarity, smoothness and label terms."""
@@ -107,3 +124,15 @@ def _mean_dice(field: Tensor, batch: Mapping[str, Tensor]) -> float:
     labels = [int(value) for value in torch.unique(fixed) if value > 0]
     values = list(metrics.dice(fixed.cpu().numpy(), warped.cpu().numpy(), labels).values())
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _check_deep_supervision(network: nn.Module, configuration: Configuration, recipe: TrainerConfig) -> None:
+    """Refuse weights for several fields, or deep supervision asked for by name, where the network returns one field."""
+    if getattr(network, "field_count", None) != 1:
+        return
+    name = configuration.architecture.name if recipe.architecture is None or isinstance(recipe.architecture, str) else type(network).__name__
+    weights = configuration.training.deep_supervision_weights
+    if len(weights) > 1:
+        raise ConfigurationError(f"network {name} returns one field, deep_supervision_weights has {len(weights)} values. Give [1] or leave them out.")
+    if {**configuration.architecture.kwargs, **recipe.architecture_kwargs}.get("deep_supervision"):
+        raise ConfigurationError(f"network {name} returns one field: it cannot be supervised at several resolutions. Leave deep_supervision out.")

@@ -32,14 +32,15 @@ class ResolvedTrainer:
 def resolve_trainer(name: str = DEFAULT_TRAINER) -> ResolvedTrainer:
     """Find what `name` names.
 
-    Looks among the registered configs, the trainer classes (built in, then entry points ``nnreg.trainers``), then takes
-    ``package.module:Attribute`` (a trainer class or a TrainerConfig) or a YAML file.
+    Looks among the registered configs, the trainer classes (built in, then entry points ``nnreg.trainers``) and the networks (built in, then
+    entry points ``nnreg.networks``), then takes ``package.module:Attribute`` (a trainer class, a TrainerConfig or a network's class) or a YAML file.
 
     Raises
     ------
     ConfigurationError
         Unknown or ambiguous name, module that cannot be imported, file with unknown keys.
     """
+    from nnreg.architecture import network_names
     from nnreg.training.trainer.trainer import nnRegTrainer
 
     if name.endswith((".yaml", ".yml")):
@@ -54,7 +55,12 @@ def resolve_trainer(name: str = DEFAULT_TRAINER) -> ResolvedTrainer:
         return ResolvedTrainer(name, nnRegTrainer, TRAINER_CONFIGS[name])
     if name in classes:
         return ResolvedTrainer(name, classes[name], TrainerConfig())
-    raise ConfigurationError(f"trainer {name!r} is unknown; {did_you_mean(name, [*TRAINER_CONFIGS, *classes])} (or package.module:Class, or a .yaml file)")
+    networks = network_names()
+    if name in networks:
+        return ResolvedTrainer(name, nnRegTrainer, TrainerConfig(architecture=name))
+    raise ConfigurationError(
+        f"trainer {name!r} is unknown; {did_you_mean(name, [*TRAINER_CONFIGS, *classes, *networks])} (or package.module:Class, or a .yaml file)"
+    )
 
 
 def trainer_classes() -> dict[str, type[nnRegTrainer]]:
@@ -122,13 +128,17 @@ def _import(name: str) -> Any:
 
 
 def _resolved(name: str, found: Any, asked: str) -> ResolvedTrainer:
+    from torch import nn
+
     from nnreg.training.trainer.trainer import nnRegTrainer
 
     if isinstance(found, TrainerConfig):
         return ResolvedTrainer(name, nnRegTrainer, found)
     if isinstance(found, type) and issubclass(found, nnRegTrainer):
         return ResolvedTrainer(name, found, TrainerConfig())
-    raise ConfigurationError(f"trainer {asked!r} is a {type(found).__name__}, expected a subclass of nnRegTrainer or a TrainerConfig.")
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return ResolvedTrainer(name, nnRegTrainer, TrainerConfig(architecture=found))
+    raise ConfigurationError(f"trainer {asked!r} is a {type(found).__name__}, expected a subclass of nnRegTrainer, a TrainerConfig or a network's class.")
 
 
 __all__ = ["DEFAULT_TRAINER", "ResolvedTrainer", "read_config", "resolve_trainer", "trainer_classes"]

@@ -57,12 +57,13 @@ def resolve_configuration(configuration: Configuration, recipe: TrainerConfig, n
     A recipe that names another network brings its own number of fields, so the planned deep supervision weights are dropped
     (the objective then uses the standard ones).
     """
-    planned = configuration.architecture
-    if isinstance(recipe.architecture, str) and recipe.architecture != planned.name:
-        architecture = dataclasses.replace(planned, name=recipe.architecture, kwargs=dict(recipe.architecture_kwargs))
-        training = dataclasses.replace(configuration.training, deep_supervision_weights=())
-        configuration = dataclasses.replace(configuration, architecture=architecture, training=training)
-    elif recipe.architecture_kwargs and (recipe.architecture is None or isinstance(recipe.architecture, str)):
+    planned, own = configuration.architecture, recipe.architecture
+    if own is not None and own != planned.name:
+        configuration = dataclasses.replace(configuration, training=dataclasses.replace(configuration.training, deep_supervision_weights=()))
+    if isinstance(own, str) and own != planned.name:
+        architecture = dataclasses.replace(planned, name=own, kwargs=dict(recipe.architecture_kwargs))
+        configuration = dataclasses.replace(configuration, architecture=architecture)
+    elif recipe.architecture_kwargs and (own is None or isinstance(own, str)):
         architecture = dataclasses.replace(planned, kwargs={**planned.kwargs, **recipe.architecture_kwargs})
         configuration = dataclasses.replace(configuration, architecture=architecture)
     configuration = apply_training_overrides(configuration, recipe.training, f"trainer {name}")

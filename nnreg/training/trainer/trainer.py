@@ -23,6 +23,7 @@ from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_de
 from nnreg.training.logging import History, TrainingLog, plot_progress
 from nnreg.training.logging.log import mean_terms
 from nnreg.training.lr_scheduler import build_schedule
+from nnreg.training.runtime_utils.memory import check_fits
 from nnreg.training.runtime_utils.runtime import autocast, needs_scaler, random_state, restore_random_state, seed_everything
 from nnreg.training.trainer.checkpoint import BEST, FINAL, LATEST, load_checkpoint, load_weights, save_checkpoint
 from nnreg.typed import to_mapping
@@ -187,6 +188,7 @@ class nnRegTrainer:
         """Build network, optimizer and objective, seeded."""
         if self.initialized:
             return
+        self.check_memory()
         seed_everything(self.configuration.training.seed)
         self.network = self.build_network_architecture().to(self.device)
         self.optimizer: torch.optim.Optimizer
@@ -198,6 +200,19 @@ class nnRegTrainer:
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=needs_scaler(self.device))
         self.initialized = True
+
+    def check_memory(self) -> None:
+        """Refuse a network that the grid is too small for or the device's memory too small, before anything is allocated.
+
+        The planned network was checked by the planner; one made by code of the user's own need not run without numbers, and is not.
+        """
+        planned = self.plans.configuration(self.configuration_name)
+        unchanged = (planned.architecture, planned.training.batch_size) == (self.configuration.architecture, self.configuration.training.batch_size)
+        if self.has_custom_network or unchanged:
+            return
+        needed = self.task.memory_gb(build=self.build_network_architecture, plans=self.plans, configuration=self.configuration)
+        if needed is not None:
+            check_fits(needed, self.device, f"network {self.configuration.architecture.name} on {'x'.join(map(str, self.configuration.grid))} voxels")
 
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""

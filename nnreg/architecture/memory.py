@@ -1,0 +1,137 @@
+"""Memory of a training step, found without allocating any: the network runs on torch's meta device, which has shapes and no numbers.
+
+A closed form per network would drift from its code, and nobody would write one for a network of their own. Here every tensor that torch
+would make in a forward and backward pass is counted while it lives, whatever the network, gradient checkpointing included.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nnreg.errors import ConfigurationError
+
+GB = 1024**3
+KEPT_COPIES = 3  # the weights and Adam's two moments
+FIXED_GB = 0.2  # libraries and workspace of the convolutions, as nnreg.planning.memory has it
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of one training step.
+
+    Attributes
+    ----------
+    passes
+        Largest sum of what lives at one time in a forward and backward pass, gradients of the weights included, the weights themselves not.
+    parameters
+        Number of weights.
+    outputs
+        Spatial shape of everything the network returns.
+    """
+
+    passes: int
+    parameters: int
+    outputs: tuple[tuple[int, ...], ...]
+
+    @property
+    def gb(self) -> float:
+        """Peak of the step in GB (2^30 bytes): both passes, the weights, two moments of Adam, and what the libraries take."""
+        return (self.passes + 4 * KEPT_COPIES * self.parameters) / GB + FIXED_GB
+
+
+class _Living(TorchDispatchMode):
+    """Counts the bytes of storages from the operation that makes them to their end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self.now = self.peak = 0
+
+    def ignore(self, tensor: Tensor) -> None:
+        """Not to be counted: it was there before."""
+        self.known.add(tensor.untyped_storage())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage in self.known:
+            return
+        size = storage.nbytes()
+        self.known.add(storage)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+def without_numbers(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `build` makes, on the meta device; its weights are allocated only where its constructor computes with tensors."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, NotImplementedError):
+        return build().to("meta")
+
+
+def training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, channels: int, batch_size: int = 1) -> TrainingMemory | None:
+    """Memory of one training step of the registration network that `build` makes, nothing allocated.
+
+    Parameters
+    ----------
+    build
+        Makes the network.
+    shape, channels, batch_size
+        Of the images.
+
+    Returns
+    -------
+    TrainingMemory or None
+        None if the network's course depends on the numbers it computes, so that it cannot run without them.
+
+    Raises
+    ------
+    ConfigurationError
+        If the network cannot run on images of that shape: the plan has more stages than the images bear.
+    """
+    images = {name: torch.empty(batch_size, channels, *shape, device="meta") for name in ("fixed", "moving")}
+    return _measured(without_numbers(build).train(), images, shape)
+
+
+def dense_training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, channels: int, batch_size: int = 1) -> TrainingMemory | None:
+    """As :func:`training_memory`, of a network that is called with one image and returns logits."""
+    return _measured(without_numbers(build).train(), torch.empty(batch_size, channels, *shape, device="meta"), shape)
+
+
+def _measured(network: nn.Module, images: Any, shape: Sequence[int]) -> TrainingMemory | None:
+    living = _Living()
+    for tensor in (*network.parameters(), *network.buffers(), *tree_leaves(images)):
+        living.ignore(tensor)
+    try:
+        with torch.device("meta"), living:
+            outputs = network(**images) if isinstance(images, dict) else network(images)
+            total = sum(output.float().square().sum() for output in tree_leaves(outputs))
+            total.backward()
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        if "meta tensor" in str(error):
+            return None
+        raise ConfigurationError(
+            f"network {type(network).__name__} cannot work on images of {'x'.join(map(str, shape))} voxels: {str(error).splitlines()[0]} "
+            "Use fewer stages, or a larger grid or patch."
+        ) from error
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return TrainingMemory(living.peak, weights, tuple(tuple(output.shape[2:]) for output in tree_leaves(outputs)))

@@ -1,0 +1,134 @@
+"""nnU-Net's plain and residual encoder U-Nets, from the encoders of dynamic-network-architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
+from torch import Tensor, nn
+
+from nnreg.architecture.backbone import Backbone, total_strides
+from nnreg.architecture.base import NETWORKS
+from nnreg.architecture.blocks import block_settings, initialise
+from nnreg.errors import ConfigurationError
+
+
+class _UNet(Backbone):
+    """An encoder of one feature map per stage, and nnU-Net's decoder: transposed convolution, concatenation, convolutions."""
+
+    default_field_resolution = 2
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        inputs: int,
+        ndim: int,
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
+        features: Sequence[int],
+        convolutions: int,
+    ) -> None:
+        relative = total_strides(strides)
+        super().__init__(inputs=inputs, ndim=ndim, widths=features[:-1], strides=relative[:-1], divisor=relative[-1])
+        self.encoder = encoder
+        settings = block_settings(ndim)
+        convolution = settings.pop("conv_op")
+        transposed = nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
+        self.ups = nn.ModuleList(
+            transposed(below, width, tuple(stride), stride=tuple(stride))  # type: ignore[arg-type]
+            for (width, below), stride in zip(pairwise(features), strides[1:])
+        )
+        self.joins = nn.ModuleList(
+            StackedConvBlocks(convolutions, convolution, 2 * width, width, list(kernel), 1, **settings) for width, kernel in zip(features[:-1], kernel_sizes)
+        )
+        initialise(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Features of every decoder stage, finest first."""
+        *skips, features = self.encoder(images)
+        found: list[Tensor] = []
+        for up, join, skip in zip(reversed(self.ups), reversed(self.joins), reversed(skips)):
+            features = join(torch.cat([up(features), skip], dim=1))
+            found.insert(0, features)
+        return found
+
+
+@NETWORKS.register("plain_unet")
+class PlainUNet(_UNet):
+    """nnU-Net's default U-Net: `blocks_per_stage` convolutions in every encoder stage, `decoder_convolutions` in every decoder stage."""
+
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        ndim: int,
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
+        features_per_stage: Sequence[int],
+        blocks_per_stage: Sequence[int],
+        decoder_convolutions: int = 2,
+    ) -> None:
+        if decoder_convolutions < 1 or min(blocks_per_stage) < 1:
+            raise ConfigurationError(f"plain_unet needs 1 convolution or more per stage, found {list(blocks_per_stage)} and {decoder_convolutions}.")
+        settings = block_settings(ndim)
+        encoder = PlainConvEncoder(
+            inputs,
+            len(strides),
+            list(features_per_stage),
+            settings.pop("conv_op"),
+            [list(kernel) for kernel in kernel_sizes],
+            [list(stride) for stride in strides],
+            list(blocks_per_stage),
+            return_skips=True,
+            **settings,
+        )
+        super().__init__(
+            encoder, inputs=inputs, ndim=ndim, strides=strides, kernel_sizes=kernel_sizes, features=features_per_stage, convolutions=decoder_convolutions
+        )
+
+
+@NETWORKS.register("resenc_unet")
+class ResidualEncoderUNet(_UNet):
+    """nnU-Net's residual encoder U-Net: `blocks_per_stage` residual blocks in every encoder stage (1, 3, 4, 6, 6, ... in its plans)."""
+
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        ndim: int,
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
+        features_per_stage: Sequence[int],
+        blocks_per_stage: Sequence[int],
+        decoder_convolutions: int = 1,
+        encoder_blocks: Sequence[int] | None = None,
+        encoder_features: Sequence[int] | None = None,
+    ) -> None:
+        stages = len(strides)
+        blocks = _stretched(encoder_blocks, stages) if encoder_blocks else list(blocks_per_stage)
+        features = _stretched(encoder_features, stages) if encoder_features else list(features_per_stage)
+        if decoder_convolutions < 1 or min(blocks) < 1:
+            raise ConfigurationError(f"resenc_unet needs 1 block or more per stage, found {blocks} and {decoder_convolutions}.")
+        settings = block_settings(ndim)
+        encoder = ResidualEncoder(
+            inputs,
+            stages,
+            features,
+            settings.pop("conv_op"),
+            [list(kernel) for kernel in kernel_sizes],
+            [list(stride) for stride in strides],
+            blocks,
+            return_skips=True,
+            **settings,
+        )
+        super().__init__(encoder, inputs=inputs, ndim=ndim, strides=strides, kernel_sizes=kernel_sizes, features=features, convolutions=decoder_convolutions)
+
+
+def _stretched(values: Sequence[int], stages: int) -> list[int]:
+    """The first `stages` values, the last one repeated: a preset says how a network widens, the plan how deep it is."""
+    return [*values, *[values[-1]] * stages][:stages]
