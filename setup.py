@@ -12,6 +12,7 @@ COMMANDS = (
     "preprocess",
     "plan_and_preprocess",
     "train",
+    "list",
     "predict",
     "evaluate",
     "register",

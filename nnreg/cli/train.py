@@ -40,7 +40,7 @@ def _work(options: argparse.Namespace) -> None:
     from nnreg.errors import ConfigurationError
     from nnreg.training.configs.overrides import parse_assignments
     from nnreg.training.execution.run import parse_folds, train
-    from nnreg.training.trainer.trainer import Listeners
+    from nnreg.training.trainer.parts import Listeners
 
     overrides = parse_assignments(options.set)
     for key, value in (("epochs", options.epochs), ("iterations_per_epoch", options.iterations_per_epoch)):

@@ -15,6 +15,7 @@ COMMANDS = (
     "preprocess",
     "plan_and_preprocess",
     "train",
+    "list",
     "predict",
     "evaluate",
     "demo",

@@ -9,7 +9,8 @@ from typing import Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.planning.plans import Configuration, Training
-from nnreg.training.configs.trainer_config import TrainerConfig
+from nnreg.planning.training_options import training_problems
+from nnreg.training.configs.trainer_config import ARGUMENTS_OF, TrainerConfig
 from nnreg.typed import from_mapping, to_mapping
 
 _ALIASES = {"lr": "learning_rate"}
@@ -89,6 +90,9 @@ def apply_training_overrides(configuration: Configuration, overrides: Mapping[st
     """
     training = to_mapping(configuration.training)
     network = to_mapping(configuration.architecture)
+    for name, arguments in ARGUMENTS_OF.items():
+        if overrides.get(name, training[name]) != training[name]:
+            training[arguments] = {}  # they are the former optimiser's, or schedule's
     for key, value in overrides.items():
         path = _ALIASES.get(key, key).split(".")
         if path[0] == "architecture" and len(path) > 1:
@@ -98,9 +102,13 @@ def apply_training_overrides(configuration: Configuration, overrides: Mapping[st
         if path[0] == "training" and len(path) > 1:
             path = path[1:]
         _assign(training, path, value, f"{where}: {key}", training)
+    resolved = from_mapping(Training, training, where=where, error=ConfigurationError)
+    problem = next(training_problems(resolved), None)
+    if problem is not None:
+        raise ConfigurationError(f"{where}: {problem}")
     return dataclasses.replace(
         configuration,
-        training=from_mapping(Training, training, where=where, error=ConfigurationError),
+        training=resolved,
         architecture=from_mapping(type(configuration.architecture), network, where=where, error=ConfigurationError),
     )
 
