@@ -79,8 +79,8 @@ class Training:
     validate_every : epochs between two online validations; 0 for none
     monitor : number that decides ``checkpoint_best`` and early stopping (``val_loss``, ``val_dice``); None: the task's
     monitor_mode : whether more of it is better; None: told by its name
-    synthetic : generator of ``nnreg.dataset.GENERATORS`` that training pairs are drawn from instead of the arrays on disk, ``{"name": ...}`` and its
-        arguments; None: the arrays
+    synthetic : ``train`` and ``val`` to a generator of ``nnreg.dataset.GENERATORS`` that makes the pairs on the fly (``{"name": ...}`` and its
+        arguments, ``num_samples`` among them); None: the arrays on disk
     """
 
     similarity: tuple[LossTerm, ...]
@@ -115,7 +115,7 @@ class Training:
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     tracking: Tracking = field(default_factory=Tracking)
-    synthetic: dict[str, Any] | None = None
+    synthetic: dict[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

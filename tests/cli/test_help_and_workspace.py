@@ -16,6 +16,8 @@ COMMANDS = (
     "plan_and_preprocess",
     "train",
     "list",
+    "find_lr",
+    "import",
     "predict",
     "evaluate",
     "demo",

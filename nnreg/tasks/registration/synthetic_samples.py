@@ -54,7 +54,7 @@ def build_generator(settings: Mapping[str, Any], configuration: Configuration) -
     """
     arguments = dict(settings)
     if "name" not in arguments:
-        raise ConfigurationError(f"training.synthetic has no name. Give one of {', '.join(GENERATORS)}.")
+        raise ConfigurationError(f"training.synthetic: a generator has no name. Give one of {', '.join(GENERATORS)}.")
     generator = GENERATORS[arguments.pop("name")]
     try:
         return generator(configuration.grid, **arguments)

@@ -69,9 +69,10 @@ class RegistrationTask:
     def samples(
         self, *, folder: Path, units: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool
     ) -> Dataset[dict[str, Tensor]]:
-        """Drawn and augmented pairs; those of a generator where the plan names one for the training."""
-        if split == "train" and configuration.training.synthetic is not None:
-            return SyntheticSamples(configuration.training.synthetic, configuration, length)
+        """Drawn and augmented pairs; those of a generator where the plan names one for this side of the split."""
+        synthetic = (configuration.training.synthetic or {}).get(split)
+        if synthetic is not None:
+            return SyntheticSamples(synthetic, configuration, length)
         return PairSamples(folder, units, configuration, length, split, augment)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

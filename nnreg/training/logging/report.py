@@ -41,8 +41,8 @@ class Report:
 
     @property
     def wants_pictures(self) -> bool:
-        """Whether anybody looks at pictures."""
-        return self.tracking.picture or bool(self.sinks)
+        """Whether pictures were asked for; TensorBoard that merely happens to be installed gets curves alone."""
+        return self.tracking.picture or self.tracking.wandb != "off" or self.tracking.tensorboard is True
 
     def pictures(self, epoch: int, images: Mapping[str, Tensor]) -> None:
         """Show images (*spatial) of one validation sample."""

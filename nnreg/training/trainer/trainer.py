@@ -18,7 +18,7 @@ from nnreg.errors import TrainingError
 from nnreg.files import read_json, write_json
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
-from nnreg.training.configs.overrides import resolve_configuration
+from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
 from nnreg.training.logging import History, Report
@@ -30,14 +30,13 @@ from nnreg.training.runtime_utils.runtime import (
     determinism,
     device_named,
     needs_scaler,
-    random_state,
-    restore_random_state,
     seed_everything,
 )
-from nnreg.training.trainer.checkpoint import CheckpointKeeper, load_checkpoint, load_weights, save_checkpoint
+from nnreg.training.trainer.checkpoint import CheckpointKeeper, load_checkpoint, save_checkpoint
 from nnreg.training.trainer.monitor import Monitor, stalled
 from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
 from nnreg.training.trainer.parts import Listeners, RunFolders, debug_information, epoch_line, epoch_numbers, headline, opening_lines
+from nnreg.training.trainer.state import restore_training, training_state
 from nnreg.training.trainer.stepper import Stepper, averaged_weights
 from nnreg.typed import to_mapping
 
@@ -88,12 +87,12 @@ class nnRegTrainer:
         if plans is None or spec is None or folders is None:
             plans, spec, folders = read_prepared(dataset_id, configuration, fold, plans_identifier, self.name)
         self.plans, self.configuration_name, self.spec, self.fold, self.folders = plans, configuration, spec, fold, folders
-        self.recipe = recipe or TrainerConfig()
         self.overrides = dict(overrides or {})
+        self.recipe, settings = recipe_with(recipe or TrainerConfig(), self.overrides)
         self.device, self.workers = device_named(str(device)), workers
         self.listeners = listeners or Listeners()
         self.task = task_named(plans.task)
-        self.configuration: Configuration = resolve_configuration(plans.configuration(configuration), self.recipe, self.name, self.overrides)
+        self.configuration: Configuration = resolve_configuration(plans.configuration(configuration), self.recipe, self.name, settings)
         self.plan = self.configuration.training
         check_names(self.plan)
         self.output_folder = folders.fold(fold)
@@ -134,11 +133,12 @@ class nnRegTrainer:
                 )
             batch_size = plan.batch_size if split == "train" else 1
             # an epoch validates on every unit once at most: the same ones each epoch, so that epochs compare
-            batches = batches if split == "train" else min(batches, len(units))
+            count = (plan.synthetic or {}).get(split, {}).get("num_samples", len(units))
+            batches = batches if split == "train" else min(batches, count)
             samples = self.task.samples(
                 folder=arrays, units=units, configuration=self.configuration, length=batch_size * batches, split=split, augment=split == "train"
             )
-            self.sample_counts[split] = len(units)
+            self.sample_counts[split] = count
             workers = self.workers if split == "train" else min(self.workers, 1)
             loaders.append(build_loader(samples, batch_size=batch_size, batches=batches, workers=workers, pin_memory=self.device.type == "cuda"))
         return loaders[0], loaders[1]
@@ -266,48 +266,12 @@ class nnRegTrainer:
 
         With a moving average of the weights, ``network_weights`` are the average, which a prediction uses, and ``training_weights`` go on.
         """
-        content: dict[str, Any] = {
-            "network_weights": self.network.state_dict() if self.average is None else self.average.module.state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "lr_schedule_state": self.lr_scheduler.state_dict() if hasattr(self.lr_scheduler, "state_dict") else {},
-            "grad_scaler_state": self.scaler.state_dict(),
-            "current_epoch": self.current_epoch,
-            "epoch": self.current_epoch - 1,
-            "logging": self.history.state(),
-            "random_state": random_state(),
-            "trainer_name": self.name,
-            "init": {
-                "plans": self.plans.to_dict(),
-                "configuration_name": self.configuration_name,
-                "configuration": to_mapping(self.configuration),
-                "fold": self.fold,
-                "overrides": self.overrides,
-                "custom_network": self.has_custom_network,
-            },
-        }
-        if self.average is not None:
-            content |= {"training_weights": self.network.state_dict(), "averaged_steps": int(self.average.n_averaged)}
-        save_checkpoint(path, content)
+        save_checkpoint(path, training_state(self))
 
     def load_checkpoint(self, path: Path, *, weights_only: bool = False) -> None:
         """Restore everything that `save_checkpoint` stored, so that the run goes on bit for bit (CPU); or the weights alone."""
         self.initialize()
-        content = load_checkpoint(path, self.device)
-        evaluated, trained = content["network_weights"], content.get("training_weights", content["network_weights"])
-        load_weights(self.network, evaluated if weights_only else trained, path)
-        if self.average is not None:
-            load_weights(self.average.module, evaluated, path)
-        if weights_only:
-            return
-        self.optimizer.load_state_dict(content["optimizer_state"])
-        if self.average is not None:
-            self.average.n_averaged.fill_(content.get("averaged_steps", 0))
-        if hasattr(self.lr_scheduler, "load_state_dict") and content.get("lr_schedule_state"):
-            self.lr_scheduler.load_state_dict(content["lr_schedule_state"])
-        self.scaler.load_state_dict(content["grad_scaler_state"])
-        self.current_epoch = content["current_epoch"]
-        self.history = History.from_state(content["logging"])
-        restore_random_state(content["random_state"])
+        restore_training(self, load_checkpoint(path, self.device), path, weights_only=weights_only)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
