@@ -93,6 +93,9 @@ def _import(options: argparse.Namespace) -> None:
     else:
         workspace = workspace_of(options)
         recipe = write_recipe(imported.recipe, workspace.preprocessed / workspace.dataset_name(options.dataset) / f"{source.stem}.yaml")
+    options.num_workers = imported.workers if options.num_workers is None else options.num_workers
+    if options.device == "auto" and imported.device == "cpu":  # "cuda" means a GPU if there is one, as auto does
+        options.device = "cpu"
     options.trainer = str(recipe) if options.trainer == "nnRegTrainer" else f"{recipe}+{options.trainer}"
 
 

@@ -131,8 +131,8 @@ def test_a_synthetic_run_trains_from_its_file(tmp_path, capsys, one_thread):
     assert plans.configuration(plans.recommended).grid == (16, 20, 18)
     values = read_json(next(tmp_path.glob("nnReg_results/*/*/fold_0/debug.json")))["configuration"]["training"]
     assert (values["iterations_per_epoch"], values["lr_schedule"], values["regularisation"]) == (2, "constant", [])
+    again = read_run(written(tmp_path, {**content, "val_dataset": {"num_samples": 1}}))
     with pytest.raises(NnRegError, match="holds another dataset"):
-        again = read_run(written(tmp_path, {**content, "val_dataset": {"num_samples": 1}}))
         import_run(again, source, Workspace.resolve(tmp_path), say=lambda _: None)
 
 

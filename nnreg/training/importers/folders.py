@@ -59,11 +59,13 @@ def labelled_folder(
             found = f"; {did_you_mean(target, labels)}" if target not in labels else ""
             raise DatasetError(f"{folder / 'labels'}: target {target!r} has no label of {missing[0]!r}{found}. Add {missing[0]}_{target} or remove the image.")
     ending = endings.pop()
+    names: dict[str, int | tuple[int, ...]] = {"background": 0}
+    names |= {f"class_{value}" if classes > 2 else "foreground": value for value in range(1, max(classes, 2))}
     spec = DatasetSpec(
         channel_names={"0": "image"},
         numTraining=len(images),
         file_ending=ending,
-        labels={"background": 0} | {f"class_{value}" if classes > 2 else "foreground": value for value in range(1, max(classes, 2))},
+        labels=names,
         task="dense_prediction",
         targets=wanted if len(wanted) > 1 or any(wanted.values()) else {},
         auxiliary_tasks=dict(auxiliary_tasks or {}),

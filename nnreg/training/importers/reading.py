@@ -38,7 +38,9 @@ def read_run(source: Path, **flags: Any) -> ImportedRun:
     nodes = workflow_json.nodes_of(content)
     if nodes is not None:
         return workflow_json.read(nodes, source, **flags)
-    if not isinstance(content, dict):
+    if isinstance(content, dict):
+        content = {key: value for key, value in content.items() if value is not None}  # a section of nothing but comments
+    else:
         raise ConfigurationError(f"{source}: is of no form that nnReg can import. Expected {FORMS}.")
     if set(content) & set(target_yaml.BLOCKS):
         return target_yaml.read(content, source, **flags)

@@ -52,13 +52,14 @@ class ImportedRun:
     ----------
     recipe : network, loss and options
     dataset : None where the source names none; the recipe then goes with any dataset
-    device : what the source trains on
+    device, workers : what the source trains on, and with how many processes that load data; None: not said
     notes : what became of values that nnReg has otherwise
     """
 
     recipe: TrainerConfig
     dataset: ImportedDataset | None = None
     device: str = "auto"
+    workers: int | None = None
     notes: tuple[str, ...] = field(default=())
 
 

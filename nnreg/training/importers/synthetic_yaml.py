@@ -102,7 +102,7 @@ def read(content: dict[str, Any], source: Path) -> ImportedRun:
     if pairs["train"].image_size != pairs["val"].image_size:
         raise ConfigurationError(f"{where}: train_dataset and val_dataset differ in image_size. Give both the same.")
     recipe = _recipe(file, {split: asked.settings(split) for split, asked in pairs.items()}, where)
-    return ImportedRun(recipe, _dataset(source, pairs))
+    return ImportedRun(recipe, _dataset(source, pairs), workers=content.get("training", {}).get("num_workers"))
 
 
 def _recipe(file: _File, synthetic: dict[str, dict[str, Any]], where: str) -> TrainerConfig:

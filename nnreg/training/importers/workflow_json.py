@@ -143,7 +143,7 @@ def _optimizer(config: dict[str, Any], where: str) -> TrainerConfig:
     if name not in OPTIMIZERS:
         raise ConfigurationError(f"{where}: optimizer_type {name!r} is unknown; {did_you_mean(name, OPTIMIZERS)}")
     _known(kwargs, ("learning_rate", "weight_decay", *OPTIMIZERS[name]), where)
-    training = {key: kwargs.pop(key) for key in ("learning_rate", "weight_decay") if key in kwargs}
+    training: dict[str, Any] = {key: kwargs.pop(key) for key in ("learning_rate", "weight_decay") if key in kwargs}
     return TrainerConfig(training={"optimizer": name.lower(), "optimizer_kwargs": kwargs, **training})
 
 
