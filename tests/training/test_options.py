@@ -345,6 +345,34 @@ def test_determinism_ends_with_the_training_and_names_what_stands_in_its_way():
         raise RuntimeError("some_operation does not have a deterministic implementation")
 
 
+class Growing(torch.nn.Module):
+    """A loss whose weight is the number of the epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[int] = []
+
+    def set_epoch(self, epoch: int) -> None:
+        self.heard.append(epoch)
+
+    def forward(self, *, warped: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return (warped - fixed).square().mean() * self.heard[-1]
+
+
+def test_a_loss_hears_which_epoch_it_is(make):
+    trainer, loss = make(), Growing()
+    trainer.recipe = TrainerConfig(loss=loss)
+    trainer.run_training()
+    assert loss.heard == [0, 1]
+
+
+def test_the_command_line_names_the_loss_and_its_arguments(make):
+    trainer = make(loss="lncc", **{"loss_kwargs.window": 5})
+    assert (trainer.recipe.loss, trainer.recipe.loss_kwargs) == ("lncc", {"window": 5})
+    with pytest.raises(ConfigurationError, match="--set loss=NAME"):
+        make(**{"loss_kwargs.window": 5})
+
+
 # -- what is kept, and when it ends -------------------------------------------------------------------------------------------------
 
 

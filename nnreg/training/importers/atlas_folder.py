@@ -11,7 +11,7 @@ from typing import Any
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError, DatasetError, NnRegError, did_you_mean
-from nnreg.imageio.endings import ENDINGS, ending_of
+from nnreg.imageio.endings import ENDINGS, stem_of
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.importers.run import ImportedDataset, ImportedRun
 
@@ -87,15 +87,11 @@ def _images(folder: Path, pattern: str) -> dict[str, Path]:
     for path in sorted(folder.glob(pattern)) if folder.is_dir() else ():
         if path.name.startswith(".") or not any(path.name.lower().endswith(ending) for ending in ENDINGS):
             continue
-        case = _case(path)
+        case = stem_of(path)
         if case in found or case == ATLAS:
             raise DatasetError(f"{path}: the case {case!r} is there twice. Rename one of the files.")
         found[case] = path
     return found
-
-
-def _case(path: Path) -> str:
-    return path.name[: -len(ending_of(path))]
 
 
 def _atlas(folder: Path, name: str) -> Path:

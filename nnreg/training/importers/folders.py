@@ -10,7 +10,7 @@ from typing import Any
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import DatasetError, did_you_mean
-from nnreg.imageio.endings import ending_of
+from nnreg.imageio.endings import ending_of, stem_of
 from nnreg.training.importers.run import ImportedDataset
 
 ONLY = "label"  # what the one target of a folder is called whose labels carry no target's name
@@ -81,10 +81,9 @@ def labelled_folder(
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Name without ending to path."""
-    if not folder.is_dir():
-        return {}
-    return {path.name[: -len(ending_of(path))]: path for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    """Name without ending to path; a JSON file beside an image is its geometry."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {stem_of(path): path for path in entries if not path.name.startswith(".") and path.suffix != ".json"}
 
 
 def _by_target(files: Mapping[str, Path], images: Mapping[str, Path], targets: Mapping[str, Any]) -> dict[str, dict[str, Path]]:
@@ -105,13 +104,20 @@ def _by_target(files: Mapping[str, Path], images: Mapping[str, Path], targets: M
 def _copy(images: Mapping[str, Path], beside: Mapping[str, Mapping[str, Mapping[str, Path]]], ending: str, folder: Path) -> None:
     (folder / "imagesTr").mkdir(parents=True)
     for case, path in images.items():
-        shutil.copyfile(path, folder / "imagesTr" / f"{case}_0000{ending}")
+        _copy_image(path, folder / "imagesTr" / f"{case}_0000{ending}")
     for kind, targets in beside.items():
         for target, files in targets.items():
             (folder / kind).mkdir(exist_ok=True)
             for case, path in files.items():
                 name = case if len(targets) == 1 else f"{case}_{target}"
-                shutil.copyfile(path, folder / kind / f"{name}{ending_of(path)}")
+                _copy_image(path, folder / kind / f"{name}{ending_of(path)}")
+
+
+def _copy_image(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    geometry = source.with_name(f"{stem_of(source)}.json")
+    if geometry.is_file():
+        shutil.copyfile(geometry, target.with_name(f"{stem_of(target)}.json"))
 
 
 def _camel(name: str) -> str:
