@@ -133,19 +133,36 @@ def same(one: Any, other: Any) -> bool:
 # -- every option trains, and resumes bit for bit -----------------------------------------------------------------------------------
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "adamw": {"optimizer": "adamw", "optimizer_kwargs": {"betas": [0.8, 0.99]}, "weight_decay": 1e-2},
-    "sgd": {"optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9, "nesterov": True}},
-    "poly per step": {"lr_update": "step"},
-    "step": {"lr_schedule": "step", "lr_schedule_kwargs": {"step_size": 1, "gamma": 0.5}},
-    "cosine, warm-up": {"lr_schedule": "cosine", "warmup_epochs": 1, "lr_update": "step"},
-    "plateau": {"lr_schedule": "plateau", "lr_schedule_kwargs": {"patience": 0, "threshold": 10.0}},
-    "constant, value clipped": {"lr_schedule": "constant", "gradient_clip_type": "value", "gradient_clip": 1e-3},
-    "accumulation": {"gradient_accumulation_steps": 2},
-    "checkpointing": {"gradient_checkpointing": True},
-    "ema": {"ema_decay": 0.5},
-    "bf16": {"mixed_precision": "bf16"},
-    "deterministic": {"deterministic": True},
-    "stopping": {"early_stopping.patience": 5, "monitor": "val_loss"},
+    "adamw, poly per step, values clipped": {
+        "optimizer": "adamw",
+        "optimizer_kwargs": {"betas": [0.8, 0.99]},
+        "weight_decay": 1e-2,
+        "lr_update": "step",
+        "gradient_clip_type": "value",
+        "gradient_clip": 1e-3,
+    },
+    "sgd, steps, accumulation": {
+        "optimizer": "sgd",
+        "optimizer_kwargs": {"momentum": 0.9, "nesterov": True},
+        "lr_schedule": "step",
+        "lr_schedule_kwargs": {"step_size": 1, "gamma": 0.5},
+        "gradient_accumulation_steps": 2,
+    },
+    "cosine, warm-up, average, checkpointing": {
+        "lr_schedule": "cosine",
+        "warmup_epochs": 1,
+        "lr_update": "step",
+        "ema_decay": 0.5,
+        "gradient_checkpointing": True,
+    },
+    "plateau, bf16, deterministic, stopping": {
+        "lr_schedule": "plateau",
+        "lr_schedule_kwargs": {"patience": 0, "threshold": 10.0},
+        "mixed_precision": "bf16",
+        "deterministic": True,
+        "early_stopping.patience": 5,
+        "monitor": "val_loss",
+    },
 }
 
 
@@ -491,7 +508,7 @@ def test_the_log_says_once_what_the_curves_look_like(make):
     class Overfits(Scripted):
         train, val = (curve.tolist() for curve in CURVES["overfitting"])
 
-    trainer = make(Overfits, epochs=40)
+    trainer = make(Overfits, epochs=40, **{"checkpoints.best_only": True})
     trainer.run_training()
     said = [line for line in (trainer.output_folder / "training_log.txt").read_text().splitlines() if "curves look like" in line]
     assert any("overfitting" in line and "weight_decay" in line for line in said)

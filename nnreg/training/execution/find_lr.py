@@ -120,5 +120,5 @@ def _loss(trainer: nnRegTrainer, batch: dict[str, Tensor]) -> float:
     result = trainer.train_step(batch)
     if isinstance(result, Tensor):
         trainer.stepper(result)
-        return float(result)
+        return float(result.detach())
     return float(result["loss"])

@@ -86,7 +86,7 @@ def read(nodes: list[dict[str, Any]], source: Path) -> ImportedRun:
         dataset = labelled_folder(folder, name=source.stem, classes=out_channels) if folder.is_dir() else None
         if dataset is None:
             notes.append(f"data_dir {folder}: does not exist; name a dataset, or put images/ and labels/ there")
-    return ImportedRun(recipe, dataset, device, tuple(notes))
+    return ImportedRun(recipe, dataset, device, notes=tuple(notes))
 
 
 def _known(config: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
