@@ -52,10 +52,10 @@ class TrainerConfig:
         ConfigurationError
             If both name a network or both a loss, and not the same: there is no telling which is meant.
         """
-        for what in ("architecture", "loss"):
+        for article, what in (("an", "architecture"), ("a", "loss")):
             mine, its = getattr(self, what), getattr(other, what)
             if mine is not None and its is not None and mine is not its and mine != its:
-                raise ConfigurationError(f"two recipes name a {what}: {_name(mine)} and {_name(its)}. Keep one of them.")
+                raise ConfigurationError(f"two recipes name {article} {what}: {_name(mine)} and {_name(its)}. Keep one of them.")
         return TrainerConfig(
             architecture=self.architecture if other.architecture is None else other.architecture,
             architecture_kwargs={**self.architecture_kwargs, **other.architecture_kwargs},
