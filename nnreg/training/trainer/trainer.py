@@ -195,8 +195,9 @@ class nnRegTrainer:
         """Set the learning rate, and tell the losses that change with the epoch which one it is (``set_epoch``)."""
         self._epoch_started = time.monotonic()
         for part in self.objective.modules() if isinstance(self.objective, nn.Module) else ():
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(self.current_epoch)
+            hears = getattr(part, "set_epoch", None)
+            if callable(hears):
+                hears(self.current_epoch)
         if self.lr_scheduler is not None:
             self.lr_scheduler.step(self.current_epoch)
 
