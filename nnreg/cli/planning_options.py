@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnreg.cli.common import Parser, progress_bar
 
@@ -28,11 +28,28 @@ def add_processes(parser: Parser) -> None:
     parser.add_quiet("--no_pbar")
 
 
+def add_task(parser: Parser) -> None:
+    """``--task``."""
+    parser.add_argument("--task", metavar="NAME", help="registration or dense_prediction (default: what dataset.json says, else registration)")
+
+
 def add_planning(parser: Parser) -> None:
     """What changes a plan."""
-    parser.add_argument("-gpu_memory_target", type=float, default=8.0, metavar="GB", help="memory that a training step may take (default: 8)")
+    add_task(parser)
+    parser.add_argument("-pl", "--planner", default="default", metavar="NAME", help="planner; for dense_prediction nnU-Net's, such as nnUNetPlannerResEncL")
+    parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="memory that a training step may take (default: the planner's, mostly 8)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs="+", metavar="MM", help="working spacing, one number per array axis (z y x)")
-    parser.add_argument("-overwrite_plans_name", default=DEFAULT_PLANS, metavar="NAME", help=f"name of the plans file (default: {DEFAULT_PLANS})")
+    parser.add_argument("-overwrite_plans_name", metavar="NAME", help=f"name of the plans file (default: the planner's, mostly {DEFAULT_PLANS})")
+
+
+def planning(options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_planning` read, as arguments of the library; what was not given is left to the planner."""
+    given = {
+        "gpu_memory_target": options.gpu_memory_target,
+        "overwrite_target_spacing": options.overwrite_target_spacing,
+        "plans_name": options.overwrite_plans_name,
+    }
+    return {"task": options.task, "planner": options.planner, "on_note": print} | {name: value for name, value in given.items() if value is not None}
 
 
 def add_configurations(parser: Parser) -> None:
@@ -53,8 +70,29 @@ def progress(options: argparse.Namespace) -> Callable[[str], Callable[[int, int,
     return lambda step: progress_bar(step, quiet=options.quiet)
 
 
-def print_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
+def print_fingerprint(workspace: Workspace, dataset: str, task: str | None) -> None:
     """What was measured, in a few lines."""
+    from nnreg.preprocessing.roads import task_of
+
+    file_name, kind, lines = _tables()[task_of(workspace, dataset, task)][:3]
+    path = preprocessed_folder(workspace, dataset) / file_name
+    lines(kind.read(path))
+    print(f"fingerprint: {path}")
+
+
+def _tables() -> dict[str, tuple[Any, ...]]:
+    """Per task: name and class of the fingerprint, what prints it, what prints plans."""
+    from nnreg.cli import dense_tables
+    from nnreg.planning import fingerprint
+    from nnreg.planning.dense import fingerprint as dense
+
+    return {
+        "registration": (fingerprint.FILE_NAME, fingerprint.Fingerprint, _fingerprint, _plans),
+        "dense_prediction": (dense.FILE_NAME, dense.DenseFingerprint, dense_tables.print_fingerprint, dense_tables.print_plans),
+    }
+
+
+def _fingerprint(fingerprint: Fingerprint) -> None:
     images = fingerprint.images.values()
     spacings, shapes = fingerprint.spacings(), fingerprint.shapes()
     print(
@@ -68,7 +106,6 @@ def print_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
     for name, channel in zip(fingerprint.channel_names, fingerprint.intensities, strict=True):
         robust = f"{channel.percentile_00_5:.4g} to {channel.percentile_99_5:.4g}, median {channel.median:.4g}"
         print(f"  {name}: {robust} on the foreground, background {channel.background:.4g}")
-    print(f"fingerprint: {path}")
 
 
 def _range(values: object) -> str:
@@ -79,8 +116,20 @@ def _range(values: object) -> str:
     return " x ".join(f"{a:.4g}" if np.isclose(a, b) else f"{a:.4g}-{b:.4g}" for a, b in zip(low, high, strict=True))
 
 
-def print_plans(plans: Plans, path: Path) -> None:
+def print_plans(plans: Plans, folder: Path) -> None:
     """What was decided, in a short table, and why."""
+    _tables()[plans.task][3](plans)
+    print(f"plans: {folder / f'{plans.plans_name}.json'}")
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows in aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _plans(plans: Plans) -> None:
     from nnreg.planning.rules.decision import text
 
     print(
@@ -101,13 +150,10 @@ def print_plans(plans: Plans, path: Path) -> None:
                 f"{configuration.memory_gb:.2f}",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
     print(f"  * recommended: {plans.because['recommended']}")
     for name, configuration in plans.configurations.items():
         print(f"  {name}: {configuration.because['grid']}; {configuration.because['spacing']}")
-    print(f"plans: {path}")
 
 
 def preprocessed_folder(workspace: Workspace, dataset: str) -> Path:

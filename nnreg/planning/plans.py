@@ -227,9 +227,9 @@ class Plans:
         PlansError
             Unknown or missing key, wrong type, values that contradict each other.
         """
-        from nnreg.planning.validation import check_plans
+        from nnreg.planning.validation import check_plans, plans_class
 
-        plans = from_mapping(cls, content, where=where, error=PlansError)
+        plans = from_mapping(plans_class(content, where, cls), content, where=where, error=PlansError)
         check_plans(plans, where)
         return plans
 
