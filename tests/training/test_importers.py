@@ -18,9 +18,9 @@ from nnreg.files import read_json
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
 from nnreg.planning.plans import Plans
-from nnreg.training.configs import TRAINER_CONFIGS
+from nnreg.training.configs import TRAINER_CONFIGS, resolve_trainer
 from nnreg.training.configs.overrides import resolve_configuration
-from nnreg.training.importers import import_run, read_run
+from nnreg.training.importers import import_run, plan_run, read_run
 from nnreg.training.importers.values import values_of
 from nnreg.workspace import Workspace
 
@@ -319,6 +319,22 @@ def test_targets_of_a_folder_are_those_that_its_labels_name(labelled):
     assert names == {f"{case}_{target}.tif" for case in ("a", "a_b", "c", "d") for target in ("ink", "damage")}
     assert read_image(labelled / "raw" / "imagesTr" / "c_0000.tif").array.max() == 2
     assert (dataset.spec.task, dataset.spec.numTraining, dataset.spec.file_ending) == ("dense_prediction", 4, ".tif")
+
+
+def test_a_labelled_folder_becomes_a_dataset_with_plans(tmp_path):
+    data, rng = tmp_path / "my data", np.random.default_rng(0)
+    for case in "abcd":
+        truth = np.zeros((1, 40, 36), np.uint8)
+        truth[:, 10:25, 12:30] = 1
+        write_image(data / "images" / f"{case}.tif", (100 * truth + rng.integers(0, 50, truth.shape)).astype(np.uint8), Space.plain((40, 36)))
+        write_image(data / "labels" / f"{case}.tif", truth, Space.plain((40, 36)))
+    prepared = plan_run(read_run(data, batch_size=3), data, Workspace.resolve(tmp_path), say=lambda _: None)
+    folder = tmp_path / "nnReg_preprocessed" / "Dataset001_MyData"
+    plans = Plans.read(folder / "nnRegPlans.json")
+    assert (plans.task, prepared.configuration) == ("dense_prediction", "2d")
+    recipe = resolve_trainer(str(prepared.recipe)).config
+    changed = resolve_configuration(plans.configuration("2d"), recipe, "imported", {}).training
+    assert (changed.batch_size, changed.optimizer, changed.lr_schedule, changed.checkpoints.keep_last) == (3, "adamw", "cosine", 10)
 
 
 def test_the_targets_of_the_file_need_labels(labelled):

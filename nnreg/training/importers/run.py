@@ -82,7 +82,17 @@ def write_recipe(recipe: TrainerConfig, path: Path) -> Path:
 
 
 def import_run(run: ImportedRun, source: Path, workspace: Workspace, *, number: int | None = None, processes: int | None = None, say: Say) -> Prepared:
-    """Write the dataset, plan it as the source says, preprocess it, and write the recipe beside the plans. What is there already is kept.
+    """As :func:`plan_run`, and the arrays."""
+    from nnreg.preprocessing.roads import preprocess_dataset
+
+    prepared = plan_run(run, source, workspace, number=number, processes=processes, say=say)
+    preprocess_dataset(workspace, prepared.dataset, plans_name=PLANS, configurations=[prepared.configuration], processes=processes)
+    say(f"{workspace.preprocessed / prepared.dataset}: arrays of {prepared.configuration}")
+    return prepared
+
+
+def plan_run(run: ImportedRun, source: Path, workspace: Workspace, *, number: int | None = None, processes: int | None = None, say: Say) -> Prepared:
+    """Write the dataset, plan it as the source says, and write the recipe beside the plans. What is there already is kept.
 
     Parameters
     ----------
@@ -104,14 +114,10 @@ def import_run(run: ImportedRun, source: Path, workspace: Workspace, *, number: 
     DatasetError
         If the number belongs to another dataset, or to an import of other content.
     """
-    from nnreg.preprocessing.pipeline import fingerprint_dataset, plan_dataset, preprocess_dataset
+    from nnreg.preprocessing.roads import fingerprint_dataset, plan_dataset
 
     if run.dataset is None:
         raise ConfigurationError(f"{source}: names no dataset. Say which to train: nnreg_train DATASET CONFIGURATION FOLD --from_config {source}")
-    if run.dataset.spec.task != "registration":
-        from nnreg.task import task_named
-
-        task_named(run.dataset.spec.task)  # unknown: told before anything is written
     name = _folder_name(workspace, run.dataset.name, number)
     _raw(run.dataset, workspace.raw / name, source)
     say(f"{workspace.raw / name}: {run.dataset.spec.numTraining} cases")
@@ -120,9 +126,8 @@ def import_run(run: ImportedRun, source: Path, workspace: Workspace, *, number: 
         fingerprint_dataset(workspace, name, processes=processes)
         run.dataset.plan(plan_dataset(workspace, name, plans_name=PLANS)).write(folder / f"{PLANS}.json")
     plans = Plans.read(folder / f"{PLANS}.json")
-    preprocess_dataset(workspace, name, plans_name=PLANS, configurations=[plans.recommended], processes=processes)
     recipe = write_recipe(run.recipe, folder / f"{run.dataset.name.lower()}.yaml")
-    say(f"{folder}: plans, arrays and {recipe.name}")
+    say(f"{folder}: plans and {recipe.name}")
     return Prepared(name, plans.recommended, recipe)
 
 
