@@ -14,6 +14,7 @@ from nnreg.errors import ConfigurationError, DatasetError, NnRegError, did_you_m
 from nnreg.imageio.endings import ENDINGS, stem_of
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.importers.run import ImportedDataset, ImportedRun
+from nnreg.training.importers.values import camel_case
 
 ATLAS = "atlas"
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
@@ -144,9 +145,8 @@ def _dataset(folder: Path, flags: AtlasFlags, images: dict[str, Path], labels: d
         atlas=ATLAS,
         description=f"Imported from {folder.name}: every image onto {flags.atlas_name}.",
     )
-    name = "".join(part.capitalize() for part in folder.resolve().name.replace("-", "_").split("_")) or "Atlas"
     split = ([ATLAS, *training], [ATLAS, *(validation or training)])
-    return ImportedDataset(name, spec, partial(_write, images, labels, flags), split)
+    return ImportedDataset(camel_case(folder.resolve().name), spec, partial(_write, images, labels, flags), split)
 
 
 def _write(images: dict[str, Path], labels: dict[str, Path], flags: AtlasFlags, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import DatasetError, did_you_mean
 from nnreg.imageio.endings import ending_of, stem_of
 from nnreg.training.importers.run import ImportedDataset
+from nnreg.training.importers.values import camel_case
 
 ONLY = "label"  # what the one target of a folder is called whose labels carry no target's name
 
@@ -77,7 +78,7 @@ def labelled_folder(
     if validation_share is not None and len(cases) > 1:
         count = min(len(cases) - 1, max(1, round(len(cases) * validation_share)))
         split = (cases[:-count], cases[-count:])
-    return ImportedDataset(_camel(name), spec, partial(_copy, images, {"labelsTr": labels, "masksTr": masks}, ending), split)
+    return ImportedDataset(camel_case(name), spec, partial(_copy, images, {"labelsTr": labels, "masksTr": masks}, ending), split)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -118,8 +119,3 @@ def _copy_image(source: Path, target: Path) -> None:
     geometry = source.with_name(f"{stem_of(source)}.json")
     if geometry.is_file():
         shutil.copyfile(geometry, target.with_name(f"{stem_of(target)}.json"))
-
-
-def _camel(name: str) -> str:
-    words: Sequence[str] = "".join(letter if letter.isalnum() else " " for letter in name).split()
-    return "".join(word[:1].upper() + word[1:] for word in words) or "Imported"

@@ -14,6 +14,7 @@ from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.planning.plans import Normalization, Plans
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.importers.run import ImportedDataset, ImportedRun
+from nnreg.training.importers.values import camel_case
 from nnreg.typed import from_mapping
 
 ON_DISK = {"train": 2, "val": 4}  # pairs that are written: for the fingerprint and the validation on native grids; all others are made on the fly
@@ -194,8 +195,7 @@ def _dataset(source: Path, pairs: dict[str, _Pairs]) -> ImportedDataset:
         description="A few of the pairs; the training makes its own on the fly.",
     )
     size = pairs["train"].image_size or ()
-    name = "".join(word.capitalize() for word in source.stem.replace("-", "_").split("_"))
-    return ImportedDataset(name, spec, partial(_write, pairs, names), (cases["train"], cases["val"]), partial(_plan, tuple(size)))
+    return ImportedDataset(camel_case(source.stem), spec, partial(_write, pairs, names), (cases["train"], cases["val"]), partial(_plan, tuple(size)))
 
 
 def _write(pairs: dict[str, _Pairs], names: dict[str, list[Pair]], folder: Path) -> None:

@@ -37,3 +37,15 @@ def _value(text: str) -> Any:
         except json.JSONDecodeError:
             return text
     return text
+
+
+def camel_case(text: str) -> str:
+    """A name that a dataset folder may have.
+
+    Examples
+    --------
+    >>> camel_case("my-first_run 2.1"), camel_case("...")
+    ('MyFirstRun21', 'Imported')
+    """
+    words = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text).split()
+    return "".join(word[:1].upper() + word[1:] for word in words) or "Imported"
