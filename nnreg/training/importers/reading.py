@@ -38,15 +38,15 @@ def read_run(source: Path, **flags: Any) -> ImportedRun:
     nodes = workflow_json.nodes_of(content)
     if nodes is not None:
         return workflow_json.read(nodes, source, **flags)
-    if isinstance(content, dict):
-        content = {key: value for key, value in content.items() if value is not None}  # a section of nothing but comments
-    else:
+    if not isinstance(content, dict):
         raise ConfigurationError(f"{source}: is of no form that nnReg can import. Expected {FORMS}.")
-    if set(content) & set(target_yaml.BLOCKS):
+    keys = set(content)
+    content = {key: value for key, value in content.items() if value is not None}  # a section of nothing but comments
+    if keys & set(target_yaml.BLOCKS):
         return target_yaml.read(content, source, **flags)
-    if set(content) & set(synthetic_yaml.SECTIONS):
+    if keys & set(synthetic_yaml.SECTIONS):
         return synthetic_yaml.read(content, source, **flags)
-    if set(content) & set(workflow_json.ALL_KEYS):  # the inside of a node by itself, as guides print it
+    if keys & set(workflow_json.ALL_KEYS):  # the inside of a node by itself, as guides print it
         return workflow_json.read([{"type": "Trainer", "config": content}], source, **flags)
     raise ConfigurationError(f"{source}: has the keys {', '.join(content) or 'none'}, which are of no form that nnReg can import. Expected {FORMS}.")
 
