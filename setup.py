@@ -12,6 +12,9 @@ COMMANDS = (
     "preprocess",
     "plan_and_preprocess",
     "train",
+    "list",
+    "find_lr",
+    "import_",  # a module cannot be called import, a command can
     "predict",
     "evaluate",
     "register",
@@ -57,5 +60,5 @@ setup(
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
         "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6"],
     },
-    entry_points={"console_scripts": [f"nnreg_{name} = nnreg.cli.{name}:main" for name in COMMANDS]},
+    entry_points={"console_scripts": [f"nnreg_{name.rstrip('_')} = nnreg.cli.{name}:main" for name in COMMANDS]},
 )

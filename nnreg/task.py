@@ -59,6 +59,10 @@ class Task(Protocol):
         """Metrics of one validation batch, without gradient; NaN where one does not apply."""
         ...
 
+    def pictures(self, *, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Images (*spatial) of the first sample of a validation batch, by name and all of one shape: what the network is given and makes of it."""
+        ...
+
     def validate(
         self, *, predictor: Any, spec: Any, raw: Path, arrays: Path, cases: Sequence[str], output: Path, on_progress: Callable[[int, int, str], None]
     ) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from nnreg.cli.common import Parser, run, workspace_of
 def parser() -> Parser:
     """The command's options."""
     result = Parser("nnreg_train", "Train a planned and preprocessed dataset: nnreg_train 001 3d_fullres 0")
-    result.add_argument("dataset", help="dataset id or folder name: 1, 001 or Dataset001_Name")
-    result.add_argument("configuration", help="a configuration of the plans: 2d, 3d_lowres, 3d_fullres")
-    result.add_argument("fold", help="0 to 4, a range such as 0-4, or all (train on every case)")
+    result.add_argument("dataset", nargs="?", help="dataset id or folder name: 1, 001 or Dataset001_Name")
+    result.add_argument("configuration", nargs="?", help="a configuration of the plans: 2d, 3d_lowres, 3d_fullres")
+    result.add_argument("fold", nargs="?", help="0 to 4, a range such as 0-4, or all (train on every case)")
+    result.add_argument(
+        "--from_config", metavar="FILE", help="a file (or folder) of another program: its recipe, and without a dataset named here its data too"
+    )
     result.add_argument("-tr", "--trainer", default="nnRegTrainer", metavar="NAME", help="trainer config, trainer class, package.module:Class or FILE.yaml")
     result.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="name of the plans file (default: nnRegPlans)")
     result.add_argument("-c", "--c", "--continue_training", dest="continue_training", action="store_true", help="go on from checkpoint_latest.pth")
@@ -22,7 +25,7 @@ def parser() -> Parser:
     result.add_argument("--val_best", action="store_true", help="only validate checkpoint_best.pth")
     result.add_argument("-pretrained_weights", metavar="FILE", help="checkpoint whose weights are the start")
     result.add_argument("--epochs", type=int, metavar="N", help="train N epochs instead of the planned number")
-    result.add_argument("--iterations_per_epoch", type=int, metavar="N", help="optimisation steps per epoch")
+    result.add_argument("--iterations_per_epoch", "--steps_per_epoch", type=int, metavar="N", help="optimisation steps per epoch")
     result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the plan's training; may be repeated")
     result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
     result.add_argument("--num_workers", type=int, metavar="N", help="processes that load data (default: 0 on a CPU)")
@@ -40,7 +43,7 @@ def _work(options: argparse.Namespace) -> None:
     from nnreg.errors import ConfigurationError
     from nnreg.training.configs.overrides import parse_assignments
     from nnreg.training.execution.run import parse_folds, train
-    from nnreg.training.trainer.trainer import Listeners
+    from nnreg.training.trainer.parts import Listeners
 
     overrides = parse_assignments(options.set)
     for key, value in (("epochs", options.epochs), ("iterations_per_epoch", options.iterations_per_epoch)):
@@ -48,6 +51,10 @@ def _work(options: argparse.Namespace) -> None:
             raise ConfigurationError(f"--{key} {value}: expected 1 or more.")
         if value is not None:
             overrides[key] = value
+    if options.from_config is not None:
+        _import(options)
+    if options.dataset is None or options.configuration is None or options.fold is None:
+        raise ConfigurationError("which dataset, configuration and fold? nnreg_train 001 3d_fullres 0, or nnreg_train --from_config FILE.")
     for fold in parse_folds(options.fold):
         bar = _StepBar(quiet=options.quiet)
         train(
@@ -67,6 +74,29 @@ def _work(options: argparse.Namespace) -> None:
             listeners=Listeners(line=bar.write, step=bar.step),
         )
         bar.close()
+
+
+def _import(options: argparse.Namespace) -> None:
+    """Fill in dataset, configuration, fold and recipe from another program's file."""
+    from pathlib import Path
+
+    from nnreg.training.importers import import_run, read_run
+    from nnreg.training.importers.run import write_recipe
+
+    source = Path(options.from_config)
+    imported = read_run(source)
+    for note in imported.notes:
+        print(note)
+    if options.dataset is None:
+        prepared = import_run(imported, source, workspace_of(options), say=print)
+        options.dataset, options.configuration, options.fold, recipe = prepared.dataset, prepared.configuration, "0", prepared.recipe
+    else:
+        workspace = workspace_of(options)
+        recipe = write_recipe(imported.recipe, workspace.preprocessed / workspace.dataset_name(options.dataset) / f"{source.stem}.yaml")
+    options.num_workers = imported.workers if options.num_workers is None else options.num_workers
+    if options.device == "auto" and imported.device == "cpu":  # "cuda" means a GPU if there is one, as auto does
+        options.device = "cpu"
+    options.trainer = str(recipe) if options.trainer == "nnRegTrainer" else f"{recipe}+{options.trainer}"
 
 
 class _StepBar:

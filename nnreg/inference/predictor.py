@@ -20,7 +20,7 @@ from nnreg.training.configs.lookup import ResolvedTrainer, resolve_trainer
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.runtime_utils.runtime import autocast
 from nnreg.training.trainer.checkpoint import FINAL, load_checkpoint, load_weights
-from nnreg.training.trainer.trainer import RunFolders
+from nnreg.training.trainer.parts import RunFolders
 from nnreg.typed import from_mapping
 
 
@@ -51,7 +51,8 @@ class Predictor:
     def field(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> FieldMap:
         """Mean displacement of the networks, on the voxels they decode it at, continued beyond the working grid until it has faded out."""
         images = {role: torch.from_numpy(np.ascontiguousarray(case.image))[None].to(self.device) for role, case in (("fixed", fixed), ("moving", moving))}
-        with torch.inference_mode(), autocast(self.device):
+        # what was trained in half precision may be predicted where there is none
+        with torch.inference_mode(), autocast(self.device, "off" if self.configuration.training.mixed_precision == "off" else "auto"):
             fields = [network(**images)[0].float() for network in self.networks]
         # detached: a network of one's own may return a view of a parameter, which keeps its gradient even in inference mode
         mean = FieldMap(torch.stack(fields).mean(dim=0)[0].detach().cpu().numpy(), fixed.properties.working)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
+from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
 from nnreg.typed import from_mapping, to_mapping
 
 SCHEMA_VERSION = 1
@@ -64,10 +65,22 @@ class Training:
     deep_supervision_weights
         One per field the network returns, finest first, summing to 1.
     optimizer : name in ``adam``, ``adamw``, ``sgd``; further arguments in ``optimizer_kwargs``
-    lr_schedule : ``poly``, with ``lr_schedule_kwargs``
-    gradient_clip : largest gradient norm, or None
+    lr_schedule : ``poly``, ``step``, ``cosine``, ``plateau`` or ``constant``, with ``lr_schedule_kwargs``
+    gradient_clip : largest gradient norm (or value: ``gradient_clip_type``), or None
     bidirectional : also score the pair with its roles swapped, in the same step
     augmentation : registered augmentation names to their arguments
+    lr_update : whether the rate changes with every epoch or with every step
+    warmup_epochs : over which the rate rises linearly
+    gradient_accumulation_steps : batches whose mean gradient makes one step
+    gradient_checkpointing : stages are computed again in the backward pass instead of kept: less memory, more time
+    mixed_precision : ``auto`` (CUDA: bfloat16 where the GPU has it, else float16 with a scaler; off elsewhere), ``off``, ``bf16`` or ``fp16``
+    ema_decay : of the moving average of the weights that validation and prediction use, or None
+    deterministic : only algorithms that give the same bits again
+    validate_every : epochs between two online validations; 0 for none
+    monitor : number that decides ``checkpoint_best`` and early stopping (``val_loss``, ``val_dice``); None: the task's
+    monitor_mode : whether more of it is better; None: told by its name
+    synthetic : ``train`` and ``val`` to a generator of ``nnreg.dataset.GENERATORS`` that makes the pairs on the fly (``{"name": ...}`` and its
+        arguments, ``num_samples`` among them); None: the arrays on disk
     """
 
     similarity: tuple[LossTerm, ...]
@@ -88,6 +101,21 @@ class Training:
     bidirectional: bool = False
     augmentation: dict[str, dict[str, Any]] = field(default_factory=dict)
     seed: int = 12345
+    lr_update: Literal["epoch", "step"] = "epoch"
+    warmup_epochs: int = 0
+    gradient_clip_type: Literal["norm", "value"] = "norm"
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    mixed_precision: Precision = "auto"
+    ema_decay: float | None = None
+    deterministic: bool = False
+    validate_every: int = 1
+    monitor: str | None = None
+    monitor_mode: Literal["max", "min"] | None = None
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    tracking: Tracking = field(default_factory=Tracking)
+    synthetic: dict[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

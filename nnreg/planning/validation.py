@@ -9,6 +9,7 @@ from typing import Any
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.planning.plans import Architecture, Configuration, Plans, Training
+from nnreg.planning.training_options import training_problems
 
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
 ALIGNMENT_TARGETS = ("dataset", "group")
@@ -123,12 +124,5 @@ def _architecture_problems(architecture: Architecture, ndim: int) -> Iterator[st
 
 
 def _training_problems(training: Training) -> Iterator[str]:
-    for key in ("batch_size", "epochs", "iterations_per_epoch", "validation_iterations", "learning_rate"):
-        if getattr(training, key) <= 0:
-            yield f"training.{key} is {getattr(training, key)}: expected a positive number."
-    if training.weight_decay < 0:
-        yield f"training.weight_decay is {training.weight_decay}: expected 0 or more."
-    if training.gradient_clip is not None and training.gradient_clip <= 0:
-        yield f"training.gradient_clip is {training.gradient_clip}: expected a positive number or null."
-    if any(weight < 0 for weight in training.deep_supervision_weights) or (training.deep_supervision_weights and not sum(training.deep_supervision_weights)):
-        yield f"training.deep_supervision_weights {list(training.deep_supervision_weights)}: expected numbers of 0 or more, not all 0."
+    for problem in training_problems(training):
+        yield f"training.{problem}"

@@ -15,6 +15,9 @@ COMMANDS = (
     "preprocess",
     "plan_and_preprocess",
     "train",
+    "list",
+    "find_lr",
+    "import_",
     "predict",
     "evaluate",
     "demo",
@@ -38,7 +41,7 @@ sys.exit(f"imported {sorted(heavy)}" if heavy else code)
 def test_help_is_shown_without_heavy_imports(command):
     result = subprocess.run([sys.executable, "-c", HELP, command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert f"usage: nnreg_{command}" in result.stdout
+    assert f"usage: nnreg_{command.rstrip('_')}" in result.stdout
     assert "--debug" in result.stdout
 
 

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "documentation").rglob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md")), *sorted(ROOT.glob("*template/*.md"))]
-COMMANDS = set(re.findall(r'"(\w+)"', re.search(r"COMMANDS = \((.*?)\)", (ROOT / "setup.py").read_text(encoding="utf-8"), re.DOTALL)[1]))
+MODULES = re.findall(r'"(\w+)"', re.search(r"COMMANDS = \((.*?)\)", (ROOT / "setup.py").read_text(encoding="utf-8"), re.DOTALL)[1])
+COMMANDS = {name.rstrip("_"): name for name in MODULES}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
 
@@ -47,7 +48,7 @@ def test_options_of_commands_exist(text):
         words = line.split("#")[0].split()
         if not words or not words[0].startswith("nnreg_"):
             continue
-        parser = importlib.import_module(f"nnreg.cli.{words[0].removeprefix('nnreg_')}").parser()
+        parser = importlib.import_module(f"nnreg.cli.{COMMANDS[words[0].removeprefix('nnreg_')]}").parser()
         known = {option for action in parser._actions for option in action.option_strings}
         assert {word for word in words[1:] if re.match(r"--?[a-zA-Z]", word)} <= known, line
 

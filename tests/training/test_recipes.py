@@ -90,6 +90,10 @@ class OtherTrainer(nnRegTrainer):
     """A trainer from outside the package."""
 
 
+class ThirdTrainer(nnRegTrainer):
+    """Another one."""
+
+
 PLAIN_RECIPE = TrainerConfig(training={"epochs": 2})
 
 
@@ -103,6 +107,58 @@ def test_trainers_are_found_by_name_class_module_and_file(tmp_path):
     found = resolve_trainer(str(tmp_path / "mine.yaml"))
     assert found.name == "mine"
     assert found.config.training["learning_rate"] == 1e-4  # YAML 1.1 reads this spelling as text
+
+
+def test_recipes_join_from_left_to_right():
+    joined = resolve_trainer("unetreg_velocity+sgd+adamw+cosine+7epochs")
+    assert joined.name == "unetreg_velocity+sgd+adamw+cosine+7epochs"
+    assert (joined.config.architecture, joined.config.architecture_kwargs) == ("unetreg", {"integration_steps": 7})
+    training = resolve(joined.config).training
+    assert (training.optimizer, training.lr_schedule, training.epochs) == ("adamw", "cosine", 7)
+    assert training.optimizer_kwargs == {}  # the momentum was sgd's
+    assert resolve(resolve_trainer("adamw+sgd").config).training.optimizer_kwargs["nesterov"]
+    assert resolve(resolve_trainer("3epochs+5epochs").config).training.epochs == 5
+    with_class = resolve_trainer(f"adamw+{OtherTrainer.__module__}:OtherTrainer+poly_step")
+    assert (with_class.trainer.__name__, with_class.name) == ("OtherTrainer", "adamw+OtherTrainer+poly_step")
+
+
+def test_joining_is_associative():
+    parts = [TRAINER_CONFIGS[name] for name in ("unetreg", "sgd", "cosine", "adam")]
+    left, right = parts[0], parts[-1]
+    for part in parts[1:]:
+        left = left.merged(part)
+    for part in reversed(parts[:-1]):
+        right = part.merged(right)
+    assert resolve(left) == resolve(right)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("unetreg+inverse_consistent", "two recipes name an architecture: unetreg and dual_pyramid"),
+        (f"{__name__}:OtherTrainer+{__name__}:ThirdTrainer", "joins 2 trainer classes"),
+        ("unetreg+adamx", "did you mean 'adam"),
+        ("0epochs", "1epochs or more"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_told(name, message):
+    with pytest.raises(ConfigurationError, match=message):
+        resolve_trainer(name)
+
+
+def test_another_optimiser_or_schedule_drops_the_arguments_of_the_planned_one():
+    planned = dataclasses.replace(CONFIGURATION.training, optimizer_kwargs={"betas": [0.8, 0.9]}, lr_schedule_kwargs={"exponent": 0.9})
+    configuration = dataclasses.replace(CONFIGURATION, training=planned)
+    kept = resolve_configuration(configuration, TrainerConfig(), "test", {"optimizer": "adam", "lr_schedule": "poly"}).training
+    assert (kept.optimizer_kwargs, kept.lr_schedule_kwargs) == ({"betas": [0.8, 0.9]}, {"exponent": 0.9})
+    changed = resolve_configuration(configuration, TrainerConfig(), "test", {"optimizer": "sgd", "lr_schedule": "cosine"}).training
+    assert (changed.optimizer_kwargs, changed.lr_schedule_kwargs) == ({}, {})
+
+
+def test_one_number_sets_the_features_of_every_stage():
+    assert resolve(TrainerConfig(), **{"architecture.base_features": 200}).architecture.features_per_stage == (200, 320)
+    with pytest.raises(ConfigurationError, match="base_features"):
+        resolve(TrainerConfig(), **{"architecture.base_features": "wide"})
 
 
 @pytest.mark.parametrize(

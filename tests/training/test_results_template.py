@@ -25,7 +25,8 @@ def written(tmp_path_factory):
 
 
 def _files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """All but the curves for TensorBoard, which are there only where it is installed."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "tensorboard" not in path.parts)
 
 
 def _keys(content, where=""):

@@ -206,6 +206,19 @@ def test_constructing_touches_no_disk(place):
     assert tiny_datasets.tree(place.root) == before
 
 
+def test_a_trainer_needs_no_more_than_names(place, monkeypatch):
+    from nnreg.training.nnRegTrainer.nnRegTrainer import nnRegTrainer as by_path
+
+    for kind in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnReg_{kind}", str(place.root / f"nnReg_{kind}"))
+    trainer = by_path(dataset_id=int(place.id), configuration=place.configuration, fold=3, plans_identifier="nnRegPlans", device="cpu")
+    assert by_path is nnRegTrainer
+    assert trainer.output_folder == place.fold(3)
+    assert trainer.plans.dataset_name == place.dataset
+    with pytest.raises(TrainingError, match="dataset_id"):
+        by_path(configuration=place.configuration)
+
+
 # -- steps ------------------------------------------------------------------------------------------------------------
 
 

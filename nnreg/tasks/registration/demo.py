@@ -17,7 +17,7 @@ from nnreg.inference.predict import predict_folder
 from nnreg.planning.plans import Plans
 from nnreg.preprocessing import plan_and_preprocess
 from nnreg.training.execution.run import train
-from nnreg.training.trainer.trainer import Listeners
+from nnreg.training.trainer.parts import Listeners
 from nnreg.typed import from_mapping, to_mapping
 from nnreg.workspace import Workspace
 

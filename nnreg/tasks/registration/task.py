@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from nnreg import metrics
 from nnreg.architecture import build_network
@@ -22,6 +24,7 @@ from nnreg.planning import memory
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.tasks.registration.objective import RegistrationObjective
 from nnreg.tasks.registration.samples import PairSamples
+from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ class RegistrationTask:
         }
         if recipe.architecture is None or isinstance(recipe.architecture, str):
             network: nn.Module = build_network(plan.name, **{**arguments, **plan.kwargs})
+        elif isinstance(recipe.architecture, nn.Module):
+            network = copy.deepcopy(recipe.architecture)  # the recipe's own stays as it was for the next fold
         else:
             network = build_network(recipe.architecture, **{**arguments, **recipe.architecture_kwargs})
         _check_deep_supervision(network, configuration, recipe)
@@ -79,8 +84,13 @@ class RegistrationTask:
         """The pairs whose both sides are among `cases`."""
         return list(pairs_among(spec, cases))
 
-    def samples(self, *, folder: Path, units: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool) -> PairSamples:
-        """Drawn and augmented pairs."""
+    def samples(
+        self, *, folder: Path, units: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool
+    ) -> Dataset[dict[str, Tensor]]:
+        """Drawn and augmented pairs; those of a generator where the plan names one for this side of the split."""
+        synthetic = (configuration.training.synthetic or {}).get(split)
+        if synthetic is not None:
+            return SyntheticSamples(synthetic, configuration, length)
         return PairSamples(folder, units, configuration, length, split, augment)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -88,10 +98,16 @@ class RegistrationTask:
         fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
         # an objective of one's own is only known to be called with the network
         loss, terms = objective.score(fields, batch) if isinstance(objective, RegistrationObjective) else objective(network, batch)
-        result = {"loss": loss, **terms, "folding_percent": torch.tensor(metrics.folding_percent(fields[0]))}
+        result = {"loss": loss, **terms, **_image_metrics(fields[0], batch), "folding_percent": torch.tensor(metrics.folding_percent(fields[0]))}
         if "fixed_labels" in batch and "moving_labels" in batch:
             result["dice"] = torch.tensor(_mean_dice(fields[0], batch))
         return result
+
+    def pictures(self, *, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Fixed, moving and warped image of the first pair, first channel, and what is left between them."""
+        field = network(fixed=batch["fixed_input"], moving=batch["moving_input"])[0]
+        fixed, moving, warped = (image[0, 0] for image in (batch["fixed"], batch["moving"], warp(batch["moving"], field)))
+        return {"fixed": fixed, "moving": moving, "warped": warped, "difference": (fixed - warped).abs()}
 
     def validate(
         self,
@@ -116,6 +132,16 @@ class RegistrationTask:
         dataset = RawDataset.open(raw)
         predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
         return evaluate_folder(output, dataset, processes=1, surface=False, on_progress=on_progress)
+
+
+def _image_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Likeness of the warped image and roughness of the field; the distance to the true field where there is one."""
+    warped, fixed = warp(batch["moving"], field), batch["fixed"]
+    mask = batch.get("fixed_mask")
+    values = {name: getattr(metrics, name)(fixed, warped, mask) for name in ("ncc", "mse", "mae")} | {"grad_l2": metrics.grad_l2(field)}
+    if "field" in batch:
+        values["epe"] = metrics.endpoint_error(field, batch["field"])
+    return {name: torch.tensor(float(value)) for name, value in values.items()}
 
 
 def _mean_dice(field: Tensor, batch: Mapping[str, Tensor]) -> float:

@@ -30,17 +30,33 @@ class ResolvedTrainer:
 
 
 def resolve_trainer(name: str = DEFAULT_TRAINER) -> ResolvedTrainer:
-    """Find what `name` names.
+    """Find what `name` names: one recipe or trainer, or several joined by ``+``.
 
-    Looks among the registered configs, the trainer classes (built in, then entry points ``nnreg.trainers``) and the networks (built in, then
-    entry points ``nnreg.networks``), then takes ``package.module:Attribute`` (a trainer class, a TrainerConfig or a network's class) or a YAML file.
+    A part is looked up among the registered configs (``50epochs`` is one for any number), the trainer classes (built in, then entry points
+    ``nnreg.trainers``) and the networks (built in, then entry points ``nnreg.networks``), then taken as ``package.module:Attribute`` (a trainer class, a
+    TrainerConfig or a network's class) or a YAML file. Parts count from left to right, and of two values for one key the later stands; two networks, two
+    losses or two trainer classes are an error.
 
     Raises
     ------
     ConfigurationError
-        Unknown or ambiguous name, module that cannot be imported, file with unknown keys.
+        Unknown or ambiguous name, module that cannot be imported, file with unknown keys, parts that contradict each other.
     """
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+    found = [_part(part) for part in name.split("+")]
+    own = [part for part in found if part.trainer is not nnRegTrainer]
+    if len(own) > 1:
+        raise ConfigurationError(f"trainer {name!r} joins {len(own)} trainer classes, {own[0].name} and {own[1].name}. Keep one of them.")
+    config = found[0].config
+    for part in found[1:]:
+        config = config.merged(part.config)
+    return ResolvedTrainer("+".join(part.name for part in found), own[0].trainer if own else nnRegTrainer, config)
+
+
+def _part(name: str) -> ResolvedTrainer:
     from nnreg.architecture import network_names
+    from nnreg.training.configs.options import epochs_config
     from nnreg.training.trainer.trainer import nnRegTrainer
 
     if name.endswith((".yaml", ".yml")):
@@ -55,6 +71,9 @@ def resolve_trainer(name: str = DEFAULT_TRAINER) -> ResolvedTrainer:
         return ResolvedTrainer(name, nnRegTrainer, TRAINER_CONFIGS[name])
     if name in classes:
         return ResolvedTrainer(name, classes[name], TrainerConfig())
+    epochs = epochs_config(name)
+    if epochs is not None:
+        return ResolvedTrainer(name, nnRegTrainer, epochs)
     networks = network_names()
     if name in networks:
         return ResolvedTrainer(name, nnRegTrainer, TrainerConfig(architecture=name))

@@ -9,10 +9,12 @@ from typing import Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.planning.plans import Configuration, Training
-from nnreg.training.configs.trainer_config import TrainerConfig
+from nnreg.planning.training_options import training_problems
+from nnreg.training.configs.trainer_config import ARGUMENTS_OF, TrainerConfig
 from nnreg.typed import from_mapping, to_mapping
 
 _ALIASES = {"lr": "learning_rate"}
+MOST_FEATURES = {2: 512, 3: 320}
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def apply_training_overrides(configuration: Configuration, overrides: Mapping[st
         From the plans.
     overrides
         Field names of :class:`Training`, optionally with a leading ``training.``; ``augmentation.intensity.probability`` reaches deeper.
-        ``architecture.NAME`` sets an argument of the network.
+        ``architecture.NAME`` sets an argument of the network; ``architecture.base_features`` those of all stages.
     where
         Where the values come from, for messages.
 
@@ -90,8 +92,14 @@ def apply_training_overrides(configuration: Configuration, overrides: Mapping[st
     """
     training = to_mapping(configuration.training)
     network = to_mapping(configuration.architecture)
+    for name, arguments in ARGUMENTS_OF.items():
+        if overrides.get(name, training[name]) != training[name]:
+            training[arguments] = {}  # they are the former optimiser's, or schedule's
     for key, value in overrides.items():
         path = _ALIASES.get(key, key).split(".")
+        if path == ["architecture", "base_features"]:
+            network["features_per_stage"] = _features(value, len(network["features_per_stage"]), configuration.ndim, f"{where}: {key}")
+            continue
         if path[0] == "architecture" and len(path) > 1:
             inside = network if path[1] in network else network["kwargs"]
             _assign(inside, path[1:], value, f"{where}: {key}", None if inside is network["kwargs"] else network)
@@ -99,11 +107,34 @@ def apply_training_overrides(configuration: Configuration, overrides: Mapping[st
         if path[0] == "training" and len(path) > 1:
             path = path[1:]
         _assign(training, path, value, f"{where}: {key}", training)
+    resolved = from_mapping(Training, training, where=where, error=ConfigurationError)
+    problem = next(training_problems(resolved), None)
+    if problem is not None:
+        raise ConfigurationError(f"{where}: {problem}")
     return dataclasses.replace(
         configuration,
-        training=from_mapping(Training, training, where=where, error=ConfigurationError),
+        training=resolved,
         architecture=from_mapping(type(configuration.architecture), network, where=where, error=ConfigurationError),
     )
+
+
+def _features(base: Any, stages: int, ndim: int, where: str) -> list[int]:
+    """`base`, doubled from stage to stage up to nnU-Net's limit."""
+    if not isinstance(base, int) or base < 1:
+        raise ConfigurationError(f"{where}: found {base!r}, expected a whole number of 1 or more.")
+    return [max(base, min(base * 2**stage, MOST_FEATURES[ndim])) for stage in range(stages)]
+
+
+def recipe_with(recipe: TrainerConfig, overrides: Mapping[str, Any]) -> tuple[TrainerConfig, dict[str, Any]]:
+    """The recipe with ``loss`` and ``loss_kwargs.NAME`` of the command line in it, and the other overrides."""
+    rest = {key: value for key, value in overrides.items() if key.split(".")[0] not in ("loss", "loss_kwargs")}
+    if "loss" in overrides:
+        recipe = dataclasses.replace(recipe, loss=overrides["loss"], loss_kwargs={})
+    kwargs = dict(recipe.loss_kwargs) | dict(overrides.get("loss_kwargs", {}))
+    kwargs |= {key.partition(".")[2]: value for key, value in overrides.items() if key.startswith("loss_kwargs.")}
+    if kwargs and recipe.loss is None:
+        raise ConfigurationError(f"--set loss_kwargs: no recipe names a loss that {', '.join(kwargs)} could belong to. Give --set loss=NAME too.")
+    return dataclasses.replace(recipe, loss_kwargs=kwargs), rest
 
 
 def _assign(tree: dict[str, Any], path: Sequence[str], value: Any, where: str, valid: Mapping[str, Any] | None) -> None:

@@ -17,8 +17,9 @@ from nnreg.files import read_json, writable_folder
 from nnreg.planning.plans import Plans
 from nnreg.training.configs.lookup import DEFAULT_TRAINER, resolve_trainer
 from nnreg.training.runtime_utils.runtime import device_named
-from nnreg.training.trainer.checkpoint import BEST, FINAL, LATEST
-from nnreg.training.trainer.trainer import Listeners, RunFolders, nnRegTrainer
+from nnreg.training.trainer.checkpoint import BEST, FINAL, resumable
+from nnreg.training.trainer.parts import Listeners, RunFolders
+from nnreg.training.trainer.trainer import nnRegTrainer
 from nnreg.workspace import Workspace
 
 DEFAULT_PLANS = "nnRegPlans"
@@ -45,6 +46,31 @@ def build_trainer(
         Unknown dataset, plans, configuration, fold, trainer, setting or device; plans made for another dataset.
     """
     resolved = resolve_trainer(trainer)
+    loaded, spec, folders = prepared(workspace, dataset, configuration, fold, plans, resolved.name)
+    chosen = device_named(device)
+    return resolved.trainer(
+        plans=loaded,
+        configuration=configuration,
+        spec=spec,
+        fold=fold,
+        folders=folders,
+        name=resolved.name,
+        recipe=resolved.config,
+        overrides=overrides,
+        device=chosen,
+        workers=default_workers(chosen) if workers is None else workers,
+        listeners=listeners,
+    )
+
+
+def prepared(workspace: Workspace, dataset: int | str, configuration: str, fold: int | str, plans: str, trainer: str) -> tuple[Plans, DatasetSpec, RunFolders]:
+    """Plans, dataset.json and folders of a dataset that is ready to be trained by the trainer of that name.
+
+    Raises
+    ------
+    NnRegError
+        Unknown dataset, plans, configuration or fold; plans made for another dataset; arrays or images missing.
+    """
     name = workspace.dataset_name(dataset)
     preprocessed = workspace.preprocessed / name
     plans_path = preprocessed / f"{plans}.json"
@@ -64,22 +90,8 @@ def build_trainer(
     if not arrays.is_dir():
         raise TrainingError(f"{arrays}: has no preprocessed arrays. Run nnreg_preprocess -d {name[7:10]} -c {configuration}")
     _check_raw(workspace.raw / name, fold_cases(splits, fold if fold == "all" else int(fold))[1])
-    chosen = device_named(device)
-    return resolved.trainer(
-        plans=loaded,
-        configuration=configuration,
-        spec=DatasetSpec.read(preprocessed / "dataset.json"),
-        fold=fold,
-        folders=RunFolders(
-            raw=workspace.raw / name, preprocessed=preprocessed, model=workspace.model_folder(name, resolved.name, loaded.plans_name, configuration)
-        ),
-        name=resolved.name,
-        recipe=resolved.config,
-        overrides=overrides,
-        device=chosen,
-        workers=default_workers(chosen) if workers is None else workers,
-        listeners=listeners,
-    )
+    folders = RunFolders(raw=workspace.raw / name, preprocessed=preprocessed, model=workspace.model_folder(name, trainer, loaded.plans_name, configuration))
+    return loaded, DatasetSpec.read(preprocessed / "dataset.json"), folders
 
 
 def _check_raw(folder: Path, cases: Sequence[str]) -> None:
@@ -113,7 +125,7 @@ def train(
     Parameters
     ----------
     continue_training
-        Go on from ``checkpoint_latest.pth``; from the start if there is none yet.
+        Go on from ``checkpoint_latest.pth`` (where none is kept the final one, else the best); from the start if there is none yet.
     validate_only, validate_best
         Validate ``checkpoint_final.pth`` (or ``checkpoint_best.pth``) without training.
     pretrained_weights
@@ -127,8 +139,9 @@ def train(
     if validate_only or validate_best:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
         return trainer.perform_actual_validation()
-    if continue_training and (folder / LATEST).is_file():
-        trainer.load_checkpoint(folder / LATEST)
+    latest = resumable(folder)
+    if continue_training and latest is not None:
+        trainer.load_checkpoint(latest)
     elif not continue_training and (folder / FINAL).is_file() and pretrained_weights is None and _finished(trainer):
         raise TrainingError(
             f"{folder}: is trained to its end. Continue it with more epochs (-c --epochs N), validate it (--val), or remove the folder to train anew."

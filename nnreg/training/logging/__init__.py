@@ -1,6 +1,7 @@
-"""The training log, the history of numbers and the progress picture."""
+"""The training log, the history of numbers, and all that an epoch leaves to look at."""
 
 from nnreg.training.logging.log import History, TrainingLog
 from nnreg.training.logging.progress import plot_progress
+from nnreg.training.logging.report import Report
 
-__all__ = ["History", "TrainingLog", "plot_progress"]
+__all__ = ["History", "Report", "TrainingLog", "plot_progress"]

@@ -6,13 +6,19 @@ from torch.optim import Optimizer
 
 from nnreg.errors import ConfigurationError
 from nnreg.registry import Registry
+from nnreg.training.lr_scheduler.decays import ConstantLR, CosineLR, PlateauLR, StepLR
 from nnreg.training.lr_scheduler.polynomial import PolynomialLRScheduler
+from nnreg.training.lr_scheduler.schedule import Schedule
 
-LR_SCHEDULES: Registry[type[PolynomialLRScheduler]] = Registry("learning rate schedule")
+LR_SCHEDULES: Registry[type[Schedule]] = Registry("learning rate schedule")
 LR_SCHEDULES["poly"] = PolynomialLRScheduler
+LR_SCHEDULES["step"] = StepLR
+LR_SCHEDULES["cosine"] = CosineLR
+LR_SCHEDULES["plateau"] = PlateauLR
+LR_SCHEDULES["constant"] = ConstantLR
 
 
-def build_schedule(name: str, optimizer: Optimizer, initial_lr: float, max_epochs: int, kwargs: dict[str, Any]) -> PolynomialLRScheduler:
+def build_schedule(name: str, optimizer: Optimizer, initial_lr: float, max_epochs: int, kwargs: dict[str, Any]) -> Schedule:
     """The schedule `name`.
 
     Raises
@@ -26,4 +32,4 @@ def build_schedule(name: str, optimizer: Optimizer, initial_lr: float, max_epoch
         raise ConfigurationError(f"lr_schedule_kwargs {kwargs}: {error}.") from error
 
 
-__all__ = ["LR_SCHEDULES", "PolynomialLRScheduler", "build_schedule"]
+__all__ = ["LR_SCHEDULES", "ConstantLR", "CosineLR", "PlateauLR", "PolynomialLRScheduler", "Schedule", "StepLR", "build_schedule"]

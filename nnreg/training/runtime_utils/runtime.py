@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from nnreg.errors import ConfigurationError
+from nnreg.errors import ConfigurationError, TrainingError
+from nnreg.planning.training_options import Precision
 
 
 def device_named(name: str) -> torch.device:
@@ -40,16 +43,65 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision on CUDA (bfloat16 where the GPU has it, else float16 with a gradient scaler); nothing elsewhere."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    return torch.autocast("cuda", dtype=torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+def autocast_type(device: torch.device, precision: Precision = "auto") -> torch.dtype | None:
+    """The half precision of a training, None for full precision.
+
+    Parameters
+    ----------
+    device
+    precision
+        ``auto``: bfloat16 on a GPU that has it, float16 on other CUDA devices, full precision elsewhere. ``bf16`` and ``fp16`` ask for one.
+
+    Raises
+    ------
+    ConfigurationError
+        For float16 anywhere but on CUDA: without a gradient scaler, which is CUDA's, gradients vanish.
+    """
+    if precision == "off" or (precision == "auto" and device.type != "cuda"):
+        return None
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigurationError(f"mixed_precision is fp16, which needs CUDA, the device is {device.type}. Use bf16, auto or off.")
+    if precision == "bf16" or (precision == "auto" and torch.cuda.is_bf16_supported()):
+        return torch.bfloat16
+    return torch.float16
 
 
-def needs_scaler(device: torch.device) -> bool:
+def autocast(device: torch.device, precision: Precision = "auto") -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision as :func:`autocast_type` chooses it."""
+    dtype = autocast_type(device, precision)
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def needs_scaler(device: torch.device, precision: Precision = "auto") -> bool:
     """Whether gradients underflow without scaling (float16)."""
-    return device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    return autocast_type(device, precision) is torch.float16
+
+
+@contextlib.contextmanager
+def determinism(wanted: bool) -> Iterator[None]:
+    """Only algorithms that give the same bits again, while inside.
+
+    Raises
+    ------
+    TrainingError
+        If torch has no such algorithm for something the training does.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when the first CUDA context is made
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise TrainingError(f"deterministic: {str(error).splitlines()[0]} Train on a CPU, or without --set deterministic=true.") from error
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def seed_everything(seed: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from nnreg.errors import TrainingError
 from nnreg.files import atomic_path
+from nnreg.planning.training_options import Checkpoints
 
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 
@@ -52,3 +53,48 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Any], where: Pa
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise TrainingError(f"{where}: its weights do not fit the planned network ({first}). It was trained with other plans or another -tr.") from error
+
+
+def resumable(folder: Path) -> Path | None:
+    """The checkpoint that ``-c`` goes on from: the latest, where none is kept the final, else the best; None in a fresh folder."""
+    return next((folder / name for name in (LATEST, FINAL, BEST) if (folder / name).is_file()), None)
+
+
+class CheckpointKeeper:
+    """Writes the checkpoints that the options ask for, and removes those that are to go.
+
+    Parameters
+    ----------
+    folder
+        Of the fold.
+    options
+        Which.
+    save
+        Writes one checkpoint.
+    """
+
+    def __init__(self, folder: Path, options: Checkpoints, save: Callable[[Path], None]) -> None:
+        self.folder, self.options, self.save = folder, options, save
+
+    def after_epoch(self, finished: int, *, last: bool, improved: bool) -> None:
+        """After `finished` epochs, of which this was the `last` or the best so far."""
+        if improved:
+            self.save(self.folder / BEST)
+        if self.options.best_only:
+            return
+        if last or finished % self.options.latest_every == 0:
+            self.save(self.folder / LATEST)
+        if self.options.every and finished % self.options.every == 0:
+            self.save(self.folder / f"checkpoint_epoch_{finished:04d}.pth")
+            self._prune()
+
+    def after_training(self) -> None:
+        """The final checkpoint."""
+        self.save(self.folder / FINAL)
+        if self.options.delete_latest:
+            (self.folder / LATEST).unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        if self.options.keep_last:
+            for path in sorted(self.folder.glob("checkpoint_epoch_*.pth"))[: -self.options.keep_last]:
+                path.unlink()

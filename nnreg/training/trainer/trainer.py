@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +14,32 @@ from torch import Tensor, nn
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
-from nnreg.errors import ConfigurationError, TrainingError, did_you_mean
+from nnreg.errors import TrainingError
 from nnreg.files import read_json, write_json
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
-from nnreg.training.configs.overrides import resolve_configuration
+from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
-from nnreg.training.logging import History, TrainingLog, plot_progress
-from nnreg.training.logging.log import mean_terms
+from nnreg.training.logging import History, Report
 from nnreg.training.lr_scheduler import build_schedule
+from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.memory import check_fits
-from nnreg.training.runtime_utils.runtime import autocast, needs_scaler, random_state, restore_random_state, seed_everything
-from nnreg.training.trainer.checkpoint import BEST, FINAL, LATEST, load_checkpoint, load_weights, save_checkpoint
+from nnreg.training.runtime_utils.runtime import (
+    autocast,
+    autocast_type,
+    determinism,
+    device_named,
+    needs_scaler,
+    seed_everything,
+)
+from nnreg.training.trainer.checkpoint import CheckpointKeeper, load_checkpoint, save_checkpoint
+from nnreg.training.trainer.monitor import Monitor, stalled
+from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
+from nnreg.training.trainer.parts import Listeners, RunFolders, debug_information, epoch_line, epoch_numbers, headline, opening_lines
+from nnreg.training.trainer.state import restore_training, training_state
+from nnreg.training.trainer.stepper import Stepper, averaged_weights
 from nnreg.typed import to_mapping
-
-Progress = Callable[[int, int, str], None]
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-
-
-@dataclass(frozen=True)
-class RunFolders:
-    """Where a training reads and writes.
-
-    Attributes
-    ----------
-    raw : the raw dataset, for the full validation on native images
-    preprocessed : plans, splits and arrays
-    model : ``TRAINER__PLANS__CONFIGURATION``
-    """
-
-    raw: Path
-    preprocessed: Path
-    model: Path
-
-    def fold(self, fold: int | str) -> Path:
-        """``fold_K`` of the model folder."""
-        return self.model / f"fold_{fold}"
-
-
-@dataclass
-class Listeners:
-    """What a front end may listen to; all silent by default."""
-
-    line: Callable[[str], None] | None = None
-    step: Progress = field(default=lambda done, total, what: None)
 
 
 class nnRegTrainer:
@@ -65,20 +47,21 @@ class nnRegTrainer:
 
     Parameters
     ----------
-    plans, configuration, spec
-        The plans, the name of one of their configurations, and dataset.json.
-    fold
-        0 to 4, or ``"all"`` (train and validate on everything).
-    folders
-        Where to read and write.
+    dataset_id, configuration, fold, plans_identifier
+        Dataset (1, ``"001"`` or its folder's name), one of its planned configurations, and the fold: 0 to 4, or ``"all"`` (train and
+        validate on everything). The plans are read from the workspace.
+    device
+        Where to compute: ``cpu``, ``cuda``, ``cuda:1``, ``auto``.
+    plans, spec, folders
+        In place of `dataset_id`: the plans, dataset.json, and where to read and write.
     name
         What ``-tr`` said; the results folder carries it.
     recipe
         The TrainerConfig.
     overrides
         Values from the command line, over everything else.
-    device, workers, listeners
-        Where to compute, how many processes load data (0: this one), who hears of progress.
+    workers, listeners
+        How many processes load data (0: this one), who hears of progress.
 
     Override the hooks: `build_network_architecture`, `configure_optimizers`, `_build_loss`, `get_dataloaders`, `train_step`,
     `validation_step`, `on_train_start`, `on_epoch_start`, `on_epoch_end`, `perform_actual_validation`, `save_checkpoint`, `load_checkpoint`.
@@ -86,30 +69,39 @@ class nnRegTrainer:
 
     def __init__(
         self,
+        dataset_id: int | str | None = None,
+        configuration: str = "",
+        fold: int | str = 0,
+        plans_identifier: str = "nnRegPlans",
+        device: torch.device | str = "cpu",
         *,
-        plans: Plans,
-        configuration: str,
-        spec: DatasetSpec,
-        fold: int | str,
-        folders: RunFolders,
-        name: str = "nnRegTrainer",
+        plans: Plans | None = None,
+        spec: DatasetSpec | None = None,
+        folders: RunFolders | None = None,
+        name: str | None = None,
         recipe: TrainerConfig | None = None,
         overrides: Mapping[str, Any] | None = None,
-        device: torch.device | str = "cpu",
         workers: int = 0,
         listeners: Listeners | None = None,
     ) -> None:
-        self.plans, self.configuration_name, self.spec, self.fold, self.folders, self.name = plans, configuration, spec, fold, folders, name
-        self.recipe = recipe or TrainerConfig()
+        self.name = name or type(self).__name__
+        if plans is None or spec is None or folders is None:
+            plans, spec, folders = read_prepared(dataset_id, configuration, fold, plans_identifier, self.name)
+        self.plans, self.configuration_name, self.spec, self.fold, self.folders = plans, configuration, spec, fold, folders
         self.overrides = dict(overrides or {})
-        self.device, self.workers = torch.device(device), workers
+        self.recipe, settings = recipe_with(recipe or TrainerConfig(), self.overrides)
+        self.device, self.workers = device_named(str(device)), workers
         self.listeners = listeners or Listeners()
         self.task = task_named(plans.task)
-        self.configuration: Configuration = resolve_configuration(plans.configuration(configuration), self.recipe, name, self.overrides)
+        self.configuration: Configuration = resolve_configuration(plans.configuration(configuration), self.recipe, self.name, settings)
+        self.plan = self.configuration.training
+        check_names(self.plan)
         self.output_folder = folders.fold(fold)
-        self.num_epochs = self.configuration.training.epochs
+        self.num_epochs = self.plan.epochs
         self.current_epoch = 0
         self.history = History()
+        self.monitor = Monitor(self.plan, self.task.monitor)
+        self.sample_counts: dict[str, int] = {}
         self.initialized = False
 
     # -- hooks: what is trained -------------------------------------------------------------------------------------
@@ -120,19 +112,8 @@ class nnRegTrainer:
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any] | None:
         """Optimizer and learning rate schedule (``.step(epoch)``). An override may return them, or set ``self.optimizer``."""
-        plan = self.configuration.training
-        if plan.optimizer not in OPTIMIZERS:
-            raise ConfigurationError(f"optimizer {plan.optimizer!r} is unknown; {did_you_mean(plan.optimizer, OPTIMIZERS)}")
-        try:
-            optimizer = OPTIMIZERS[plan.optimizer](
-                self.network.parameters(),
-                lr=plan.learning_rate,
-                weight_decay=plan.weight_decay,
-                **plan.optimizer_kwargs,  # type: ignore[call-arg]
-            )
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"optimizer {plan.optimizer}: {error}") from error
-        return optimizer, build_schedule(plan.lr_schedule, optimizer, plan.learning_rate, self.num_epochs, plan.lr_schedule_kwargs)
+        optimizer = build_optimizer(self.plan, self.network.parameters())
+        return optimizer, build_schedule(self.plan.lr_schedule, optimizer, self.plan.learning_rate, self.num_epochs, schedule_arguments(self.plan))
 
     def _build_loss(self) -> Any:
         """The objective: ``objective(network, batch) -> (loss, terms)``."""
@@ -140,11 +121,12 @@ class nnRegTrainer:
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Loaders of training and validation batches."""
-        plan = self.configuration.training
+        plan = self.plan
         train_cases, validation_cases = self.split()
         arrays = self.folders.preprocessed / self.configuration.data_identifier
         loaders = []
-        for split, cases, batches in (("train", train_cases, plan.iterations_per_epoch), ("val", validation_cases, plan.validation_iterations)):
+        steps = plan.iterations_per_epoch * plan.gradient_accumulation_steps
+        for split, cases, batches in (("train", train_cases, steps), ("val", validation_cases, plan.validation_iterations)):
             units = self.task.units(spec=self.spec, cases=cases)
             if not units:
                 raise TrainingError(
@@ -152,34 +134,29 @@ class nnRegTrainer:
                 )
             batch_size = plan.batch_size if split == "train" else 1
             # an epoch validates on every unit once at most: the same ones each epoch, so that epochs compare
-            batches = batches if split == "train" else min(batches, len(units))
+            count = (plan.synthetic or {}).get(split, {}).get("num_samples", len(units))
+            batches = batches if split == "train" else min(batches, count)
             samples = self.task.samples(
                 folder=arrays, units=units, configuration=self.configuration, length=batch_size * batches, split=split, augment=split == "train"
             )
+            self.sample_counts[split] = count
             workers = self.workers if split == "train" else min(self.workers, 1)
             loaders.append(build_loader(samples, batch_size=batch_size, batches=batches, workers=workers, pin_memory=self.device.type == "cuda"))
         return loaders[0], loaders[1]
 
     # -- hooks: one step --------------------------------------------------------------------------------------------
 
-    def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One optimisation step; returns detached terms, ``loss`` among them, still on the device."""
+    def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor] | Tensor:
+        """One batch; returns detached terms, ``loss`` among them, still on the device. An override may return the loss alone: the trainer then steps."""
         batch = to_device(batch, self.device)
-        self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device):
+        with autocast(self.device, self.plan.mixed_precision):
             loss, terms = self.objective(self.network, batch)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        clip = self.configuration.training.gradient_clip
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), clip if clip is not None else float("inf"))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return {"loss": loss.detach(), **terms, "gradient_norm": norm.detach()}
+        return {"loss": loss.detach(), **terms, "gradient_norm": self.stepper(loss)}
 
     def validation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Metrics of one validation batch, detached, still on the device."""
         batch = to_device(batch, self.device)
-        with torch.no_grad(), autocast(self.device):
+        with torch.no_grad(), autocast(self.device, self.plan.mixed_precision):
             return self.task.online_metrics(network=self.network, objective=self.objective, batch=batch)
 
     # -- hooks: the run ---------------------------------------------------------------------------------------------
@@ -189,8 +166,11 @@ class nnRegTrainer:
         if self.initialized:
             return
         self.check_memory()
-        seed_everything(self.configuration.training.seed)
+        autocast_type(self.device, self.plan.mixed_precision)  # raises where the device has none
+        seed_everything(self.plan.seed)
         self.network = self.build_network_architecture().to(self.device)
+        if self.plan.gradient_checkpointing:
+            checkpoint_gradients(self.network)
         self.optimizer: torch.optim.Optimizer
         self.lr_scheduler: Any = None
         built = self.configure_optimizers()
@@ -198,7 +178,9 @@ class nnRegTrainer:
             self.optimizer, self.lr_scheduler = built
         objective = self._build_loss()
         self.objective = objective.to(self.device) if isinstance(objective, nn.Module) else objective
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=needs_scaler(self.device))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=needs_scaler(self.device, self.plan.mixed_precision))
+        self.stepper = Stepper(self.network, self.optimizer, self.scaler, self.plan)
+        self.average = averaged_weights(self.network, self.optimizer, self.plan.ema_decay)
         self.initialized = True
 
     def check_memory(self) -> None:
@@ -217,60 +199,61 @@ class nnRegTrainer:
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""
         self.output_folder.mkdir(parents=True, exist_ok=True)
-        self.log = TrainingLog(self.output_folder, self.listeners.line)
+        self.report = Report(self.output_folder, self.plan.tracking, self.listeners.line)
+        self.log = self.report.log
         self._write_model_files()
-        write_json(self.output_folder / "debug.json", self.debug_information())
-        plan = self.configuration.training
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        network = type(self.network).__name__ if self.has_custom_network else self.configuration.architecture.name
-        self.log(f"Device: {self.device}. {self.plans.dataset_name}, {self.configuration_name}, fold {self.fold}, trainer {self.name}")
-        self.log(
-            f"Network {network}: {parameters:,} parameters; grid {'x'.join(map(str, self.configuration.grid))} "
-            f"at {' x '.join(f'{s:.3g}' for s in self.configuration.spacing)} mm; {self.num_epochs} epochs of {plan.iterations_per_epoch} iterations"
-        )
+        write_json(self.output_folder / "debug.json", debug_information(self))
+        for line in opening_lines(self):
+            self.log(line)
 
     def on_epoch_start(self) -> None:
-        """Set the learning rate."""
+        """Set the learning rate, and tell the losses that change with the epoch which one it is (``set_epoch``)."""
         self._epoch_started = time.monotonic()
+        for part in self.objective.modules() if isinstance(self.objective, nn.Module) else ():
+            hears = getattr(part, "set_epoch", None)
+            if callable(hears):
+                hears(self.current_epoch)
         if self.lr_scheduler is not None:
             self.lr_scheduler.step(self.current_epoch)
 
     def on_epoch_end(self, train_terms: list[dict[str, Tensor]], validation_terms: list[dict[str, Tensor]]) -> None:
-        """Log, plot, save ``latest`` and, if the monitored average rose, ``best``."""
-        numbers = {f"train_{name}": value for name, value in mean_terms(_numbers(train_terms)).items()}
-        numbers |= {f"val_{name}": value for name, value in mean_terms(_numbers(validation_terms)).items()}
-        numbers |= {"learning_rate": self.optimizer.param_groups[0]["lr"], "epoch_seconds": time.monotonic() - self._epoch_started}
-        if not torch.isfinite(torch.tensor(numbers["train_loss"])):
+        """Log, plot, and save the checkpoints that are due: ``best`` if the monitored average rose."""
+        rate = self.optimizer.param_groups[0]["lr"]
+        numbers = epoch_numbers(train_terms, validation_terms) | {"learning_rate": rate, "epoch_seconds": time.monotonic() - self._epoch_started}
+        if not math.isfinite(numbers["train_loss"]):
             raise TrainingError(
-                f"fold {self.fold}: the training loss of epoch {self.current_epoch} is {numbers['train_loss']}. "
-                f"Lower the learning rate (--set learning_rate={self.optimizer.param_groups[0]['lr'] / 10:.1e}) and continue with -c from the last good epoch."
+                f"fold {self.fold}: the training loss of epoch {self.current_epoch} is {numbers['train_loss']}. Lower the learning rate "
+                f"(--set learning_rate={rate / 10:.1e}), clip gradients (--set gradient_clip=1.0), and continue with -c from the last good epoch."
             )
-        improved = self.history.update_best(self.current_epoch, self._monitored(numbers))
+        improved = self.history.update_best(self.current_epoch, self.monitor.value(numbers))
         self.history.add(self.current_epoch, {name: value for name, value in numbers.items() if name != "ema"} | {"ema": self.history.values["ema"][-1]})
-        terms = ", ".join(f"{name} = {value:.4f}" for name, value in numbers.items() if name.startswith(("train_", "val_")))
-        self.log(f"[Epoch {self.current_epoch + 1:03d}/{self.num_epochs:03d}] {terms}, lr = {numbers['learning_rate']:.2e}, {numbers['epoch_seconds']:.1f} s")
+        if hasattr(self.lr_scheduler, "observe"):
+            self.lr_scheduler.observe(numbers.get("val_loss", math.nan))
+        self.log(epoch_line(self.current_epoch, self.num_epochs, numbers, self.plan.tracking.console))
         self.current_epoch += 1
         if improved:
-            self.log(f"New best moving average of {self.task.monitor}: {self.history.best_ema:.4f}")
-            self.save_checkpoint(self.output_folder / BEST)
-        self.save_checkpoint(self.output_folder / LATEST)
-        plot_progress(self.history, self.output_folder / "progress.png")
+            self.log(f"New best moving average of {self.monitor.label}: {self.history.best_ema:.4f}")
+        last = self.current_epoch >= self.num_epochs or self.stalled
+        self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
+        self.report.epoch(self.current_epoch - 1, numbers, self.history, self.network)
 
     def run_training(self) -> dict[str, Any]:
         """Train all (remaining) epochs, then validate; returns the validation summary."""
-        self.initialize()
-        train_loader, validation_loader = self.get_dataloaders()
-        self.on_train_start()
-        while self.current_epoch < self.num_epochs:
-            self.on_epoch_start()
-            self.network.train()
-            train_terms = self._epoch(train_loader, self.train_step, "training")
-            self.network.eval()
-            validation_terms = self._epoch(validation_loader, self.validation_step, "validating")
-            self.on_epoch_end(train_terms, validation_terms)
-        self.save_checkpoint(self.output_folder / FINAL)
-        self.log("Training finished")
-        return self.perform_actual_validation()
+        with determinism(self.plan.deterministic):
+            self.initialize()
+            train_loader, validation_loader = self.get_dataloaders()
+            self.on_train_start()
+            self.report.open(f"{self.folders.model.name}_fold_{self.fold}", self.current_epoch, to_mapping(self.configuration))
+            with contextlib.closing(self.report):
+                while self.current_epoch < self.num_epochs and not self.stalled:
+                    self.on_epoch_start()
+                    train_terms = self._train(train_loader)
+                    self.on_epoch_end(train_terms, self._validate(validation_loader))
+                if self.stalled:
+                    self.log(f"Stopped early: {self.monitor.label} was best {self.plan.early_stopping.patience} epochs ago")
+                self._keeper().after_training()
+                self.log("Training finished")
+            return self.perform_actual_validation()
 
     def perform_actual_validation(self) -> dict[str, Any]:
         """Predict every validation pair on its native grids into ``validation_raw/`` and write ``validation_summary.json``."""
@@ -279,60 +262,35 @@ class nnRegTrainer:
         self.initialize()
         if not hasattr(self, "log"):
             self.on_train_start()
-        self.network.eval()
         _, cases = self.split()
-        predictor = Predictor(plans=self.plans, configuration=self.configuration, networks=[self.network], device=self.device)
-        summary = self.task.validate(
-            predictor=predictor,
-            spec=self.spec,
-            raw=self.folders.raw,
-            arrays=self.folders.preprocessed / self.configuration.data_identifier,
-            cases=cases,
-            output=self.output_folder / "validation_raw",
-            on_progress=self.listeners.step,
-        )
+        with self.evaluated_weights():
+            predictor = Predictor(plans=self.plans, configuration=self.configuration, networks=[self.network], device=self.device)
+            summary = self.task.validate(
+                predictor=predictor,
+                spec=self.spec,
+                raw=self.folders.raw,
+                arrays=self.folders.preprocessed / self.configuration.data_identifier,
+                cases=cases,
+                output=self.output_folder / "validation_raw",
+                on_progress=self.listeners.step,
+            )
         write_json(self.output_folder / "validation_summary.json", summary)
-        self.log(f"Validation on native grids: {_headline(summary)}")
+        self.log(f"Validation on native grids: {headline(summary)}")
         return summary
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, path: Path) -> None:
-        """Weights, optimizer, schedule position, random states, history and the resolved configuration."""
-        save_checkpoint(
-            path,
-            {
-                "network_weights": self.network.state_dict(),
-                "optimizer_state": self.optimizer.state_dict(),
-                "grad_scaler_state": self.scaler.state_dict(),
-                "current_epoch": self.current_epoch,
-                "epoch": self.current_epoch - 1,
-                "logging": self.history.state(),
-                "random_state": random_state(),
-                "trainer_name": self.name,
-                "init": {
-                    "plans": self.plans.to_dict(),
-                    "configuration_name": self.configuration_name,
-                    "configuration": to_mapping(self.configuration),
-                    "fold": self.fold,
-                    "overrides": self.overrides,
-                    "custom_network": self.has_custom_network,
-                },
-            },
-        )
+        """Weights, optimizer, schedule, random states, history and the resolved configuration.
+
+        With a moving average of the weights, ``network_weights`` are the average, which a prediction uses, and ``training_weights`` go on.
+        """
+        save_checkpoint(path, training_state(self))
 
     def load_checkpoint(self, path: Path, *, weights_only: bool = False) -> None:
         """Restore everything that `save_checkpoint` stored, so that the run goes on bit for bit (CPU); or the weights alone."""
         self.initialize()
-        content = load_checkpoint(path, self.device)
-        load_weights(self.network, content["network_weights"], path)
-        if weights_only:
-            return
-        self.optimizer.load_state_dict(content["optimizer_state"])
-        self.scaler.load_state_dict(content["grad_scaler_state"])
-        self.current_epoch = content["current_epoch"]
-        self.history = History.from_state(content["logging"])
-        restore_random_state(content["random_state"])
+        restore_training(self, load_checkpoint(path, self.device), path, weights_only=weights_only)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
@@ -347,24 +305,24 @@ class nnRegTrainer:
         overridden = type(self).build_network_architecture is not nnRegTrainer.build_network_architecture
         return overridden or not isinstance(self.recipe.architecture, (str, type(None)))
 
-    def debug_information(self) -> dict[str, Any]:
-        """What ``debug.json`` holds: the resolved configuration, the network and what made them."""
-        from nnreg import __version__
+    @property
+    def stalled(self) -> bool:
+        """Whether early stopping ends the training here."""
+        return stalled(self.monitor.series(self.history.values), self.plan.early_stopping)
 
-        return {
-            "nnreg_version": __version__,
-            "torch_version": str(torch.__version__),
-            "trainer": self.name,
-            "dataset": self.plans.dataset_name,
-            "plans": self.plans.plans_name,
-            "configuration_name": self.configuration_name,
-            "fold": self.fold,
-            "device": str(self.device),
-            "overrides": self.overrides,
-            "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
-            "configuration": to_mapping(self.configuration),
-            "network": str(self.network).splitlines(),
-        }
+    @contextlib.contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """``self.network`` as it is validated: in evaluation mode, with averaged weights where there are any."""
+        trained = self.network
+        self.network = trained if self.average is None else self.average.module
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network = trained
+
+    def _keeper(self) -> CheckpointKeeper:
+        return CheckpointKeeper(self.output_folder, self.plan.checkpoints, self.save_checkpoint)
 
     def _write_model_files(self) -> None:
         """What a prediction needs beside the weights: plans, dataset.json, the alignment reference."""
@@ -377,27 +335,46 @@ class nnRegTrainer:
     def _splits_path(self) -> Path:
         return self.folders.preprocessed / "splits_final.json"
 
-    def _monitored(self, numbers: Mapping[str, float]) -> float:
-        """The task's metric where it is known, else the negative validation loss."""
-        value = numbers.get(f"val_{self.task.monitor}", float("nan"))
-        return value if value == value else -numbers["val_loss"]
+    def _train(self, loader: Any) -> list[dict[str, Tensor]]:
+        """The training steps of an epoch."""
+        self.network.train()
+        terms: list[dict[str, Tensor]] = []
+        for done, batch in enumerate(self._batches(loader, self.current_epoch, "training")):
+            if self.plan.lr_update == "step" and self.lr_scheduler is not None and not self.stepper.pending:
+                self.lr_scheduler.step(self.current_epoch + done / len(loader))
+            result = self.train_step(batch)
+            terms.append({"loss": result.detach(), "gradient_norm": self.stepper(result)} if isinstance(result, Tensor) else result)
+        self.stepper.finish()
+        return terms
 
-    def _epoch(self, loader: Any, step: Callable[[dict[str, Tensor]], dict[str, Tensor]], what: str) -> list[dict[str, Tensor]]:
+    def _validate(self, loader: Any) -> list[dict[str, Tensor]]:
+        """The validation steps of an epoch; none where the options skip it. The same batches in every epoch."""
+        every, finished = self.plan.validate_every, self.current_epoch + 1
+        if not every or (finished % every and finished < self.num_epochs):
+            return []
+        terms: list[dict[str, Tensor]] = []
+        with self.evaluated_weights():
+            for batch in self._batches(loader, 0, "validating"):
+                if not terms and self.report.wants_pictures:
+                    with torch.no_grad():
+                        self.report.pictures(self.current_epoch, self.task.pictures(network=self.network, batch=to_device(batch, self.device)))
+                terms.append(self.validation_step(batch))
+        return terms
+
+    def _batches(self, loader: Any, epoch: int, what: str) -> Iterator[dict[str, Tensor]]:
         sampler = getattr(loader, "sampler", None)
         if isinstance(sampler, EpochSampler):  # an override may return any batches that can be gone through
-            sampler.epoch = self.current_epoch if what == "training" else 0
-        results = []
+            sampler.epoch = epoch
         for done, batch in enumerate(loader, 1):
-            results.append(step(batch))
+            yield batch
             self.listeners.step(done, len(loader), f"epoch {self.current_epoch + 1}/{self.num_epochs}, {what}")
-        return results
 
 
-def _numbers(terms: list[dict[str, Tensor]]) -> list[dict[str, float]]:
-    """One transfer from the device at the end of the epoch instead of one a step."""
-    return [{name: float(value) for name, value in step.items()} for step in terms]
+def read_prepared(dataset: int | str | None, configuration: str, fold: int | str, plans: str, trainer: str) -> tuple[Plans, DatasetSpec, RunFolders]:
+    """What a trainer that was given a dataset's number reads from the workspace."""
+    from nnreg.training.execution.run import prepared
+    from nnreg.workspace import Workspace
 
-
-def _headline(summary: Mapping[str, Any]) -> str:
-    means = summary.get("mean", {})
-    return ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float)) or "see validation_summary.json"
+    if dataset is None:
+        raise TrainingError("a trainer needs a dataset_id, or plans, spec and folders.")
+    return prepared(Workspace.resolve(None), dataset, configuration, fold, plans, trainer)

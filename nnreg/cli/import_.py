@@ -1,0 +1,83 @@
+"""``nnreg_import``: a run description of another program becomes a dataset, plans and a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from nnreg.cli.common import Parser, run, workspace_of
+
+ATLAS = (
+    "atlas_name",
+    "atlas_seg_name",
+    "train_moving_subdir",
+    "fixed_seg_subdir",
+    "valid_moving_subdir",
+    "valid_moving_seg_subdir",
+    "img_pattern",
+    "img_npz_key",
+    "label_npz_key",
+)
+NUMBERS: dict[str, type] = {"epochs": int, "steps_per_epoch": int, "lr": float, "ncc_weight": float, "grad_weight": float, "validation_freq": int}
+
+
+def parser() -> Parser:
+    """The command's options."""
+    result = Parser(
+        "nnreg_import",
+        "Turn the YAML, JSON workflow or data folder of another program into a dataset, plans and a recipe, ready for nnreg_train.",
+    )
+    result.add_argument("source", nargs="?", help="FILE.yaml, FILE.json, or a folder with fixed/ and moving/, or with images/ and labels/")
+    result.add_argument("-d", "--dataset", type=int, metavar="ID", help="number of the new dataset (default: the first that is free)")
+    result.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: one per core)")
+    targets = result.add_argument_group("labelled images, with several targets")
+    targets.add_argument("-i", "--input", metavar="DIR", help="folder with images/, labels/ and perhaps masks/")
+    targets.add_argument("--config-path", metavar="FILE", help="its YAML file")
+    targets.add_argument("--format", help="zarr, tif or napari; told by the files' endings")
+    targets.add_argument("--batch-size", "--batch_size", type=int, metavar="N", help="samples in a step")
+    targets.add_argument("--patch-size", metavar="Z,Y,X", help="size of a patch")
+    targets.add_argument("--loss", metavar="NAME,NAME", help="losses of every target")
+    targets.add_argument("--train-split", type=float, metavar="SHARE", help="share of the images to train on: 0.9")
+    targets.add_argument("--loss-on-label-only", action="store_true", default=None, help="score labelled voxels alone")
+    atlas = result.add_argument_group("images onto an atlas")
+    atlas.add_argument("--data_base_dir", metavar="DIR", help="folder with fixed/ and moving/")
+    for name in ATLAS:
+        atlas.add_argument(f"--{name}", metavar="NAME")
+    for name, kind in NUMBERS.items():
+        atlas.add_argument(f"--{name}", type=kind, metavar="N")
+    atlas.add_argument("--run_validation", action=argparse.BooleanOptionalAction, default=None, help="whether validation images are used")
+    result.add_workspace()
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run(_work, parser(), arguments)
+
+
+def _work(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from nnreg.errors import ConfigurationError
+    from nnreg.training.importers import import_run, read_run
+
+    source = options.config_path or options.source or options.data_base_dir or options.input
+    if source is None:
+        raise ConfigurationError("nothing to import: name a FILE or a folder (nnreg_import -h).")
+    flags: dict[str, Any] = {name: getattr(options, name) for name in (*ATLAS, *NUMBERS, "run_validation", "batch_size")}
+    flags |= {"patch_size": options.patch_size, "loss": options.loss, "train_split": options.train_split, "format": options.format}
+    flags |= {"loss_on_label_only": options.loss_on_label_only, "data_path": options.input if options.input != source else None}
+    try:
+        imported = read_run(Path(source), **{name: value for name, value in flags.items() if value is not None})
+    except TypeError as error:
+        raise ConfigurationError(f"{source}: an option does not go with this form of import ({error}).") from error
+    for note in imported.notes:
+        print(note)
+    prepared = import_run(imported, Path(source), workspace_of(options), number=options.dataset, processes=options.processes, say=print)
+    print(f"nnreg_train {prepared.dataset[7:10]} {prepared.configuration} 0 -tr {prepared.recipe}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""Recipes of the networks for registration."""
+
+from __future__ import annotations
+
+from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
+
+TRAINER_CONFIGS["unetreg"] = TrainerConfig(architecture="unetreg", description="residual U-Net on the concatenated pair, displacement output")
+TRAINER_CONFIGS["unetreg_velocity"] = TrainerConfig(
+    architecture="unetreg", architecture_kwargs={"integration_steps": 7}, description="unetreg with a stationary velocity field, integrated in 7 steps"
+)
+TRAINER_CONFIGS["inverse_consistent"] = TrainerConfig(
+    architecture="dual_pyramid",
+    architecture_kwargs={"inverse_consistent": True},
+    description="the default network, symmetric: swapping the images inverts the map",
+)

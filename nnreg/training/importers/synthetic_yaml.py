@@ -1,0 +1,222 @@
+"""YAML of a registration of synthetic pairs: datasets made on the fly, one model, one loss, one optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnreg.dataset.pairs import Pair
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.planning.plans import Normalization, Plans
+from nnreg.training.configs.trainer_config import TrainerConfig
+from nnreg.training.importers.run import ImportedDataset, ImportedRun
+from nnreg.training.importers.values import camel_case
+from nnreg.typed import from_mapping
+
+ON_DISK = {"train": 2, "val": 4}  # pairs that are written: for the fingerprint and the validation on native grids; all others are made on the fly
+CONSOLE = ("train_loss", "val_loss", "val_ncc", "val_epe", "val_grad_l2")
+MODELS = {"globalnet3d": "globalnet", "localnet3d": "localnet", "unetreg3d": "unetreg", "globalnet2d": "globalnet", "localnet2d": "localnet"}
+WARP = {"warp_mode": "bilinear", "warp_padding_mode": "border"}  # nnReg has one warp
+LOSSES = ("lncc", "ncc", "mse")
+
+
+@dataclass(frozen=True)
+class _Tracking:
+    enabled: bool = False
+    project: str = "usregistrator"
+    run_name: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    name: str = "synthetic_ellipsoids"
+    image_size: tuple[int, ...] | None = None
+    num_samples: int = 4000
+    noise_std: float = 0.03
+    smooth: bool = True
+    seed: int = 123
+    max_disp: float = 0.2
+    cp_spacing: float = 8.0
+    deform: bool = False
+
+    def settings(self, split: str) -> dict[str, Any]:
+        """Arguments of the generator, with its name."""
+        common = {"num_samples": self.num_samples, "noise_std": self.noise_std, "smooth": self.smooth, "seed": self.seed, "split": split}
+        if self.name != "deepreg_synthetic" and not self.deform:
+            return {"name": self.name, **common}
+        # normalised units span a grid from -1 to 1
+        size = min(self.image_size or (0,))
+        moved = {"max_displacement": self.max_disp * (size - 1) / 2, "control_spacing": self.cp_spacing}
+        return {"name": "deepreg_synthetic", **common, **moved}
+
+
+@dataclass(frozen=True)
+class _Optimizer:
+    name: str = "Adam"
+    lr: float = 1e-4
+    weight_decay: float = 1e-5
+
+
+@dataclass(frozen=True)
+class _Training:
+    epochs: int = 50
+    batch_size: int = 2
+    num_workers: int = 4
+    amp: bool = True
+    val_every: int = 1
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class _File:
+    project: str = "monai-3d-registration"
+    image_size: tuple[int, ...] = (64, 64, 64)
+    wandb: _Tracking = field(default_factory=_Tracking)
+    train_dataset: _Pairs = field(default_factory=_Pairs)
+    val_dataset: _Pairs = field(default_factory=lambda: _Pairs(num_samples=200, seed=999))
+    model: dict[str, Any] = field(default_factory=lambda: {"name": "globalnet3d", "num_channel_initial": 16, "depth": 3})
+    loss: dict[str, Any] = field(default_factory=lambda: {"name": "lncc", "kernel_size": 9, "smooth_nr": 1e-4, "smooth_dr": 1e-2})
+    optimizer: _Optimizer = field(default_factory=_Optimizer)
+    training: _Training = field(default_factory=_Training)
+
+
+SECTIONS = tuple(each.name for each in dataclasses.fields(_File))
+
+
+def read(content: dict[str, Any], source: Path) -> ImportedRun:
+    """The run of a parsed file; what the file leaves out is the template's."""
+    where = str(source)
+    if "val_dataset" in content:  # its defaults are not the training's
+        content = {**content, "val_dataset": {"num_samples": 200, "seed": 999, **content["val_dataset"]}}
+    file = from_mapping(_File, content, where=where, error=ConfigurationError)
+    pairs = {}
+    for split, asked in (("train", file.train_dataset), ("val", file.val_dataset)):
+        size = asked.image_size or file.image_size
+        if size != file.image_size and "image_size" in content:
+            raise ConfigurationError(f"{where}: {split}_dataset.image_size is {list(size)}, image_size is {list(file.image_size)}. Give both the same.")
+        pairs[split] = dataclasses.replace(asked, image_size=size)
+    if pairs["train"].image_size != pairs["val"].image_size:
+        raise ConfigurationError(f"{where}: train_dataset and val_dataset differ in image_size. Give both the same.")
+    recipe = _recipe(file, {split: asked.settings(split) for split, asked in pairs.items()}, where)
+    return ImportedRun(recipe, _dataset(source, pairs), workers=content.get("training", {}).get("num_workers"))
+
+
+def _recipe(file: _File, synthetic: dict[str, dict[str, Any]], where: str) -> TrainerConfig:
+    architecture, options, planned = _model(file.model, where)
+    plan = file.training
+    training: dict[str, Any] = {
+        "synthetic": synthetic,
+        "similarity": [_loss(file.loss, where)],
+        "regularisation": [],
+        "supervision": [],
+        "optimizer": file.optimizer.name.lower(),
+        "learning_rate": file.optimizer.lr,
+        "weight_decay": file.optimizer.weight_decay,
+        "lr_schedule": "constant",
+        "gradient_clip": 1.0,
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "iterations_per_epoch": max(1, -(-file.train_dataset.num_samples // plan.batch_size)),
+        "validation_iterations": file.val_dataset.num_samples,
+        "validate_every": plan.val_every,
+        "mixed_precision": "auto" if plan.amp else "off",
+        "seed": plan.seed,
+        "augmentation": {},
+        "tracking.console": list(CONSOLE),
+        "tracking.wandb": ("offline" if file.wandb.offline else "on") if file.wandb.enabled else "off",
+        "tracking.wandb_project": file.wandb.project,
+        "tracking.wandb_run": file.wandb.run_name,
+        **planned,
+    }
+    return TrainerConfig(architecture, options, training=training, description=f"{file.project}, imported")
+
+
+def _model(model: dict[str, Any], where: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Name, the network's own options, and what the plan says of its stages."""
+    options = dict(model)
+    name = str(options.pop("name", "globalnet3d"))
+    for key, only in WARP.items():
+        if options.pop(key, only) != only:
+            raise ConfigurationError(f"{where}: model.{key}: nnReg warps with {only!r} alone. Give that or leave the key out.")
+    if name not in MODELS:
+        raise ConfigurationError(f"{where}: model.name {name!r} is unknown; {did_you_mean(name, MODELS)}")
+    valid = ("channels", "strides", "num_res_units") if MODELS[name] == "unetreg" else ("num_channel_initial", "depth", "max_disp")
+    for key in options:
+        if key not in valid:
+            raise ConfigurationError(f"{where}: model.{key} is unknown; {did_you_mean(key, [*valid, *WARP])}")
+    if MODELS[name] != "unetreg":
+        return MODELS[name], options, {}
+    ndim = 2 if name.endswith("2d") else 3
+    channels = options.get("channels", [16, 32, 64, 128, 256])
+    strides = [1, *options.get("strides", [2] * (len(channels) - 1))]
+    planned = {
+        "architecture.features_per_stage": list(channels),
+        "architecture.strides": [[step] * ndim for step in strides],
+        "architecture.kernel_sizes": [[3] * ndim for _ in strides],
+        "architecture.blocks_per_stage": [options.get("num_res_units", 2)] * len(strides),
+    }
+    return "unetreg", {}, planned
+
+
+def _loss(loss: dict[str, Any], where: str) -> dict[str, Any]:
+    options = dict(loss)
+    name = str(options.pop("name", "lncc"))
+    if name not in LOSSES:
+        raise ConfigurationError(f"{where}: loss.name {name!r} is unknown; {did_you_mean(name, LOSSES)}")
+    valid = {"lncc": ("kernel_size", "patch_size", "smooth_nr", "smooth_dr")}.get(name, ())
+    for key in options:
+        if key not in valid:
+            raise ConfigurationError(f"{where}: loss.{key} is unknown for {name}; {did_you_mean(key, valid) if valid else 'it takes no arguments'}")
+    if name == "lncc":
+        window = options.pop("patch_size", options.pop("kernel_size", 9))
+        options = {"smooth_nr": 1e-4, "smooth_dr": 1e-2, **options, "window": window}
+    return {"name": name, "weight": 1.0, "kwargs": options}
+
+
+def _dataset(source: Path, pairs: dict[str, _Pairs]) -> ImportedDataset:
+    names = {
+        split: [Pair(f"{split}_{i:03d}_fixed", f"{split}_{i:03d}_moving") for i in range(min(ON_DISK[split], asked.num_samples))]
+        for split, asked in pairs.items()
+    }
+    every = [pair for split in names.values() for pair in split]
+    cases = {split: [case for pair in made for case in (pair.fixed, pair.moving)] for split, made in names.items()}
+    spec = DatasetSpec(
+        channel_names={"0": "synthetic"},
+        numTraining=2 * len(every),
+        file_ending=".nii.gz",
+        pairing="pairs",
+        pairs=tuple(every),
+        groups={case: pair.fixed for pair in every for case in (pair.fixed, pair.moving)},
+        description="A few of the pairs; the training makes its own on the fly.",
+    )
+    size = pairs["train"].image_size or ()
+    return ImportedDataset(camel_case(source.stem), spec, partial(_write, pairs, names), (cases["train"], cases["val"]), partial(_plan, tuple(size)))
+
+
+def _write(pairs: dict[str, _Pairs], names: dict[str, list[Pair]], folder: Path) -> None:
+    from nnreg.dataset.synthetic import GENERATORS
+    from nnreg.geometry import Space
+    from nnreg.imageio import write_image
+
+    for split, made in names.items():
+        settings = pairs[split].settings(split)
+        size = pairs[split].image_size or ()
+        samples = GENERATORS[settings.pop("name")](size, **settings)
+        for index, pair in enumerate(made):
+            sample = samples[index]
+            for case, image in ((pair.fixed, sample["fixed"]), (pair.moving, sample["moving"])):
+                write_image(folder / "imagesTr" / f"{case}_0000.nii.gz", image.numpy(), Space.plain(size))
+
+
+def _plan(size: tuple[int, ...], plans: Plans) -> Plans:
+    """The images as they are made: their own grid and numbers, nothing aligned."""
+    chosen = plans.configuration(plans.recommended)
+    fixed = dataclasses.replace(chosen, grid=size, spacing=(1.0,) * len(size), normalization=(Normalization("none"),))
+    said = "said by the imported file"
+    fixed = dataclasses.replace(fixed, because={**chosen.because, "grid": said, "spacing": said, "normalization": said})
+    return plans.replace(pre_alignment="none", alignment_target="group", reference_case=None, configurations={plans.recommended: fixed})

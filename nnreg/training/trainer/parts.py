@@ -1,0 +1,114 @@
+"""Where a training reads and writes, who listens to it, and what its files say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nnreg.training.logging.log import mean_terms
+from nnreg.training.runtime_utils.runtime import autocast_type
+from nnreg.typed import to_mapping
+
+if TYPE_CHECKING:
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class RunFolders:
+    """Where a training reads and writes.
+
+    Attributes
+    ----------
+    raw : the raw dataset, for the full validation on native images
+    preprocessed : plans, splits and arrays
+    model : ``TRAINER__PLANS__CONFIGURATION``
+    """
+
+    raw: Path
+    preprocessed: Path
+    model: Path
+
+    def fold(self, fold: int | str) -> Path:
+        """``fold_K`` of the model folder."""
+        return self.model / f"fold_{fold}"
+
+
+@dataclass
+class Listeners:
+    """What a front end may listen to; all silent by default."""
+
+    line: Callable[[str], None] | None = None
+    step: Progress = field(default=lambda done, total, what: None)
+
+
+def epoch_numbers(train_terms: list[dict[str, Tensor]], validation_terms: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Means over the steps of an epoch, ``train_`` and ``val_`` before their names."""
+    numbers: dict[str, float] = {}
+    for split, terms in (("train", train_terms), ("val", validation_terms)):
+        # one transfer from the device at the end of the epoch instead of one a step
+        steps = [{name: float(value) for name, value in step.items()} for step in terms]
+        numbers |= {f"{split}_{name}": value for name, value in mean_terms(steps).items()}
+    return numbers
+
+
+def epoch_line(epoch: int, epochs: int, numbers: Mapping[str, float], shown: Sequence[str]) -> str:
+    """The log's line of an epoch (counted from 0).
+
+    With `shown` just these numbers; one that was not measured is shown as 0, as source 000 shows an end-point error without a truth.
+    """
+    if shown:
+        terms = ((name, 0.0 if math.isnan(numbers.get(name, math.nan)) else numbers[name]) for name in shown)
+        return f"[Epoch {epoch + 1:03d}/{epochs:03d}] " + ", ".join(f"{name} = {value:.4f}" for name, value in terms)
+    terms = ((name, value) for name, value in numbers.items() if name.startswith(("train_", "val_")))
+    said = ", ".join(f"{name} = {value:.4f}" for name, value in terms)
+    return f"[Epoch {epoch + 1:03d}/{epochs:03d}] {said}, lr = {numbers['learning_rate']:.2e}, {numbers['epoch_seconds']:.1f} s"
+
+
+def opening_lines(trainer: nnRegTrainer) -> list[str]:
+    """What the log begins with: device, precision, sizes, dataset, network."""
+    configuration, plan = trainer.configuration, trainer.configuration.training
+    parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+    network = type(trainer.network).__name__ if trainer.has_custom_network else configuration.architecture.name
+    lines = [f"Device: {trainer.device}", f"AMP: {autocast_type(trainer.device, plan.mixed_precision) is not None}"]
+    if trainer.sample_counts:
+        lines.append("Train samples: {train}, Val samples: {val}".format(**trainer.sample_counts))
+    return [
+        *lines,
+        f"{trainer.plans.dataset_name}, {trainer.configuration_name}, fold {trainer.fold}, trainer {trainer.name}",
+        f"Network {network}: {parameters:,} parameters; grid {'x'.join(map(str, configuration.grid))} "
+        f"at {' x '.join(f'{s:.3g}' for s in configuration.spacing)} mm; {trainer.num_epochs} epochs of {plan.iterations_per_epoch} iterations",
+    ]
+
+
+def debug_information(trainer: nnRegTrainer) -> dict[str, Any]:
+    """What ``debug.json`` holds: the resolved configuration, the network and what made them."""
+    from nnreg import __version__
+
+    return {
+        "nnreg_version": __version__,
+        "torch_version": str(torch.__version__),
+        "trainer": trainer.name,
+        "dataset": trainer.plans.dataset_name,
+        "plans": trainer.plans.plans_name,
+        "configuration_name": trainer.configuration_name,
+        "fold": trainer.fold,
+        "device": str(trainer.device),
+        "overrides": trainer.overrides,
+        "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+        "configuration": to_mapping(trainer.configuration),
+        "network": str(trainer.network).splitlines(),
+    }
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """The means of a validation summary in one line."""
+    means = summary.get("mean", {})
+    return ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float)) or "see validation_summary.json"
