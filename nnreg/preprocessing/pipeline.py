@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from nnreg.planning.extract import channel_names, extract_fingerprint
 from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
+from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_still_true
 from nnreg.preprocessing.run import preprocess
 from nnreg.workspace import Workspace
 
@@ -42,9 +44,10 @@ def fingerprint_dataset(
     processes: int | None = None,
     verify: bool = False,
     clean: bool = False,
+    pair_budget: float = BUDGET_SECONDS,
     progress: Progress = _silent,
 ) -> Fingerprint:
-    """Measure a raw dataset and keep the fingerprint; an earlier one is used again while the dataset has not changed.
+    """Measure the images and some pairs of a raw dataset and keep the fingerprint; what has not changed is not measured again.
 
     Parameters
     ----------
@@ -54,6 +57,8 @@ def fingerprint_dataset(
         Check the integrity of the dataset first.
     clean
         Measure again in any case.
+    pair_budget
+        Seconds that registering a sample of the pairs may take; two are registered in any case, none with 0.
 
     Raises
     ------
@@ -66,11 +71,15 @@ def fingerprint_dataset(
 
         verify_dataset(raw, processes=processes or default_processes(), on_progress=progress("verifying")).require_sound()
     path = folder / FILE_NAME
-    if path.is_file() and not clean:
-        found = Fingerprint.read(path)
-        if _still_true(found, raw):
-            return found
-    fingerprint = extract_fingerprint(raw, processes=processes or default_processes(), on_progress=progress("fingerprint"))
+    found = Fingerprint.read(path) if path.is_file() and not clean else None
+    if found is not None and not _still_true(found, raw):
+        found = None
+    if found is not None and (pair_budget <= 0 or pairs_still_true(found, raw)):
+        return found
+    fingerprint = found or extract_fingerprint(raw, processes=processes or default_processes(), on_progress=progress("fingerprint"))
+    if pair_budget > 0:
+        measured = measure_pairs(raw, fingerprint, folder, seconds=pair_budget, clean=clean, on_progress=progress("pairs"))
+        fingerprint = dataclasses.replace(fingerprint, pairs=measured)
     fingerprint.write(path)
     return fingerprint
 
@@ -141,6 +150,7 @@ def plan_and_preprocess(
     verify: bool = False,
     clean: bool = False,
     preprocess_too: bool = True,
+    pair_budget: float = BUDGET_SECONDS,
     gpu_memory_target: float = DEFAULT_MEMORY_GB,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
@@ -155,7 +165,7 @@ def plan_and_preprocess(
     >>> plans.recommended  # doctest: +SKIP
     '3d_fullres'
     """
-    fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, progress=progress)
+    fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, pair_budget=pair_budget, progress=progress)
     plans = plan_dataset(
         workspace,
         dataset,
