@@ -14,6 +14,7 @@ def parser() -> Parser:
     result = Parser("nnreg_extract_fingerprint", "Measure every image of a dataset: geometry, foreground, intensities.")
     shared.add_datasets(result)
     shared.add_processes(result)
+    shared.add_pairs(result)
     result.add_argument("--verify_dataset_integrity", action="store_true", help="check the dataset first")
     result.add_argument("--clean", action="store_true", help="measure again, even if nothing has changed")
     result.add_workspace()
@@ -33,6 +34,7 @@ def _work(options: argparse.Namespace) -> None:
             processes=options.processes,
             verify=options.verify_dataset_integrity,
             clean=options.clean,
+            pair_budget=options.pair_budget,
             progress=shared.progress(options),
         )
         shared.print_fingerprint(fingerprint, shared.preprocessed_folder(workspace, dataset) / FILE_NAME)

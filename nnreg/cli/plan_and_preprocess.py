@@ -16,6 +16,7 @@ def parser() -> Parser:
     shared.add_configurations(result)
     shared.add_planning(result)
     shared.add_processes(result)
+    shared.add_pairs(result)
     result.add_argument("--verify_dataset_integrity", action="store_true", help="check the dataset first")
     result.add_argument("--no_pp", action="store_true", help="measure and plan only")
     result.add_argument("--clean", action="store_true", help="measure, align and preprocess again, even what is finished")
@@ -37,16 +38,20 @@ def _work(options: argparse.Namespace) -> None:
             processes=options.processes,
             verify=options.verify_dataset_integrity,
             clean=options.clean,
+            pair_budget=options.pair_budget,
             preprocess_too=not options.no_pp,
             gpu_memory_target=options.gpu_memory_target,
             overwrite_target_spacing=options.overwrite_target_spacing,
             plans_name=options.overwrite_plans_name,
+            device=options.device,
             progress=shared.progress(options),
             on_note=print,
         )
         folder = shared.preprocessed_folder(workspace, dataset)
         shared.print_fingerprint(Fingerprint.read(folder / FILE_NAME), folder / FILE_NAME)
         shared.print_plans(plans, folder / f"{plans.plans_name}.json")
+        if options.explain:
+            shared.print_explanation(plans)
         if not options.no_pp:
             done = {name: folder / plans.configurations[name].data_identifier for name in plans.configurations}
             shared.print_arrays({name: path for name, path in done.items() if path.is_dir()})

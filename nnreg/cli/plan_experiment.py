@@ -30,9 +30,12 @@ def _work(options: argparse.Namespace) -> None:
             gpu_memory_target=options.gpu_memory_target,
             overwrite_target_spacing=options.overwrite_target_spacing,
             plans_name=options.overwrite_plans_name,
+            device=options.device,
             on_note=print,
         )
         shared.print_plans(plans, shared.preprocessed_folder(workspace, dataset) / f"{plans.plans_name}.json")
+        if options.explain:
+            shared.print_explanation(plans)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -188,7 +188,8 @@ class Fingerprint:
         """
         content = read_json(path, PlansError)
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
-            raise PlansError(f"{path}: schema_version is {content.get('schema_version')!r}, this nnReg reads {SCHEMA_VERSION}. Extract the fingerprint again: nnreg_extract_fingerprint --clean.")
+            found = content.get("schema_version")
+            raise PlansError(f"{path}: schema_version is {found!r}, this nnReg reads {SCHEMA_VERSION}. Extract it again: nnreg_extract_fingerprint --clean.")
         return from_mapping(cls, content, where=str(path), error=PlansError)
 
     def write(self, path: Path | str) -> None:

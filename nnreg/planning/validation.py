@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.plans import Architecture, Configuration, Plans, Training
+from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Optimisation, Plans, Training
 
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
+PRESETS = ("fast", "default", "accurate")  # the engine's: planning must not import it, a test compares
+SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
 ALIGNMENT_TARGETS = ("dataset", "group")
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's
 ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{3})$")
@@ -38,8 +40,11 @@ def _problems(plans: Plans) -> Iterator[str]:
         yield "reference_case is null, but alignment_target 'dataset' needs one."
     if not plans.configurations:
         yield "configurations is empty."
-    if plans.recommended not in plans.configurations:
-        yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, plans.configurations)}."
+    if plans.recommended not in (OPTIMISE, *plans.configurations):
+        yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, [OPTIMISE, *plans.configurations])}."
+    if OPTIMISE in plans.configurations:
+        yield f"configurations.{OPTIMISE}: the name means registration without a network. Choose another."
+    yield from _optimisation_problems(plans.optimisation)
     if not ORIENTATION.match(plans.orientation):
         yield f"orientation {plans.orientation!r}: expected letters such as LPS or RAS, one per axis."
     if not FOLDER_NAME.match(plans.plans_name):
@@ -47,6 +52,18 @@ def _problems(plans: Plans) -> Iterator[str]:
     for name, configuration in plans.configurations.items():
         for problem in _configuration_problems(configuration, plans):
             yield f"configurations.{name}.{problem}"
+
+
+def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:
+    named = {
+        "preset": (optimisation.preset, PRESETS),
+        "similarity": (optimisation.similarity, SIMILARITIES),
+        "alignment": (optimisation.alignment, PRE_ALIGNMENTS),
+        "refinement": (optimisation.refinement, (None, *PRESETS)),
+    }
+    for key, (value, known) in named.items():
+        if value not in known:
+            yield f"optimisation.{key} {value!r} is unknown; {did_you_mean(str(value), [name for name in known if name])}."
 
 
 def _configuration_problems(configuration: Configuration, plans: Plans) -> Iterator[str]:

@@ -43,9 +43,7 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
     started = time.perf_counter()
     fixed, moving = _Copy(raw.read_case(pair.fixed)), _Copy(raw.read_case(pair.moving))
     truth = _truth(fixed, moving)
-    found = register(
-        fixed=fixed.image, moving=moving.image, fixed_mask=fixed.mask, moving_mask=moving.mask, guided=False, preset=PRESET
-    )
+    found = register(fixed=fixed.image, moving=moving.image, fixed_mask=fixed.mask, moving_mask=moving.mask, guided=False, preset=PRESET)
     measures = found.measured_by(truth)
     body = foreground(prepare(fixed.image.array, fixed.image.space, None if fixed.mask is None else fixed.mask.array, "fixed")) > 0.5
     images = fingerprint.images[pair.fixed], fingerprint.images[pair.moving]

@@ -13,6 +13,7 @@ from nnreg.files import writable_folder
 from nnreg.parallel import default_processes
 from nnreg.planning.extract import channel_names, extract_fingerprint
 from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
+from nnreg.planning.hardware import accelerator_wanted
 from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
 from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_still_true
@@ -91,9 +92,12 @@ def plan_dataset(
     gpu_memory_target: float = DEFAULT_MEMORY_GB,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
+    device: str = "auto",
     on_note: Note = _unheard,
 ) -> Plans:
     """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual (fewer folds than five).
+
+    `device` is where training would run: ``auto`` looks for a GPU on this machine. It decides only what is recommended.
 
     Raises
     ------
@@ -102,7 +106,13 @@ def plan_dataset(
     """
     raw, folder = _open(workspace, dataset)
     fingerprint = _measured(raw, folder)
-    plans = plan(fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
+    plans = plan(
+        fingerprint,
+        plans_name=plans_name,
+        gpu_memory_target=gpu_memory_target,
+        overwrite_target_spacing=overwrite_target_spacing,
+        accelerator=accelerator_wanted(device),
+    )
     plans.write(folder / f"{plans_name}.json")
     _keep_dataset_files(raw, folder, on_note)
     return plans
@@ -154,6 +164,7 @@ def plan_and_preprocess(
     gpu_memory_target: float = DEFAULT_MEMORY_GB,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
+    device: str = "auto",
     progress: Progress = _silent,
     on_note: Note = _unheard,
 ) -> Plans:
@@ -172,6 +183,7 @@ def plan_and_preprocess(
         gpu_memory_target=gpu_memory_target,
         overwrite_target_spacing=overwrite_target_spacing,
         plans_name=plans_name,
+        device=device,
         on_note=on_note,
     )
     if preprocess_too:

@@ -1,0 +1,55 @@
+"""How the two images of a pair relate: what the pilot registrations say about contrast and motion."""
+
+from __future__ import annotations
+
+from nnreg.planning.fingerprint import Fingerprint
+from nnreg.planning.pair_fingerprint import PairMeasurement
+from nnreg.planning.rules.decision import Decision, rule
+
+SAME_CONTRAST = 0.45  # signed local correlation inside the body: the engine's own line between one contrast and two
+SAME_SCALE = 0.8  # correlation inside the body: with little texture, shading alone tells that intensities mean the same
+FEW_DIFFERENT = 0.2  # share of pairs: fewer are odd ones
+ONE, SCALE, DIFFERENT, MIXED = "one contrast", "one scale", "different contrasts", "mixed contrasts"
+
+
+@rule("modality_relation")
+def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
+    """What the two images of a pair have in common, by the measured pairs, after linear alignment or the pilot.
+
+    One contrast: the local correlation well inside the body is 0.45 or more. One scale: it is not, but the correlation inside the body is 0.8 or more (little
+    texture). Else different contrasts. Mixed contrasts: a fifth of the pairs or more, but not all, are of different contrasts. Without pairs the names of
+    the channels say.
+    """
+    pairs = fingerprint.pairs
+    if pairs is None or not pairs.count:
+        mixed = [name for name in fingerprint.channel_names if "/" in name]
+        if mixed:
+            return Decision(DIFFERENT, f"no pair was measured; channel {mixed[0]!r} holds several modalities")
+        return Decision(ONE, "no pair was measured; every channel holds one modality")
+    kinds = [_relation(pair) for pair in pairs.measured]
+    local, inside = (max(pairs.similarity(measure, stage) or 0.0 for stage in ("aligned", "after")) for measure in ("lncc", "ncc"))
+    measured = f"{pairs.count} pairs: median local correlation {local:.2f} well inside the body, correlation {inside:.2f}"
+    if FEW_DIFFERENT * len(kinds) <= kinds.count(DIFFERENT) < len(kinds):
+        return Decision(MIXED, f"{measured}; {kinds.count(DIFFERENT)} of them of different contrasts (local correlation below {SAME_CONTRAST:g})")
+    value = max((ONE, SCALE, DIFFERENT), key=kinds.count)
+    why = {
+        ONE: f"local structures look alike (from {SAME_CONTRAST:g})",
+        SCALE: f"little texture, but bright is bright in both (from {SAME_SCALE:g})",
+        DIFFERENT: "what is bright in one is not in the other",
+    }
+    return Decision(value, f"{measured}: {why[value]}")
+
+
+def _relation(pair: PairMeasurement) -> str:
+    def best(measure: str) -> float:
+        stages = pair.similarity[measure]
+        return max(stages.aligned or 0.0, stages.after or 0.0)
+
+    if best("lncc") >= SAME_CONTRAST:
+        return ONE
+    return SCALE if best("ncc") >= SAME_SCALE else DIFFERENT
+
+
+def expected_displacement(fingerprint: Fingerprint) -> float | None:
+    """Displacement (mm) that 99 % of the body stays below in the median pair, None without pairs."""
+    return None if fingerprint.pairs is None else fingerprint.pairs.median(lambda pair: pair.displacement_mm.p99)
