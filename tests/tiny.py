@@ -139,16 +139,16 @@ class Tiny:
         assert self.try_train(fold, *more, epochs=epochs, iterations=iterations) == 0
         return self.fold(fold)
 
-    def try_predict(self, output: Path, *more: object, images: Path | None = None) -> int:
-        """``nnreg_predict`` of the test images, without pictures; returns its exit code."""
+    def try_predict(self, output: Path, *more: object, images: Path | None = None, refine: bool = False) -> int:
+        """``nnreg_predict`` of the test images, without pictures, by default without refinement; returns its exit code."""
         from nnreg.cli.predict import main
 
         given = ["-i", str(images or self.raw / "imagesTs"), "-o", str(output), "-d", self.id, "-c", self.configuration, "-device", "cpu", "--no_pictures"]
-        return main([*given, *self.where, *map(str, more)])
+        return main([*given, *([] if refine else ["--no_refinement"]), *self.where, *map(str, more)])
 
-    def predict(self, output: Path, *more: object, images: Path | None = None) -> dict[str, Any]:
+    def predict(self, output: Path, *more: object, images: Path | None = None, refine: bool = False) -> dict[str, Any]:
         """``nnreg_predict``, which must succeed; returns ``prediction.json``."""
-        assert self.try_predict(output, *more, images=images) == 0
+        assert self.try_predict(output, *more, images=images, refine=refine) == 0
         return json.loads((output / "prediction.json").read_text())
 
 

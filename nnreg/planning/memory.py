@@ -67,6 +67,7 @@ def training_memory_gb(
     field_resolution: int,
     correlation_radius: int,
     batch_size: int = 1,
+    labels: int = 0,
 ) -> float:
     """Peak of one training step of the dual pyramid in float32, in GB (2^30 bytes).
 
@@ -83,10 +84,12 @@ def training_memory_gb(
         Of the network.
     batch_size
         Pairs in a step.
+    labels
+        Label maps that an overlap loss warps in a step.
     """
     pyramid = levels(grid, strides, features, blocks, field_resolution)
     correlation = (2 * correlation_radius + 1) ** len(grid)
-    kept = _kept_by_network(pyramid, grid, channels, correlation) + _kept_by_losses(pyramid, grid, channels, field_resolution)
+    kept = _kept_by_network(pyramid, grid, channels, correlation) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
     kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
     weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
     return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights) * BYTES / GB + FIXED_GB
@@ -106,12 +109,13 @@ def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: in
     return total
 
 
-def _kept_by_losses(pyramid: Sequence[Level], grid: Sequence[int], channels: int, field_resolution: int) -> float:
+def _kept_by_losses(pyramid: Sequence[Level], grid: Sequence[int], channels: int, field_resolution: int, labels: int) -> float:
     """Numbers that warps, similarity and regularisation keep, one pair: at full resolution and at every level below it."""
     ndim = len(grid)
     voxels = [prod(grid)] + [level.voxels for level in pyramid[0 if field_resolution > 1 else 1 :]]
     # both images, the warped one and local sums of it; field, sampling grid and the field's gradient in every direction
-    return sum(voxels) * (channels * 6 + ndim * (2 + ndim))
+    # labels at full resolution: both one-hot maps and the warped one, as floats
+    return sum(voxels) * (channels * 6 + ndim * (2 + ndim)) + prod(grid) * 3 * labels
 
 
 def _parameters(pyramid: Sequence[Level], kernels: Sequence[int], channels: int, correlation: int, ndim: int) -> int:

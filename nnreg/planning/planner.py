@@ -218,5 +218,6 @@ class _Builder:
             features=architecture.features_per_stage,
             blocks=architecture.blocks_per_stage,
             batch_size=batch,
+            labels=training.LABELS_PER_STEP if training.supervision(self.fingerprint).value else 0,
             **architecture.kwargs,
         )

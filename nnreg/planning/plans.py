@@ -242,9 +242,10 @@ class Plans:
         PlansError
             Unknown or missing key, wrong type, values that contradict each other.
         """
+        from nnreg.planning.inheritance import resolved
         from nnreg.planning.validation import check_plans
 
-        plans = from_mapping(cls, content, where=where, error=PlansError)
+        plans = from_mapping(cls, resolved(content, where), where=where, error=PlansError)
         check_plans(plans, where)
         return plans
 

@@ -51,5 +51,5 @@ def _relation(pair: PairMeasurement) -> str:
 
 
 def expected_displacement(fingerprint: Fingerprint) -> float | None:
-    """Displacement (mm) that 99 % of the body stays below in the median pair, None without pairs."""
-    return None if fingerprint.pairs is None else fingerprint.pairs.median(lambda pair: pair.displacement_mm.p99)
+    """Displacement (mm) that 99 % of the body stays below in the measured pair that moves most, None without pairs."""
+    return None if fingerprint.pairs is None else fingerprint.pairs.largest(lambda pair: pair.displacement_mm.p99)

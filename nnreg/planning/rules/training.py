@@ -16,6 +16,7 @@ NARROWEST, WIDEST = 5, 9  # voxels of the finest axis
 SMALLEST_WINDOW = 3
 DIFFUSION_WEIGHT, MSE_WEIGHT, MIND_WEIGHT = 1.0, 0.05, 0.1
 LABELLED_CASES = 20
+LABELS_PER_STEP = 8  # that training draws; a test compares
 SYMMETRIC = 0.8  # Dice of left and mirrored right: brains 0.93
 DICE_WEIGHT = 1.0
 LEARNING_RATE = 1e-3
