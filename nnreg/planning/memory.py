@@ -66,6 +66,7 @@ def training_memory_gb(
     blocks: Sequence[int],
     field_resolution: int,
     correlation_radius: int,
+    integration_steps: int = 0,
     batch_size: int = 1,
     labels: int = 0,
 ) -> float:
@@ -80,7 +81,7 @@ def training_memory_gb(
         Size and channels of each image.
     strides, kernel_sizes, features, blocks
         Per stage.
-    field_resolution, correlation_radius
+    field_resolution, correlation_radius, integration_steps
         Of the network.
     batch_size
         Pairs in a step.
@@ -89,13 +90,13 @@ def training_memory_gb(
     """
     pyramid = levels(grid, strides, features, blocks, field_resolution)
     correlation = (2 * correlation_radius + 1) ** len(grid)
-    kept = _kept_by_network(pyramid, grid, channels, correlation) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
+    kept = _kept_by_network(pyramid, grid, channels, correlation, integration_steps) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
     kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
     weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
     return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights) * BYTES / GB + FIXED_GB
 
 
-def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int) -> float:
+def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int, integration_steps: int = 0) -> float:
     """Numbers that the layers keep for the backward pass, one pair."""
     ndim = len(grid)
     total, inputs, finer = 0, channels, prod(grid)
@@ -104,6 +105,8 @@ def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: in
         encoder = 2 * level.features * (2 + 4 * level.blocks)
         # warped and padded moving features, the gathered input, two convolutions, sampling grids and the field before and after
         decoder = 2 * level.features + (2 * level.features + correlation + ndim) + 4 * level.features + 4 * ndim
+        # each squaring keeps the field and where it is sampled
+        decoder += 2 * ndim * integration_steps
         total += level.voxels * (encoder + decoder) + 2 * inputs * finer
         inputs, finer = level.features, level.voxels
     return total

@@ -181,6 +181,7 @@ class _Builder:
             blocks_per_stage=reasons.keep("architecture.blocks_per_stage", network.blocks(stages)),
             kwargs={
                 "field_resolution": resolution,
+                "integration_steps": reasons.keep("architecture.kwargs.integration_steps", network.integration_steps(self.fingerprint)),
                 "correlation_radius": reasons.keep(
                     "architecture.kwargs.correlation_radius", network.correlation_radius(target, shape, stages - finest, displacement)
                 ),

@@ -16,7 +16,7 @@ from nnreg.planning.orientation import permutation
 from nnreg.planning.pair_fingerprint import PairMeasurement, Percentiles, Stages
 from nnreg.registration import Registration, Truth, register
 from nnreg.registration.engine import CHOICE_VOXELS
-from nnreg.registration.grids import volume_of
+from nnreg.registration.grids import SMALLEST, volume_of
 from nnreg.registration.mind import mind
 from nnreg.registration.sides import Side, foreground, prepare
 from nnreg.registration.similarity import MutualInformation, inner_correlation
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nnreg.dataset import Case, Pair, RawDataset
 
 LARGEST_COPY = 1_500_000  # voxels: a pair takes seconds, and displacements in mm need no more
+USUAL_CHANNELS = 4  # images of more get smaller copies
+MOST_CHANNELS = 8  # that similarities are measured on
 PRESET = "fast"
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -76,7 +78,7 @@ class _Copy:
 
     def __init__(self, case: Case) -> None:
         image = case.image
-        side = Side(np.ascontiguousarray(image.array, dtype=np.float32), None, image.space).pooled_by(_factors(image.space))
+        side = Side(np.ascontiguousarray(image.array, dtype=np.float32), None, image.space).pooled_by(_factors(image.space, image.channels))
         self.image = Image(side.image, side.space)
         self.labels = _sampled(case.labels, side.space)
         self.mask = _sampled(case.mask, side.space)
@@ -95,14 +97,16 @@ class _Copy:
         return side.pooled((step,) * self.image.ndim)
 
 
-def _factors(space: Space) -> tuple[int, ...]:
-    """Whole blocks that bring a grid below LARGEST_COPY voxels, finer axes first."""
+def _factors(space: Space, channels: int) -> tuple[int, ...]:
+    """Whole blocks that bring a grid below LARGEST_COPY voxels (fewer with many channels), finer axes first."""
+    largest = LARGEST_COPY * min(1.0, USUAL_CHANNELS / channels)
     factors = np.ones(space.ndim, dtype=int)
     shape, spacing = np.asarray(space.shape), np.asarray(space.spacing)
-    while np.prod(shape // factors) > LARGEST_COPY:
-        room = shape // (factors + 1) >= 2
-        axis = int(np.argmin(np.where(room, factors * spacing, np.inf)))
-        factors[axis] += 1
+    while np.prod(shape // factors) > largest:
+        room = shape // (factors + 1) >= SMALLEST
+        if not room.any():
+            break
+        factors[int(np.argmin(np.where(room, factors * spacing, np.inf)))] += 1
     return tuple(int(factor) for factor in factors)
 
 
@@ -153,7 +157,7 @@ def _percentiles(found: Registration, body: Mask) -> Percentiles:
 
 def _similarities(fixed: _Copy, moving: _Copy, found: Registration) -> dict[str, Stages]:
     """Every measure at every stage, on the grid that the engine tells contrasts apart on."""
-    target, source = fixed.coarse("fixed"), moving.coarse("moving")
+    target, source = (_some_channels(side) for side in (fixed.coarse("fixed"), moving.coarse("moving")))
     body = foreground(target) > 0.5
     volume = volume_of(target.image)
     maps, information = mind(volume), MutualInformation(volume)
@@ -172,6 +176,12 @@ def _similarities(fixed: _Copy, moving: _Copy, found: Registration) -> dict[str,
             }
         )
     return {name: Stages(*(_finite(row[name]) for row in rows)) for name in rows[0]}
+
+
+def _some_channels(side: Side) -> Side:
+    """At most MOST_CHANNELS of an image, evenly spread."""
+    chosen = np.unique(np.linspace(0, side.channels - 1, min(side.channels, MOST_CHANNELS)).round().astype(int))
+    return Side(np.ascontiguousarray(side.image[chosen]), side.mask, side.space)
 
 
 def _stages(measure: dict[str, Any] | None, key: str) -> Stages | None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nnreg.planning.fingerprint import Fingerprint
+from nnreg.planning.rules.alignment import WITHIN_SUBJECT
 from nnreg.planning.rules.decision import Decision, rule, text
 from nnreg.planning.topology import Topology, topology
 
@@ -16,6 +18,7 @@ MOST_FEATURES = 64
 SMALL_3D = 64**3  # voxels: up to here the field is predicted at every voxel
 SMALL_2D = 256**2
 CORRELATION_RADIUS, WIDER_RADIUS = 1, 2
+INTEGRATION_STEPS = 5  # a level corrects about a voxel: steps of 1/32
 CAPTURE = 3.0  # voxels that one level of radius 1 with its two convolutions corrects reliably
 
 
@@ -55,6 +58,19 @@ def features(stages: int, finest: int, base: int) -> Decision[tuple[int, ...]]:
 def blocks(stages: int) -> Decision[tuple[int, ...]]:
     """One residual block per stage."""
     return Decision((1,) * stages, "one residual block per stage: depth brings little in registration, warping and correlation bring most")
+
+
+@rule("integration_steps")
+def integration_steps(fingerprint: Fingerprint) -> Decision[int]:
+    """5 between subjects: each level is a velocity, integrated, so that none folds. 0 within a subject, where organs may slide."""
+    if fingerprint.pairing in WITHIN_SUBJECT:
+        return Decision(0, f"pairing {fingerprint.pairing!r}: organs of one subject may slide along each other, a level's residual is a displacement")
+    folding = None if fingerprint.pairs is None else fingerprint.pairs.median(lambda pair: pair.folding_percent)
+    seen = "" if folding is None else f"; the pilots fold {folding:.2g} %"
+    return Decision(
+        INTEGRATION_STEPS,
+        f"pairing {fingerprint.pairing!r}: anatomy keeps its topology, integrated residuals fold ten times less at the same error (registration_anchors 19){seen}",
+    )
 
 
 @rule("correlation_radius")
