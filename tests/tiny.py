@@ -16,6 +16,7 @@ from nnreg.imageio import write_image
 
 ENDING = ".nii.gz"
 QUIET = ["-np", "1", "--no_pbar"]
+NO_PAIRS = ("--pair_budget", "0")  # plans from the images alone: pairs have their own tests
 
 
 def oblique_space(shape: Sequence[int], seed: int, *, degrees: float = 15.0) -> Space:
@@ -190,7 +191,7 @@ def build_flat(root: Path) -> Tiny:
     result = Tiny(root, "Dataset002_Flat", "2d")
     cases = spaces((26, 30), ["f0", "f1", "f2"])
     write_dataset(result.raw, cases, test_spaces=spaces((26, 30), ["g0", "g1"], first=50), pairing="atlas", atlas="f1")
-    succeeded(plan_and_preprocess.main, "-d", result.id, *QUIET, *result.where)
+    succeeded(plan_and_preprocess.main, "-d", result.id, *QUIET, *NO_PAIRS, *result.where)
     result.train("all")
     scramble(result.fold("all"), seed=0)
     return result
@@ -204,7 +205,7 @@ def build_solid(root: Path) -> Tiny:
     write_dataset(result.raw, spaces((20, 24, 18), list("abcd")), test_spaces=spaces((20, 24, 18), ["x", "y"], first=50))
     folds = [{"train": ["a", "b"], "val": ["c", "d"]}, {"train": ["c", "d"], "val": ["a", "b"]}]
     (result.raw / "splits_final.json").write_text(json.dumps(folds))
-    succeeded(plan_and_preprocess.main, "-d", result.id, *QUIET, *result.where)
+    succeeded(plan_and_preprocess.main, "-d", result.id, *QUIET, *NO_PAIRS, *result.where)
     result.train(0)
     scramble(result.fold(0), seed=0)
     return result

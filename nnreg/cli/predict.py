@@ -85,7 +85,7 @@ def _work(options: argparse.Namespace) -> None:
             on_progress=show,
             **shared,
         )
-    print(f"{len(content['pairs'])} pairs in {output.absolute()}")
+    print(f"{len(content['pairs'])} pairs by {content['model']} in {output.absolute()}")
 
 
 def _configuration(options: argparse.Namespace) -> str | None:

@@ -204,6 +204,8 @@ class Plans:
         PlansError
             If the plans have none of that name.
         """
+        if name == OPTIMISE:
+            raise PlansError(f"{self.plans_name} of {self.dataset_name}: {OPTIMISE!r} has no network and no arrays; nnreg_predict -c {OPTIMISE} needs neither.")
         if name not in self.configurations:
             raise PlansError(f"{self.plans_name} of {self.dataset_name}: no configuration {name!r}; {did_you_mean(name, self.configurations)}")
         return self.configurations[name]

@@ -9,7 +9,7 @@ import numpy as np
 from nnreg.errors import PlansError
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.pair_fingerprint import PairFingerprint
-from nnreg.planning.rules.decision import Decision, rule, text
+from nnreg.planning.rules.decision import Decision, counted, rule, text
 
 ALIGNMENT_VOXELS = 64  # along the longest axis: pose needs no more, and a pair takes seconds
 ALREADY_CENTRED = 0.02  # of the foreground's extent: images aligned by someone else agree this well
@@ -64,7 +64,7 @@ def _measured_alignment(fingerprint: Fingerprint, pairs: PairFingerprint) -> Dec
     furthest = pairs.largest(lambda pair: pair.alignment_mm) or 0.0
     # images of one frame are resampled onto one grid: headers must put them there before anything may be left out
     together = fingerprint.same_grid() if not fingerprint.groups else all(fingerprint.same_grid(group) for group in fingerprint.groups)
-    moved = f"linear alignment moves the body of {pairs.count} pairs by up to {furthest:.1f} mm of its {extent:.0f}"
+    moved = f"linear alignment moves the body of {counted(pairs.count, 'pair')} by up to {furthest:.1f} mm of its {extent:.0f}"
     if together and furthest <= IN_PLACE * extent:
         return Decision("none", f"{moved}: aligned already (up to {IN_PLACE:.0%})")
     gain = pairs.median(

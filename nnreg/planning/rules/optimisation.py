@@ -5,7 +5,7 @@ from __future__ import annotations
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.rules.alignment import WITHIN_SUBJECT
-from nnreg.planning.rules.decision import Decision, rule
+from nnreg.planning.rules.decision import Decision, counted, rule
 from nnreg.planning.rules.relation import DIFFERENT, MIXED, SCALE
 
 FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 (registration_anchors 1.2)
@@ -107,11 +107,9 @@ def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, f
 def _too_few(fingerprint: Fingerprint, relation: str) -> str | None:
     subjects, pairs = fingerprint.subjects, fingerprint.pair_count
     if relation in (DIFFERENT, MIXED) and subjects < FEWEST_DIFFERENT:
-        return (
-            f"{subjects} subjects of different contrasts: fewer than {FEWEST_DIFFERENT} teach a network less than an optimiser knows (registration_anchors 17)"
-        )
+        return f"{counted(subjects, 'subject')} of different contrasts: below {FEWEST_DIFFERENT} an optimiser is better (registration_anchors 17)"
     if fingerprint.pairing in WITHIN_SUBJECT and pairs < FEWEST_PAIRS:
-        return f"{pairs} pairs: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows (registration_anchors 17)"
+        return f"{counted(pairs, 'pair')}: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows (registration_anchors 17)"
     if fingerprint.pairing not in WITHIN_SUBJECT and subjects < FEWEST_SUBJECTS:
-        return f"{subjects} subjects: fewer than {FEWEST_SUBJECTS} are too few to train on (registration_anchors 17)"
+        return f"{counted(subjects, 'subject')}: fewer than {FEWEST_SUBJECTS} are too few to train on (registration_anchors 17)"
     return None

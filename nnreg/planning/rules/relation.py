@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.pair_fingerprint import PairMeasurement
-from nnreg.planning.rules.decision import Decision, rule
+from nnreg.planning.rules.decision import Decision, counted, rule
 
 SAME_CONTRAST = 0.45  # signed local correlation inside the body: the engine's own line between one contrast and two
 SAME_SCALE = 0.8  # correlation inside the body: with little texture, shading alone tells that intensities mean the same
@@ -28,7 +28,7 @@ def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
         return Decision(ONE, "no pair was measured; every channel holds one modality")
     kinds = [_relation(pair) for pair in pairs.measured]
     local, inside = (max(pairs.similarity(measure, stage) or 0.0 for stage in ("aligned", "after")) for measure in ("lncc", "ncc"))
-    measured = f"{pairs.count} pairs: median local correlation {local:.2f} well inside the body, correlation {inside:.2f}"
+    measured = f"{counted(pairs.count, 'pair')}: median local correlation {local:.2f} well inside the body, correlation {inside:.2f}"
     if FEW_DIFFERENT * len(kinds) <= kinds.count(DIFFERENT) < len(kinds):
         return Decision(MIXED, f"{measured}; {kinds.count(DIFFERENT)} of them of different contrasts (local correlation below {SAME_CONTRAST:g})")
     value = max((ONE, SCALE, DIFFERENT), key=kinds.count)

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.plans import LossTerm
-from nnreg.planning.rules.decision import Decision, rule, text
+from nnreg.planning.rules.decision import Decision, counted, rule, text
 from nnreg.planning.rules.relation import DIFFERENT, MIXED, SCALE
 
 WINDOW_MM = 9.0
@@ -103,8 +103,8 @@ def length(fingerprint: Fingerprint) -> Decision[tuple[int, int, int]]:
     steps = min(max(VISITS * fingerprint.pair_count, FEWEST_STEPS), MOST_STEPS)
     return Decision(
         (steps // ITERATIONS, ITERATIONS, VALIDATION_ITERATIONS),
-        f"{fingerprint.pair_count} pairs, each about {VISITS} times within {FEWEST_STEPS} to {MOST_STEPS} steps: OASIS took 120,000, LUMIR 60,000, lungs 5,000 "
-        "to converge (registration_anchors 27)",
+        f"{counted(fingerprint.pair_count, 'pair')}, each about {VISITS} times within {FEWEST_STEPS} to {MOST_STEPS} steps: "
+        "OASIS took 120,000, LUMIR 60,000, lungs 5,000 to converge (registration_anchors 27)",
     )
 
 
