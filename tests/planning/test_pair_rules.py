@@ -36,6 +36,17 @@ class TestRelation:
         pairs = [measurement(**_alike(0.0 if index < different else 0.9, 0.0)) for index in range(10)]
         assert relation.modality_relation(fingerprint(measured=pairs)).value == expected
 
+    def test_one_odd_pair_of_few_is_odd(self, fingerprint, measurement):
+        pairs = [measurement(**_alike(0.9)), measurement(**_alike(0.9)), measurement(**_alike(0.0, 0.0))]
+        assert relation.modality_relation(fingerprint(measured=pairs)).value == relation.ONE
+
+    def test_a_pair_that_alignment_led_astray_does_not_count(self, fingerprint, measurement):
+        astray = measurement(dice=Stages(0.65, 0.0, 0.0), alignment_kind="affine", alignment_mm=14.0, **_alike(0.0, 0.0))
+        good = measurement(dice=Stages(0.65, 0.9, 0.95), alignment_kind="rigid", alignment_mm=14.0)
+        found = fingerprint(measured=[good, astray, astray])
+        assert relation.modality_relation(found).value == relation.ONE
+        assert relation.modality_relation(fingerprint(measured=[astray])).value == relation.DIFFERENT
+
     def test_without_pairs_the_names_say(self, fingerprint):
         assert relation.modality_relation(fingerprint()).value == relation.ONE
         assert relation.modality_relation(fingerprint(channel_names=("CT/MR",))).value == relation.DIFFERENT

@@ -116,7 +116,7 @@ class TestSample:
 
 
 def test_a_pilot_follows_a_known_smooth_motion(write_dataset, phantom, workspace):
-    """Half the largest displacement is a lower bound that noise does not reach."""
+    """Texture is smooth and displacements are large against it, so only the size of the motion is compared."""
     whole = phantom((28, 30, 26), radius=0.8)
     bump = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(3, 28, 30, 26)), (0, 6, 6, 6))
     bump *= 3.0 / np.abs(bump).max()
@@ -125,7 +125,8 @@ def test_a_pilot_follows_a_known_smooth_motion(write_dataset, phantom, workspace
     space = Space.plain(whole.shape[1:], (2.0, 2.0, 2.0))
     write_dataset({"a": (whole, space), "b": (warped, space)})
     (pair,) = fingerprint_dataset(workspace, 7, processes=1, pair_budget=60).pairs.measured
-    assert 3.0 < pair.displacement_mm.p99 < 12.0
+    truth = np.percentile(2.0 * np.linalg.norm(bump, axis=0)[whole[0] > 0], 95)
+    assert 0.5 * truth < pair.displacement_mm.p95 < 1.5 * truth
     assert pair.similarity["lncc"].after > pair.similarity["lncc"].before
 
 

@@ -10,6 +10,7 @@ from nnreg.errors import PlansError
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.pair_fingerprint import PairFingerprint
 from nnreg.planning.rules.decision import Decision, counted, rule, text
+from nnreg.planning.rules.relation import trusted
 
 ALIGNMENT_VOXELS = 64  # along the longest axis: pose needs no more, and a pair takes seconds
 ALREADY_CENTRED = 0.02  # of the foreground's extent: images aligned by someone else agree this well
@@ -72,7 +73,7 @@ def _measured_alignment(fingerprint: Fingerprint, pairs: PairFingerprint) -> Dec
     )
     if together and gain is not None and gain < -WORSE_DICE:
         return Decision("none", f"{moved}, but lowers the Dice of the labels by {-gain:.2f}: the headers align better")
-    kept = [pair.alignment_kind for pair in pairs.measured]
+    kept = [pair.alignment_kind for pair in trusted(pairs)]
     value = max(kept, key=FREEDOM.index)
     if value == "none":
         value = "rigid" if fingerprint.pairing in WITHIN_SUBJECT else "affine"
