@@ -88,7 +88,7 @@ def print_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
 
 def _print_pairs(pairs: PairFingerprint) -> None:
     """What the pilot registrations measured, medians."""
-    seconds = sum(pair.seconds for pair in (*pairs.measured, *pairs.failed))
+    seconds = sum(pair.seconds for pair in pairs.all)
     print(f"  pairs: {pairs.count} registered quickly in {seconds:.0f} s" + (f", {len(pairs.failed)} could not be" if pairs.failed else ""))
     for failure in pairs.failed[:1]:
         print(f"    {failure.fixed} and {failure.moving}: {failure.reason}")
