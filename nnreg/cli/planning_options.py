@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nnreg.workspace import Workspace
 
 DEFAULT_PLANS = "nnRegPlans"
-WIDEST_VALUE = 40
+WIDEST_VALUE, MOST_CHANNELS = 40, 8  # that tables show
 
 
 def add_datasets(parser: Parser) -> None:
@@ -120,9 +120,11 @@ def _fingerprint(fingerprint: Fingerprint) -> None:
     found = sum(image.foreground_found for image in images)
     fraction = sum(image.foreground_fraction for image in images) / len(images)
     print(f"  foreground found in {found} of {len(images)}, {fraction:.0%} of the voxels on average")
-    for name, channel in zip(fingerprint.channel_names, fingerprint.intensities, strict=True):
+    for name, channel in list(zip(fingerprint.channel_names, fingerprint.intensities, strict=True))[:MOST_CHANNELS]:
         robust = f"{channel.percentile_00_5:.4g} to {channel.percentile_99_5:.4g}, median {channel.median:.4g}"
         print(f"  {name}: {robust} on the foreground, background {channel.background:.4g}")
+    if len(fingerprint.intensities) > MOST_CHANNELS:
+        print(f"  and {len(fingerprint.intensities) - MOST_CHANNELS} more channels")
     if fingerprint.pairs is not None:
         _print_pairs(fingerprint.pairs)
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from nnreg import preprocessing as library
 from nnreg.dataset import Pair, RawDataset
+from nnreg.errors import ConfigurationError, PlansError
 from nnreg.geometry import Space
 from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
 from nnreg.preprocessing import fingerprint_dataset, pairs
@@ -131,7 +133,6 @@ def test_a_pilot_follows_a_known_smooth_motion(write_dataset, phantom, workspace
 
 
 def test_plans_are_moved_with_their_own_frame(moved, workspace):
-    from nnreg.errors import PlansError
     from nnreg.preprocessing import plan_dataset
 
     raw, _, folder = moved
@@ -154,3 +155,8 @@ def test_plans_are_moved_with_their_own_frame(moved, workspace):
         assert dataclasses.replace(configuration, data_identifier="") == dataclasses.replace(plans.configurations[name], data_identifier="")
     with pytest.raises(PlansError, match="--overwrite"):
         move_plans(workspace, 7, 8, target_plans="asTiny")
+
+
+def test_pairs_are_of_registration_alone(moved, workspace):
+    with pytest.raises(ConfigurationError, match="--pair_budget"):
+        library.fingerprint_dataset(workspace, 7, task="dense_prediction", pair_budget=3.0)
