@@ -36,7 +36,8 @@ types: setup ## static types
 bench: setup ## kernels against naive versions (benchmarks/README.md names the others)
 	$(BIN)/python benchmarks/kernels.py
 
-docs: setup ## check that every command and link of the documentation exists
+docs: setup ## write the table of rules, check that every command and link of the documentation exists
+	$(BIN)/python -c "from nnreg.planning.explain import update_page; update_page('documentation/planning.md')"
 	$(BIN)/python -m pytest tests/documentation
 
 clean: ## remove the environment and caches

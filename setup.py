@@ -9,6 +9,7 @@ COMMANDS = (
     "synthesize",
     "extract_fingerprint",
     "plan_experiment",
+    "move_plans_between_datasets",
     "preprocess",
     "plan_and_preprocess",
     "train",

@@ -16,6 +16,7 @@ from nnreg.imageio import write_image
 
 ENDING = ".nii.gz"
 QUIET = ["-np", "1", "--no_pbar"]
+NO_PAIRS = ("--pair_budget", "0")  # plans from the images alone: pairs have their own tests
 
 
 def oblique_space(shape: Sequence[int], seed: int, *, degrees: float = 15.0) -> Space:
@@ -139,16 +140,16 @@ class Tiny:
         assert self.try_train(fold, *more, epochs=epochs, iterations=iterations) == 0
         return self.fold(fold)
 
-    def try_predict(self, output: Path, *more: object, images: Path | None = None) -> int:
-        """``nnreg_predict`` of the test images, without pictures; returns its exit code."""
+    def try_predict(self, output: Path, *more: object, images: Path | None = None, refine: bool = False) -> int:
+        """``nnreg_predict`` of the test images, without pictures, by default without refinement; returns its exit code."""
         from nnreg.cli.predict import main
 
         given = ["-i", str(images or self.raw / "imagesTs"), "-o", str(output), "-d", self.id, "-c", self.configuration, "-device", "cpu", "--no_pictures"]
-        return main([*given, *self.where, *map(str, more)])
+        return main([*given, *([] if refine else ["--no_refinement"]), *self.where, *map(str, more)])
 
-    def predict(self, output: Path, *more: object, images: Path | None = None) -> dict[str, Any]:
+    def predict(self, output: Path, *more: object, images: Path | None = None, refine: bool = False) -> dict[str, Any]:
         """``nnreg_predict``, which must succeed; returns ``prediction.json``."""
-        assert self.try_predict(output, *more, images=images) == 0
+        assert self.try_predict(output, *more, images=images, refine=refine) == 0
         return json.loads((output / "prediction.json").read_text())
 
 
@@ -174,7 +175,7 @@ def build_plane(root: Path) -> Tiny:
     result = Tiny(root, "Dataset004_Plane", "2d")
     training, testing = ({case: grid for case, grid in grids.items() if (subjects[case] == "s4") == held_out} for held_out in (False, True))
     write_dataset(result.raw, training, test_spaces=testing, pairing="groups", groups=subjects)
-    succeeded(extract_fingerprint.main, "-d", result.id, *QUIET, *result.where)
+    succeeded(extract_fingerprint.main, "-d", result.id, *QUIET, *NO_PAIRS, *result.where)
     succeeded(plan_experiment.main, "-d", result.id, *result.where)
     succeeded(preprocess.main, "-d", result.id, *QUIET, *result.where)
     for fold in (0, 1):
@@ -190,7 +191,7 @@ def build_flat(root: Path) -> Tiny:
     result = Tiny(root, "Dataset002_Flat", "2d")
     cases = spaces((26, 30), ["f0", "f1", "f2"])
     write_dataset(result.raw, cases, test_spaces=spaces((26, 30), ["g0", "g1"], first=50), pairing="atlas", atlas="f1")
-    succeeded(plan_and_preprocess.main, "-d", result.id, *QUIET, *result.where)
+    succeeded(plan_and_preprocess.main, "-d", result.id, *QUIET, *NO_PAIRS, *result.where)
     result.train("all")
     scramble(result.fold("all"), seed=0)
     return result
@@ -204,7 +205,7 @@ def build_solid(root: Path) -> Tiny:
     write_dataset(result.raw, spaces((20, 24, 18), list("abcd")), test_spaces=spaces((20, 24, 18), ["x", "y"], first=50))
     folds = [{"train": ["a", "b"], "val": ["c", "d"]}, {"train": ["c", "d"], "val": ["a", "b"]}]
     (result.raw / "splits_final.json").write_text(json.dumps(folds))
-    succeeded(plan_and_preprocess.main, "-d", result.id, *QUIET, *result.where)
+    succeeded(plan_and_preprocess.main, "-d", result.id, *QUIET, *NO_PAIRS, *result.where)
     result.train(0)
     scramble(result.fold(0), seed=0)
     return result

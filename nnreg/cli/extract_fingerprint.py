@@ -15,6 +15,7 @@ def parser() -> Parser:
     shared.add_datasets(result)
     shared.add_task(result)
     shared.add_processes(result)
+    shared.add_pairs(result)
     result.add_argument("--verify_dataset_integrity", action="store_true", help="check the dataset first")
     result.add_argument("--clean", action="store_true", help="measure again, even if nothing has changed")
     result.add_workspace()
@@ -34,6 +35,7 @@ def _work(options: argparse.Namespace) -> None:
             processes=options.processes,
             verify=options.verify_dataset_integrity,
             clean=options.clean,
+            **shared.pair_options(options),
             progress=shared.progress(options),
         )
         shared.print_fingerprint(workspace, dataset, options.task)

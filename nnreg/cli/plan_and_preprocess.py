@@ -16,6 +16,7 @@ def parser() -> Parser:
     shared.add_configurations(result)
     shared.add_planning(result)
     shared.add_processes(result)
+    shared.add_pairs(result)
     result.add_argument("--verify_dataset_integrity", action="store_true", help="check the dataset first")
     result.add_argument("--no_pp", action="store_true", help="measure and plan only")
     result.add_argument("--clean", action="store_true", help="measure, align and preprocess again, even what is finished")
@@ -39,10 +40,13 @@ def _work(options: argparse.Namespace) -> None:
             preprocess_too=not options.no_pp,
             progress=shared.progress(options),
             **shared.planning(options),
+            **shared.pair_options(options),
         )
         folder = shared.preprocessed_folder(workspace, dataset)
         shared.print_fingerprint(workspace, dataset, options.task)
         shared.print_plans(plans, folder)
+        if options.explain:
+            shared.print_explanation(plans)
         if not options.no_pp:
             done = {name: folder / plans.configurations[name].data_identifier for name in plans.configurations}
             shared.print_arrays({name: path for name, path in done.items() if path.is_dir()})

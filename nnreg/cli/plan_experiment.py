@@ -26,6 +26,8 @@ def _work(options: argparse.Namespace) -> None:
     for dataset in options.dataset:
         plans = plan_dataset(workspace, dataset, **shared.planning(options))
         shared.print_plans(plans, shared.preprocessed_folder(workspace, dataset))
+        if options.explain:
+            shared.print_explanation(plans)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,10 +11,12 @@ from nnreg.cli.common import Parser, progress_bar
 
 if TYPE_CHECKING:
     from nnreg.planning.fingerprint import Fingerprint
+    from nnreg.planning.pair_fingerprint import PairFingerprint, PairMeasurement, Stages
     from nnreg.planning.plans import Plans
     from nnreg.workspace import Workspace
 
 DEFAULT_PLANS = "nnRegPlans"
+WIDEST_VALUE, MOST_CHANNELS = 40, 8  # that tables show
 
 
 def add_datasets(parser: Parser) -> None:
@@ -39,6 +41,10 @@ def add_planning(parser: Parser) -> None:
     parser.add_argument("-pl", "--planner", default="default", metavar="NAME", help="planner; for dense_prediction nnU-Net's, such as nnUNetPlannerResEncL")
     parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="memory that a training step may take (default: the planner's, mostly 8)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs="+", metavar="MM", help="working spacing, one number per array axis (z y x)")
+    parser.add_argument(
+        "-device", default="auto", metavar="NAME", help="where training would run: auto (looks for a GPU here), cpu or cuda; decides what is recommended"
+    )
+    parser.add_argument("--explain", action="store_true", help="print every decision with its value and its reason")
     parser.add_argument("-overwrite_plans_name", metavar="NAME", help=f"name of the plans file (default: the planner's, mostly {DEFAULT_PLANS})")
 
 
@@ -48,8 +54,19 @@ def planning(options: argparse.Namespace) -> dict[str, Any]:
         "gpu_memory_target": options.gpu_memory_target,
         "overwrite_target_spacing": options.overwrite_target_spacing,
         "plans_name": options.overwrite_plans_name,
+        "device": None if options.device == "auto" else options.device,
     }
     return {"task": options.task, "planner": options.planner, "on_note": print} | {name: value for name, value in given.items() if value is not None}
+
+
+def add_pairs(parser: Parser) -> None:
+    """How much the pairs may cost."""
+    parser.add_argument("--pair_budget", type=float, metavar="SECONDS", help="time for registering a sample of the pairs (default: 60; two at least; 0: none)")
+
+
+def pair_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_pairs` read, as arguments of the library."""
+    return {} if options.pair_budget is None else {"pair_budget": options.pair_budget}
 
 
 def add_configurations(parser: Parser) -> None:
@@ -103,9 +120,39 @@ def _fingerprint(fingerprint: Fingerprint) -> None:
     found = sum(image.foreground_found for image in images)
     fraction = sum(image.foreground_fraction for image in images) / len(images)
     print(f"  foreground found in {found} of {len(images)}, {fraction:.0%} of the voxels on average")
-    for name, channel in zip(fingerprint.channel_names, fingerprint.intensities, strict=True):
+    for name, channel in list(zip(fingerprint.channel_names, fingerprint.intensities, strict=True))[:MOST_CHANNELS]:
         robust = f"{channel.percentile_00_5:.4g} to {channel.percentile_99_5:.4g}, median {channel.median:.4g}"
         print(f"  {name}: {robust} on the foreground, background {channel.background:.4g}")
+    if len(fingerprint.intensities) > MOST_CHANNELS:
+        print(f"  and {len(fingerprint.intensities) - MOST_CHANNELS} more channels")
+    if fingerprint.pairs is not None:
+        _print_pairs(fingerprint.pairs)
+
+
+def _print_pairs(pairs: PairFingerprint) -> None:
+    """What the pilot registrations measured, medians."""
+    seconds = sum(pair.seconds for pair in pairs.all)
+    print(f"  pairs: {pairs.count} registered quickly in {seconds:.0f} s" + (f", {len(pairs.failed)} could not be" if pairs.failed else ""))
+    for failure in pairs.failed[:1]:
+        print(f"    {failure.fixed} and {failure.moving}: {failure.reason}")
+    if not pairs.count:
+        return
+    p50, p99 = pairs.median(lambda pair: pair.displacement_mm.p50), pairs.median(lambda pair: pair.displacement_mm.p99)
+    print(
+        f"    linear alignment moves the body by {pairs.median(lambda pair: pair.alignment_mm):.1f} mm, then {p50:.1f} mm (50 %) to {p99:.1f} mm (99 %) remain"
+    )
+    for name, value, form in (
+        ("local correlation", lambda pair: pair.similarity["lncc"], ".2f"),
+        ("Dice", lambda pair: pair.dice, ".3f"),
+        ("keypoints mm", lambda pair: pair.keypoint_mm, ".2f"),
+    ):
+        stages = [pairs.median(_stage(value, stage)) for stage in ("before", "aligned", "after")]
+        if all(stage is not None for stage in stages):
+            print(f"    {name}: {stages[0]:{form}} by the headers, {stages[1]:{form}} aligned, {stages[2]:{form}} after")
+
+
+def _stage(value: Callable[[PairMeasurement], Stages | None], stage: str) -> Callable[[PairMeasurement], float | None]:
+    return lambda pair: getattr(value(pair), stage, None)
 
 
 def _range(values: object) -> str:
@@ -151,9 +198,30 @@ def _plans(plans: Plans) -> None:
             )
         )
     print_table(rows)
+    engine = plans.optimisation
+    print(f"  optimise{' *' if plans.recommended == 'optimise' else ''}: no network; {engine.preset}, {engine.similarity}, alignment {engine.alignment}")
     print(f"  * recommended: {plans.because['recommended']}")
     for name, configuration in plans.configurations.items():
         print(f"  {name}: {configuration.because['grid']}; {configuration.because['spacing']}")
+    print(f"next: {next_command(plans)}")
+
+
+def next_command(plans: Plans) -> str:
+    """What the plans recommend, as it is typed."""
+    number = plans.dataset_name[7:10]
+    if plans.recommended not in plans.configurations:
+        return f"nnreg_predict -d {number} -c {plans.recommended} -i IMAGES -o OUT"
+    return f"nnreg_train {number} {plans.recommended} 0"
+
+
+def print_explanation(plans: Plans) -> None:
+    """Every decision: value and reason."""
+    from nnreg.planning.explain import explain
+
+    rows = explain(plans)
+    names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for name, value, because in rows:
+        print(f"{name.ljust(names)}  {value.ljust(min(values, WIDEST_VALUE))}  {because}")
 
 
 def preprocessed_folder(workspace: Workspace, dataset: str) -> Path:

@@ -1,4 +1,4 @@
-"""``nnreg_predict``: register new images with a trained model."""
+"""``nnreg_predict``: register new images with a trained model, or pair by pair without one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnreg.cli.common import Parser, progress_bar, run, workspace_of
 
 if TYPE_CHECKING:
     from nnreg.dataset.pairs import Pair
+    from nnreg.dataset.spec import DatasetSpec
+    from nnreg.planning.plans import Plans
 
 
 def parser() -> Parser:
@@ -20,7 +22,12 @@ def parser() -> Parser:
     result.add_argument("-i", "--input", required=True, metavar="DIR", help="folder of images CASE_0000.ending")
     result.add_argument("-o", "--output", required=True, metavar="DIR", help="where FIXED__MOVING folders and prediction.json go")
     result.add_argument("-d", "--dataset", metavar="ID", help="dataset the model was trained on")
-    result.add_argument("-c", "--configuration", metavar="NAME", help="2d, 3d_lowres, 3d_fullres (default: the recommended one of the plans)")
+    result.add_argument(
+        "-c",
+        "--configuration",
+        metavar="NAME",
+        help="2d, 3d_lowres, 3d_fullres, or optimise: no network, each pair by itself (default: what the plans recommend)",
+    )
     result.add_argument("-tr", "--trainer", default="nnRegTrainer", metavar="NAME", help="as in nnreg_train")
     result.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="as in nnreg_train")
     result.add_argument("-m", "--model_folder", metavar="DIR", help="a folder TRAINER__PLANS__CONFIGURATION, instead of -d, -c, -tr and -p")
@@ -31,6 +38,7 @@ def parser() -> Parser:
     result.add_argument("--fixed", metavar="CASE", help="register to this case (with --moving: only that pair; alone: every other case to it)")
     result.add_argument("--moving", metavar="CASE", help="the case to be moved")
     result.add_argument("--learn2reg", action="store_true", help="also write Learn2Reg displacement files")
+    result.add_argument("--no_refinement", action="store_true", help="the network's field as it is; the engine does not go on from it")
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_argument("--continue_prediction", action="store_true", help="keep pairs that are finished")
     result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -45,43 +53,86 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    from nnreg.inference.predict import PredictOptions, predict_folder
+    from nnreg.inference.predict import PredictOptions, optimise_folder, predict_folder
+    from nnreg.planning.plans import OPTIMISE
 
-    folder = _model_folder(options)
-    content = predict_folder(
-        folder,
-        Path(options.input),
-        Path(options.output),
-        folds=options.folds,
-        checkpoint=options.checkpoint,
-        trainer=None if options.trainer == "nnRegTrainer" else options.trainer,
-        labels=Path(options.labels) if options.labels else None,
-        pairs=_pairs(options),
-        atlas_images=_atlas_images(options, folder),
-        device=options.device,
-        options=PredictOptions(learn2reg=options.learn2reg, pictures=not options.no_pictures, continue_prediction=options.continue_prediction),
-        on_progress=progress_bar("predicting", quiet=options.quiet),
-    )
-    print(f"{len(content['pairs'])} pairs in {Path(options.output).absolute()}")
+    configuration = _configuration(options)
+    shared: dict[str, Any] = {
+        "labels": Path(options.labels) if options.labels else None,
+        "pairs": _pairs(options),
+        "options": PredictOptions(
+            refine=not options.no_refinement,
+            learn2reg=options.learn2reg,
+            pictures=not options.no_pictures,
+            continue_prediction=options.continue_prediction,
+        ),
+    }
+    images, output, show = Path(options.input), Path(options.output), progress_bar("predicting", quiet=options.quiet)
+    if configuration == OPTIMISE:
+        plans, spec = _planned(options)
+        content = optimise_folder(plans, spec, images, output, atlas_images=_atlas_images(options, spec), on_progress=show, **shared)
+    else:
+        folder = _model_folder(options, configuration)
+        content = predict_folder(
+            folder,
+            images,
+            output,
+            folds=options.folds,
+            checkpoint=options.checkpoint,
+            trainer=None if options.trainer == "nnRegTrainer" else options.trainer,
+            atlas_images=_atlas_images(options, _model_spec(folder)),
+            device=options.device,
+            on_progress=show,
+            **shared,
+        )
+    print(f"{len(content['pairs'])} pairs by {content['model']} in {output.absolute()}")
 
 
-def _model_folder(options: argparse.Namespace) -> Path:
+def _configuration(options: argparse.Namespace) -> str | None:
+    """What ``-c`` says, or the plans recommend; None where a model folder says it."""
+    from nnreg.errors import PredictionError
+
+    if not options.dataset and not options.model_folder:
+        raise PredictionError("-d or -m is needed: name the dataset the model was trained on, or the model folder.")
+    if options.configuration or options.model_folder:
+        return None if options.configuration is None else str(options.configuration)
+    return _planned(options)[0].recommended
+
+
+def _planned(options: argparse.Namespace) -> tuple[Plans, DatasetSpec]:
+    """Plans and dataset.json of the dataset, or of the model folder."""
+    from nnreg.dataset.spec import DatasetSpec
+    from nnreg.inference.predictor import ModelFolder
+    from nnreg.preprocessing import read_plans
+
+    if options.model_folder:
+        model = ModelFolder.open(Path(options.model_folder))
+        return model.plans, model.spec
+    workspace = workspace_of(options)
+    folder = workspace.preprocessed_folder(options.dataset)
+    return read_plans(folder, options.plans_identifier, folder.name), DatasetSpec.read(folder / "dataset.json")
+
+
+def _model_folder(options: argparse.Namespace, configuration: str | None) -> Path:
     from nnreg.errors import PredictionError
     from nnreg.planning.plans import Plans
     from nnreg.training.configs.lookup import resolve_trainer
 
     if options.model_folder:
         return Path(options.model_folder)
-    if not options.dataset:
-        raise PredictionError("-d or -m is needed: name the dataset the model was trained on, or the model folder.")
     workspace = workspace_of(options)
     dataset = workspace.dataset_name(options.dataset)
-    configuration = options.configuration or Plans.read(workspace.preprocessed_folder(options.dataset) / f"{options.plans_identifier}.json").recommended
-    folder = workspace.model_folder(dataset, resolve_trainer(options.trainer).name, options.plans_identifier, configuration)
+    folder = workspace.model_folder(dataset, resolve_trainer(options.trainer).name, options.plans_identifier, str(configuration))
     made_for = Plans.read(folder / "plans.json").dataset_name if (folder / "plans.json").is_file() else dataset
     if made_for != dataset:
         raise PredictionError(f"{folder / 'plans.json'}: was made for {made_for}, not for {dataset}. Train on this dataset, or name the folder with -m.")
     return folder
+
+
+def _model_spec(folder: Path) -> DatasetSpec:
+    from nnreg.inference.predictor import ModelFolder
+
+    return ModelFolder.open(folder).spec
 
 
 def _pairs(options: argparse.Namespace) -> list[Pair] | None:
@@ -100,16 +151,14 @@ def _pairs(options: argparse.Namespace) -> list[Pair] | None:
     return None
 
 
-def _atlas_images(options: argparse.Namespace, model_folder: Path) -> dict[str, list[Path]]:
+def _atlas_images(options: argparse.Namespace, spec: DatasetSpec) -> dict[str, list[Path]]:
     """The atlas of the training data, so that new images can be registered to it without copying it."""
     from nnreg.dataset import RawDataset
-    from nnreg.inference.predictor import ModelFolder
 
-    atlas = ModelFolder.open(model_folder).spec.atlas
-    if atlas is None or not options.dataset:
+    if spec.atlas is None or not options.dataset:
         return {}
     raw = workspace_of(options).raw_folder(options.dataset)
-    return {atlas: list(RawDataset.open(raw).image_paths(atlas))} if raw.is_dir() else {}
+    return {spec.atlas: list(RawDataset.open(raw).image_paths(spec.atlas))} if raw.is_dir() else {}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from nnreg.dataset import RawDataset
+from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
+from nnreg.dataset.keypoints import read_keypoints
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, read_channels, read_image
@@ -23,6 +28,14 @@ class CaseSource(Protocol):
 
     def labels(self, case: str) -> Image | None:
         """Its labels, if there are any."""
+        ...
+
+    def mask(self, case: str) -> Image | None:
+        """Where it may be looked at, if that is known."""
+        ...
+
+    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+        """Its keypoints (N, ndim), voxel indices, x first, if there are any."""
         ...
 
     def paths(self, case: str) -> list[Path]:
@@ -48,6 +61,14 @@ class TrainingCases:
         """Its labels."""
         return self.raw.read_labels(case)
 
+    def mask(self, case: str) -> Image | None:
+        """Its mask."""
+        return self.raw.read_mask(case)
+
+    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+        """Its keypoints."""
+        return self.raw.read_keypoints(case)
+
     def paths(self, case: str) -> list[Path]:
         """Its files."""
         return list(self.raw.image_paths(case))
@@ -69,13 +90,13 @@ class FolderCases:
     spec
         dataset.json of the model: how many channels a case has.
     preprocessor
-        Of the model.
+        Of the model; None where no network is used.
     extra
         Further cases by name (an atlas that lies elsewhere) to their channel files.
     """
 
     def __init__(
-        self, folder: Path, labels_folder: Path | None, spec: DatasetSpec, preprocessor: Preprocessor, extra: dict[str, list[Path]] | None = None
+        self, folder: Path, labels_folder: Path | None, spec: DatasetSpec, preprocessor: Preprocessor | None, extra: dict[str, list[Path]] | None = None
     ) -> None:
         if not folder.is_dir():
             raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
@@ -105,15 +126,28 @@ class FolderCases:
 
     def labels(self, case: str) -> Image | None:
         """Its labels, if the labels folder has them."""
-        folder = self.labels_folder
+        return self._beside(self.labels_folder, case)
+
+    def mask(self, case: str) -> Image | None:
+        """Its mask, if ``masksTs`` beside ``imagesTs`` has one."""
+        return self._beside(folder_beside(self.folder, "masks"), case)
+
+    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+        """Its keypoints, if ``keypointsTs`` beside ``imagesTs`` has them."""
+        folder = folder_beside(self.folder, "keypoints")
+        path = None if folder is None else folder / f"{case}{KEYPOINT_ENDING}"
+        return read_keypoints(path) if path is not None and path.is_file() else None
+
+    def _beside(self, folder: Path | None, case: str) -> Image | None:
+        """The map of `case` in `folder`, on the grid of its image."""
         if folder is None:
             return None
         for ending in ENDINGS:
             path = folder / f"{case}{ending}"
             if path.is_file():
-                labels = read_image(path)
-                check_same_space(labels.space, path, self.image(case).space, self.paths(case)[0])
-                return labels
+                found = read_image(path)
+                check_same_space(found.space, path, self.image(case).space, self.paths(case)[0])
+                return found
         return None
 
     def paths(self, case: str) -> list[Path]:
@@ -130,6 +164,8 @@ class FolderCases:
 
     def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
         """The case, aligned and resampled now."""
+        if self.preprocessor is None:
+            raise PredictionError(f"{self.folder}: case {case!r} cannot be preprocessed without a model.")
         key = (case, frame if self.preprocessor.by_group else "")
         if key not in self._preprocessed:
             frame_image = self.image(frame) if self.preprocessor.by_group else None
@@ -173,9 +209,9 @@ def _cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
     return {case: [files[i] for i in sorted(files)] for case, files in found.items()}
 
 
-def default_labels_folder(images: Path) -> Path | None:
-    """``labelsTs`` beside ``imagesTs``, if it is there."""
-    if images.name.startswith("images"):
-        labels = images.with_name("labels" + images.name.removeprefix("images"))
-        return labels if labels.is_dir() else None
-    return None
+def folder_beside(images: Path, kind: str) -> Path | None:
+    """``labelsTs`` (or another `kind`) beside ``imagesTs``, if it is there."""
+    if not images.name.startswith("images"):
+        return None
+    folder = images.with_name(kind + images.name.removeprefix("images"))
+    return folder if folder.is_dir() else None

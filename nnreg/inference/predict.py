@@ -10,14 +10,17 @@ from typing import Any
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import Pair, pairs_among
+from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.pictures import overview_of_transform
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
-from nnreg.inference.cases import CaseSource, FolderCases, TrainingCases, default_labels_folder
+from nnreg.inference.cases import CaseSource, FolderCases, TrainingCases, folder_beside
 from nnreg.inference.export import DONE, write_pair
+from nnreg.inference.mappers import ByEngine, ByNetwork, PairMapper, Refined
 from nnreg.inference.predictor import ModelFolder, Predictor
+from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.preprocessing.preprocessor import Preprocessor
 from nnreg.training.runtime_utils.runtime import device_named
 
@@ -28,19 +31,21 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is written beside the transforms, and whether finished pairs are kept."""
+    """What is written beside the transforms, whether finished pairs are kept, and whether the engine goes on from a network's field."""
 
+    refine: bool = True
     learn2reg: bool = False
     pictures: bool = True
     continue_prediction: bool = False
 
 
 def predict_pairs(
-    predictor: Predictor,
+    mapper: PairMapper,
     source: CaseSource,
     pairs: Sequence[Pair],
     output: Path,
     *,
+    dataset: str,
     model: str,
     options: PredictOptions = PredictOptions(),
     on_progress: Progress = lambda done, total, what: None,
@@ -54,14 +59,14 @@ def predict_pairs(
     """
     writable_folder(output)
     earlier = _earlier(output) if options.continue_prediction else {}
-    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "dataset": predictor.plans.dataset_name, "model": model, "pairs": []}
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "dataset": dataset, "model": model, "pairs": []}
     for done, pair in enumerate(pairs):
         on_progress(done, len(pairs), pair.name)
         if pair.name in earlier and (output / pair.name / DONE).is_file():
             content["pairs"].append(earlier[pair.name])
             continue
         started = time.monotonic()
-        _predict_pair(predictor, source, pair, output, options)
+        notes = _predict_pair(mapper, source, pair, output, options)
         content["pairs"].append(
             {
                 "name": pair.name,
@@ -70,6 +75,7 @@ def predict_pairs(
                 "fixed_images": [path.name for path in source.paths(pair.fixed)],
                 "moving_images": [path.name for path in source.paths(pair.moving)],
                 "seconds": round(time.monotonic() - started, 3),
+                **notes,
             }
         )
         write_json(output / PREDICTION_FILE, content)
@@ -78,8 +84,8 @@ def predict_pairs(
     return content
 
 
-def _predict_pair(predictor: Predictor, source: CaseSource, pair: Pair, output: Path, options: PredictOptions) -> None:
-    transforms = predictor.transforms(fixed=source.preprocessed(pair.fixed, frame=pair.fixed), moving=source.preprocessed(pair.moving, frame=pair.fixed))
+def _predict_pair(mapper: PairMapper, source: CaseSource, pair: Pair, output: Path, options: PredictOptions) -> dict[str, Any]:
+    transforms = mapper.transforms(pair, source)
     fixed, moving = source.image(pair.fixed), source.image(pair.moving)
     ending = ending_of(source.paths(pair.fixed)[0])
     write_pair(
@@ -93,6 +99,7 @@ def _predict_pair(predictor: Predictor, source: CaseSource, pair: Pair, output: 
     )
     if options.learn2reg:
         write_learn2reg(output / "learn2reg" / f"disp_{pair.fixed}_{pair.moving}.nii.gz", transforms.transform, fixed=fixed.space, moving=moving.space)
+    return transforms.notes
 
 
 def _earlier(output: Path) -> dict[str, Any]:
@@ -101,8 +108,9 @@ def _earlier(output: Path) -> dict[str, Any]:
 
 
 def predict_training_cases(predictor: Predictor, raw: RawDataset, arrays: Path, pairs: Sequence[Pair], output: Path, *, on_progress: Progress) -> None:
-    """Predict pairs of a dataset's own cases from their stored arrays (the full validation of a fold)."""
-    predict_pairs(predictor, TrainingCases(raw, arrays), pairs, output, model=predictor.plans.plans_name, on_progress=on_progress)
+    """Predict pairs of a dataset's own cases from their stored arrays (the full validation of a fold): what the network does, without refinement."""
+    plans = predictor.plans
+    predict_pairs(ByNetwork(predictor), TrainingCases(raw, arrays), pairs, output, dataset=plans.dataset_name, model=plans.plans_name, on_progress=on_progress)
 
 
 def predict_folder(
@@ -153,19 +161,56 @@ def predict_folder(
     model = ModelFolder.open(model_folder)
     writable_folder(output)
     preprocessor = Preprocessor.from_folder(model.plans, model.configuration_name, model.path)
-    source = FolderCases(images, labels or default_labels_folder(images), model.spec, preprocessor, atlas_images)
-    chosen = list(pairs) if pairs is not None else list(pairs_among(model.spec, source.cases))
+    source = FolderCases(images, labels or folder_beside(images, "labels"), model.spec, preprocessor, atlas_images)
+    chosen = _chosen(model.spec, source, images, pairs, options)
+    mapper: PairMapper = ByNetwork(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer))
+    settings = model.plans.optimisation
+    if options.refine and settings.refinement is not None:
+        mapper = Refined(mapper, settings, settings.refinement)
+    return predict_pairs(mapper, source, chosen, output, dataset=model.plans.dataset_name, model=model.path.name, options=options, on_progress=on_progress)
+
+
+def optimise_folder(
+    plans: Plans,
+    spec: DatasetSpec,
+    images: Path,
+    output: Path,
+    *,
+    labels: Path | None = None,
+    pairs: Sequence[Pair] | None = None,
+    atlas_images: dict[str, list[Path]] | None = None,
+    options: PredictOptions = PredictOptions(),
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Register the images of a folder pair by pair with the plan's settings: nothing is trained, no checkpoint is needed.
+
+    Parameters
+    ----------
+    plans, spec
+        Of the dataset the images are of the kind of.
+    images, output, labels, pairs, atlas_images, options, on_progress
+        As in :func:`predict_folder`; what is written is the same.
+    """
+    writable_folder(output)
+    source = FolderCases(images, labels or folder_beside(images, "labels"), spec, None, atlas_images)
+    chosen = _chosen(spec, source, images, pairs, options)
+    model = f"{OPTIMISE}__{plans.plans_name}"
+    mapper = ByEngine(plans.optimisation)
+    return predict_pairs(mapper, source, chosen, output, dataset=plans.dataset_name, model=model, options=options, on_progress=on_progress)
+
+
+def _chosen(spec: DatasetSpec, source: FolderCases, images: Path, pairs: Sequence[Pair] | None, options: PredictOptions) -> list[Pair]:
+    """The pairs to register, with every file there."""
+    chosen = list(pairs) if pairs is not None else list(pairs_among(spec, source.cases))
     if not chosen:
         raise PredictionError(
-            f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {model.spec.pairing!r}. "
-            "Name them with --pairs or --fixed and --moving."
+            f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {spec.pairing!r}. Name them with --pairs or --fixed and --moving."
         )
     for pair in chosen:
         source.paths(pair.fixed), source.paths(pair.moving)
     if options.learn2reg and source.image(chosen[0].fixed).ndim != 3:
         raise PredictionError(f"--learn2reg: its field format is three-dimensional, {images} holds 2D images. Leave it out.")
-    predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer)
-    return predict_pairs(predictor, source, chosen, output, model=model.path.name, options=options, on_progress=on_progress)
+    return chosen
 
 
 def read_pairs(path: Path) -> list[Pair]:

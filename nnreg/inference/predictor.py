@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +27,11 @@ from nnreg.typed import from_mapping
 
 @dataclass(frozen=True)
 class PairTransforms:
-    """What a prediction is: the whole map and its pre-alignment alone, fixed world to moving world."""
+    """What a prediction is: the whole map and its pre-alignment alone, fixed world to moving world; notes go into ``prediction.json``."""
 
     transform: Transform
     alignment: Transform
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Predictor:

@@ -14,6 +14,7 @@ from nnreg.parallel import run_all
 from nnreg.planning import orientation
 from nnreg.planning.fingerprint import ChannelStatistics, Fingerprint, ImageFingerprint
 from nnreg.planning.foreground import find_foreground
+from nnreg.planning.rules.decision import text
 
 if TYPE_CHECKING:
     from nnreg.dataset import Pair, RawDataset
@@ -142,6 +143,8 @@ def _check_alike(raw: RawDataset, images: dict[str, ImageFingerprint]) -> None:
             raise PlansError(
                 f"{raw.name}: case {case!r} is {image.ndim}D, {first!r} is {images[first].ndim}D. Put 2D and 3D images into datasets of their own."
             )
+        if image.ndim == 3 and min(image.shape) < 2:
+            raise PlansError(f"{raw.name}: case {case!r} has an axis of a single voxel ({text(image.shape)}). Store 2D images as such, or add the next slices.")
         if len(image.channels) != len(images[first].channels):
             raise PlansError(f"{raw.name}: case {case!r} has {len(image.channels)} channels, {first!r} has {len(images[first].channels)}: all need the same.")
 

@@ -12,9 +12,10 @@ from nnreg.errors import PlansError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
 from nnreg.planning import orientation
+from nnreg.planning.pair_fingerprint import PairFingerprint
 from nnreg.typed import from_mapping, to_mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "dataset_fingerprint.json"
 
 
@@ -129,6 +130,8 @@ class Fingerprint:
     groups : tuples of cases that belong together (connected by pairs), first fixed case first; only with pairing ``pairs`` and ``groups``
     images : case to its measurements, training cases in order
     intensities : per channel, pooled over the same number of foreground voxels of each image
+    pairs
+        A sample of the pairs, registered quickly; None where none was measured.
     """
 
     dataset_name: str
@@ -139,6 +142,7 @@ class Fingerprint:
     groups: tuple[tuple[str, ...], ...]
     images: dict[str, ImageFingerprint]
     intensities: tuple[ChannelStatistics, ...]
+    pairs: PairFingerprint | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -184,7 +188,8 @@ class Fingerprint:
         """
         content = read_json(path, PlansError)
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
-            raise PlansError(f"{path}: schema_version is {content.get('schema_version')!r}, expected {SCHEMA_VERSION}. Extract the fingerprint again.")
+            found = content.get("schema_version")
+            raise PlansError(f"{path}: schema_version is {found!r}, this nnReg reads {SCHEMA_VERSION}. Extract it again: nnreg_extract_fingerprint --clean.")
         return from_mapping(cls, content, where=str(path), error=PlansError)
 
     def write(self, path: Path | str) -> None:

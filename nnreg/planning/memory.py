@@ -66,7 +66,9 @@ def training_memory_gb(
     blocks: Sequence[int],
     field_resolution: int,
     correlation_radius: int,
+    integration_steps: int = 0,
     batch_size: int = 1,
+    labels: int = 0,
 ) -> float:
     """Peak of one training step of the dual pyramid in float32, in GB (2^30 bytes).
 
@@ -79,20 +81,22 @@ def training_memory_gb(
         Size and channels of each image.
     strides, kernel_sizes, features, blocks
         Per stage.
-    field_resolution, correlation_radius
+    field_resolution, correlation_radius, integration_steps
         Of the network.
     batch_size
         Pairs in a step.
+    labels
+        Label maps that an overlap loss warps in a step.
     """
     pyramid = levels(grid, strides, features, blocks, field_resolution)
     correlation = (2 * correlation_radius + 1) ** len(grid)
-    kept = _kept_by_network(pyramid, grid, channels, correlation) + _kept_by_losses(pyramid, grid, channels, field_resolution)
+    kept = _kept_by_network(pyramid, grid, channels, correlation, integration_steps) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
     kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
     weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
     return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights) * BYTES / GB + FIXED_GB
 
 
-def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int) -> float:
+def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int, integration_steps: int = 0) -> float:
     """Numbers that the layers keep for the backward pass, one pair."""
     ndim = len(grid)
     total, inputs, finer = 0, channels, prod(grid)
@@ -101,20 +105,23 @@ def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: in
         encoder = 2 * level.features * (2 + 4 * level.blocks)
         # warped and padded moving features, the gathered input, two convolutions, sampling grids and the field before and after
         decoder = 2 * level.features + (2 * level.features + correlation + ndim) + 4 * level.features + 4 * ndim
+        # each squaring keeps the field and where it is sampled
+        decoder += 2 * ndim * integration_steps
         total += level.voxels * (encoder + decoder) + 2 * inputs * finer
         inputs, finer = level.features, level.voxels
     return total
 
 
-def _kept_by_losses(pyramid: Sequence[Level], grid: Sequence[int], channels: int, field_resolution: int) -> float:
+def _kept_by_losses(pyramid: Sequence[Level], grid: Sequence[int], channels: int, field_resolution: int, labels: int) -> float:
     """Numbers that warps, similarity and regularisation keep, one pair: at full resolution and at every level below it."""
-    return kept_by_losses([prod(grid), *(level.voxels for level in pyramid[0 if field_resolution > 1 else 1 :])], channels, len(grid))
+    return kept_by_losses([prod(grid), *(level.voxels for level in pyramid[0 if field_resolution > 1 else 1 :])], channels, len(grid), labels)
 
 
-def kept_by_losses(voxels: Sequence[int], channels: int, ndim: int) -> float:
-    """As above, of a network whose fields have so many voxels."""
+def kept_by_losses(voxels: Sequence[int], channels: int, ndim: int, labels: int = 0) -> float:
+    """As above, of a network whose fields have so many voxels, those of the full resolution first."""
     # both images, the warped one and local sums of it; field, sampling grid and the field's gradient in every direction
-    return sum(voxels) * (channels * 6 + ndim * (2 + ndim))
+    # labels at full resolution: both one-hot maps and the warped one, as floats
+    return sum(voxels) * (channels * 6 + ndim * (2 + ndim)) + voxels[0] * 3 * labels
 
 
 def _parameters(pyramid: Sequence[Level], kernels: Sequence[int], channels: int, correlation: int, ndim: int) -> int:

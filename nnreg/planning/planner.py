@@ -11,8 +11,8 @@ import numpy as np
 from nnreg.errors import PlansError
 from nnreg.planning import memory
 from nnreg.planning.fingerprint import Fingerprint
-from nnreg.planning.plans import Architecture, Configuration, Plans, Training
-from nnreg.planning.rules import alignment, grid, intensity, network, spacing, training
+from nnreg.planning.plans import Architecture, Configuration, Optimisation, Plans, Training
+from nnreg.planning.rules import alignment, grid, intensity, network, optimisation, relation, spacing, training
 from nnreg.planning.rules.decision import Decision, decided_by_user
 
 DEFAULT_PLANS_NAME = "nnRegPlans"
@@ -37,6 +37,7 @@ def plan(
     plans_name: str = DEFAULT_PLANS_NAME,
     gpu_memory_target: float = DEFAULT_MEMORY_GB,
     overwrite_target_spacing: Sequence[float] | None = None,
+    accelerator: bool | None = None,
 ) -> Plans:
     """Derive the plans of a dataset.
 
@@ -49,6 +50,8 @@ def plan(
     gpu_memory_target : GB
         That a training step may take; narrows the network first, then coarsens the spacing. The volume is never cropped.
     overwrite_target_spacing : mm, array axis order
+    accelerator
+        Whether there is a GPU to train on; None if that is not known and should decide nothing.
 
     Raises
     ------
@@ -62,9 +65,11 @@ def plan(
     aligned = reasons.keep("pre_alignment", alignment.pre_alignment(fingerprint))
     reference = reasons.keep("reference_case", alignment.reference_case(fingerprint))
     extent = reasons.keep("field_of_view", grid.field_of_view(fingerprint, aligned, reference))
-    builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned)
+    related = reasons.keep("modality_relation", relation.modality_relation(fingerprint))
+    builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned, related)
     configurations = builder.all(target, reasons.because["spacing"])
-    recommended = reasons.keep("recommended", _recommended(configurations))
+    finest = "2d" if "2d" in configurations else "3d_fullres"
+    decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator)
     return Plans(
         dataset_name=fingerprint.dataset_name,
         plans_name=plans_name,
@@ -76,7 +81,8 @@ def plan(
         alignment_spacing=reasons.keep("alignment_spacing", alignment.alignment_spacing(fingerprint, target)),
         reference_case=reference,
         configurations=configurations,
-        recommended=recommended,
+        recommended=reasons.keep("recommended", decided),
+        optimisation=_optimisation(fingerprint, related, aligned),
         orientation=reasons.keep("orientation", alignment.orientation(fingerprint)),
         because=reasons.because,
     )
@@ -90,9 +96,18 @@ def _spacing(fingerprint: Fingerprint, asked: Sequence[float] | None) -> Decisio
     return decided_by_user(tuple(float(value) for value in asked), "-overwrite_target_spacing")
 
 
-def _recommended(configurations: dict[str, Configuration]) -> Decision[str]:
-    name = "2d" if "2d" in configurations else "3d_fullres"
-    return Decision(name, "the finest configuration: the whole image fits the memory target")
+def _optimisation(fingerprint: Fingerprint, related: str, aligned: str) -> Optimisation:
+    reasons = _Reasons()
+    return Optimisation(
+        preset=reasons.keep("preset", optimisation.preset(fingerprint)),
+        similarity=reasons.keep("similarity", optimisation.engine_similarity(related)),
+        alignment=reasons.keep("alignment", optimisation.engine_alignment(aligned)),
+        use_masks=reasons.keep("use_masks", optimisation.use_masks(fingerprint)),
+        use_labels=reasons.keep("use_labels", optimisation.use_labels(fingerprint)),
+        use_keypoints=reasons.keep("use_keypoints", optimisation.use_keypoints(fingerprint)),
+        refinement=reasons.keep("refinement", optimisation.refinement(related)),
+        because=reasons.because,
+    )
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ class _Builder:
     memory_gb: float
     extent: tuple[float, ...]
     pre_alignment: str
+    relation: str
 
     def all(self, target: tuple[float, ...], because: str) -> dict[str, Configuration]:
         """Every configuration the dataset needs."""
@@ -156,6 +172,7 @@ class _Builder:
         resolution = reasons.keep("architecture.kwargs.field_resolution", network.field_resolution(shape))
         resolution = min(resolution, max(pyramid.divisor))
         finest = memory.first_stage(pyramid.strides, resolution)
+        displacement = relation.expected_displacement(self.fingerprint)
         return Architecture(
             name=reasons.keep("architecture.name", network.network_name()),
             strides=pyramid.strides,
@@ -164,7 +181,10 @@ class _Builder:
             blocks_per_stage=reasons.keep("architecture.blocks_per_stage", network.blocks(stages)),
             kwargs={
                 "field_resolution": resolution,
-                "correlation_radius": reasons.keep("architecture.kwargs.correlation_radius", network.correlation_radius(shape, stages - finest)),
+                "integration_steps": reasons.keep("architecture.kwargs.integration_steps", network.integration_steps(self.fingerprint)),
+                "correlation_radius": reasons.keep(
+                    "architecture.kwargs.correlation_radius", network.correlation_radius(target, shape, stages - finest, displacement)
+                ),
             },
         )
 
@@ -177,8 +197,8 @@ class _Builder:
         epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
         fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
         trained = Training(
-            similarity=keep("similarity", training.similarity(self.fingerprint, target, shape)),
-            regularisation=keep("regularisation", training.regularisation()),
+            similarity=keep("similarity", training.similarity(self.relation, target, shape)),
+            regularisation=keep("regularisation", training.regularisation(self.relation)),
             supervision=keep("supervision", training.supervision(self.fingerprint)),
             deep_supervision_weights=keep("deep_supervision_weights", training.deep_supervision_weights(fields)),
             batch_size=batch,
@@ -199,5 +219,6 @@ class _Builder:
             features=architecture.features_per_stage,
             blocks=architecture.blocks_per_stage,
             batch_size=batch,
+            labels=training.LABELS_PER_STEP if training.supervision(self.fingerprint).value else 0,
             **architecture.kwargs,
         )

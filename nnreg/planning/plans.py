@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from nnreg.files import read_json, write_json
 from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
 from nnreg.typed import from_mapping, to_mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+OPTIMISE = "optimise"  # stands where a configuration's name may stand: every pair goes through the engine, nothing is trained
 
 
 @dataclass(frozen=True)
@@ -151,11 +153,41 @@ class Configuration:
 
 
 @dataclass(frozen=True)
+class Optimisation:
+    """How the engine registers a pair of the dataset: instead of a network, or after one.
+
+    Attributes
+    ----------
+    preset, similarity, alignment
+        As :func:`nnreg.registration.register` takes them.
+    use_masks, use_labels, use_keypoints
+        What guides it, where both images have it.
+    refinement
+        Preset that goes on from a network's field; None: the network's field is the result.
+    because
+        Field name to the rule and the measured numbers that led to its value.
+    """
+
+    preset: str = "default"
+    similarity: str = "auto"
+    alignment: str = "affine"
+    use_masks: bool = True
+    use_labels: bool = False
+    use_keypoints: bool = False
+    refinement: str | None = "fast"
+    because: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Plans:
     """The plans file.
 
     Attributes
     ----------
+    optimisation
+        How the engine registers pairs, after a network or instead of one.
+    recommended
+        A configuration, or ``optimise``.
     pre_alignment
         ``none``, ``centre``, ``rigid`` or ``affine``: how images are brought together before resampling.
     alignment_target
@@ -180,9 +212,17 @@ class Plans:
     reference_case: str | None
     configurations: dict[str, Configuration]
     recommended: str
+    optimisation: Optimisation = Optimisation()
     because: dict[str, str] = field(default_factory=dict)
     orientation: str = "LPS"
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def to_train(self) -> str:
+        """The configuration to train: the recommended one, or the finest where optimising is recommended."""
+        if self.recommended in self.configurations:
+            return self.recommended
+        return max(self.configurations, key=lambda name: math.prod(self.configurations[name].grid))
 
     def configuration(self, name: str) -> Configuration:
         """The configuration `name`.
@@ -192,6 +232,8 @@ class Plans:
         PlansError
             If the plans have none of that name.
         """
+        if name == OPTIMISE:
+            raise PlansError(f"{self.plans_name} of {self.dataset_name}: {OPTIMISE!r} has no network and no arrays; nnreg_predict -c {OPTIMISE} needs neither.")
         if name not in self.configurations:
             raise PlansError(f"{self.plans_name} of {self.dataset_name}: no configuration {name!r}; {did_you_mean(name, self.configurations)}")
         return self.configurations[name]
@@ -207,7 +249,10 @@ class Plans:
         """
         content = read_json(path, PlansError)
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
-            raise PlansError(f"{path}: schema_version is {content.get('schema_version')!r}, expected {SCHEMA_VERSION}. Plan the dataset again.")
+            found = content.get("schema_version")
+            raise PlansError(
+                f"{path}: schema_version is {found!r}, this nnReg reads {SCHEMA_VERSION}. Plan the dataset again, or use the version that made it."
+            )
         return cls.from_dict(content, where=str(path))
 
     def write(self, path: Path | str) -> None:
@@ -227,9 +272,10 @@ class Plans:
         PlansError
             Unknown or missing key, wrong type, values that contradict each other.
         """
+        from nnreg.planning.inheritance import resolved
         from nnreg.planning.validation import check_plans, plans_class
 
-        plans = from_mapping(plans_class(content, where, cls), content, where=where, error=PlansError)
+        plans = from_mapping(plans_class(content, where, cls), resolved(content, where), where=where, error=PlansError)
         check_plans(plans, where)
         return plans
 

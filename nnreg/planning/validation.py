@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.plans import Architecture, Configuration, Plans, Training
+from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Optimisation, Plans, Training
 from nnreg.planning.training_options import training_problems
 
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
+PRESETS = ("fast", "default", "accurate")  # the engine's: planning must not import it, a test compares
+SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
 ALIGNMENT_TARGETS = ("dataset", "group")
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's
 ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{3})$")
@@ -63,8 +65,9 @@ def check_plans(plans: Plans, where: str) -> None:
 def _problems(plans: Plans) -> Iterator[str]:
     if not plans.configurations:
         yield "configurations is empty."
-    if plans.recommended not in plans.configurations:
-        yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, plans.configurations)}."
+    known = [*plans.configurations, *([OPTIMISE] if plans.task == "registration" else [])]
+    if plans.recommended not in known:
+        yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, known)}."
     if not FOLDER_NAME.match(plans.plans_name):
         yield f"plans_name {plans.plans_name!r} cannot be part of a folder's name."
     for name, configuration in plans.configurations.items():
@@ -81,12 +84,27 @@ def registration_problems(plans: Plans) -> Iterator[str]:
         yield f"alignment_target {plans.alignment_target!r} is unknown; {did_you_mean(plans.alignment_target, ALIGNMENT_TARGETS)}."
     if plans.alignment_target == "dataset" and plans.reference_case is None:
         yield "reference_case is null, but alignment_target 'dataset' needs one."
+    if OPTIMISE in plans.configurations:
+        yield f"configurations.{OPTIMISE}: the name means registration without a network. Choose another."
+    yield from _optimisation_problems(plans.optimisation)
     if not ORIENTATION.match(plans.orientation):
         yield f"orientation {plans.orientation!r}: expected letters such as LPS or RAS, one per axis."
     for name, configuration in plans.configurations.items():
         ndim = len(configuration.grid)
         if len(plans.alignment_spacing) != ndim or min(plans.alignment_spacing) <= 0:
             yield f"configurations.{name}.grid has {ndim} axes, alignment_spacing {list(plans.alignment_spacing)} is not {ndim} positive numbers."
+
+
+def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:
+    named = {
+        "preset": (optimisation.preset, PRESETS),
+        "similarity": (optimisation.similarity, SIMILARITIES),
+        "alignment": (optimisation.alignment, PRE_ALIGNMENTS),
+        "refinement": (optimisation.refinement, (None, *PRESETS)),
+    }
+    for key, (value, known) in named.items():
+        if value not in known:
+            yield f"optimisation.{key} {value!r} is unknown; {did_you_mean(str(value), [name for name in known if name])}."
 
 
 def _configuration_problems(configuration: Configuration, plans: Plans) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from nnreg.files import writable_folder
 from nnreg.parallel import default_processes
 from nnreg.planning.extract import channel_names, extract_fingerprint
 from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
+from nnreg.planning.hardware import accelerator_wanted
 from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
+from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_still_true
 from nnreg.preprocessing.run import preprocess
 from nnreg.workspace import Workspace
 
@@ -42,9 +45,10 @@ def fingerprint_dataset(
     processes: int | None = None,
     verify: bool = False,
     clean: bool = False,
+    pair_budget: float = BUDGET_SECONDS,
     progress: Progress = _silent,
 ) -> Fingerprint:
-    """Measure a raw dataset and keep the fingerprint; an earlier one is used again while the dataset has not changed.
+    """Measure the images and some pairs of a raw dataset and keep the fingerprint; what has not changed is not measured again.
 
     Parameters
     ----------
@@ -54,6 +58,8 @@ def fingerprint_dataset(
         Check the integrity of the dataset first.
     clean
         Measure again in any case.
+    pair_budget
+        Seconds that registering a sample of the pairs may take; two are registered in any case, none with 0.
 
     Raises
     ------
@@ -66,11 +72,15 @@ def fingerprint_dataset(
 
         verify_dataset(raw, processes=processes or default_processes(), on_progress=progress("verifying")).require_sound()
     path = folder / FILE_NAME
-    if path.is_file() and not clean:
-        found = Fingerprint.read(path)
-        if _still_true(found, raw):
-            return found
-    fingerprint = extract_fingerprint(raw, processes=processes or default_processes(), on_progress=progress("fingerprint"))
+    found = Fingerprint.read(path) if path.is_file() and not clean else None
+    if found is not None and not _still_true(found, raw):
+        found = None
+    if found is not None and (pair_budget <= 0 or pairs_still_true(found, raw)):
+        return found
+    fingerprint = found or extract_fingerprint(raw, processes=processes or default_processes(), on_progress=progress("fingerprint"))
+    if pair_budget > 0:
+        measured = measure_pairs(raw, fingerprint, folder, seconds=pair_budget, clean=clean, on_progress=progress("pairs"))
+        fingerprint = dataclasses.replace(fingerprint, pairs=measured)
     fingerprint.write(path)
     return fingerprint
 
@@ -82,9 +92,12 @@ def plan_dataset(
     gpu_memory_target: float = DEFAULT_MEMORY_GB,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
+    device: str = "auto",
     on_note: Note = _unheard,
 ) -> Plans:
     """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual (fewer folds than five).
+
+    `device` is where training would run: ``auto`` looks for a GPU on this machine. It decides only what is recommended.
 
     Raises
     ------
@@ -93,7 +106,13 @@ def plan_dataset(
     """
     raw, folder = _open(workspace, dataset)
     fingerprint = _measured(raw, folder)
-    plans = plan(fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
+    plans = plan(
+        fingerprint,
+        plans_name=plans_name,
+        gpu_memory_target=gpu_memory_target,
+        overwrite_target_spacing=overwrite_target_spacing,
+        accelerator=accelerator_wanted(device),
+    )
     plans.write(folder / f"{plans_name}.json")
     keep_dataset_files(raw, folder, on_note)
     return plans
@@ -141,9 +160,11 @@ def plan_and_preprocess(
     verify: bool = False,
     clean: bool = False,
     preprocess_too: bool = True,
+    pair_budget: float = BUDGET_SECONDS,
     gpu_memory_target: float = DEFAULT_MEMORY_GB,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
+    device: str = "auto",
     progress: Progress = _silent,
     on_note: Note = _unheard,
 ) -> Plans:
@@ -155,13 +176,14 @@ def plan_and_preprocess(
     >>> plans.recommended  # doctest: +SKIP
     '3d_fullres'
     """
-    fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, progress=progress)
+    fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, pair_budget=pair_budget, progress=progress)
     plans = plan_dataset(
         workspace,
         dataset,
         gpu_memory_target=gpu_memory_target,
         overwrite_target_spacing=overwrite_target_spacing,
         plans_name=plans_name,
+        device=device,
         on_note=on_note,
     )
     if preprocess_too:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,20 @@ class Road:
         Holds ``fingerprint_dataset``, ``plan_dataset``, ``preprocess_dataset`` and ``plan_and_preprocess``; imported when asked for.
     planners
         What -pl may name, to the arguments that ``plan_dataset`` takes for it.
+    own
+        Arguments that only this road's functions take, to the options that name them.
     """
 
     module: str
     planners: Mapping[str, Mapping[str, Any]]
+    own: Mapping[str, str] = field(default_factory=dict)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(importlib.import_module(self.module), name)
 
 
 ROADS = {
-    "registration": Road("nnreg.preprocessing.pipeline", {DEFAULT_PLANNER: {}, "registration": {}}),
+    "registration": Road("nnreg.preprocessing.pipeline", {DEFAULT_PLANNER: {}, "registration": {}}, {"pair_budget": "--pair_budget", "device": "-device"}),
     "dense_prediction": Road("nnreg.preprocessing.dense", {name: {"planner": name} for name in PRESETS}),
 }
 
@@ -59,7 +62,8 @@ def task_of(workspace: Workspace, dataset: int | str, asked: str | None = None) 
 
 def fingerprint_dataset(workspace: Workspace, dataset: int | str, *, task: str | None = None, **options: Any) -> Any:
     """Measure a raw dataset for its task (or the one asked for); see ``fingerprint_dataset`` of the road's module."""
-    return ROADS[task_of(workspace, dataset, task)].fingerprint_dataset(workspace, dataset, **options)
+    name = task_of(workspace, dataset, task)
+    return ROADS[name].fingerprint_dataset(workspace, dataset, **_allowed(name, options))
 
 
 def plan_dataset(workspace: Workspace, dataset: int | str, *, task: str | None = None, planner: str = DEFAULT_PLANNER, **options: Any) -> Plans:
@@ -71,7 +75,7 @@ def plan_dataset(workspace: Workspace, dataset: int | str, *, task: str | None =
         If the task has no such planner.
     """
     name = task_of(workspace, dataset, task)
-    plans: Plans = ROADS[name].plan_dataset(workspace, dataset, **_planner(name, planner), **options)
+    plans: Plans = ROADS[name].plan_dataset(workspace, dataset, **_planner(name, planner), **_allowed(name, options))
     return plans
 
 
@@ -85,7 +89,7 @@ def plan_and_preprocess(workspace: Workspace, dataset: int | str, *, task: str |
     '3d_fullres'
     """
     name = task_of(workspace, dataset, task)
-    plans: Plans = ROADS[name].plan_and_preprocess(workspace, dataset, **_planner(name, planner), **options)
+    plans: Plans = ROADS[name].plan_and_preprocess(workspace, dataset, **_planner(name, planner), **_allowed(name, options))
     return plans
 
 
@@ -105,6 +109,14 @@ def preprocess_dataset(
     task = read_plans(workspace.preprocessed / name, plans_name, name).task
     folders: dict[str, Path] = ROADS[task].preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=configurations, **options)
     return folders
+
+
+def _allowed(task: str, options: dict[str, Any]) -> dict[str, Any]:
+    for other, road in ROADS.items():
+        for name in road.own.keys() & options.keys():
+            if other != task:
+                raise ConfigurationError(f"{road.own[name]}: belongs to the task {other}, not to {task}. Leave it out.")
+    return options
 
 
 def _planner(task: str, name: str) -> Mapping[str, Any]:

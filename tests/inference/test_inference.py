@@ -16,7 +16,7 @@ from nnreg.geometry import FieldMap, Space, Transform
 from nnreg.geometry.itk import read_itk
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import Image, read_image, write_image
-from nnreg.inference.cases import FolderCases, default_labels_folder
+from nnreg.inference.cases import FolderCases, folder_beside
 from nnreg.inference.export import write_pair
 from nnreg.inference.predict import read_pairs
 from nnreg.inference.predictor import ModelFolder, PairTransforms, Predictor
@@ -90,8 +90,8 @@ def test_labels_are_found_by_case(tmp_path, open_folder):
     assert np.unique(cases.labels("a").array).tolist() == [7]
     assert cases.labels("b") is None
     assert open_folder(images).labels("a") is None
-    assert default_labels_folder(images) == labels
-    assert default_labels_folder(labels) is None
+    assert folder_beside(images, "labels") == labels
+    assert folder_beside(labels, "labels") is None
 
 
 def test_new_images_are_preprocessed_as_the_training_images_were(plane, model):

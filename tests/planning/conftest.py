@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from nnreg.geometry import Space
 from nnreg.planning import orientation
 from nnreg.planning.extract import connected
 from nnreg.planning.fingerprint import ChannelStatistics, Fingerprint, ImageFingerprint
+from nnreg.planning.pair_fingerprint import PairFingerprint, PairMeasurement, Percentiles, Stages
 
 
 def _statistics(**changes: Any) -> ChannelStatistics:
@@ -81,6 +82,7 @@ def _fingerprint(
     channel_names: tuple[str, ...] = ("T1",),
     intensities: tuple[ChannelStatistics, ...] | None = None,
     atlas: str | None = None,
+    measured: Sequence[PairMeasurement] = (),
 ) -> Fingerprint:
     images = images or {f"case{index}": _image() for index in range(4)}
     groups = connected([_NamedPair(*pair) for pair in pairs], images) if pairing in ("pairs", "groups") else ()
@@ -93,7 +95,41 @@ def _fingerprint(
         groups=groups,
         images=images,
         intensities=intensities or (_statistics(),) * len(channel_names),
+        pairs=PairFingerprint(tuple(measured)) if measured else None,
     )
+
+
+def _measurement(**changes: Any) -> PairMeasurement:
+    same = Stages(0.8, 0.9, 0.95)
+    values: dict[str, Any] = {
+        "fixed": "case0",
+        "moving": "case1",
+        "files": "",
+        "header_overlap": 1.0,
+        "field_of_view_mismatch": 0.0,
+        "centre_offset_mm": 1.0,
+        "alignment_kind": "affine",
+        "alignment_mm": 10.0,
+        "displacement_mm": Percentiles(2.0, 5.0, 8.0),
+        "similarity": {"ncc": same, "lncc": same, "nmi": same, "mind": same},
+        "dice": None,
+        "keypoint_mm": None,
+        "sdlogj": 0.3,
+        "folding_percent": 0.0,
+        "mass_change": 0.0,
+        "foreground": 0.4,
+        "mask_coverage": 1.0,
+        "left_right_symmetry": 0.95,
+        "seconds": 1.0,
+        "succeeded": True,
+    }
+    return PairMeasurement(**(values | changes))
+
+
+@pytest.fixture
+def measurement() -> Callable[..., PairMeasurement]:
+    """``measurement(**changes)``: one registered pair."""
+    return _measurement
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_small_volumes_get_one_configuration_large_ones_two(fingerprint, image, 
 def test_images_of_two_axes_get_2d(fingerprint, image):
     plans = plan(fingerprint({"a": image((200, 180)), "b": image((190, 180))}))
     assert list(plans.configurations) == ["2d"]
-    assert plans.recommended == "2d"
+    assert plans.to_train == "2d"
 
 
 def test_every_derived_value_says_why(brains):

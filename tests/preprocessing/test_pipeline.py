@@ -1,5 +1,6 @@
 """From a raw dataset on disk to plans and arrays, through library and commands."""
 
+import functools
 import json
 import shutil
 
@@ -11,12 +12,15 @@ from nnreg.dataset import RawDataset
 from nnreg.errors import NnRegError, PlansError
 from nnreg.geometry import Space
 from nnreg.planning.plans import Plans
-from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
-from nnreg.preprocessing import plan_and_preprocess as run_all_steps
+from nnreg.preprocessing import pipeline as library
+from nnreg.preprocessing import plan_dataset, preprocess_dataset
 from nnreg.preprocessing.preprocessor import Preprocessor
 from nnreg.preprocessing.storage import PreprocessedDataset
 
 NAME = "Dataset007_Tiny"
+# pairs have their own tests
+fingerprint_dataset = functools.partial(library.fingerprint_dataset, pair_budget=0)
+run_all_steps = functools.partial(library.plan_and_preprocess, pair_budget=0)
 
 
 def _write(write_dataset, phantom, shapes):
@@ -50,7 +54,7 @@ def test_everything_training_needs_is_there(workspace, unaligned):
     assert Plans.read(folder / "nnRegPlans.json") == plans
     for name in ("dataset_fingerprint.json", "dataset.json", "splits_final.json", "reference/image.nii.gz", "reference/frame.json"):
         assert (folder / name).is_file(), name
-    configuration = plans.configuration(plans.recommended)
+    configuration = plans.configuration(plans.to_train)
     data = PreprocessedDataset(folder / configuration.data_identifier)
     assert data.cases == ["s0", "s1"]
     assert len({data.properties(case).working for case in data.cases}) == 1  # one frame for all
@@ -130,10 +134,12 @@ def test_commands_say_what_was_decided_and_where_it_lies(workspace, dataset, cap
     assert extract_fingerprint.main(["-d", "7", "-np", "1", "--no_pbar", *where]) == 0
     assert "3 images of 3 subjects" in capsys.readouterr().out
     assert plan_experiment.main(["-d", "007", *where]) == 0
-    assert "recommended" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "recommended" in said
+    assert "next: nnreg_predict -d 007 -c optimise" in said  # three subjects are too few to train on
     assert preprocess.main(["-d", NAME, "-np", "1", "--no_pbar", *where]) == 0
     assert "3 cases" in capsys.readouterr().out
-    assert plan_and_preprocess.main(["-d", "7", "--no_pp", "-np", "1", "--no_pbar", *where]) == 0
+    assert plan_and_preprocess.main(["-d", "7", "--no_pp", "--explain", "-np", "1", "--no_pbar", *where]) == 0
     assert str(workspace.preprocessed / NAME / "nnRegPlans.json") in capsys.readouterr().out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nnreg.planning.dense.resampling import Resampling
-from nnreg.planning.plans import Configuration, Plans
+from nnreg.planning.plans import Configuration, Optimisation, Plans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class DensePlans(Plans):
     alignment_spacing: tuple[float, ...] = field(default=(), init=False)
     reference_case: str | None = field(default=None, init=False)
     orientation: str = field(default="", init=False)
+    optimisation: Optimisation = field(default=Optimisation(), init=False)
 
     @property
     def transpose_backward(self) -> tuple[int, ...]:

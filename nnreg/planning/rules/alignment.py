@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from nnreg.errors import PlansError
 from nnreg.planning.fingerprint import Fingerprint
-from nnreg.planning.rules.decision import Decision, rule, text
+from nnreg.planning.pair_fingerprint import PairFingerprint, PairMeasurement, Stages
+from nnreg.planning.rules.decision import Decision, counted, rule, text
+from nnreg.planning.rules.relation import trusted
 
 ALIGNMENT_VOXELS = 64  # along the longest axis: pose needs no more, and a pair takes seconds
 ALREADY_CENTRED = 0.02  # of the foreground's extent: images aligned by someone else agree this well
 ALREADY_SIZED = 0.03
 WITHIN_SUBJECT = ("pairs", "groups")
+FREEDOM = ("none", "centre", "rigid", "affine")
+IN_PLACE = 0.02  # of the body's extent: 3 to 4 mm of a head, as sets aligned by others have (registration_anchors 2)
+BETTER_DICE = 0.01  # what linear alignment must add to the Dice of images on one grid: less comes by chance
 
 
 @rule("alignment_target")
 def alignment_target(fingerprint: Fingerprint) -> Decision[str]:
-    """Whether all cases share one frame or only those that pairs connect."""
+    """One frame for the dataset (pairing all, atlas), or one per group of pairs (pairs, groups)."""
     if fingerprint.pairing in WITHIN_SUBJECT:
         return Decision(
             "group", f"pairing {fingerprint.pairing!r}: only the images of one of the {len(fingerprint.groups)} groups are compared with each other"
@@ -36,7 +41,15 @@ def orientation(fingerprint: Fingerprint) -> Decision[str]:
 
 @rule("pre_alignment")
 def pre_alignment(fingerprint: Fingerprint) -> Decision[str]:
-    """Affine between subjects, rigid within one, none where the headers agree already. Whatever does not improve the similarity is not kept."""
+    """The freest linear map that a measured pair kept; what does not improve the similarity of a case is not kept.
+
+    None where images lie on one grid and linear alignment moves the body by at most 2 % of its extent in every pair, adds no more than 0.01 to the Dice of the
+    labels or, without labels, nothing to a correlation.
+    Without measured pairs: affine between subjects; rigid within one; none where images of a group lie on one grid, or a dataset is on one grid with
+    foregrounds that agree within 2 % in place and 3 % in size.
+    """
+    if fingerprint.pairs is not None and fingerprint.pairs.count:
+        return _measured_alignment(fingerprint, fingerprint.pairs)
     if fingerprint.pairing in WITHIN_SUBJECT:
         if all(fingerprint.same_grid(group) for group in fingerprint.groups):
             return Decision("none", "the images of each group lie on the same grid: one scan session, their headers align them")
@@ -45,6 +58,48 @@ def pre_alignment(fingerprint: Fingerprint) -> Decision[str]:
     if fingerprint.same_grid() and offset < ALREADY_CENTRED and spread < ALREADY_SIZED:
         return Decision("none", f"all images lie on one grid, their foregrounds agree in place ({offset:.1%}) and size ({spread:.1%}): aligned already")
     return Decision("affine", "different subjects differ in pose and size; kept only where it improves the similarity")
+
+
+def _measured_alignment(fingerprint: Fingerprint, pairs: PairFingerprint) -> Decision[str]:
+    """`pre_alignment` by what the engine's alignment did to the measured pairs."""
+    extent = float(np.median(fingerprint.foreground_extents(), axis=0).max())
+    furthest = pairs.largest(lambda pair: pair.alignment_mm) or 0.0
+    # images of one frame are resampled onto one grid: headers must put them there before anything may be left out
+    together = fingerprint.same_grid() if not fingerprint.groups else all(fingerprint.same_grid(group) for group in fingerprint.groups)
+    moved = f"linear alignment moves the body of {counted(pairs.count, 'pair')} by up to {furthest:.1f} mm of its {extent:.0f}"
+    if together and furthest <= IN_PLACE * extent:
+        return Decision("none", f"{moved}: aligned already (up to {IN_PLACE:.0%})")
+    useless = _useless(pairs) if together else None
+    if useless is not None:
+        return Decision("none", f"{moved}, but {useless}: the headers align as well")
+    kept = [pair.alignment_kind for pair in trusted(pairs)]
+    value = max(kept, key=FREEDOM.index)
+    if value == "none":
+        value = "rigid" if fingerprint.pairing in WITHIN_SUBJECT else "affine"
+    counts = ", ".join(f"{kept.count(kind)} {kind}" for kind in FREEDOM if kind in kept)
+    return Decision(value, f"{moved}; kept: {counts}. Each case keeps only what improves its similarity")
+
+
+def _useless(pairs: PairFingerprint) -> str | None:
+    """What says that alignment is of no use to images that lie on one grid: the Dice of the labels, else either correlation; None if nothing does."""
+    dice = _gain(pairs, lambda pair: pair.dice)
+    if dice is not None:
+        return None if dice > BETTER_DICE else f"adds {dice:.3f} to the Dice of the labels"
+    for name in ("ncc", "lncc"):
+        gain = _gain(pairs, lambda pair, name=name: pair.similarity.get(name))  # type: ignore[misc]
+        if gain is not None and gain <= 0:
+            return f"adds {gain:.3f} to the {'correlation' if name == 'ncc' else 'local correlation'}"
+    return None
+
+
+def _gain(pairs: PairFingerprint, measure: Callable[[PairMeasurement], Stages | None]) -> float | None:
+    """Median of what linear alignment adds to a measure."""
+
+    def gain(pair: PairMeasurement) -> float | None:
+        stages = measure(pair)
+        return None if stages is None or stages.aligned is None or stages.before is None else stages.aligned - stages.before
+
+    return pairs.median(gain)
 
 
 def _pose_spread(fingerprint: Fingerprint) -> tuple[float, float]:

@@ -39,6 +39,17 @@ def decided_by_user(value: T, option: str) -> Decision[T]:
     return Decision(value, f"asked for by {option}")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "pair"), counted(3, "pair")
+    ('1 pair', '3 pairs')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def text(values: Sequence[float]) -> str:
     """Numbers per axis as people write them: ``1 x 1 x 2.5``.
 

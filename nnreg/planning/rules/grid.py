@@ -17,7 +17,10 @@ LARGEST_ROUNDING = 0.1  # of an axis
 
 @rule("field_of_view")
 def field_of_view(fingerprint: Fingerprint, pre_alignment: str, reference: str | None) -> Decision[tuple[float, ...]]:
-    """Size of the working grid in mm, per axis: the whole foreground with a margin, never more."""
+    """Size of the working grid in mm, per axis: the whole foreground, 5 % more on each side.
+
+    Not past a face where the body is cut off (a tenth of it is foreground), and for groups not past the image.
+    """
     extent = np.max([needed_extent(fingerprint, frame, pre_alignment) for frame in frames_of(fingerprint, reference)], axis=0)
     value = tuple(float(size) for size in extent)
     if pre_alignment == "none":

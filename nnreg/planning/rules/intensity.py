@@ -19,9 +19,9 @@ BYTE = 255.0
 
 @rule("normalization")
 def normalization(fingerprint: Fingerprint, channel: int) -> Decision[Normalization]:
-    """CT: one window for all images; photographs: the range of a byte; anything else, sections too: robust percentiles of each image's foreground.
+    """CT: one window for all images, 0.5 to 99.5 % of the body; photographs: the range of a byte; else 0.5 to 99.5 % of each image's own foreground.
 
-    All give about [0, 1] with the background at 0, so that the zeros that convolutions pad with look like background.
+    All give about [0, 1]; inverted where the background is bright, so that it is near 0 and the zeros that convolutions pad with look like background.
     """
     name = fingerprint.channel_names[channel]
     words = set(re.split(r"[^a-z]+", name.lower()))

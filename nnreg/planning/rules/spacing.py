@@ -20,7 +20,7 @@ UNEQUAL = 2.0  # nnU-Net: axes this many times finer than the coarsest are coars
 
 @rule("spacing")
 def target_spacing(fingerprint: Fingerprint) -> Decision[tuple[float, ...]]:
-    """Median spacing per axis; the 10th percentile along a much coarser axis with few voxels, never finer than the others (nnU-Net's rule)."""
+    """nnU-Net's: the median per axis; the 10th percentile along an axis three times coarser with three times fewer voxels, never finer than the others."""
     spacings = fingerprint.spacings()
     target = np.median(spacings, axis=0)
     sizes = np.median(fingerprint.foreground_extents() / spacings, axis=0)
@@ -45,9 +45,9 @@ def coarsened(spacing: Sequence[float], step: float = LOWRES_STEP) -> tuple[floa
 
 @rule("lowres_spacing")
 def lowres_spacing(spacing: Sequence[float], grid: Sequence[int]) -> Decision[tuple[float, ...] | None]:
-    """Spacing of the coarser companion, None where the full resolution needs none.
+    """A coarser companion where the grid has more than 128^3 voxels: steps of 3 %, finer axes first, to at most 96^3.
 
-    Steps of 3 %, finer axes first, until the grid has at most 96^3 voxels.
+    None where that saves less than half.
     """
     voxels = int(np.prod(grid))
     if voxels <= LOWRES_ABOVE:

@@ -8,29 +8,42 @@ from typing import Any
 
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.plans import LossTerm
-from nnreg.planning.rules.decision import Decision, rule, text
+from nnreg.planning.rules.decision import Decision, counted, rule, text
+from nnreg.planning.rules.relation import DIFFERENT, MIXED, SCALE
 
 WINDOW_MM = 9.0
 NARROWEST, WIDEST = 5, 9  # voxels of the finest axis
 SMALLEST_WINDOW = 3
-DIFFUSION_WEIGHT = 1.0
+DIFFUSION_WEIGHT, MSE_WEIGHT, MIND_WEIGHT = 1.0, 0.05, 0.1
+LABELLED_CASES = 20
+LABELS_PER_STEP = 8  # that training draws; a test compares
+SYMMETRIC = 0.8  # Dice of left and mirrored right: brains 0.93
+DICE_WEIGHT = 1.0
 LEARNING_RATE = 1e-3
 SMALL_GRID = 64**3
-EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 1000, 250, 50
+ITERATIONS, VALIDATION_ITERATIONS = 250, 50  # nnU-Net's
+VISITS, FEWEST_STEPS, MOST_STEPS = 1000, 20_000, 120_000
 POLY_EXPONENT = 0.9
 GRADIENT_CLIP = 1.0
 
 
 @rule("similarity")
-def similarity(fingerprint: Fingerprint, spacing: Sequence[float], grid: Sequence[int]) -> Decision[tuple[LossTerm, ...]]:
-    """Local correlation over a window of the same physical width along every axis, about 9 mm where that is 5 to 9 voxels."""
+def similarity(relation: str, spacing: Sequence[float], grid: Sequence[int]) -> Decision[tuple[LossTerm, ...]]:
+    """Local correlation for one contrast, mean squares for one scale, MIND-SSC for different or mixed contrasts.
+
+    The window of the local correlation has the same physical width along every axis, about 9 mm where that is 5 to 9 voxels of the finest axis.
+    """
+    if relation == SCALE:
+        return Decision((LossTerm("mse"),), f"{relation}: with little texture a local correlation would weigh noise, mean squares do not")
+    if relation in (DIFFERENT, MIXED):
+        return Decision((LossTerm("mind"),), f"{relation}: self-similarity does not depend on contrast (MIND-SSC; registration_anchors 11)")
     finest = min(max(_odd(WINDOW_MM / min(spacing)), NARROWEST), WIDEST)
     wanted = [finest * min(spacing) / step for step in spacing]
     window = tuple(_odd(min(width, size / 2)) for width, size in zip(wanted, grid, strict=True))
     term = LossTerm("lncc", 1.0, {"window": list(window)})
     return Decision(
         (term,),
-        f"one modality: intensities correlate locally; {WINDOW_MM:g} mm are {finest} voxels of the finest axis, as wide along the others: {text(window)}",
+        f"{relation}: intensities correlate locally; {WINDOW_MM:g} mm are {finest} voxels of the finest axis, as wide along the others: {text(window)}",
     )
 
 
@@ -39,18 +52,29 @@ def _odd(width: float) -> int:
 
 
 @rule("regularisation")
-def regularisation() -> Decision[tuple[LossTerm, ...]]:
-    """Squared gradient of the field."""
-    return Decision(
-        (LossTerm("diffusion", DIFFUSION_WEIGHT),), "weight 1 with local correlation: what SITReg, VFA and TransMorph settled on (registration_anchors 18)"
+def regularisation(relation: str) -> Decision[tuple[LossTerm, ...]]:
+    """Squared gradient of the field, weighted by what the similarity is worth: 1 with local correlation, 0.05 with mean squares, 0.1 with MIND."""
+    weight, why = {
+        SCALE: (MSE_WEIGHT, "mean squares of intensities in [0, 1] are small: 0.01 to 0.05 (registration_anchors 18)"),
+        DIFFERENT: (MIND_WEIGHT, "mean squares of self-similarity maps are some ten times smaller than one minus a correlation"),
+    }.get(
+        DIFFERENT if relation == MIXED else relation,
+        (DIFFUSION_WEIGHT, "with local correlation: what SITReg, VFA and TransMorph settled on (registration_anchors 18)"),
     )
+    return Decision((LossTerm("diffusion", weight),), f"weight {weight:g}: {why}")
 
 
 @rule("supervision")
 def supervision(fingerprint: Fingerprint) -> Decision[tuple[LossTerm, ...]]:
-    """None: unsupervised; labels serve the evaluation."""
-    labelled = sum(image.labels for image in fingerprint.images.values())
-    return Decision((), f"unsupervised; {labelled} of {len(fingerprint.images)} cases have labels, which are kept for evaluation")
+    """Soft Dice of eight labels drawn per step, weight 1, if 20 cases or more and every case has labels; else none, and labels serve the evaluation."""
+    labelled, cases = sum(image.labels for image in fingerprint.images.values()), len(fingerprint.images)
+    if labelled == cases and labelled >= LABELLED_CASES:
+        return Decision(
+            (LossTerm("soft_dice", DICE_WEIGHT),),
+            f"all {cases} cases have labels, {LABELLED_CASES} or more: OASIS rises from 0.82 to 0.86 (registration_anchors 15)",
+        )
+    why = "only some have them" if 0 < labelled < cases else f"{LABELLED_CASES} or more are needed to learn from"
+    return Decision((), f"unsupervised; {labelled} of {cases} cases have labels ({why}), which are kept for evaluation")
 
 
 @rule("deep_supervision_weights")
@@ -63,7 +87,7 @@ def deep_supervision_weights(fields: int) -> Decision[tuple[float, ...]]:
 
 @rule("batch_size")
 def batch_size(grid: Sequence[int], memory_of_one: float, target: float) -> Decision[int]:
-    """Two ordered pairs a step on small grids, one on large ones."""
+    """Two ordered pairs a step on grids up to 64^3 voxels, one on larger ones; what the memory target allows."""
     voxels = prod(grid)
     wanted = 2 if voxels <= SMALL_GRID else 1
     value = max(1, min(wanted, int(target / memory_of_one)))
@@ -75,15 +99,18 @@ def batch_size(grid: Sequence[int], memory_of_one: float, target: float) -> Deci
 
 @rule("length")
 def length(fingerprint: Fingerprint) -> Decision[tuple[int, int, int]]:
-    """Epochs, iterations and validation iterations: nnU-Net's."""
+    """Epochs, iterations and validation iterations: each pair is seen about 1000 times, 20,000 steps at least and 120,000 at most, in epochs of 250."""
+    steps = min(max(VISITS * fingerprint.pair_count, FEWEST_STEPS), MOST_STEPS)
     return Decision(
-        (EPOCHS, ITERATIONS, VALIDATION_ITERATIONS), f"nnU-Net's 1000 epochs of 250 iterations; {fingerprint.pair_count} training pairs are drawn at random"
+        (steps // ITERATIONS, ITERATIONS, VALIDATION_ITERATIONS),
+        f"{counted(fingerprint.pair_count, 'pair')}, each about {VISITS} times within {FEWEST_STEPS} to {MOST_STEPS} steps: "
+        "OASIS took 120,000, LUMIR 60,000, lungs 5,000 to converge (registration_anchors 27)",
     )
 
 
 @rule("optimizer")
 def optimizer() -> Decision[dict[str, Any]]:
-    """Adam with a polynomial schedule."""
+    """Adam 1e-3, polynomial schedule, gradients clipped at 1."""
     value = {
         "optimizer": "adam",
         "learning_rate": LEARNING_RATE,
@@ -100,18 +127,29 @@ def optimizer() -> Decision[dict[str, Any]]:
 
 @rule("augmentation")
 def augmentation(fingerprint: Fingerprint, pre_alignment: str) -> Decision[dict[str, dict[str, Any]]]:
-    """Shared pose changes, a small pose of the moving image alone, and intensities drawn for each image."""
+    """One pose for both images, a small one for the moving image alone, intensities for each image by itself.
+
+    Mirrored left to right, unless left and right of the measured bodies overlap by less than 0.8; every way for colour sections, which have no left. The pose
+    of the moving image alone is 5 degrees, 5 % in size and 2.5 % in place; half of that where pairs were measured to be aligned already.
+    """
+    axes, symmetry = _mirror_axes(fingerprint)
+    share = 0.5 if pre_alignment == "none" and fingerprint.pairs is not None else 1.0
     value: dict[str, dict[str, Any]] = {
-        "spatial": {"rotation_degrees": 10.0, "log_scale": 0.1, "shift_fraction": 0.05, "mirror_axes": list(_mirror_axes(fingerprint))},
-        "relative_affine": {"rotation_degrees": 5.0, "log_scale": 0.05, "shift_fraction": 0.025},
+        "spatial": {"rotation_degrees": 10.0, "log_scale": 0.1, "shift_fraction": 0.05, "mirror_axes": list(axes)},
+        "relative_affine": {"rotation_degrees": 5.0 * share, "log_scale": 0.05 * share, "shift_fraction": 0.025 * share},
         "intensity": {},
     }
-    return Decision(value, "one pose for both images, a small extra one for the moving image (what alignment leaves over), intensities drawn for each image")
+    pose = "half the usual, because the images were measured to be aligned already" if share < 1 else "what alignment leaves over"
+    return Decision(value, f"one pose for both images, {symmetry}; a small extra one for the moving image ({pose}); intensities drawn for each image")
 
 
-def _mirror_axes(fingerprint: Fingerprint) -> tuple[int, ...]:
-    """Array axes along which bodies look alike: left-right; every axis of a colour section, which has no left."""
+def _mirror_axes(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
+    """Array axes along which bodies look alike: left-right; every axis of a colour section, which has no left. And why."""
     letters = tuple(reversed(fingerprint.orientation))
     if fingerprint.ndim == 2 and len(fingerprint.channel_names) == 3:
-        return (0, 1)
-    return tuple(axis for axis, letter in enumerate(letters) if letter in "LR")
+        return (0, 1), "mirrored along both axes: a section has no left"
+    symmetry = None if fingerprint.pairs is None else fingerprint.pairs.median(lambda pair: pair.left_right_symmetry)
+    if symmetry is not None and symmetry < SYMMETRIC:
+        return (), f"not mirrored: left and right overlap by {symmetry:.2f}, below {SYMMETRIC:g}"
+    told = "" if symmetry is None else f" (they overlap by {symmetry:.2f})"
+    return tuple(axis for axis, letter in enumerate(letters) if letter in "LR"), f"mirrored left to right{told}"

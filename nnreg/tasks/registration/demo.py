@@ -96,7 +96,7 @@ def run_demo(
         "seconds": round(time.monotonic() - started, 1),
         "seconds_by_step": seconds,
         "held_out_pairs": len(summary["pairs"]),
-        "configuration": plans.recommended,
+        "configuration": plans.to_train,
         "pictures": [str(path) for path in _pictures(predictions, model)],
     }
     write_json(output / SUMMARY, content)
@@ -123,14 +123,14 @@ def _trained(workspace: Workspace, plans: Plans, size: DemoSize, device: str, sa
     train(
         workspace,
         DATASET,
-        plans.recommended,
+        plans.to_train,
         0,
         overrides={"epochs": size.epochs, "iterations_per_epoch": size.iterations_per_epoch},
         device=device,
         continue_training=True,
         listeners=Listeners(line=say),
     )
-    return workspace.model_folder(DATASET, "nnRegTrainer", plans.plans_name, plans.recommended)
+    return workspace.model_folder(DATASET, "nnRegTrainer", plans.plans_name, plans.to_train)
 
 
 def _pictures(predictions: Path, model: Path) -> Sequence[Path]:

@@ -22,6 +22,7 @@ from nnreg.errors import ConfigurationError
 from nnreg.geometry import warp
 from nnreg.planning import memory
 from nnreg.planning.plans import Configuration, Plans
+from nnreg.planning.rules.training import LABELS_PER_STEP
 from nnreg.tasks.registration.objective import RegistrationObjective
 from nnreg.tasks.registration.samples import PairSamples
 from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
@@ -73,7 +74,8 @@ class RegistrationTask:
         found = training_memory(build, configuration.grid, channels=channels, batch_size=batch)
         if found is None:
             return None
-        losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim)
+        labels = LABELS_PER_STEP if configuration.training.supervision else 0
+        losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim, labels)
         return found.gb + batch * losses * memory.BYTES / memory.GB
 
     def objective(self, *, plans: Plans, configuration: Configuration, recipe: TrainerConfig) -> RegistrationObjective:

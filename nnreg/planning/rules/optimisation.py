@@ -1,0 +1,115 @@
+"""Registering pairs one by one: with which settings, whether after a network, and whether instead of one."""
+
+from __future__ import annotations
+
+from nnreg.planning.fingerprint import Fingerprint
+from nnreg.planning.plans import OPTIMISE
+from nnreg.planning.rules.alignment import WITHIN_SUBJECT
+from nnreg.planning.rules.decision import Decision, counted, rule
+from nnreg.planning.rules.relation import DIFFERENT, MIXED, SCALE
+
+FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 (registration_anchors 1.2)
+FEWEST_PAIRS = 15  # given pairs: trained networks had 0.40 and 0.50 on eight MR-CT pairs, an optimiser 0.735 (registration_anchors 17)
+FEWEST_DIFFERENT = 30  # subjects of different contrasts: the same, with more to learn from as little
+SOLVED_DICE = 0.9  # mean Dice of the pilot from which labels are about as good as two people agree
+SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the working spacing
+ENGINE_SIMILARITY = {DIFFERENT: "nmi", SCALE: "mse"}
+
+
+@rule("optimise_preset")
+def preset(fingerprint: Fingerprint) -> Decision[str]:
+    """``default``: what the engine's page measures as nearly the best at a third less time."""
+    return Decision(
+        "default", "the engine's usual settings; 'accurate' gains 0.004 of Dice on brains for a third more time (documentation/registration_engine.md)"
+    )
+
+
+@rule("optimise_similarity")
+def engine_similarity(relation: str) -> Decision[str]:
+    """Local correlation for one contrast, mean squares for one scale, mutual information for different contrasts; where pairs differ, each pair's own."""
+    if relation == MIXED:
+        return Decision("auto", f"{relation}: the engine tells them apart pair by pair")
+    value = ENGINE_SIMILARITY.get(relation, "lncc")
+    told = " (measured on T1 and T2: smaller errors than MIND under the engine's smoothing)" if value == "nmi" else ""
+    return Decision(value, f"{relation}{told}; decided once for the dataset, so that one odd pair is not registered otherwise")
+
+
+@rule("optimise_alignment")
+def engine_alignment(pre_alignment: str) -> Decision[str]:
+    """What preprocessing would use: the freest linear map that the pairs need."""
+    return Decision(pre_alignment, "the pre-alignment of the plans, pair by pair instead of to a frame; kept only where it helps")
+
+
+@rule("optimise_use_masks")
+def use_masks(fingerprint: Fingerprint) -> Decision[bool]:
+    """Masks are used where a case has one: outside them nothing is compared."""
+    count = sum(image.mask for image in fingerprint.images.values())
+    return Decision(count > 0, f"{count} of {len(fingerprint.images)} training cases have a mask" + (": what lies outside is not compared" if count else ""))
+
+
+@rule("optimise_use_labels")
+def use_labels(fingerprint: Fingerprint) -> Decision[bool]:
+    """Never by default: labels of the images to be registered are what the result is measured with."""
+    count = sum(image.labels for image in fingerprint.images.values())
+    return Decision(
+        False, f"{count} of {len(fingerprint.images)} cases have labels, kept for evaluation: a Dice of labels that guided says little. Edit to use them"
+    )
+
+
+@rule("optimise_use_keypoints")
+def use_keypoints(fingerprint: Fingerprint) -> Decision[bool]:
+    """Never by default, as labels."""
+    count = sum(image.keypoints is not None for image in fingerprint.images.values())
+    return Decision(False, f"{count} of {len(fingerprint.images)} cases have keypoints, kept for evaluation. Edit to use them")
+
+
+@rule("refinement")
+def refinement(relation: str) -> Decision[str | None]:
+    """Preset that refines what a network predicts: ``fast``."""
+    return Decision(
+        "fast",
+        "the engine goes on from the network's field: on the demo 38 to 49 % of the remaining error is left after half a second; most needed where motion is "
+        "large, images are unlike those trained on or contrasts differ (registration_anchors 22); --no_refinement switches it off",
+    )
+
+
+@rule("recommended")
+def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, finest: str, accelerator: bool | None) -> Decision[str]:
+    """The finest configuration, or `optimise`: no network, each pair by itself.
+
+    Optimise where there is too little to learn from (fewer than 10 subjects, 15 given pairs, or 30 subjects of different contrasts), where the pilot already
+    does what training promises (median Dice 0.9 or keypoints within a voxel), or where no GPU is at hand.
+    """
+    too_few = _too_few(fingerprint, relation)
+    if too_few is not None:
+        return Decision(OPTIMISE, too_few)
+    pairs = fingerprint.pairs
+    if pairs is not None and pairs.count:
+        dice = pairs.median(lambda pair: pair.dice.after if pair.dice else None)
+        points = pairs.median(lambda pair: pair.keypoint_mm.after if pair.keypoint_mm else None)
+        if dice is not None and dice >= SOLVED_DICE:
+            return Decision(OPTIMISE, f"the quick pilot already reaches a median Dice of {dice:.2f}: training promises no more than {SOLVED_DICE:g}")
+        if points is not None and points <= SOLVED_VOXELS * spacing:
+            return Decision(
+                OPTIMISE, f"the quick pilot already brings keypoints within {points:.2f} mm, {points / spacing:.1f} voxels: training promises no more"
+            )
+    if accelerator is False:
+        return Decision(
+            OPTIMISE,
+            f"enough to train on, but no GPU was found here and training takes hours to days without one. With one: train {finest}, or plan with -device cuda",
+        )
+    return Decision(
+        finest,
+        f"{fingerprint.subjects} subjects and {fingerprint.pair_count} pairs are enough to train on; the finest configuration that fits the memory target",
+    )
+
+
+def _too_few(fingerprint: Fingerprint, relation: str) -> str | None:
+    subjects, pairs = fingerprint.subjects, fingerprint.pair_count
+    if relation in (DIFFERENT, MIXED) and subjects < FEWEST_DIFFERENT:
+        return f"{counted(subjects, 'subject')} of different contrasts: below {FEWEST_DIFFERENT} an optimiser is better (registration_anchors 17)"
+    if fingerprint.pairing in WITHIN_SUBJECT and pairs < FEWEST_PAIRS:
+        return f"{counted(pairs, 'pair')}: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows (registration_anchors 17)"
+    if fingerprint.pairing not in WITHIN_SUBJECT and subjects < FEWEST_SUBJECTS:
+        return f"{counted(subjects, 'subject')}: fewer than {FEWEST_SUBJECTS} are too few to train on (registration_anchors 17)"
+    return None

@@ -1,0 +1,235 @@
+"""Rules that look at measured pairs, at their thresholds."""
+
+import numpy as np
+import pytest
+
+from nnreg.planning.fingerprint import Fingerprint
+from nnreg.planning.pair_fingerprint import Percentiles, Stages
+from nnreg.planning.planner import plan
+from nnreg.planning.plans import OPTIMISE, Plans
+from nnreg.planning.rules import alignment, network, optimisation, relation, training
+
+BELOW, ABOVE = 1 - 1e-6, 1 + 1e-6
+
+
+def _alike(lncc, ncc=0.9):
+    return {"similarity": {name: Stages(0.1, value, value) for name, value in (("lncc", lncc), ("ncc", ncc), ("nmi", 0.2), ("mind", 0.9))}}
+
+
+class TestRelation:
+    @pytest.mark.parametrize(
+        ("lncc", "ncc", "expected"),
+        [
+            (relation.SAME_CONTRAST, 0.0, relation.ONE),
+            (relation.SAME_CONTRAST * BELOW, relation.SAME_SCALE, relation.SCALE),
+            (relation.SAME_CONTRAST * BELOW, relation.SAME_SCALE * BELOW, relation.DIFFERENT),
+            (-0.9, -0.9, relation.DIFFERENT),
+        ],
+    )
+    def test_thresholds(self, fingerprint, measurement, lncc, ncc, expected):
+        assert relation.modality_relation(fingerprint(measured=[measurement(**_alike(lncc, ncc))])).value == expected
+
+    @pytest.mark.parametrize(
+        ("different", "expected"), [(0, relation.ONE), (1, relation.ONE), (2, relation.MIXED), (9, relation.MIXED), (10, relation.DIFFERENT)]
+    )
+    def test_a_fifth_of_the_pairs_makes_it_mixed(self, fingerprint, measurement, different, expected):
+        pairs = [measurement(**_alike(0.0 if index < different else 0.9, 0.0)) for index in range(10)]
+        assert relation.modality_relation(fingerprint(measured=pairs)).value == expected
+
+    def test_one_odd_pair_of_few_is_odd(self, fingerprint, measurement):
+        pairs = [measurement(**_alike(0.9)), measurement(**_alike(0.9)), measurement(**_alike(0.0, 0.0))]
+        assert relation.modality_relation(fingerprint(measured=pairs)).value == relation.ONE
+
+    def test_a_pair_that_alignment_led_astray_does_not_count(self, fingerprint, measurement):
+        astray = measurement(dice=Stages(0.65, 0.0, 0.0), alignment_kind="affine", alignment_mm=14.0, **_alike(0.0, 0.0))
+        good = measurement(dice=Stages(0.65, 0.9, 0.95), alignment_kind="rigid", alignment_mm=14.0)
+        found = fingerprint(measured=[good, astray, astray])
+        assert relation.modality_relation(found).value == relation.ONE
+        assert relation.modality_relation(fingerprint(measured=[astray])).value == relation.DIFFERENT
+
+    def test_without_pairs_the_names_say(self, fingerprint):
+        assert relation.modality_relation(fingerprint()).value == relation.ONE
+        assert relation.modality_relation(fingerprint(channel_names=("CT/MR",))).value == relation.DIFFERENT
+
+    def test_the_line_between_contrasts_is_the_engine_s(self):
+        from nnreg.registration.similarity import SAME_CONTRAST
+
+        assert relation.SAME_CONTRAST == SAME_CONTRAST
+
+
+class TestSimilarity:
+    @pytest.mark.parametrize(
+        ("value", "loss", "engine"),
+        [(relation.ONE, "lncc", "lncc"), (relation.SCALE, "mse", "mse"), (relation.DIFFERENT, "mind", "nmi"), (relation.MIXED, "mind", "auto")],
+    )
+    def test_each_relation_has_its_own(self, value, loss, engine):
+        assert [term.name for term in training.similarity(value, (1.0, 1.0, 1.0), (64, 64, 64)).value] == [loss]
+        assert optimisation.engine_similarity(value).value == engine
+
+    def test_what_is_planned_is_registered_or_refused_by_name(self):
+        from nnreg.errors import ConfigurationError
+        from nnreg.losses import LOSSES
+
+        for value in (relation.ONE, relation.SCALE, relation.DIFFERENT):
+            (term,) = training.similarity(value, (1.0, 1.0), (64, 64)).value
+            if term.name not in LOSSES:
+                with pytest.raises(ConfigurationError, match=term.name):
+                    LOSSES[term.name]
+
+    def test_weak_similarities_get_weak_regularisation(self):
+        weights = {value: training.regularisation(value).value[0].weight for value in (relation.ONE, relation.DIFFERENT, relation.SCALE)}
+        assert weights[relation.ONE] > weights[relation.DIFFERENT] > weights[relation.SCALE] > 0
+        assert training.regularisation(relation.MIXED).value == training.regularisation(relation.DIFFERENT).value
+
+    def test_the_engine_takes_what_is_planned(self):
+        from nnreg.planning.validation import PRE_ALIGNMENTS, PRESETS, SIMILARITIES
+        from nnreg.registration import PRESETS as ENGINE_PRESETS
+        from nnreg.registration.affine import KINDS
+        from nnreg.registration.engine import SIMILARITIES as ENGINE_SIMILARITIES
+
+        assert set(PRESETS) == set(ENGINE_PRESETS)
+        assert set(SIMILARITIES) == set(ENGINE_SIMILARITIES)
+        assert tuple(PRE_ALIGNMENTS) == tuple(KINDS) == alignment.FREEDOM
+
+
+class TestPreAlignment:
+    def test_none_up_to_two_percent_of_the_body(self, fingerprint, measurement):
+        extent = float(np.median(fingerprint().foreground_extents(), axis=0).max())
+        limit = alignment.IN_PLACE * extent
+        assert alignment.pre_alignment(fingerprint(measured=[measurement(alignment_mm=limit * BELOW)])).value == "none"
+        assert alignment.pre_alignment(fingerprint(measured=[measurement(alignment_mm=limit * ABOVE)])).value == "affine"
+
+    def test_one_pair_out_of_place_is_enough(self, fingerprint, measurement):
+        pairs = [measurement(alignment_mm=0.0), measurement(alignment_mm=30.0, alignment_kind="rigid")]
+        assert alignment.pre_alignment(fingerprint(measured=pairs)).value == "affine"  # the freest that any kept
+
+    def test_never_none_where_headers_differ(self, fingerprint, image, measurement):
+        images = {"a": image((60, 60, 60)), "b": image((64, 60, 60))}
+        found = fingerprint(images, measured=[measurement(alignment_mm=0.0, alignment_kind="none")])
+        assert alignment.pre_alignment(found).value == "affine"
+
+    def test_rigid_within_a_subject(self, fingerprint, image, measurement):
+        images = {"a": image((60, 60, 60)), "b": image((64, 60, 60))}
+        found = fingerprint(images, pairing="pairs", pairs=(("a", "b"),), measured=[measurement(alignment_kind="rigid", alignment_mm=35.0)])
+        assert alignment.pre_alignment(found).value == "rigid"
+
+    @pytest.mark.parametrize(("gain", "expected"), [(-0.1, "none"), (0.5 * alignment.BETTER_DICE, "none"), (2 * alignment.BETTER_DICE, "affine")])
+    def test_on_one_grid_it_must_raise_the_dice(self, fingerprint, image, measurement, gain, expected):
+        pair = measurement(dice=Stages(0.6, 0.6 + gain, 0.7))
+        assert alignment.pre_alignment(fingerprint(measured=[pair])).value == expected
+        apart = {"a": image((60, 60, 60)), "b": image((64, 60, 60))}
+        assert alignment.pre_alignment(fingerprint(apart, measured=[pair])).value == "affine"
+
+    @pytest.mark.parametrize("lower", ["ncc", "lncc"])
+    def test_without_labels_it_must_raise_both_correlations(self, fingerprint, measurement, lower):
+        worse = {"similarity": measurement().similarity | {lower: Stages(0.8, 0.79, 0.9)}}
+        assert alignment.pre_alignment(fingerprint(measured=[measurement(**worse)])).value == "none"
+
+
+class TestTrainOrOptimise:
+    def _decide(self, fingerprint, image, measured=(), *, subjects=40, related=relation.ONE, accelerator=True, **more):
+        images = {f"c{index:02d}": image(subject=f"s{index}") for index in range(subjects)}
+        found = fingerprint(images, measured=measured, **more)
+        return optimisation.train_or_optimise(found, related, 1.0, "3d_fullres", accelerator).value
+
+    @pytest.mark.parametrize(
+        ("subjects", "related", "expected"),
+        [
+            (9, relation.ONE, OPTIMISE),
+            (10, relation.ONE, "3d_fullres"),
+            (29, relation.DIFFERENT, OPTIMISE),
+            (29, relation.MIXED, OPTIMISE),
+            (30, relation.DIFFERENT, "3d_fullres"),
+        ],
+    )
+    def test_few_subjects_optimise(self, fingerprint, image, subjects, related, expected):
+        assert self._decide(fingerprint, image, subjects=subjects, related=related) == expected
+
+    @pytest.mark.parametrize(("count", "expected"), [(14, OPTIMISE), (15, "3d_fullres")])
+    def test_few_given_pairs_optimise(self, fingerprint, image, count, expected):
+        pairs = tuple((f"c{2 * index:02d}", f"c{2 * index + 1:02d}") for index in range(count))
+        assert self._decide(fingerprint, image, pairing="pairs", pairs=pairs) == expected
+
+    def test_a_solved_dataset_is_optimised(self, fingerprint, image, measurement):
+        for field, solved, open_ in (
+            ("dice", optimisation.SOLVED_DICE, optimisation.SOLVED_DICE * BELOW),
+            ("keypoint_mm", optimisation.SOLVED_VOXELS, optimisation.SOLVED_VOXELS * ABOVE),
+        ):
+            assert self._decide(fingerprint, image, [measurement(**{field: Stages(None, None, solved)})]) == OPTIMISE
+            assert self._decide(fingerprint, image, [measurement(**{field: Stages(None, None, open_)})]) == "3d_fullres"
+
+    def test_no_gpu_optimises_and_an_unknown_one_decides_nothing(self, fingerprint, image):
+        assert self._decide(fingerprint, image, accelerator=False) == OPTIMISE
+        assert self._decide(fingerprint, image, accelerator=None) == "3d_fullres"
+
+
+class TestTraining:
+    def test_reach_covers_what_was_measured(self):
+        spacing, grid = (1.0, 1.0, 1.0), (64, 64, 64)
+        reach = network.CAPTURE * 2**2
+        assert network.correlation_radius(spacing, grid, 3, None).value == 1
+        assert network.correlation_radius(spacing, grid, 3, reach).value == 1
+        assert network.correlation_radius(spacing, grid, 3, reach * ABOVE).value == 2
+
+    def test_the_pair_that_moves_most_sets_the_reach(self, fingerprint, measurement):
+        found = fingerprint(measured=[measurement(displacement_mm=Percentiles(1, 2, p99)) for p99 in (3.0, 20.0, 4.0)])
+        assert relation.expected_displacement(found) == 20.0
+        assert relation.expected_displacement(fingerprint()) is None
+
+    @pytest.mark.parametrize(("cases", "labelled", "supervised"), [(20, 20, True), (19, 19, False), (30, 29, False), (30, 0, False)])
+    def test_labels_supervise_only_if_there_are_enough_and_all_have_them(self, fingerprint, image, cases, labelled, supervised):
+        images = {f"c{index:02d}": image(labels=index < labelled) for index in range(cases)}
+        assert bool(training.supervision(fingerprint(images)).value) == supervised
+
+    def test_labels_drawn_are_those_memory_counts(self):
+        from nnreg.tasks.registration.samples import LABELS_PER_SAMPLE
+
+        assert training.LABELS_PER_STEP == LABELS_PER_SAMPLE
+
+    def test_each_pair_is_seen_often_enough_and_training_ends(self, fingerprint, image):
+        for cases in (2, 5, 9, 40):
+            found = fingerprint({f"c{index:02d}": image() for index in range(cases)})
+            epochs, iterations, _ = training.length(found).value
+            assert training.FEWEST_STEPS <= epochs * iterations <= training.MOST_STEPS
+            assert epochs * iterations <= max(training.FEWEST_STEPS, training.VISITS * found.pair_count)
+
+    def test_only_symmetric_bodies_are_mirrored(self, fingerprint, measurement):
+        def axes(symmetry):
+            found = fingerprint(measured=[measurement(left_right_symmetry=symmetry)])
+            return training.augmentation(found, "affine").value["spatial"]["mirror_axes"]
+
+        assert axes(training.SYMMETRIC) == [2]
+        assert axes(training.SYMMETRIC * BELOW) == []
+        assert axes(None) == [2]
+
+    def test_aligned_images_get_a_smaller_pose(self, fingerprint, measurement):
+        found = fingerprint(measured=[measurement()])
+        small, usual = (training.augmentation(found, kind).value["relative_affine"] for kind in ("none", "affine"))
+        assert all(small[key] < usual[key] for key in usual)
+
+
+def test_a_fingerprint_with_pairs_survives_its_file(tmp_path, fingerprint, measurement):
+    found = fingerprint(measured=[measurement(), measurement(dice=Stages(0.1, None, 0.7), sdlogj=None)])
+    found.write(tmp_path / "fingerprint.json")
+    assert Fingerprint.read(tmp_path / "fingerprint.json") == found
+
+
+def test_plans_say_how_to_optimise_and_why(tmp_path, fingerprint, measurement):
+    plans = plan(fingerprint(measured=[measurement(**_alike(0.1, 0.1))]))
+    assert plans.recommended == OPTIMISE
+    assert plans.to_train in plans.configurations
+    assert plans.optimisation.similarity == "nmi"
+    for key in ("preset", "similarity", "alignment", "use_masks", "use_labels", "use_keypoints", "refinement"):
+        assert plans.optimisation.because[key]
+    plans.write(tmp_path / "plans.json")
+    assert Plans.read(tmp_path / "plans.json") == plans
+
+
+def test_every_reason_is_explained_with_its_value(fingerprint, measurement):
+    from nnreg.planning.explain import explain
+
+    plans = plan(fingerprint(measured=[measurement()]))
+    rows = {name: (value, because) for name, value, because in explain(plans)}
+    assert len(rows) == len(plans.because) + len(plans.optimisation.because) + sum(len(c.because) for c in plans.configurations.values())
+    assert rows["3d_fullres.grid"][0] == " x ".join(map(str, plans.configurations["3d_fullres"].grid))
+    assert rows["recommended"] == (plans.recommended, plans.because["recommended"])
