@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.files import write_text
+from nnreg.planning.dense import geometry as geometry  # registers its rules, as the next line does
+from nnreg.planning.dense import settings as settings
 from nnreg.planning.plans import LossTerm, Normalization, Plans
 from nnreg.planning.rules import RULES
 
@@ -26,7 +28,8 @@ def explain(plans: Plans) -> list[Row]:
 
 def rules_table() -> str:
     """The rules as a Markdown table: what each decides, in the words of its docstring."""
-    rows = [f"| `{name}` | {' '.join((RULES[name].__doc__ or '').replace('``', '`').split())} |" for name in RULES]
+    names = sorted(RULES, key=lambda name: name.startswith("dense_"))  # those of registration first, whichever were imported first
+    rows = [f"| `{name}` | {' '.join((RULES[name].__doc__ or '').replace('``', '`').split())} |" for name in names]
     return "\n".join(["| rule | decides |", "|---|---|", *rows])
 
 

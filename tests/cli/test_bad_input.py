@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,9 +193,7 @@ def test_preprocessing_names_bad_labels_and_leaves_nothing_of_their_case(two_cha
 @pytest.mark.parametrize("command", ["extract_fingerprint", "plan_experiment", "preprocess", "plan_and_preprocess"])
 def test_a_workspace_that_cannot_be_written_is_told(two_channels, tmp_path, capfd, command):
     place = two_channels.copy(tmp_path)
-    for path in place.preprocessed.iterdir():
-        path.unlink()
-    place.preprocessed.rmdir()
+    shutil.rmtree(place.preprocessed)
     place.preprocessed.write_text("a file where the folder of the dataset should be")
     refused(capfd, place, command, arguments_of(command, place), (str(place.preprocessed), "Choose another output folder"))
 
