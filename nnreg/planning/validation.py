@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Optimisation, Plans, Training
+from nnreg.planning.optimisation import Optimisation
+from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Plans, Training
 from nnreg.planning.training_options import training_problems
 
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")

@@ -16,7 +16,8 @@ from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.hardware import accelerator_wanted
 from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
-from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_still_true
+from nnreg.planning.tuning import still_tuned
+from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_digest, pairs_still_true
 from nnreg.preprocessing.run import preprocess
 from nnreg.workspace import Workspace
 
@@ -105,7 +106,7 @@ def plan_dataset(
         If the dataset was not measured, or cannot be planned for.
     """
     raw, folder = _open(workspace, dataset)
-    fingerprint = _measured(raw, folder)
+    fingerprint = read_fingerprint(raw, folder)
     plans = plan(
         fingerprint,
         plans_name=plans_name,
@@ -113,9 +114,21 @@ def plan_dataset(
         overwrite_target_spacing=overwrite_target_spacing,
         accelerator=accelerator_wanted(device),
     )
-    plans.write(folder / f"{plans_name}.json")
+    path = folder / f"{plans_name}.json"
+    plans = _still_tuned(plans, path, raw)
+    plans.write(path)
     keep_dataset_files(raw, folder, on_note)
     return plans
+
+
+def _still_tuned(plans: Plans, path: Path, raw: RawDataset) -> Plans:
+    """Plans made anew keep what ``nnreg_tune`` found for the ones they replace, as far as it still holds."""
+    try:
+        earlier = Plans.read(path).tuning if path.is_file() else None
+    except PlansError:
+        # damaged, or of another version: that is why they are made anew
+        return plans
+    return plans if earlier is None else still_tuned(plans, earlier, pairs_digest(raw, earlier.pairs))
 
 
 def preprocess_dataset(
@@ -142,7 +155,7 @@ def preprocess_dataset(
     """
     raw, folder = _open(workspace, dataset)
     plans = read_plans(folder, plans_name, raw.name)
-    fingerprint = _measured(raw, folder)
+    fingerprint = read_fingerprint(raw, folder)
     names = tuple(configurations) or tuple(plans.configurations)
     if clean:
         for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
@@ -220,7 +233,14 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     return raw, writable_folder(workspace.preprocessed / name)
 
 
-def _measured(raw: RawDataset, folder: Path) -> Fingerprint:
+def read_fingerprint(raw: RawDataset, folder: Path) -> Fingerprint:
+    """The fingerprint in `folder`.
+
+    Raises
+    ------
+    PlansError
+        If it is missing, damaged, or not of the dataset as it is now.
+    """
     path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} first."
     if not path.is_file():
         raise PlansError(f"{path}: does not exist. {remedy}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nnreg.planning.dense.resampling import Resampling
-from nnreg.planning.plans import Configuration, Optimisation, Plans
+from nnreg.planning.optimisation import Optimisation, Tuning
+from nnreg.planning.plans import Configuration, Plans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class DensePlans(Plans):
     reference_case: str | None = field(default=None, init=False)
     orientation: str = field(default="", init=False)
     optimisation: Optimisation = field(default=Optimisation(), init=False)
+    tuning: Tuning | None = field(default=None, init=False)
 
     @property
     def transpose_backward(self) -> tuple[int, ...]:
