@@ -24,7 +24,7 @@ from nnreg.errors import NnRegError
 from nnreg.files import write_json
 from nnreg.geometry import AffineMap, FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.geometry.itk import read_itk
-from nnreg.imageio import ENDINGS, Image, read_image
+from nnreg.imageio import ENDINGS, Image, read_image, write_image
 from nnreg.registration import align
 from nnreg.registration.sides import foreground, prepare
 
@@ -75,13 +75,19 @@ class Pair:
         if self.aligned:
             found = align(fixed=self.fixed.array, fixed_space=self.fixed.space, moving=self.moving.array, moving_space=self.moving.space)
             self.start = Transform.affine(found.matrix)
-            warped = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space, transform=self.start)
+            # what lies around a slide is white, around a head dark
+            ground = float(np.median(_border(self.moving)))
+            warped = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space, transform=self.start, outside=ground)
             given = Image(warped, self.fixed.space)
         # other programs take one channel
         self.files = {"fixed": str(work / "fixed.nii.gz"), "moving": str(work / "moving.nii.gz")}
+        self.whole = {"fixed": str(paths[0]), "moving": str(paths[1])}
         for side, image in (("fixed", self.fixed), ("moving", given)):
-            _write_grey(Path(self.files[side]), image)
-        self.whole = self.files if self.aligned else {"fixed": str(paths[0]), "moving": str(paths[1])}
+            grey = image.array.astype(np.float32).mean(axis=0, keepdims=True)
+            write_image(Path(self.files[side]), grey, image.space)
+            if self.aligned:
+                self.whole[side] = str(work / f"{side}_whole.nii.gz")
+                write_image(Path(self.whole[side]), image.array.astype(np.float32), image.space)
         side = prepare(self.fixed.array, self.fixed.space, None, "fixed")
         self.body = self.labels[0].array[0] > 0 if self.labels[0] is not None else foreground(side) > 0.5
 
@@ -133,10 +139,11 @@ class Pair:
         return {"tre_median_mm": float(np.median(distances)), "tre_median_relative": float(np.median(distances)) / diagonal}
 
 
-def _write_grey(path: Path, image: Image) -> None:
-    from nnreg.imageio import write_image
-
-    write_image(path, image.array.astype(np.float32).mean(axis=0, keepdims=True), image.space)
+def _border(image: Image) -> np.ndarray:
+    """The values on the outermost voxels of an image."""
+    outer = np.ones(image.space.shape, bool)
+    outer[(slice(1, -1),) * image.ndim] = False
+    return image.array[:, outer]
 
 
 def installed(method: str, python: str) -> bool:

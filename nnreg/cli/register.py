@@ -34,6 +34,13 @@ def parser() -> Parser:
     result.add_argument("--similarity", default="auto", help="auto (chosen from the pair), lncc, mind, mse or nmi")
     result.add_argument("--alignment", default="affine", help="freest linear map that may be used: none, centre, rigid or affine")
     result.add_argument("--affine_only", action="store_true", help="stop after linear alignment")
+    result.add_argument(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="refine every level, or none, in both directions and go on from halfway between them (by default: all levels but the finest; with the preset "
+        "fast none, with accurate all)",
+    )
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_quiet()
     return result
@@ -65,6 +72,7 @@ def _work(options: argparse.Namespace) -> int:
         similarity=options.similarity,
         alignment=options.alignment,
         affine_only=options.affine_only,
+        symmetric=options.symmetric,
         guided=not options.measure_only,
         picture=not options.no_pictures,
         on_progress=progress_bar("registering", quiet=options.quiet),

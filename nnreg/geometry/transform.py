@@ -15,6 +15,8 @@ from nnreg.errors import GeometryError
 from nnreg.geometry.space import FloatArray, Space, apply_matrix
 
 SLAB_VOXELS = 2**20  # voxels handled at once: bounds the memory of resampling whatever the image
+MOST_PARTS = 4  # that a thick voxel is split into where a field is inverted
+REFINED_VOXELS = 16_000_000
 INSIDE = 0.5 + 1e-4  # ITK's rule: a position is inside the image up to half a voxel past the outermost centres
 
 
@@ -67,12 +69,45 @@ class FieldMap:
         return torch.from_numpy(np.ascontiguousarray(self.displacement, dtype=np.float32))[None]
 
     def inverse(self) -> FieldMap:
-        """Inverse by fixed point iteration on the same grid."""
+        """Inverse by fixed point iteration, on a grid that reaches as far as the map does and is finer along thick axes.
+
+        A field that is linear between slices has an inverse that is not: on hearts of 10 mm slices, kept on the same grid, the way there and back left 0.4
+        voxels (95th percentile), with four times the slices 0.15.
+        """
         from nnreg.kernels.inversion import inverted_volume
 
-        volume = self.displacement if self.ndim == 3 else self.displacement[:, None]
+        wide = self._reaching()._refined()
+        volume = wide.displacement if self.ndim == 3 else wide.displacement[:, None]
         inverted = inverted_volume(np.ascontiguousarray(volume, dtype=np.float32))
-        return FieldMap(inverted if self.ndim == 3 else inverted[:, 0], self.space)
+        return FieldMap(inverted if self.ndim == 3 else inverted[:, 0], wide.space)
+
+    def _reaching(self) -> FieldMap:
+        """The same map with its border continued as far as it carries points out of the grid."""
+        margins = []
+        for axis in range(self.ndim):
+            first, last = (self.displacement[axis].take(end, axis=axis) for end in (0, -1))
+            margins.append((int(np.ceil(max(0.0, -float(first.min())) - INSIDE)), int(np.ceil(max(0.0, float(last.max())) - INSIDE))))
+        if not any(low or high for low, high in margins):
+            return self
+        field = np.pad(self.displacement, [(0, 0), *margins], mode="edge")
+        origin = self.space.to_world([-low for low, _ in margins])
+        return FieldMap(field, Space(field.shape[1:], self.space.spacing, tuple(origin.tolist()), self.space.direction))
+
+    def _refined(self) -> FieldMap:
+        """The same map on a grid whose thick axes are split, four times at most and as far as the grid stays of a size that costs little."""
+        finest, voxels = min(self.space.spacing), int(np.prod(self.space.shape))
+        field, spacing = self.displacement, list(self.space.spacing)
+        for axis, (step, size) in enumerate(zip(self.space.spacing, self.space.shape, strict=True)):
+            parts = min(MOST_PARTS, round(step / finest), REFINED_VOXELS // voxels)
+            if parts < 2 or size < 2:
+                continue
+            positions = np.arange((size - 1) * parts + 1) / parts
+            below = np.minimum(positions.astype(int), size - 2)
+            share = (positions - below).astype(np.float32).reshape([-1 if other == axis else 1 for other in range(self.ndim)])
+            field = field.take(below, axis=axis + 1) * (1 - share) + field.take(below + 1, axis=axis + 1) * share
+            field[axis] *= parts
+            spacing[axis], voxels = step / parts, voxels * parts
+        return FieldMap(np.ascontiguousarray(field), Space(field.shape[1:], tuple(spacing), self.space.origin, self.space.direction))
 
     def thinned(self, stride: Sequence[int]) -> FieldMap:
         """Every `stride`-th voxel along each axis, the first one kept.

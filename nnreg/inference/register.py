@@ -52,6 +52,7 @@ def register_files(
     similarity: str = "auto",
     alignment: str = "affine",
     affine_only: bool = False,
+    symmetric: bool | None = None,
     guided: bool = True,
     picture: bool = True,
     on_progress: Progress | None = None,
@@ -65,7 +66,7 @@ def register_files(
     files : PairFiles
     output
         Made if it is absent. Results of an earlier registration in it are replaced.
-    preset, similarity, alignment, affine_only, guided
+    preset, similarity, alignment, affine_only, symmetric, guided
         As in :func:`nnreg.registration.register`.
     picture
         Whether to draw ``overview.png``.
@@ -100,6 +101,7 @@ def register_files(
         similarity=similarity,
         alignment=alignment,
         affine_only=affine_only,
+        symmetric=symmetric,
         on_progress=on_progress,
     )
     # what is not one of the engine's stages

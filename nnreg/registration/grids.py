@@ -82,6 +82,11 @@ class Level:
         moving = Side(image.reshape(-1, *shape), None if mask.min() > 0.5 else mask, self.fixed.space)
         return Level(self.fixed, moving, np.eye(3, 4, dtype=np.float32), self.spacing)
 
+    def swapped(self) -> Level:
+        """The same level with the roles exchanged."""
+        whole = np.vstack([self.matrix, (0, 0, 0, 1)]).astype(float)
+        return Level(self.moving, self.fixed, np.ascontiguousarray(np.linalg.inv(whole)[:3], dtype=np.float32), self.spacing)
+
     def empty_field(self) -> Floats:
         """The field that moves nothing."""
         return np.zeros((self.fixed.space.ndim, *self.grid), np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,6 +50,13 @@ class Guides:
             self.labels = self.labels[0], resample_labels(self.labels[1], moving=moving, fixed=fixed, transform=initial)
         if self.points is not None:
             self.points = self.points[0], initial.inverse().map_points(self.points[1])
+
+    def swapped(self) -> Guides:
+        """The same guides with the roles exchanged."""
+        result = copy.copy(self)
+        result.labels = None if self.labels is None else (self.labels[1], self.labels[0])
+        result.points = None if self.points is None else (self.points[1], self.points[0])
+        return result
 
     def group(self, level: Level) -> Group | None:
         """The labels of a level as soft maps, or None if there are none or they would not fit."""

@@ -28,19 +28,22 @@ class Preset:
         Widths of the Gaussians on each update and on the whole field, voxels of the level.
     radius : float
         Half window of local correlation, voxels of the level.
+    symmetric_from : int or None
+        Multiple of the finest spacing from which on, coarser ones included, levels are refined in both directions; None for none.
     """
 
     iterations: tuple[int, int, int, int]
     step: float = 1.2
     update_smoothing: float = 1.7
-    field_smoothing: float = 0.51
+    field_smoothing: float = 0.48
     radius: float = 2.0
+    symmetric_from: int | None = None
 
 
 PRESETS = {
     "fast": Preset((15, 20, 30, 2), field_smoothing=0.45),
-    "default": Preset((30, 40, 40, 12)),
-    "accurate": Preset((40, 60, 80, 40), field_smoothing=0.45),
+    "default": Preset((30, 40, 40, 12), symmetric_from=2),
+    "accurate": Preset((40, 60, 80, 40), field_smoothing=0.4, symmetric_from=1),
 }
 
 
