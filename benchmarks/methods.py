@@ -120,14 +120,52 @@ def convexadam(job: Job) -> None:
     sitk.WriteImage(image, str(Path(job["output"]) / "field.nii.gz"))
 
 
+def fireants(job: Job) -> None:
+    """FireANTs' greedy registration as its authors' scripts for several brain data sets run it, after its affine stage where the images are not aligned.
+
+    It is made for GPUs, and runs on one where the method's name ends in ``cuda``; on the CPU otherwise.
+    """
+    import SimpleITK as sitk
+    import torch
+    from fireants.io.image import BatchedImages, Image
+    from fireants.registration.affine import AffineRegistration
+    from fireants.registration.greedy import GreedyRegistration
+
+    torch.set_num_threads(job["threads"])
+    device = "cuda" if job["method"].endswith("cuda") else "cpu"
+    fixed, moving = (BatchedImages(Image.load_file(str(job[side]), device=device)) for side in ("fixed", "moving"))
+    common: dict[str, Any] = {"fixed_images": fixed, "moving_images": moving, "loss_type": "cc", "cc_kernel_size": 5, "progress_bar": False}
+    start = None
+    with measured(job):
+        if not job["aligned"]:
+            linear = AffineRegistration([8, 4, 2, 1], [100, 50, 25, 20], optimizer="Adam", optimizer_lr=3e-4, **common)
+            linear.optimize()
+            start = linear.get_affine_matrix().detach()
+        greedy = GreedyRegistration([4, 2, 1], [200, 100, 25], optimizer="Adam", optimizer_lr=0.5, smooth_grad_sigma=1, init_affine=start, **common)
+        greedy.optimize()
+        with torch.no_grad():
+            there = greedy.get_warped_coordinates(fixed, moving)
+    # positions between -1 and 1, x first, to mm; its own writer knows volumes only
+    ndim = there.shape[-1]
+    here = torch.nn.functional.affine_grid(torch.eye(ndim, ndim + 1, device=device)[None], [1, 1, *there.shape[1:-1]], align_corners=True)
+    ends = [
+        grid.double() @ to[0, :ndim, :ndim].double().T + to[0, :ndim, ndim] for grid, to in ((here, fixed.get_torch2phy()), (there, moving.get_torch2phy()))
+    ]
+    image = sitk.GetImageFromArray((ends[1] - ends[0])[0].float().cpu().numpy(), isVector=True)
+    image.CopyInformation(sitk.ReadImage(str(job["fixed"])))
+    sitk.WriteImage(image, str(Path(job["output"]) / "field.nii.gz"))
+
+
 METHODS: dict[str, Callable[[Job], None]] = {
     **{f"nnreg-{preset}": nnreg for preset in ("affine", "fast", "default", "accurate")},
     **{f"ants_{name}": ants for name in ("affine", "syn", "syn_cc")},
     "greedy": greedy,
     "elastix": elastix,
     "convexadam": convexadam,
+    "fireants": fireants,
+    "fireants_cuda": fireants,
 }
-PACKAGES = {"ants": "ants", "greedy": "picsl_greedy", "elastix": "itk", "convexadam": "convexAdam"}
+PACKAGES = {"ants": "ants", "greedy": "picsl_greedy", "elastix": "itk", "convexadam": "convexAdam", "fireants": "fireants"}
 
 
 class measured:

@@ -28,7 +28,7 @@ from nnreg.imageio import ENDINGS, Image, read_image, write_image
 from nnreg.registration import align
 from nnreg.registration.sides import foreground, prepare
 
-PEERS = ("ants_syn", "greedy", "elastix", "convexadam")
+PEERS = ("ants_syn", "greedy", "elastix", "convexadam", "fireants")
 OWN = ("nnreg-fast", "nnreg-default", "nnreg-accurate")
 FOLDING_BAR = 0.01  # percent
 
