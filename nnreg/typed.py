@@ -18,6 +18,7 @@ def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegErr
     """Build the dataclass `cls` from parsed JSON.
 
     Lists become tuples where the field says so, nested dataclasses are built the same way, a missing key takes the field's default.
+    A field that is no argument of the constructor (``init=False``) belongs to the class, not to the file: it is neither read nor written.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegErr
     """
     if not isinstance(content, Mapping):
         raise error(f"{where}: expected an object with keys, found {_describe(content)}.")
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in content:
         if key not in fields:
             raise error(f"{where}: unknown key {key!r}; {did_you_mean(key, fields)}")
@@ -53,7 +54,7 @@ def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegErr
 
 def to_mapping(instance: Any) -> dict[str, Any]:
     """The dataclass as JSON's own types, in the order of its fields."""
-    result: dict[str, Any] = plain({field.name: _unwrap(getattr(instance, field.name)) for field in dataclasses.fields(instance)})
+    result: dict[str, Any] = plain({field.name: _unwrap(getattr(instance, field.name)) for field in dataclasses.fields(instance) if field.init})
     return result
 
 

@@ -175,7 +175,7 @@ def build_plane(root: Path) -> Tiny:
     result = Tiny(root, "Dataset004_Plane", "2d")
     training, testing = ({case: grid for case, grid in grids.items() if (subjects[case] == "s4") == held_out} for held_out in (False, True))
     write_dataset(result.raw, training, test_spaces=testing, pairing="groups", groups=subjects)
-    succeeded(extract_fingerprint.main, "-d", result.id, *QUIET, *result.where)
+    succeeded(extract_fingerprint.main, "-d", result.id, *QUIET, *NO_PAIRS, *result.where)
     succeeded(plan_experiment.main, "-d", result.id, *result.where)
     succeeded(preprocess.main, "-d", result.id, *QUIET, *result.where)
     for fold in (0, 1):

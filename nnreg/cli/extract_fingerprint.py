@@ -13,6 +13,7 @@ def parser() -> Parser:
     """Its options."""
     result = Parser("nnreg_extract_fingerprint", "Measure every image of a dataset: geometry, foreground, intensities.")
     shared.add_datasets(result)
+    shared.add_task(result)
     shared.add_processes(result)
     shared.add_pairs(result)
     result.add_argument("--verify_dataset_integrity", action="store_true", help="check the dataset first")
@@ -23,21 +24,21 @@ def parser() -> Parser:
 
 def _work(options: argparse.Namespace) -> None:
     """Measure and print."""
-    from nnreg.planning.fingerprint import FILE_NAME
     from nnreg.preprocessing import fingerprint_dataset
 
     workspace = workspace_of(options)
     for dataset in options.dataset:
-        fingerprint = fingerprint_dataset(
+        fingerprint_dataset(
             workspace,
             dataset,
+            task=options.task,
             processes=options.processes,
             verify=options.verify_dataset_integrity,
             clean=options.clean,
-            pair_budget=options.pair_budget,
+            **shared.pair_options(options),
             progress=shared.progress(options),
         )
-        shared.print_fingerprint(fingerprint, shared.preprocessed_folder(workspace, dataset) / FILE_NAME)
+        shared.print_fingerprint(workspace, dataset, options.task)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,6 @@ def parser() -> Parser:
 
 def _work(options: argparse.Namespace) -> None:
     """Do all three and print."""
-    from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
     from nnreg.preprocessing import plan_and_preprocess
 
     workspace = workspace_of(options)
@@ -38,18 +37,14 @@ def _work(options: argparse.Namespace) -> None:
             processes=options.processes,
             verify=options.verify_dataset_integrity,
             clean=options.clean,
-            pair_budget=options.pair_budget,
             preprocess_too=not options.no_pp,
-            gpu_memory_target=options.gpu_memory_target,
-            overwrite_target_spacing=options.overwrite_target_spacing,
-            plans_name=options.overwrite_plans_name,
-            device=options.device,
             progress=shared.progress(options),
-            on_note=print,
+            **shared.planning(options),
+            **shared.pair_options(options),
         )
         folder = shared.preprocessed_folder(workspace, dataset)
-        shared.print_fingerprint(Fingerprint.read(folder / FILE_NAME), folder / FILE_NAME)
-        shared.print_plans(plans, folder / f"{plans.plans_name}.json")
+        shared.print_fingerprint(workspace, dataset, options.task)
+        shared.print_plans(plans, folder)
         if options.explain:
             shared.print_explanation(plans)
         if not options.no_pp:

@@ -24,16 +24,8 @@ def _work(options: argparse.Namespace) -> None:
 
     workspace = workspace_of(options)
     for dataset in options.dataset:
-        plans = plan_dataset(
-            workspace,
-            dataset,
-            gpu_memory_target=options.gpu_memory_target,
-            overwrite_target_spacing=options.overwrite_target_spacing,
-            plans_name=options.overwrite_plans_name,
-            device=options.device,
-            on_note=print,
-        )
-        shared.print_plans(plans, shared.preprocessed_folder(workspace, dataset) / f"{plans.plans_name}.json")
+        plans = plan_dataset(workspace, dataset, **shared.planning(options))
+        shared.print_plans(plans, shared.preprocessed_folder(workspace, dataset))
         if options.explain:
             shared.print_explanation(plans)
 

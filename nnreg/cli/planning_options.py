@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnreg.cli.common import Parser, progress_bar
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nnreg.workspace import Workspace
 
 DEFAULT_PLANS = "nnRegPlans"
-WIDEST_VALUE = 40
+WIDEST_VALUE, MOST_CHANNELS = 40, 8  # that tables show
 
 
 def add_datasets(parser: Parser) -> None:
@@ -30,22 +30,43 @@ def add_processes(parser: Parser) -> None:
     parser.add_quiet("--no_pbar")
 
 
+def add_task(parser: Parser) -> None:
+    """``--task``."""
+    parser.add_argument("--task", metavar="NAME", help="registration or dense_prediction (default: what dataset.json says, else registration)")
+
+
 def add_planning(parser: Parser) -> None:
     """What changes a plan."""
-    parser.add_argument("-gpu_memory_target", type=float, default=8.0, metavar="GB", help="memory that a training step may take (default: 8)")
+    add_task(parser)
+    parser.add_argument("-pl", "--planner", default="default", metavar="NAME", help="planner; for dense_prediction nnU-Net's, such as nnUNetPlannerResEncL")
+    parser.add_argument("-gpu_memory_target", type=float, metavar="GB", help="memory that a training step may take (default: the planner's, mostly 8)")
     parser.add_argument("-overwrite_target_spacing", type=float, nargs="+", metavar="MM", help="working spacing, one number per array axis (z y x)")
     parser.add_argument(
         "-device", default="auto", metavar="NAME", help="where training would run: auto (looks for a GPU here), cpu or cuda; decides what is recommended"
     )
     parser.add_argument("--explain", action="store_true", help="print every decision with its value and its reason")
-    parser.add_argument("-overwrite_plans_name", default=DEFAULT_PLANS, metavar="NAME", help=f"name of the plans file (default: {DEFAULT_PLANS})")
+    parser.add_argument("-overwrite_plans_name", metavar="NAME", help=f"name of the plans file (default: the planner's, mostly {DEFAULT_PLANS})")
+
+
+def planning(options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_planning` read, as arguments of the library; what was not given is left to the planner."""
+    given = {
+        "gpu_memory_target": options.gpu_memory_target,
+        "overwrite_target_spacing": options.overwrite_target_spacing,
+        "plans_name": options.overwrite_plans_name,
+        "device": None if options.device == "auto" else options.device,
+    }
+    return {"task": options.task, "planner": options.planner, "on_note": print} | {name: value for name, value in given.items() if value is not None}
 
 
 def add_pairs(parser: Parser) -> None:
     """How much the pairs may cost."""
-    parser.add_argument(
-        "--pair_budget", type=float, default=60.0, metavar="SECONDS", help="time for registering a sample of the pairs (default: 60; two at least; 0: none)"
-    )
+    parser.add_argument("--pair_budget", type=float, metavar="SECONDS", help="time for registering a sample of the pairs (default: 60; two at least; 0: none)")
+
+
+def pair_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_pairs` read, as arguments of the library."""
+    return {} if options.pair_budget is None else {"pair_budget": options.pair_budget}
 
 
 def add_configurations(parser: Parser) -> None:
@@ -66,8 +87,29 @@ def progress(options: argparse.Namespace) -> Callable[[str], Callable[[int, int,
     return lambda step: progress_bar(step, quiet=options.quiet)
 
 
-def print_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
+def print_fingerprint(workspace: Workspace, dataset: str, task: str | None) -> None:
     """What was measured, in a few lines."""
+    from nnreg.preprocessing.roads import task_of
+
+    file_name, kind, lines = _tables()[task_of(workspace, dataset, task)][:3]
+    path = preprocessed_folder(workspace, dataset) / file_name
+    lines(kind.read(path))
+    print(f"fingerprint: {path}")
+
+
+def _tables() -> dict[str, tuple[Any, ...]]:
+    """Per task: name and class of the fingerprint, what prints it, what prints plans."""
+    from nnreg.cli import dense_tables
+    from nnreg.planning import fingerprint
+    from nnreg.planning.dense import fingerprint as dense
+
+    return {
+        "registration": (fingerprint.FILE_NAME, fingerprint.Fingerprint, _fingerprint, _plans),
+        "dense_prediction": (dense.FILE_NAME, dense.DenseFingerprint, dense_tables.print_fingerprint, dense_tables.print_plans),
+    }
+
+
+def _fingerprint(fingerprint: Fingerprint) -> None:
     images = fingerprint.images.values()
     spacings, shapes = fingerprint.spacings(), fingerprint.shapes()
     print(
@@ -78,17 +120,18 @@ def print_fingerprint(fingerprint: Fingerprint, path: Path) -> None:
     found = sum(image.foreground_found for image in images)
     fraction = sum(image.foreground_fraction for image in images) / len(images)
     print(f"  foreground found in {found} of {len(images)}, {fraction:.0%} of the voxels on average")
-    for name, channel in zip(fingerprint.channel_names, fingerprint.intensities, strict=True):
+    for name, channel in list(zip(fingerprint.channel_names, fingerprint.intensities, strict=True))[:MOST_CHANNELS]:
         robust = f"{channel.percentile_00_5:.4g} to {channel.percentile_99_5:.4g}, median {channel.median:.4g}"
         print(f"  {name}: {robust} on the foreground, background {channel.background:.4g}")
+    if len(fingerprint.intensities) > MOST_CHANNELS:
+        print(f"  and {len(fingerprint.intensities) - MOST_CHANNELS} more channels")
     if fingerprint.pairs is not None:
         _print_pairs(fingerprint.pairs)
-    print(f"fingerprint: {path}")
 
 
 def _print_pairs(pairs: PairFingerprint) -> None:
     """What the pilot registrations measured, medians."""
-    seconds = sum(pair.seconds for pair in (*pairs.measured, *pairs.failed))
+    seconds = sum(pair.seconds for pair in pairs.all)
     print(f"  pairs: {pairs.count} registered quickly in {seconds:.0f} s" + (f", {len(pairs.failed)} could not be" if pairs.failed else ""))
     for failure in pairs.failed[:1]:
         print(f"    {failure.fixed} and {failure.moving}: {failure.reason}")
@@ -120,8 +163,20 @@ def _range(values: object) -> str:
     return " x ".join(f"{a:.4g}" if np.isclose(a, b) else f"{a:.4g}-{b:.4g}" for a, b in zip(low, high, strict=True))
 
 
-def print_plans(plans: Plans, path: Path) -> None:
+def print_plans(plans: Plans, folder: Path) -> None:
     """What was decided, in a short table, and why."""
+    _tables()[plans.task][3](plans)
+    print(f"plans: {folder / f'{plans.plans_name}.json'}")
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows in aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _plans(plans: Plans) -> None:
     from nnreg.planning.rules.decision import text
 
     print(
@@ -142,15 +197,12 @@ def print_plans(plans: Plans, path: Path) -> None:
                 f"{configuration.memory_gb:.2f}",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
     engine = plans.optimisation
     print(f"  optimise{' *' if plans.recommended == 'optimise' else ''}: no network; {engine.preset}, {engine.similarity}, alignment {engine.alignment}")
     print(f"  * recommended: {plans.because['recommended']}")
     for name, configuration in plans.configurations.items():
         print(f"  {name}: {configuration.because['grid']}; {configuration.because['spacing']}")
-    print(f"plans: {path}")
     print(f"next: {next_command(plans)}")
 
 

@@ -4,12 +4,16 @@ The value of a window w is ``c^2 / (v_I v_J)`` with ``c = sum IJ - sum I sum J /
 voxels of the window that lie inside the image (and inside the mask): padding with zeros and dividing by the full window size would
 make the zeros part of the statistics, and reward pulling dark voxels to the border.
 
-On the CPU a compiled sweep (:mod:`nnreg.kernels`) replaces :func:`lncc_value_and_gradient`, which is what it is tested against and what runs elsewhere.
+On the CPU a compiled sweep (:mod:`nnreg.kernels.lncc_cpu`) replaces :func:`lncc_value_and_gradient`, on CUDA devices a Triton kernel
+(:mod:`nnreg.kernels.lncc_triton`) where triton is installed. Both are tested against that function, which runs elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -162,7 +166,7 @@ def _centred(image: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def _fused_value_and_gradient(
-    fixed: Tensor, warped: Tensor, window: Sequence[int], *, mask: Tensor | None, smooth_nr: float, smooth_dr: float, gradient: bool
+    fixed: Tensor, warped: Tensor, window: Sequence[int], *, mask: Tensor | None, smooth_dr: float, gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """:func:`lncc_value_and_gradient` by the compiled sweep: one pass over the images, nothing kept but a few planes."""
     from nnreg.kernels.correlation import Windows
@@ -184,16 +188,43 @@ def _fused_value_and_gradient(
     return torch.tensor(total / max(1, scored)), result.div_(max(1, scored)) if gradient else None
 
 
+@functools.cache
+def _kernel_on(device: torch.device) -> Callable[..., tuple[Tensor, Tensor | None]] | None:
+    """The Triton kernel, where triton is installed and agrees with torch about a small pair on this device."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    fixed, warped = (torch.arange(60.0, device=device).reshape(1, 3, 4, 5).mul(step).sin() for step in (1.0, 2.0))
+    try:
+        from nnreg.kernels.lncc_triton import value_and_gradient
+
+        found = value_and_gradient(fixed, warped, (3, 3, 3))
+        torch.testing.assert_close(found, lncc_value_and_gradient(fixed, warped, (3, 3, 3)), rtol=1e-3, atol=1e-5)
+    except Exception as error:  # a missing compiler, an old driver, a GPU that triton does not know: each fails in its own way
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        warnings.warn(f"triton does not work on {device} ({reason}): local correlation is computed by torch there, which is slower.", stacklevel=2)
+        return None
+    return value_and_gradient
+
+
+def _quickest(image: Tensor, smooth_nr: float) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """What computes value and gradient: the kernels know one kind of number, and no constant in the numerator."""
+    kernel = None
+    if image.dtype == torch.float32 and smooth_nr == 0:
+        if image.device.type == "cpu":
+            kernel = _fused_value_and_gradient
+        elif image.device.type == "cuda":
+            kernel = _kernel_on(image.device)
+    return kernel or functools.partial(lncc_value_and_gradient, smooth_nr=smooth_nr)
+
+
 class _SquaredLNCC(torch.autograd.Function):
     """The gradient is computed with the value, so that only one image per input is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, fixed: Tensor, warped: Tensor, mask: Tensor | None, window: tuple[int, ...], smooth_nr: float, smooth_dr: float) -> Tensor:
         needs_fixed, needs_warped = ctx.needs_input_grad[:2]
-        options: dict[str, Any] = {"mask": mask, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
-        # the compiled sweep knows one kind of number, and no constant in the numerator
-        fused = fixed.device.type == "cpu" and fixed.dtype == torch.float32 and smooth_nr == 0
-        compute = _fused_value_and_gradient if fused else lncc_value_and_gradient
+        options: dict[str, Any] = {"mask": mask, "smooth_dr": smooth_dr}
+        compute = _quickest(fixed, smooth_nr)
         value, on_warped = compute(fixed, warped, window, gradient=needs_warped, **options)
         # the similarity is symmetric: swapping the roles gives the derivative with respect to the other image
         on_fixed = compute(warped, fixed, window, gradient=True, **options)[1] if needs_fixed else None

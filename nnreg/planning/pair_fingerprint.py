@@ -128,6 +128,11 @@ class PairFingerprint:
         """How many pairs could be registered."""
         return len(self.measured)
 
+    @property
+    def all(self) -> list[PairMeasurement | PairFailure]:
+        """Those that could be registered, then those that could not."""
+        return [*self.measured, *self.failed]
+
     def median(self, value: Callable[[PairMeasurement], float | None]) -> float | None:
         """Median of `value` over the pairs that have it; None if none has."""
         found = [number for pair in self.measured if (number := value(pair)) is not None]

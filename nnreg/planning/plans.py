@@ -245,9 +245,9 @@ class Plans:
             Unknown or missing key, wrong type, values that contradict each other.
         """
         from nnreg.planning.inheritance import resolved
-        from nnreg.planning.validation import check_plans
+        from nnreg.planning.validation import check_plans, plans_class
 
-        plans = from_mapping(cls, resolved(content, where), where=where, error=PlansError)
+        plans = from_mapping(plans_class(content, where, cls), resolved(content, where), where=where, error=PlansError)
         check_plans(plans, where)
         return plans
 

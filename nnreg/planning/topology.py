@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 SMALLEST_EDGE = 4  # voxels that the coarsest feature map keeps along an axis
 SIMILAR = 2.0  # spacings within this factor are pooled and convolved together
@@ -29,7 +30,7 @@ class Topology:
     divisor: tuple[int, ...]
 
 
-def topology(spacing: Sequence[float], patch: Sequence[int], *, smallest_edge: int = SMALLEST_EDGE, most_pools: int | None = None) -> Topology:
+def topology(spacing: Sequence[float], patch: Sequence[float], *, smallest_edge: int = SMALLEST_EDGE, most_pools: int | None = None) -> Topology:
     """Halve the axes of similar spacing until the feature map is small.
 
     An axis is halved while it has at least twice `smallest_edge` voxels and its spacing is below twice the finest of the axes that
@@ -39,6 +40,7 @@ def topology(spacing: Sequence[float], patch: Sequence[int], *, smallest_edge: i
     ----------
     spacing : mm per axis
     patch : voxels per axis
+        nnU-Net's first patch may be half a voxel (the median of an even number of shapes); only the result is rounded, up.
     smallest_edge
         Voxels to keep.
     most_pools
@@ -54,7 +56,7 @@ def topology(spacing: Sequence[float], patch: Sequence[int], *, smallest_edge: i
     (1, 4, 4)
     """
     ndim = len(patch)
-    current, size = [float(value) for value in spacing], [int(value) for value in patch]
+    current, size = [float(value) for value in spacing], [float(value) for value in patch]
     pools, kernel = [0] * ndim, [1] * ndim
     strides: list[tuple[int, ...]] = [(1,) * ndim]
     kernels: list[tuple[int, ...]] = []
@@ -69,14 +71,14 @@ def topology(spacing: Sequence[float], patch: Sequence[int], *, smallest_edge: i
         for axis in axes:
             pools[axis] += 1
             current[axis] *= 2
-            size[axis] = -(-size[axis] // 2)
+            size[axis] = ceil(size[axis] / 2)
     kernels.append((3,) * ndim)
     divisor = tuple(2**count for count in pools)
-    padded = tuple(-(-int(value) // unit) * unit for value, unit in zip(patch, divisor, strict=True))
+    padded = tuple(ceil(value / unit) * unit for value, unit in zip(patch, divisor, strict=True))
     return Topology(tuple(pools), tuple(strides), tuple(kernels), padded, divisor)
 
 
-def _poolable(spacing: Sequence[float], size: Sequence[int], smallest_edge: int) -> list[int]:
+def _poolable(spacing: Sequence[float], size: Sequence[float], smallest_edge: int) -> list[int]:
     long_enough = [axis for axis, voxels in enumerate(size) if voxels >= 2 * smallest_edge]
     if not long_enough:
         return []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Optimisation, Plans, Training
@@ -14,6 +16,34 @@ SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
 ALIGNMENT_TARGETS = ("dataset", "group")
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's
 ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{3})$")
+
+# task -> "module:class" and the checks that only its plans need; imported when asked for
+PLANS_OF_TASK = {
+    "registration": ("nnreg.planning.plans:Plans", "nnreg.planning.validation:registration_problems"),
+    "dense_prediction": ("nnreg.planning.dense.plans:DensePlans", "nnreg.planning.dense.validation:dense_problems"),
+}
+
+
+def plans_class(content: Any, where: str, wanted: type[Plans] = Plans) -> type[Plans]:
+    """The class of plans that the `task` of parsed JSON asks for.
+
+    Raises
+    ------
+    PlansError
+        If the task is unknown, or its plans are not of the class `wanted`.
+    """
+    task = str(content.get("task", "registration")) if isinstance(content, dict) else "registration"
+    if task not in PLANS_OF_TASK:
+        raise PlansError(f"{where}: task {task!r} is unknown; {did_you_mean(task, PLANS_OF_TASK)}")
+    found: type[Plans] = _loaded(PLANS_OF_TASK[task][0])
+    if not issubclass(found, wanted):
+        raise PlansError(f"{where}: plans of the task {task}, which cannot be used here. Plan the dataset for the task you mean (--task).")
+    return found
+
+
+def _loaded(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def check_plans(plans: Plans, where: str) -> None:
@@ -32,26 +62,36 @@ def check_plans(plans: Plans, where: str) -> None:
 
 
 def _problems(plans: Plans) -> Iterator[str]:
+    if not plans.configurations:
+        yield "configurations is empty."
+    known = [*plans.configurations, *([OPTIMISE] if plans.task == "registration" else [])]
+    if plans.recommended not in known:
+        yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, known)}."
+    if not FOLDER_NAME.match(plans.plans_name):
+        yield f"plans_name {plans.plans_name!r} cannot be part of a folder's name."
+    for name, configuration in plans.configurations.items():
+        for problem in _configuration_problems(configuration, plans):
+            yield f"configurations.{name}.{problem}"
+    yield from _loaded(PLANS_OF_TASK[plans.task][1])(plans)
+
+
+def registration_problems(plans: Plans) -> Iterator[str]:
+    """What only registration plans can have wrong."""
     if plans.pre_alignment not in PRE_ALIGNMENTS:
         yield f"pre_alignment {plans.pre_alignment!r} is unknown; {did_you_mean(plans.pre_alignment, PRE_ALIGNMENTS)}."
     if plans.alignment_target not in ALIGNMENT_TARGETS:
         yield f"alignment_target {plans.alignment_target!r} is unknown; {did_you_mean(plans.alignment_target, ALIGNMENT_TARGETS)}."
     if plans.alignment_target == "dataset" and plans.reference_case is None:
         yield "reference_case is null, but alignment_target 'dataset' needs one."
-    if not plans.configurations:
-        yield "configurations is empty."
-    if plans.recommended not in (OPTIMISE, *plans.configurations):
-        yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, [OPTIMISE, *plans.configurations])}."
     if OPTIMISE in plans.configurations:
         yield f"configurations.{OPTIMISE}: the name means registration without a network. Choose another."
     yield from _optimisation_problems(plans.optimisation)
     if not ORIENTATION.match(plans.orientation):
         yield f"orientation {plans.orientation!r}: expected letters such as LPS or RAS, one per axis."
-    if not FOLDER_NAME.match(plans.plans_name):
-        yield f"plans_name {plans.plans_name!r} cannot be part of a folder's name."
     for name, configuration in plans.configurations.items():
-        for problem in _configuration_problems(configuration, plans):
-            yield f"configurations.{name}.{problem}"
+        ndim = len(configuration.grid)
+        if len(plans.alignment_spacing) != ndim or min(plans.alignment_spacing) <= 0:
+            yield f"configurations.{name}.grid has {ndim} axes, alignment_spacing {list(plans.alignment_spacing)} is not {ndim} positive numbers."
 
 
 def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:
@@ -74,8 +114,6 @@ def _configuration_problems(configuration: Configuration, plans: Plans) -> Itera
         yield f"grid {list(configuration.grid)}: expected 2 or 3 positive numbers."
     if len(configuration.spacing) != ndim or min(configuration.spacing) <= 0:
         yield f"spacing {list(configuration.spacing)}: expected {ndim} positive numbers, as grid has."
-    if len(plans.alignment_spacing) != ndim or min(plans.alignment_spacing) <= 0:
-        yield f"grid has {ndim} axes, alignment_spacing {list(plans.alignment_spacing)} is not {ndim} positive numbers."
     if len(configuration.normalization) != len(plans.channel_names):
         yield f"normalization has {len(configuration.normalization)} schemes for {len(plans.channel_names)} channels."
     yield from _architecture_problems(configuration.architecture, ndim)

@@ -112,7 +112,7 @@ def pairs_still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
     """Whether the pairs of a fingerprint were measured on the files as they are now."""
     if fingerprint.pairs is None:
         return False
-    found = [*fingerprint.pairs.measured, *fingerprint.pairs.failed]
+    found = fingerprint.pairs.all
     return bool(found) and all(pair.files == files_digest(raw, (pair.fixed, pair.moving)) for pair in found)
 
 

@@ -122,7 +122,7 @@ def _truth(fixed: _Copy, moving: _Copy) -> Truth:
     points = fixed.keypoints, moving.keypoints
     if points[0] is None or points[1] is None or len(points[0]) != len(points[1]) or not len(points[0]):
         points = None, None
-    return Truth(*labels, *points)
+    return Truth(labels[0], labels[1], points[0], points[1])
 
 
 def _overlap(fixed: Space, moving: Space) -> float:
@@ -201,8 +201,8 @@ def _mass_change(fixed: Image, found: Registration, body: Mask, background: list
     level = np.asarray(background, np.float32).reshape(-1, *(1,) * fixed.ndim)
     before = float((fixed.array - level).mean(axis=0)[body].sum(dtype=np.float64))
     growth = jacobian_determinant(torch.from_numpy(np.ascontiguousarray(found.field.displacement))[None])[0].numpy()
-    linear = found.start.stages[0].matrix if found.start.stages else np.eye(fixed.ndim + 1)
-    after = float(((found.warped - level).mean(axis=0) * growth)[body].sum(dtype=np.float64)) * abs(float(np.linalg.det(np.asarray(linear))))
+    linear = np.eye(fixed.ndim + 1) if found.alignment is None else found.alignment.matrix
+    after = float(((found.warped - level).mean(axis=0) * growth)[body].sum(dtype=np.float64)) * abs(float(np.linalg.det(linear)))
     return after / before - 1 if before else None
 
 

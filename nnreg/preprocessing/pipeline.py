@@ -114,7 +114,7 @@ def plan_dataset(
         accelerator=accelerator_wanted(device),
     )
     plans.write(folder / f"{plans_name}.json")
-    _keep_dataset_files(raw, folder, on_note)
+    keep_dataset_files(raw, folder, on_note)
     return plans
 
 
@@ -147,7 +147,7 @@ def preprocess_dataset(
     if clean:
         for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
             shutil.rmtree(folder / stale, ignore_errors=True)
-    _keep_dataset_files(raw, folder, _unheard)
+    keep_dataset_files(raw, folder, _unheard)
     return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
 
 
@@ -246,7 +246,7 @@ def _file_bytes(raw: RawDataset, case: str) -> int:
     return sum(path.stat().st_size for path in raw.image_paths(case) if path.is_file())
 
 
-def _keep_dataset_files(raw: RawDataset, folder: Path, on_note: Note) -> None:
+def keep_dataset_files(raw: RawDataset, folder: Path, on_note: Note) -> None:
     """Keep dataset.json and the splits beside the plans: training reads nothing else of the raw dataset."""
     from nnreg.dataset.splits import load_or_make_splits
 

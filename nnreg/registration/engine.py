@@ -208,7 +208,7 @@ class _Engine:
     def _refined(self, levels: list[Level], plan: Schedule, similarity: str) -> Floats:
         """The field of the finest level, on its grid."""
         forward = _Way(levels, self.guides, self.guides_world)
-        backward = _Way([level.swapped() for level in levels], self.guides.swapped(), np.linalg.inv(self.guides_world))
+        backward = _Way([level.swapped() for level in levels], self.guides.swapped(), np.asarray(np.linalg.inv(self.guides_world), np.float64))
         both = sum(self.symmetric_from is not None and factor >= self.symmetric_from for factor in plan.factors)
         field = opposed = levels[0].empty_field()
         for number, (level, count) in enumerate(zip(levels, plan.iterations, strict=True)):

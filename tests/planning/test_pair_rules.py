@@ -36,6 +36,17 @@ class TestRelation:
         pairs = [measurement(**_alike(0.0 if index < different else 0.9, 0.0)) for index in range(10)]
         assert relation.modality_relation(fingerprint(measured=pairs)).value == expected
 
+    def test_one_odd_pair_of_few_is_odd(self, fingerprint, measurement):
+        pairs = [measurement(**_alike(0.9)), measurement(**_alike(0.9)), measurement(**_alike(0.0, 0.0))]
+        assert relation.modality_relation(fingerprint(measured=pairs)).value == relation.ONE
+
+    def test_a_pair_that_alignment_led_astray_does_not_count(self, fingerprint, measurement):
+        astray = measurement(dice=Stages(0.65, 0.0, 0.0), alignment_kind="affine", alignment_mm=14.0, **_alike(0.0, 0.0))
+        good = measurement(dice=Stages(0.65, 0.9, 0.95), alignment_kind="rigid", alignment_mm=14.0)
+        found = fingerprint(measured=[good, astray, astray])
+        assert relation.modality_relation(found).value == relation.ONE
+        assert relation.modality_relation(fingerprint(measured=[astray])).value == relation.DIFFERENT
+
     def test_without_pairs_the_names_say(self, fingerprint):
         assert relation.modality_relation(fingerprint()).value == relation.ONE
         assert relation.modality_relation(fingerprint(channel_names=("CT/MR",))).value == relation.DIFFERENT
@@ -102,11 +113,17 @@ class TestPreAlignment:
         found = fingerprint(images, pairing="pairs", pairs=(("a", "b"),), measured=[measurement(alignment_kind="rigid", alignment_mm=35.0)])
         assert alignment.pre_alignment(found).value == "rigid"
 
-    def test_what_lowers_the_dice_is_not_used(self, fingerprint, measurement):
-        worse = measurement(dice=Stages(0.6, 0.6 - 2 * alignment.WORSE_DICE, 0.7))
-        alike = measurement(dice=Stages(0.6, 0.6 - 0.5 * alignment.WORSE_DICE, 0.7))
-        assert alignment.pre_alignment(fingerprint(measured=[worse])).value == "none"
-        assert alignment.pre_alignment(fingerprint(measured=[alike])).value == "affine"
+    @pytest.mark.parametrize(("gain", "expected"), [(-0.1, "none"), (0.5 * alignment.BETTER_DICE, "none"), (2 * alignment.BETTER_DICE, "affine")])
+    def test_on_one_grid_it_must_raise_the_dice(self, fingerprint, image, measurement, gain, expected):
+        pair = measurement(dice=Stages(0.6, 0.6 + gain, 0.7))
+        assert alignment.pre_alignment(fingerprint(measured=[pair])).value == expected
+        apart = {"a": image((60, 60, 60)), "b": image((64, 60, 60))}
+        assert alignment.pre_alignment(fingerprint(apart, measured=[pair])).value == "affine"
+
+    @pytest.mark.parametrize("lower", ["ncc", "lncc"])
+    def test_without_labels_it_must_raise_both_correlations(self, fingerprint, measurement, lower):
+        worse = {"similarity": measurement().similarity | {lower: Stages(0.8, 0.79, 0.9)}}
+        assert alignment.pre_alignment(fingerprint(measured=[measurement(**worse)])).value == "none"
 
 
 class TestTrainOrOptimise:

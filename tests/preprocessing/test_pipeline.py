@@ -134,7 +134,9 @@ def test_commands_say_what_was_decided_and_where_it_lies(workspace, dataset, cap
     assert extract_fingerprint.main(["-d", "7", "-np", "1", "--no_pbar", *where]) == 0
     assert "3 images of 3 subjects" in capsys.readouterr().out
     assert plan_experiment.main(["-d", "007", *where]) == 0
-    assert "recommended" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "recommended" in said
+    assert "next: nnreg_predict -d 007 -c optimise" in said  # three subjects are too few to train on
     assert preprocess.main(["-d", NAME, "-np", "1", "--no_pbar", *where]) == 0
     assert "3 cases" in capsys.readouterr().out
     assert plan_and_preprocess.main(["-d", "7", "--no_pp", "--explain", "-np", "1", "--no_pbar", *where]) == 0

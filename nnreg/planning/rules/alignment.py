@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from nnreg.errors import PlansError
 from nnreg.planning.fingerprint import Fingerprint
-from nnreg.planning.pair_fingerprint import PairFingerprint
+from nnreg.planning.pair_fingerprint import PairFingerprint, PairMeasurement, Stages
 from nnreg.planning.rules.decision import Decision, counted, rule, text
+from nnreg.planning.rules.relation import trusted
 
 ALIGNMENT_VOXELS = 64  # along the longest axis: pose needs no more, and a pair takes seconds
 ALREADY_CENTRED = 0.02  # of the foreground's extent: images aligned by someone else agree this well
@@ -17,7 +18,7 @@ ALREADY_SIZED = 0.03
 WITHIN_SUBJECT = ("pairs", "groups")
 FREEDOM = ("none", "centre", "rigid", "affine")
 IN_PLACE = 0.02  # of the body's extent: 3 to 4 mm of a head, as sets aligned by others have (registration_anchors 2)
-WORSE_DICE = 0.01  # what linear alignment may cost in Dice by chance
+BETTER_DICE = 0.01  # what linear alignment must add to the Dice of images on one grid: less comes by chance
 
 
 @rule("alignment_target")
@@ -42,7 +43,8 @@ def orientation(fingerprint: Fingerprint) -> Decision[str]:
 def pre_alignment(fingerprint: Fingerprint) -> Decision[str]:
     """The freest linear map that a measured pair kept; what does not improve the similarity of a case is not kept.
 
-    None where images lie on one grid and linear alignment moves the body by at most 2 % of its extent in every pair, or lowers the Dice of the labels.
+    None where images lie on one grid and linear alignment moves the body by at most 2 % of its extent in every pair, adds no more than 0.01 to the Dice of the
+    labels or, without labels, nothing to a correlation.
     Without measured pairs: affine between subjects; rigid within one; none where images of a group lie on one grid, or a dataset is on one grid with
     foregrounds that agree within 2 % in place and 3 % in size.
     """
@@ -67,17 +69,37 @@ def _measured_alignment(fingerprint: Fingerprint, pairs: PairFingerprint) -> Dec
     moved = f"linear alignment moves the body of {counted(pairs.count, 'pair')} by up to {furthest:.1f} mm of its {extent:.0f}"
     if together and furthest <= IN_PLACE * extent:
         return Decision("none", f"{moved}: aligned already (up to {IN_PLACE:.0%})")
-    gain = pairs.median(
-        lambda pair: None if pair.dice is None or pair.dice.aligned is None or pair.dice.before is None else pair.dice.aligned - pair.dice.before
-    )
-    if together and gain is not None and gain < -WORSE_DICE:
-        return Decision("none", f"{moved}, but lowers the Dice of the labels by {-gain:.2f}: the headers align better")
-    kept = [pair.alignment_kind for pair in pairs.measured]
+    useless = _useless(pairs) if together else None
+    if useless is not None:
+        return Decision("none", f"{moved}, but {useless}: the headers align as well")
+    kept = [pair.alignment_kind for pair in trusted(pairs)]
     value = max(kept, key=FREEDOM.index)
     if value == "none":
         value = "rigid" if fingerprint.pairing in WITHIN_SUBJECT else "affine"
     counts = ", ".join(f"{kept.count(kind)} {kind}" for kind in FREEDOM if kind in kept)
     return Decision(value, f"{moved}; kept: {counts}. Each case keeps only what improves its similarity")
+
+
+def _useless(pairs: PairFingerprint) -> str | None:
+    """What says that alignment is of no use to images that lie on one grid: the Dice of the labels, else either correlation; None if nothing does."""
+    dice = _gain(pairs, lambda pair: pair.dice)
+    if dice is not None:
+        return None if dice > BETTER_DICE else f"adds {dice:.3f} to the Dice of the labels"
+    for name in ("ncc", "lncc"):
+        gain = _gain(pairs, lambda pair, name=name: pair.similarity.get(name))  # type: ignore[misc]
+        if gain is not None and gain <= 0:
+            return f"adds {gain:.3f} to the {'correlation' if name == 'ncc' else 'local correlation'}"
+    return None
+
+
+def _gain(pairs: PairFingerprint, measure: Callable[[PairMeasurement], Stages | None]) -> float | None:
+    """Median of what linear alignment adds to a measure."""
+
+    def gain(pair: PairMeasurement) -> float | None:
+        stages = measure(pair)
+        return None if stages is None or stages.aligned is None or stages.before is None else stages.aligned - stages.before
+
+    return pairs.median(gain)
 
 
 def _pose_spread(fingerprint: Fingerprint) -> tuple[float, float]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnreg.planning.fingerprint import Fingerprint
-from nnreg.planning.pair_fingerprint import PairMeasurement
+from nnreg.planning.pair_fingerprint import PairFingerprint, PairMeasurement
 from nnreg.planning.rules.decision import Decision, counted, rule
 
 SAME_CONTRAST = 0.45  # signed local correlation inside the body: the engine's own line between one contrast and two
 SAME_SCALE = 0.8  # correlation inside the body: with little texture, shading alone tells that intensities mean the same
-FEW_DIFFERENT = 0.2  # share of pairs: fewer are odd ones
+FEW_DIFFERENT, FEWEST_DIFFERENT = 0.2, 2  # share of pairs, and pairs: fewer are odd ones
+ASTRAY = 0.1  # of Dice, lost by linear alignment: it took a wrong turn
 ONE, SCALE, DIFFERENT, MIXED = "one contrast", "one scale", "different contrasts", "mixed contrasts"
 
 
 @rule("modality_relation")
 def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
-    """What the two images of a pair have in common, by the measured pairs, after linear alignment or the pilot.
+    """What the two images of a pair have in common, by the measured pairs at their best stage.
 
     One contrast: the local correlation well inside the body is 0.45 or more. One scale: it is not, but the correlation inside the body is 0.8 or more (little
-    texture). Else different contrasts. Mixed contrasts: a fifth of the pairs or more, but not all, are of different contrasts. Without pairs the names of
-    the channels say.
+    texture). Else different contrasts. Mixed contrasts: a fifth of the pairs or more, two at least, but not all, are of different contrasts. Pairs whose labels
+    say that alignment took a wrong turn do not count. Without pairs the names of the channels say.
     """
     pairs = fingerprint.pairs
     if pairs is None or not pairs.count:
@@ -26,10 +29,10 @@ def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
         if mixed:
             return Decision(DIFFERENT, f"no pair was measured; channel {mixed[0]!r} holds several modalities")
         return Decision(ONE, "no pair was measured; every channel holds one modality")
-    kinds = [_relation(pair) for pair in pairs.measured]
-    local, inside = (max(pairs.similarity(measure, stage) or 0.0 for stage in ("aligned", "after")) for measure in ("lncc", "ncc"))
+    kinds = [_relation(pair) for pair in trusted(pairs)]
+    local, inside = (float(np.median([_best(pair, measure) for pair in trusted(pairs)])) for measure in ("lncc", "ncc"))
     measured = f"{counted(pairs.count, 'pair')}: median local correlation {local:.2f} well inside the body, correlation {inside:.2f}"
-    if FEW_DIFFERENT * len(kinds) <= kinds.count(DIFFERENT) < len(kinds):
+    if max(FEWEST_DIFFERENT, FEW_DIFFERENT * len(kinds)) <= kinds.count(DIFFERENT) < len(kinds):
         return Decision(MIXED, f"{measured}; {kinds.count(DIFFERENT)} of them of different contrasts (local correlation below {SAME_CONTRAST:g})")
     value = max((ONE, SCALE, DIFFERENT), key=kinds.count)
     why = {
@@ -41,13 +44,24 @@ def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
 
 
 def _relation(pair: PairMeasurement) -> str:
-    def best(measure: str) -> float:
-        stages = pair.similarity[measure]
-        return max(stages.aligned or 0.0, stages.after or 0.0)
-
-    if best("lncc") >= SAME_CONTRAST:
+    if _best(pair, "lncc") >= SAME_CONTRAST:
         return ONE
-    return SCALE if best("ncc") >= SAME_SCALE else DIFFERENT
+    return SCALE if _best(pair, "ncc") >= SAME_SCALE else DIFFERENT
+
+
+def _best(pair: PairMeasurement, measure: str) -> float:
+    stages = pair.similarity[measure]
+    return max(stages.before or 0.0, stages.aligned or 0.0, stages.after or 0.0)
+
+
+def trusted(pairs: PairFingerprint) -> list[PairMeasurement]:
+    """The pairs that the pilot did not lead astray, as far as labels tell; all if they say so of every one."""
+    return [pair for pair in pairs.measured if not _led_astray(pair)] or list(pairs.measured)
+
+
+def _led_astray(pair: PairMeasurement) -> bool:
+    dice = pair.dice
+    return dice is not None and dice.before is not None and dice.aligned is not None and dice.aligned < dice.before - ASTRAY
 
 
 def expected_displacement(fingerprint: Fingerprint) -> float | None:

@@ -1,0 +1,105 @@
+"""What the planner of dense prediction knows of a dataset: nnU-Net's fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.errors import PlansError
+from nnreg.files import read_json, write_json
+from nnreg.typed import from_mapping, to_mapping
+
+SCHEMA_VERSION = 1
+FILE_NAME = "dataset_fingerprint_dense.json"
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """Of one channel, on labelled foreground, pooled over the training cases; every case counts the same."""
+
+    mean: float
+    median: float
+    std: float
+    minimum: float
+    maximum: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+@dataclass(frozen=True)
+class DenseImage:
+    """One training case. Always three axes: a 2D image is one slice of a spacing far above that of its plane.
+
+    Attributes
+    ----------
+    spacing : mm, array axis order
+    shape_after_crop : voxels of the box around what is not 0 in any channel
+    relative_size : voxels of that box over those of the image
+    file_bytes
+        Of image and labels: a cheap sign that they have changed.
+    """
+
+    spacing: tuple[float, float, float]
+    shape_after_crop: tuple[int, int, int]
+    relative_size: float
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class DenseFingerprint:
+    """The dataset.
+
+    Attributes
+    ----------
+    heads
+        Entries of ``labels``, background and ignore included: what nnU-Net counts as outputs when it plans.
+    regions
+        Whether an entry of ``labels`` holds several values.
+    training_cases
+        ``numTraining`` of ``dataset.json``.
+    images : case to its measurements
+    intensities : per channel
+    """
+
+    dataset_name: str
+    channel_names: tuple[str, ...]
+    heads: int
+    regions: bool
+    training_cases: int
+    images: dict[str, DenseImage]
+    intensities: tuple[Intensities, ...]
+    schema_version: int = SCHEMA_VERSION
+
+    def spacings(self) -> npt.NDArray[np.float64]:
+        """(cases, 3) mm."""
+        return np.asarray([image.spacing for image in self.images.values()], dtype=np.float64)
+
+    def shapes(self) -> npt.NDArray[np.int64]:
+        """(cases, 3) voxels, after cropping."""
+        return np.asarray([image.shape_after_crop for image in self.images.values()], dtype=np.int64)
+
+    @property
+    def relative_size(self) -> float:
+        """Median share of the image that cropping leaves."""
+        return float(np.median([image.relative_size for image in self.images.values()]))
+
+    @classmethod
+    def read(cls, path: Path | str) -> DenseFingerprint:
+        """Read and validate.
+
+        Raises
+        ------
+        PlansError
+            Missing or damaged file, unknown or missing key, wrong type, another schema version.
+        """
+        content = read_json(path, PlansError)
+        if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
+            raise PlansError(f"{path}: schema_version is {content.get('schema_version')!r}, expected {SCHEMA_VERSION}. Extract the fingerprint again.")
+        return from_mapping(cls, content, where=str(path), error=PlansError)
+
+    def write(self, path: Path | str) -> None:
+        """Write the fingerprint, whole or not at all."""
+        write_json(path, to_mapping(self))

@@ -1,0 +1,135 @@
+"""nnU-Net's rules for network, batch, normalisation, resampling and training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnreg.planning.dense.fingerprint import DenseFingerprint
+from nnreg.planning.dense.presets import Preset
+from nnreg.planning.dense.resampling import Resampling
+from nnreg.planning.plans import LossTerm, Normalization
+from nnreg.planning.rules.decision import Decision, rule
+
+BASE_FEATURES = 32
+MOST_FEATURES_3D, MOST_FEATURES_2D = 320, 512
+REFERENCE_BATCH_3D, REFERENCE_BATCH_2D = 2, 12
+SMALLEST_BATCH = 2
+MASKED_BELOW = 0.75  # median share of the image that cropping leaves
+SCHEMES = {"ct": "ct", "nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "rescale_to_0_1", "rgb_to_0_1": "rgb_to_0_1"}
+EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 1000, 250, 50
+
+
+@rule("dense_features")
+def features(stages: int, ndim: int) -> Decision[tuple[int, ...]]:
+    """32 at the finest stage, doubled from stage to stage, capped."""
+    most = MOST_FEATURES_2D if ndim == 2 else MOST_FEATURES_3D
+    value = tuple(min(most, BASE_FEATURES * 2**stage) for stage in range(stages))
+    return Decision(value, f"{BASE_FEATURES} doubled from stage to stage, at most {most} in {ndim}D")
+
+
+@rule("dense_blocks")
+def blocks(preset: Preset, stages: int) -> Decision[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Blocks of the encoder and convolutions of the decoder, per stage."""
+    table = preset.encoder_blocks
+    encoder = tuple(table[min(stage, len(table) - 1)] for stage in range(stages))
+    return Decision((encoder, (preset.decoder_blocks,) * (stages - 1)), f"{preset.network} as {preset.name} has it")
+
+
+def reference_batch(ndim: int) -> int:
+    """Batch size that the reference of a preset stands for."""
+    return REFERENCE_BATCH_2D if ndim == 2 else REFERENCE_BATCH_3D
+
+
+def reference_elements(preset: Preset, ndim: int, memory_gb: float) -> float:
+    """Elements of one sample's feature maps that fit `memory_gb` at the reference batch."""
+    return (preset.elements_2d if ndim == 2 else preset.elements_3d) * (memory_gb / preset.memory_gb)
+
+
+def patch_limit(preset: Preset, ndim: int, memory_gb: float) -> float:
+    """Elements above which a patch shrinks."""
+    reference = reference_elements(preset, ndim, memory_gb)
+    return reference * reference_batch(ndim) / SMALLEST_BATCH if preset.shrinks_for_smallest_batch else reference
+
+
+@rule("dense_batch_size")
+def batch_size(preset: Preset, patch: Sequence[int], elements: int, memory_gb: float, dataset_voxels: float) -> Decision[int]:
+    """What memory the patch leaves goes into the batch, but a batch covers at most a share of the dataset; at least 2."""
+    ndim = len(patch)
+    fitting = round(reference_elements(preset, ndim, memory_gb) / elements * reference_batch(ndim))
+    covering = round(dataset_voxels * preset.share / float(np.prod(patch, dtype=np.float64)))
+    value = max(min(fitting, covering), SMALLEST_BATCH)
+    return Decision(value, f"{fitting} fit {memory_gb:g} GB, {covering} cover {preset.share:.0%} of the dataset, at least {SMALLEST_BATCH}")
+
+
+@rule("dense_batch_dice")
+def batch_dice(configuration: str, has_companion: bool) -> Decision[bool]:
+    """Dice over the batch where a patch shows little of an image: in 2D, and at full resolution beside a coarser companion."""
+    if configuration == "2d":
+        return Decision(True, "2d: a slice shows few of the labels")
+    if configuration == "3d_lowres" or not has_companion:
+        return Decision(False, f"{configuration}: a patch shows at least a quarter of the image, or no coarser companion would help")
+    return Decision(True, "a patch shows less than a quarter of the image (there is a 3d_lowres)")
+
+
+@rule("dense_normalization")
+def normalization(fingerprint: DenseFingerprint, channel: int) -> Decision[Normalization]:
+    """By the channel's name: CT, noNorm, rescale_to_0_1, rgb_to_0_1; anything else z-score, on the nonzero voxels where cropping leaves little."""
+    name = fingerprint.channel_names[channel]
+    scheme = SCHEMES.get(name.casefold(), "zscore")
+    kwargs: dict[str, Any] = {}
+    reason = f"channel {name!r}"
+    if scheme == "ct":
+        found = fingerprint.intensities[channel]
+        kwargs = {"low": found.percentile_00_5, "high": found.percentile_99_5, "mean": found.mean, "std": found.std}
+        reason += f": one window for all images, 0.5 to 99.5 % of the foreground ({found.percentile_00_5:.4g} to {found.percentile_99_5:.4g})"
+    elif scheme == "zscore":
+        kwargs = {"use_mask": fingerprint.relative_size < MASKED_BELOW}
+        where = "its nonzero voxels" if kwargs["use_mask"] else "the whole image"
+        reason += f": z-score over {where}, cropping leaves {fingerprint.relative_size:.0%} of the median image (below 75 %: nonzero voxels only)"
+    return Decision(Normalization(scheme, kwargs), reason)
+
+
+@rule("dense_resampling")
+def resampling() -> Decision[Resampling]:
+    """Images cubic, labels and probabilities linear; nearest neighbour between slices of an anisotropic image."""
+    return Decision(Resampling(), "nnU-Net's: labels and probabilities linear per class, slices one by one where a spacing is more than 3 times another")
+
+
+@rule("dense_loss")
+def loss(fingerprint: DenseFingerprint, over_batch: bool) -> Decision[tuple[LossTerm, ...]]:
+    """Soft Dice and cross entropy, equally; binary cross entropy where labels are regions that overlap."""
+    kind, why = ("binary_cross_entropy", "labels are regions") if fingerprint.regions else ("cross_entropy", "labels exclude each other")
+    dice = LossTerm("soft_dice", kwargs={"batch_dice": over_batch})
+    return Decision((dice, LossTerm(kind)), f"soft Dice and {kind.replace('_', ' ')}, equally: {why}")
+
+
+@rule("dense_deep_supervision_weights")
+def deep_supervision_weights(stages: int) -> Decision[tuple[float, ...]]:
+    """Halved from level to level, the lowest without weight, summing to 1; one per level of the decoder, finest first."""
+    levels = stages - 1
+    weights = [0.5**level for level in range(levels)]
+    if levels > 1:
+        weights[-1] = 0.0
+    value = tuple(weight / sum(weights) for weight in weights) or (1.0,)
+    return Decision(value, f"{levels} levels, halved from level to level, the lowest without weight")
+
+
+@rule("dense_training")
+def training() -> Decision[dict[str, Any]]:
+    """SGD with Nesterov momentum and nnU-Net's length."""
+    value = {
+        "epochs": EPOCHS,
+        "iterations_per_epoch": ITERATIONS,
+        "validation_iterations": VALIDATION_ITERATIONS,
+        "optimizer": "sgd",
+        "learning_rate": 1e-2,
+        "weight_decay": 3e-5,
+        "gradient_clip": 12.0,
+        "optimizer_kwargs": {"momentum": 0.99, "nesterov": True},
+        "lr_schedule": "poly",
+        "lr_schedule_kwargs": {"exponent": 0.9},
+    }
+    return Decision(value, "nnU-Net's: 1000 epochs of 250 iterations, SGD 0.01 with Nesterov momentum 0.99, polynomial schedule, gradients clipped at 12")

@@ -1,0 +1,146 @@
+"""From a dataset's name to its fingerprint and plans of dense prediction on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nnreg.dataset import RawDataset
+from nnreg.errors import PlansError
+from nnreg.files import writable_folder
+from nnreg.parallel import default_processes
+from nnreg.planning.dense.fingerprint import FILE_NAME, DenseFingerprint
+from nnreg.planning.dense.measure import measure_dense, still_true
+from nnreg.planning.dense.planner import TASK, plan_dense
+from nnreg.planning.dense.plans import DensePlans
+from nnreg.planning.dense.presets import DEFAULT
+from nnreg.preprocessing.pipeline import Note, Progress, keep_dataset_files
+from nnreg.workspace import Workspace
+
+
+def _unheard(note: str) -> None:
+    """Nobody listens."""
+
+
+def _silent(step: str) -> Callable[[int, int, str], None]:
+    return lambda done, total, what: None
+
+
+def fingerprint_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    processes: int | None = None,
+    verify: bool = False,
+    clean: bool = False,
+    progress: Progress = _silent,
+) -> DenseFingerprint:
+    """Measure a raw dataset and keep the fingerprint; an earlier one is used again while the dataset has not changed.
+
+    Raises
+    ------
+    NnRegError
+        If the dataset is missing, contradicts its dataset.json or cannot be measured.
+    """
+    raw, folder = _open(workspace, dataset)
+    processes = processes or default_processes()
+    if verify:
+        from nnreg.dataset import verify_dataset
+
+        verify_dataset(raw, processes=processes, on_progress=progress("verifying")).require_sound()
+    path = folder / FILE_NAME
+    if path.is_file() and not clean:
+        found = DenseFingerprint.read(path)
+        if still_true(found, raw):
+            return found
+    fingerprint = measure_dense(raw, processes=processes, on_progress=progress("fingerprint"))
+    fingerprint.write(path)
+    return fingerprint
+
+
+def plan_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    planner: str = DEFAULT.name,
+    gpu_memory_target: float | None = None,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str | None = None,
+    on_note: Note = _unheard,
+) -> DensePlans:
+    """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual.
+
+    Raises
+    ------
+    PlansError
+        If the dataset was not measured, or has changed since, or cannot be planned for.
+    """
+    raw, folder = _open(workspace, dataset)
+    path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} --task {TASK} first."
+    if not path.is_file():
+        raise PlansError(f"{path}: does not exist. {remedy}")
+    fingerprint = DenseFingerprint.read(path)
+    if not still_true(fingerprint, raw):
+        raise PlansError(f"{path}: cases, files or labels of {raw.name} have changed since it was made. {remedy}")
+    plans = plan_dense(
+        fingerprint, planner=planner, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing
+    )
+    plans.write(folder / f"{plans.plans_name}.json")
+    keep_dataset_files(raw, folder, on_note)
+    return plans
+
+
+def plan_and_preprocess(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    configurations: Sequence[str] = (),
+    processes: int | None = None,
+    verify: bool = False,
+    clean: bool = False,
+    preprocess_too: bool = True,
+    planner: str = DEFAULT.name,
+    gpu_memory_target: float | None = None,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str | None = None,
+    progress: Progress = _silent,
+    on_note: Note = _unheard,
+) -> DensePlans:
+    """Measure and plan a dataset.
+
+    Raises
+    ------
+    PlansError
+        If arrays are asked for too: this task plans, but does not preprocess.
+    """
+    if preprocess_too:
+        _refuse_arrays()
+    fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, progress=progress)
+    return plan_dataset(
+        workspace,
+        dataset,
+        planner=planner,
+        gpu_memory_target=gpu_memory_target,
+        overwrite_target_spacing=overwrite_target_spacing,
+        plans_name=plans_name,
+        on_note=on_note,
+    )
+
+
+def preprocess_dataset(workspace: Workspace, dataset: int | str, **options: object) -> dict[str, Path]:
+    """Refused: this task plans, but does not preprocess."""
+    _refuse_arrays()
+    return {}
+
+
+def _refuse_arrays() -> None:
+    raise PlansError(f"{TASK}: this version measures and plans, it does not preprocess. Add --no_pp.")
+
+
+def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
+    """The dataset as one of this task, whatever its dataset.json says of itself."""
+    name = workspace.dataset_name(dataset)
+    raw = RawDataset.open(workspace.raw / name)
+    raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=TASK), raw.cases, raw.test_cases)
+    return raw, writable_folder(workspace.preprocessed / name)

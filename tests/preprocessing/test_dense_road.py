@@ -1,0 +1,126 @@
+"""A dataset as nnU-Net has it, through fingerprint and plans, by library and commands."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nnreg.cli import extract_fingerprint, plan_and_preprocess, plan_experiment
+from nnreg.errors import NnRegError
+from nnreg.geometry import Space
+from nnreg.imageio import Image, write_image
+from nnreg.planning.dense.measure import QUANTILES, measure_case, nonzero_box
+from nnreg.planning.dense.plans import DensePlans
+from nnreg.planning.plans import Plans
+from nnreg.preprocessing import fingerprint_dataset, plan_dataset
+from nnreg.workspace import Workspace
+
+NAME = "Dataset003_Blocks"
+
+
+@pytest.fixture
+def blocks(tmp_path):
+    """Three CT-like volumes of different size, each with a border of zeros and one labelled block; dataset.json has no `task`."""
+    folder = tmp_path / "nnReg_raw" / NAME
+    for index, shape in enumerate([(12, 40, 44), (13, 42, 40), (14, 44, 48)]):
+        rng = np.random.default_rng(index)
+        image = np.zeros((1, *shape), dtype=np.int16)
+        image[:, 1:-1, 3:-2, 2:-1] = rng.integers(20, 60, (shape[0] - 2, shape[1] - 5, shape[2] - 3))
+        labels = np.zeros_like(image, dtype=np.uint8)
+        labels[:, 4:8, 10:20, 10:20] = 1 + index % 2
+        space = Space.plain(shape, (3.0, 1.0, 1.0))
+        write_image(folder / "imagesTr" / f"b{index}_0000.nii.gz", image, space)
+        write_image(folder / "labelsTr" / f"b{index}.nii.gz", labels, space)
+    spec = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 3, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(spec))
+    return Workspace.resolve(tmp_path)
+
+
+def test_commands_plan_an_unchanged_dataset(blocks, tmp_path, capsys):
+    where = ["-d", "3", "--workspace", str(tmp_path), "--task", "dense_prediction"]
+    assert extract_fingerprint.main([*where, "-np", "1", "-q"]) == 0
+    assert plan_experiment.main(where) == 0
+    assert plan_experiment.main([*where, "-pl", "nnUNetPlannerResEncM", "-gpu_memory_target", "10", "-overwrite_plans_name", "Mine"]) == 0
+    said = capsys.readouterr().out
+    assert "3 images with labels" in said
+    assert "3d_fullres *" in said
+    folder = blocks.preprocessed / NAME
+    plans = Plans.read(folder / "nnRegPlans.json")
+    assert isinstance(plans, DensePlans)
+    assert (plans.planner, Plans.read(folder / "Mine.json").planner) == ("ExperimentPlanner", "nnUNetPlannerResEncM")
+    assert json.loads((folder / "dataset.json").read_text())["task"] == "dense_prediction"
+    assert (folder / "splits_final.json").is_file()
+    assert plan_and_preprocess.main([*where, "--no_pp", "-q"]) == 0
+
+
+def test_fingerprint_is_of_the_cropped_foreground(blocks):
+    found = fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
+    assert [image.shape_after_crop for image in found.images.values()] == [(10, 35, 41), (11, 37, 37), (12, 39, 45)]
+    assert found.heads == 3
+    values = found.intensities[0]
+    assert 20 <= values.minimum <= values.percentile_00_5 < values.median < values.percentile_99_5 <= values.maximum < 60
+    assert found == fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
+
+
+def test_statistics_are_those_of_the_voxels():
+    """A single case: every statistic equals numpy's on the labelled voxels, percentiles to the spacing of the quantiles."""
+    rng = np.random.default_rng(0)
+    shape = (9, 21, 17)
+    image, labels = rng.normal(50, 9, (2, *shape)), rng.integers(0, 3, (1, *shape))
+    space = Space.plain(shape)
+    _, foreground = measure_case(Image(image, space), Image(labels, space))
+    for channel, found in zip(image, foreground, strict=True):
+        values = channel[labels[0] > 0]
+        assert found.mean == pytest.approx(values.mean())
+        assert found.square == pytest.approx(np.mean(values**2))
+        assert len(found.quantiles) == QUANTILES
+        assert np.percentile(found.quantiles, (0, 0.5, 50, 99.5, 100)) == pytest.approx(np.percentile(values, (0, 0.5, 50, 99.5, 100)), abs=0.05)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (5, 8, 11)])
+def test_the_box_is_the_smallest_that_loses_nothing(shape):
+    rng = np.random.default_rng(len(shape))
+    array = np.zeros((2, *shape))
+    for _ in range(3):
+        array[(int(rng.integers(2)), *(int(rng.integers(1, size)) for size in shape))] = -1.0
+    box = tuple(slice(low, high) for low, high in nonzero_box(array))
+    inside = array[(slice(None), *box)]
+    assert np.count_nonzero(inside) == np.count_nonzero(array)
+    for axis in range(1, inside.ndim):
+        assert np.take(inside, 0, axis).any()
+        assert np.take(inside, -1, axis).any()
+    assert nonzero_box(np.zeros((1, *shape))) == tuple((0, size) for size in shape)
+
+
+def test_what_is_missing_is_said_in_one_line(blocks):
+    with pytest.raises(NnRegError, match=r"nnreg_extract_fingerprint -d 003 --task dense_prediction"):
+        plan_dataset(blocks, 3, task="dense_prediction")
+    with pytest.raises(NnRegError, match="--task dense_prediction"):
+        plan_dataset(blocks, 3, planner="nnUNetPlannerResEncL")
+    with pytest.raises(NnRegError, match="dense_prediction"):
+        plan_dataset(blocks, 3, task="dense")
+    (blocks.raw / NAME / "labelsTr" / "b1.nii.gz").unlink()
+    with pytest.raises(NnRegError, match="'b1' has no label file"):
+        fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
+
+
+def test_labels_on_another_grid_and_empty_labels_are_refused(blocks):
+    path = blocks.raw / NAME / "labelsTr" / "b0.nii.gz"
+    write_image(path, np.ones((1, 4, 5, 6), np.uint8), Space.plain((4, 5, 6)))
+    with pytest.raises(NnRegError, match="has shape"):
+        fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
+    for index, shape in enumerate([(12, 40, 44), (13, 42, 40), (14, 44, 48)]):
+        write_image(blocks.raw / NAME / "labelsTr" / f"b{index}.nii.gz", np.zeros((1, *shape), np.uint8), Space.plain(shape, (3.0, 1.0, 1.0)))
+    with pytest.raises(NnRegError, match="no voxel"):
+        fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
+
+
+def test_changed_files_are_measured_again(blocks):
+    before = fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
+    shape = (12, 40, 44)
+    image = np.random.default_rng(5).integers(1, 900, (1, *shape)).astype(np.int16)
+    write_image(blocks.raw / NAME / "imagesTr" / "b0_0000.nii.gz", image, Space.plain(shape, (3.0, 1.0, 1.0)))
+    with pytest.raises(NnRegError, match="have changed"):
+        plan_dataset(blocks, 3, task="dense_prediction")
+    after = fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
+    assert after.images["b0"].shape_after_crop == shape != before.images["b0"].shape_after_crop
