@@ -1,6 +1,6 @@
 """Ten data sets, planned with no flag and registered as the plan says, beside other programs at their best hand-made settings.
 
-``python benchmarks/selfconfig.py DATA_DIR`` - see README.md. Prints the plan's main decisions and the figures of each, writes JSON, exits 1 where a bar is missed.
+``python benchmarks/selfconfig.py DATA_DIR`` - see README.md. Prints the plan's main decisions and figures, writes JSON, exits 1 where a bar is missed.
 """
 
 from __future__ import annotations
