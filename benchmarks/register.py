@@ -60,8 +60,6 @@ class Pair:
     `start` is ``shared`` (nnReg's linear alignment), ``own`` (each method's) or ``headers`` (aligned as they are).
     """
 
-    settings: dict[str, Any] | None = None  # of a peer
-
     def __init__(self, folder: Path, work: Path, start: str) -> None:
         self.name = folder.name
         paths = [found_file(folder, side) for side in ("fixed", "moving")]
@@ -103,10 +101,10 @@ class Pair:
         side = prepare(self.fixed.array, self.fixed.space, None, "fixed")
         self.body = self.labels[0].array[0] > 0 if self.labels[0] is not None else foreground(side) > 0.5
 
-    def job(self, method: str, output: Path, threads: int) -> dict[str, Any]:
+    def job(self, method: str, output: Path, threads: int, settings: dict[str, Any]) -> dict[str, Any]:
         """What a method is asked to do."""
         own = method.startswith("nnreg")
-        extra: dict[str, Any] = (self.masks if not self.aligned else {}) if own else {**self.peer_masks, "settings": self.settings or {}}
+        extra: dict[str, Any] = (self.masks if not self.aligned else {}) if own else {**self.peer_masks, "settings": settings}
         return {"method": method, **(self.whole if own else self.files), **extra, "output": str(output), "threads": threads, "aligned": self.aligned}
 
     def score(self, output: Path, surface: bool) -> dict[str, Any]:
@@ -169,16 +167,29 @@ def installed(method: str, python: str) -> bool:
 
 def run_method(pair: Pair, method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run one method on one pair in a process of its own and score it."""
+    return run_settings(pair, method, {"": {}}, options)[""]
+
+
+def run_settings(pair: Pair, method: str, settings: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Scores of one method by the name of its settings; all run in one process, which spares the time of starting it."""
     python = sys.executable if method.startswith("nnreg") else options.peer_python
     environment = {**os.environ, **{name: str(options.threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS")}}
+    scores = {}
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder)
-        (output / "job.json").write_text(json.dumps(pair.job(method, output, options.threads)))
-        command = [python, str(Path(methods.__file__).resolve()), str(output / "job.json")]
+        outputs = {name: Path(folder) / str(number) for number, name in enumerate(settings)}
+        for name, output in outputs.items():
+            output.mkdir()
+            (output / "job.json").write_text(json.dumps(pair.job(method, output, options.threads, settings[name])))
+        command = [python, str(Path(methods.__file__).resolve()), *(str(output / "job.json") for output in outputs.values())]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        if done.returncode:
-            return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-        return pair.score(output, options.surface)
+        for name, output in outputs.items():
+            failed = output / "failed"
+            if failed.is_file() or (done.returncode and not (output / "cost.json").is_file()):
+                message = failed.read_text() if failed.is_file() else done.stderr
+                scores[name] = {"failed": (message.strip().splitlines() or ["no message"])[-1]}
+            else:
+                scores[name] = pair.score(output, options.surface)
+    return scores
 
 
 FIGURES = (

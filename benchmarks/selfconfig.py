@@ -11,10 +11,8 @@ import resource
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -75,6 +73,7 @@ class Dataset:
         self.chosen = self.raw.chosen_pairs(options.pairs)
         self.folder = self.work / "nnReg_raw" / self.full
         self.raw.write(self.folder)
+        self._pairs: dict[tuple[str, str], register.Pair] = {}
         for pair in self.chosen:
             self.raw.write_pair(self.work / "pairs" / "__".join(pair), *pair)
 
@@ -116,14 +115,17 @@ class Dataset:
             write_json(kept, earlier)
         return earlier
 
+    def pair(self, name: str, start: str) -> register.Pair:
+        """A pair as the other programs are given it, made once."""
+        if (name, start) not in self._pairs:
+            folder = self.work / "prepared" / start / name
+            folder.mkdir(parents=True, exist_ok=True)
+            self._pairs[name, start] = register.Pair(self.work / "pairs" / name, folder, start)
+        return self._pairs[name, start]
+
     def own_scores(self) -> dict[str, Scores]:
         """Figures of nnReg's maps, by pair."""
-        scores = {}
-        for pair in self.chosen:
-            name = "__".join(pair)
-            with tempfile.TemporaryDirectory() as work:
-                scores[name] = register.Pair(self.work / "pairs" / name, Path(work), "own").score(self.work / "registered" / name, surface=False)
-        return scores
+        return {name: self.pair(name, "own").score(self.work / "registered" / name, surface=False) for name in map("__".join, self.chosen)}
 
     def mean(self, scores: dict[str, Scores], figure: str) -> float:
         """Over pairs; the median of landmark errors."""
@@ -174,23 +176,17 @@ class Peer:
 
     def run(self, pair: str, ways: list[str]) -> dict[str, Scores]:
         """Figures by way; what is finished is read."""
-        scores = {}
-        for start in dict.fromkeys(way.split()[0] for way in ways):
-            prepared: register.Pair | None = None
-            with tempfile.TemporaryDirectory() as work:
-                for way in (way for way in ways if way.split()[0] == start):
-                    kept = self.dataset.work / "peers" / self.name / way.replace(" ", "_") / f"{pair}.json"
-                    if not kept.is_file():
-                        prepared = prepared or register.Pair(self.dataset.work / "pairs" / pair, Path(work), start)
-                        prepared.settings = SETTINGS[self.name][way.split()[1]]
-                        asked = SimpleNamespace(threads=self.dataset.options.threads, surface=False, peer_python=self.dataset.options.peer_python)
-                        score = register.run_method(prepared, self.name, asked)
-                        kept.parent.mkdir(parents=True, exist_ok=True)
-                        write_json(kept, score)
-                        shown = score.get("failed", f"{score.get(self.dataset.raw.figure, float('nan')):.4f}, {score.get('cpu_seconds', 0):.0f} CPU s")
-                        print(f"    {self.name} {way} on {pair}: {shown}", file=sys.stderr, flush=True)
-                    scores[way] = read_json(kept, NnRegError)
-        return scores
+        asked = argparse.Namespace(threads=self.dataset.options.threads, surface=False, peer_python=self.dataset.options.peer_python)
+        files = {way: self.dataset.work / "peers" / self.name / way.replace(" ", "_") / f"{pair}.json" for way in ways}
+        for start in dict.fromkeys(way.split()[0] for way, path in files.items() if not path.is_file()):
+            missing = [way for way, path in files.items() if way.split()[0] == start and not path.is_file()]
+            settings = {way: SETTINGS[self.name][way.split()[1]] for way in missing}
+            for way, score in register.run_settings(self.dataset.pair(pair, start), self.name, settings, asked).items():
+                files[way].parent.mkdir(parents=True, exist_ok=True)
+                write_json(files[way], score)
+                shown = score.get("failed", f"{score.get(self.dataset.raw.figure, float('nan')):.4f}, {score.get('cpu_seconds', 0):.0f} CPU s")
+                print(f"    {self.name} {way} on {pair}: {shown}", file=sys.stderr, flush=True)
+        return {way: read_json(path, NnRegError) for way, path in files.items()}
 
 
 def _cpu_seconds() -> float:
