@@ -100,5 +100,6 @@ def schedule(preset: Preset, fixed: Space) -> Schedule:
     if not kept:
         # a small image whose only level the preset would skip
         kept = [(factors[-1], max(1, preset.iterations[2]))]
-    reason = f"{len(kept)} levels of {', '.join(f'{factor * finest:g}' for factor, _ in kept)} mm: {COARSEST[fixed.ndim]} voxels at least along the shortest axis that is pooled"
+    spacings = ", ".join(f"{factor * finest:g}" for factor, _ in kept)
+    reason = f"{len(kept)} levels of {spacings} mm: {COARSEST[fixed.ndim]} voxels at least along the shortest axis that is pooled"
     return Schedule(tuple(factor for factor, _ in kept), tuple(count for _, count in kept), reason)
