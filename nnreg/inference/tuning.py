@@ -88,7 +88,7 @@ def tune(
     name = workspace.dataset_name(dataset)
     raw, folder = RawDataset.open(workspace.raw / name), workspace.preprocessed / name
     plans = before_tuning(read_plans(folder, plans_name, name))
-    if plans.task != "registration":
+    if not plans.registers_pairs:
         raise PlansError(f"{folder / plans_name}.json: plans for {plans.task}, only registration can be tuned. Name other plans with -plans_name.")
     fingerprint = read_fingerprint(raw, folder)
     measure, pairs = _measurable(raw, fingerprint, plans.optimisation)
@@ -101,10 +101,26 @@ def tune(
     found = bench.run(sampled_pairs(pairs, fingerprint), tries, seconds, on_progress)
     if not found:
         raise PlansError(f"{name}: no training pair could be registered by any of {len(tries)} alternatives. Look at it with nnreg_verify_dataset.")
-    scores = [_score(key, list(rows.values()), measure, changes(plans.optimisation, tries[key])) for key, rows in found.items()]
+    differing = {key: changes(plans.optimisation, settings) for key, settings in tries.items()}
+    result = tuned(plans, _table(raw, plans, measure, found, differing, networks))
+    if write:
+        result.write(folder / f"{plans_name}.json")
+    return result
+
+
+def _table(
+    raw: RawDataset,
+    plans: Plans,
+    measure: Measure,
+    found: Mapping[str, Mapping[str, Measured]],
+    differing: Mapping[str, dict[str, str]],
+    networks: Sequence[Trained],
+) -> Tuning:
+    """What was measured, ranked; networks join where they are known on every compared pair."""
     compared = tuple(next(iter(found.values())))
+    scores = [_score(key, list(rows.values()), measure, differing[key]) for key, rows in found.items()]
     scores += [_score_of_network(network, compared, measure) for network in networks if all(pair in network.figures for pair in compared)]
-    tuning = Tuning(
+    return Tuning(
         measure=measure,
         pairs=compared,
         files=str(pairs_digest(raw, compared)),
@@ -113,10 +129,6 @@ def tune(
         planned_recommended=plans.recommended,
         planned_because=plans.because.get("recommended", "set by hand"),
     )
-    result = tuned(plans, tuning)
-    if write:
-        result.write(folder / f"{plans_name}.json")
-    return result
 
 
 def _measurable(raw: RawDataset, fingerprint: Fingerprint, settings: Optimisation) -> tuple[Measure, list[Pair]]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
@@ -194,6 +194,9 @@ class Plans:
     orientation: str = "LPS"
     tuning: Tuning | None = None
     schema_version: int = SCHEMA_VERSION
+
+    registers_pairs: ClassVar[bool] = True
+    """Whether the registration engine can do what the plans are for."""
 
     @property
     def to_train(self) -> str:

@@ -66,7 +66,7 @@ def check_plans(plans: Plans, where: str) -> None:
 def _problems(plans: Plans) -> Iterator[str]:
     if not plans.configurations:
         yield "configurations is empty."
-    known = [*plans.configurations, *([OPTIMISE] if plans.task == "registration" else [])]
+    known = [*plans.configurations, *([OPTIMISE] if plans.registers_pairs else [])]
     if plans.recommended not in known:
         yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, known)}."
     if not FOLDER_NAME.match(plans.plans_name):

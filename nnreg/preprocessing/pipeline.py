@@ -31,11 +31,12 @@ Progress = Callable[[str], Callable[[int, int, str], None]]
 Note = Callable[[str], None]
 
 
-def _unheard(note: str) -> None:
+def unheard(note: str) -> None:
     """Nobody listens."""
 
 
-def _silent(step: str) -> Callable[[int, int, str], None]:
+def silent(step: str) -> Callable[[int, int, str], None]:
+    """Progress that nobody watches."""
     return lambda done, total, what: None
 
 
@@ -47,7 +48,7 @@ def fingerprint_dataset(
     verify: bool = False,
     clean: bool = False,
     pair_budget: float = BUDGET_SECONDS,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Fingerprint:
     """Measure the images and some pairs of a raw dataset and keep the fingerprint; what has not changed is not measured again.
 
@@ -94,7 +95,7 @@ def plan_dataset(
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
     device: str = "auto",
-    on_note: Note = _unheard,
+    on_note: Note = unheard,
 ) -> Plans:
     """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual (fewer folds than five).
 
@@ -139,7 +140,7 @@ def preprocess_dataset(
     configurations: Sequence[str] = (),
     processes: int | None = None,
     clean: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> dict[str, Path]:
     """Preprocess a planned dataset.
 
@@ -160,7 +161,7 @@ def preprocess_dataset(
     if clean:
         for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
             shutil.rmtree(folder / stale, ignore_errors=True)
-    keep_dataset_files(raw, folder, _unheard)
+    keep_dataset_files(raw, folder, unheard)
     return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
 
 
@@ -178,8 +179,8 @@ def plan_and_preprocess(
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
     device: str = "auto",
-    progress: Progress = _silent,
-    on_note: Note = _unheard,
+    progress: Progress = silent,
+    on_note: Note = unheard,
 ) -> Plans:
     """Measure, plan and preprocess a dataset.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from nnreg.planning.dense.resampling import Resampling
 from nnreg.planning.optimisation import Optimisation, Tuning
@@ -51,6 +52,7 @@ class DensePlans(Plans):
         Array axis that each planned axis is; spacings, patches and shapes of the configurations are in this order.
     """
 
+    registers_pairs: ClassVar[bool] = False
     transpose_forward: tuple[int, ...]
     configurations: dict[str, DenseConfiguration]  # type: ignore[assignment]  # dict is invariant, but plans are frozen
     pre_alignment: str = field(default="none", init=False)
