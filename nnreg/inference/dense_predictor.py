@@ -63,7 +63,7 @@ class DensePredictor:
         device: torch.device,
         tiles: TileOptions = TileOptions(),
     ) -> None:
-        self.plans, self.configuration, self.labels = plans, configuration, LabelManager.of(spec)
+        self.plans, self.configuration, self.spec, self.labels = plans, configuration, spec, LabelManager.of(spec)
         mirrored = configuration.training.augmentation.get("pose", {}).get("mirror_axes", ())
         self.window = SlidingWindow(
             networks,
@@ -74,6 +74,11 @@ class DensePredictor:
             # what was trained in half precision may be predicted where there is none
             precision="off" if configuration.training.mixed_precision == "off" else "auto",
         )
+
+    @property
+    def label_names(self) -> list[tuple[int, str]]:
+        """Values of label maps and what dataset.json calls them."""
+        return [(value, name) for name, value in self.spec.labels.items() if isinstance(value, int)]
 
     @property
     def previous_labels(self) -> tuple[int, ...]:
