@@ -103,7 +103,13 @@ def accumulate(
         for name in ("plans.json", FILE_NAME):
             if (model / name).is_file():
                 shutil.copyfile(model / name, folder / name)
-        content = {"schema_version": 1, "task": "dense_prediction", "dataset": raw.name, "model": model.name, "cases": [{"name": case} for case in sorted(found)]}
+        content = {
+            "schema_version": 1,
+            "task": "dense_prediction",
+            "dataset": raw.name,
+            "model": model.name,
+            "cases": [{"name": case} for case in sorted(found)],
+        }
         write_json(folder / PREDICTION_FILE, content)
         write_summary(folder / SUMMARY, evaluate_dense_folder(folder, raw, surface=False, processes=processes, on_progress=on_progress))
     return Crossval(model, folds, dict(sorted(found.items())), folder, read_json(folder / SUMMARY, EvaluationError))
@@ -122,5 +128,3 @@ def validated(model: Path, fold: str) -> dict[str, Path]:
     if not found:
         raise EvaluationError(f"{folder}: holds no predictions. Train fold {fold} to its end (or validate it: nnreg_train ... --val), or leave it out with -f.")
     return found
-
-

@@ -195,7 +195,9 @@ def dense_table(summary: Mapping[str, Any], names: Mapping[str, str] | None = No
         rows.append(((names or {}).get(key, key), *(_shown(means[name], name) for name in columns), str(found)))
     rows.append(("foreground mean", *(_shown(summary["foreground_mean"][name], name) for name in columns), str(len(summary["metric_per_case"]))))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(text.rjust(width) if column else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    lines = [
+        "  ".join(text.rjust(width) if column else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))) for row in rows
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

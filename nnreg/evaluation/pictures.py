@@ -102,6 +102,7 @@ def _draw_view(axes: Any, view: View, windows: tuple[tuple[float, float], tuple[
 
 
 def scaled(image: FloatArray, window: tuple[float, float]) -> FloatArray:
+    """Grey values between 0 and 1."""
     return np.clip((image - window[0]) / (window[1] - window[0]), 0, 1)
 
 
@@ -110,6 +111,7 @@ def _grey(image: FloatArray, colour: bool) -> FloatArray:
 
 
 def show(axis: Any, image: FloatArray, aspect: float, *, colour: bool) -> None:
+    """Draw a scaled image (C, rows, columns)."""
     if colour and image.shape[0] == 3:
         axis.imshow(np.moveaxis(image, 0, -1), aspect=aspect)
     else:

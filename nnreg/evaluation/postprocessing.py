@@ -87,7 +87,9 @@ def read_steps(path: Path) -> tuple[Step, ...]:
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise EvaluationError(f"{path}: expected schema_version {SCHEMA_VERSION}. Give the {FILE_NAME} that nnreg_find_best_configuration wrote.")
     try:
-        steps = tuple(Step(entry["name"], tuple(label if isinstance(label, int) else tuple(map(int, label)) for label in entry["labels"])) for entry in content["steps"])
+        steps = tuple(
+            Step(entry["name"], tuple(label if isinstance(label, int) else tuple(map(int, label)) for label in entry["labels"])) for entry in content["steps"]
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(f"{path}: expected steps, each with name and labels ({error}). Determine the postprocessing again.") from error
     for step in steps:
@@ -224,7 +226,9 @@ def determine_postprocessing(
     """
     missing = sorted(set(predictions) - set(references))
     if missing or not predictions:
-        raise EvaluationError(f"postprocessing is determined on predictions of labelled cases; {f'{missing[0]!r} has no labels' if missing else 'there are none'}.")
+        raise EvaluationError(
+            f"postprocessing is determined on predictions of labelled cases; {f'{missing[0]!r} has no labels' if missing else 'there are none'}."
+        )
     search = _Search(references, predictions, tuple(labels), ignore, processes)
     told = search.tried([Step("keep_largest_component", tuple(labels))])
     single = [Step("keep_largest_component", (label,)) for label in labels] if len(labels) > 1 else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from nnreg.dataset.spec import FILE_NAME as SPEC
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_pictures import overview_of_labels
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.imageio import read_image, write_image
-from nnreg.inference.dense_predictor import DensePredictor, TileOptions
+from nnreg.inference.dense_predictor import DEFAULT_TILES, DensePredictor, TileOptions
 from nnreg.inference.dense_sources import DenseSource, NewCases, Prepared, label_ending
 from nnreg.inference.overlapped import Behind, ahead
 from nnreg.inference.predictor import ModelFolder, Predictor
@@ -79,9 +79,17 @@ def predict_cases(
         The content of ``prediction.json``.
     """
     writable_folder(output)
+    predictor.plans.write(output / "plans.json")
+    predictor.spec.write(output / SPEC)
     file = output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json")
     earlier = {entry["name"]: entry for entry in read_json(file, PredictionError)["cases"]} if options.continue_prediction and file.is_file() else {}
-    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "task": predictor.plans.task, "dataset": predictor.plans.dataset_name, "model": model, "cases": []}
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "task": predictor.plans.task,
+        "dataset": predictor.plans.dataset_name,
+        "model": model,
+        "cases": [],
+    }
     cases = source.cases[options.part :: options.parts]
     kept = [case for case in cases if case in earlier and _is_finished(output, case, source, options)]
     content["cases"] = [earlier[case] for case in kept]
@@ -133,7 +141,11 @@ class _Writer:
         if self.options.pictures:
             truth = self.source.truth(case)
             overview_of_labels(
-                self.output / PICTURES / f"{case}.png", prepared.native, labels, truth=None if truth is None else read_image(truth), names=self.predictor.label_names
+                self.output / PICTURES / f"{case}.png",
+                prepared.native,
+                labels,
+                truth=None if truth is None else read_image(truth),
+                names=self.predictor.label_names,
             )
         # last: a case that has its label map is whole
         write_image(self.output / f"{case}{label_ending(self.source, case)}", labels[None], prepared.native.space)
@@ -157,7 +169,7 @@ def predict_folder(
     trainer: str | None = None,
     previous: Path | None = None,
     device: str = "auto",
-    tiles: TileOptions = TileOptions(),
+    tiles: TileOptions = DEFAULT_TILES,
     options: DenseOptions = DenseOptions(),
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
@@ -197,8 +209,6 @@ def predict_folder(
         raise PredictionError(f"-prev_stage_predictions {previous}: {model.configuration_name} is no second stage. Leave it out.")
     source = NewCases(images, plans, model.configuration_name, model.spec, previous)
     predictor = dense_predictor(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer), model.spec, tiles)
-    for name in ("plans.json", "dataset.json"):
-        shutil.copyfile(model.path / name, output / name)
     return predict_cases(predictor, source, output, model=model.path.name, options=options, on_progress=on_progress)
 
 
@@ -206,7 +216,9 @@ def _earlier_stage(model: ModelFolder, stage: str, images: Path, output: Path, *
     folds, checkpoint, trainer, device, tiles, options, on_progress = given
     folder = model.path.with_name("__".join([*model.path.name.split("__")[:2], stage]))
     if not folder.is_dir():
-        raise PredictionError(f"{folder}: does not exist, but {model.configuration_name} needs predictions of {stage}. Train it, or name them with -prev_stage_predictions.")
+        raise PredictionError(
+            f"{folder}: does not exist, but {model.configuration_name} needs predictions of {stage}. Train it, or name them with -prev_stage_predictions."
+        )
     options = DenseOptions(pictures=False, continue_prediction=options.continue_prediction, readers=options.readers, writers=options.writers)
     predict_folder(
         folder, images, output, folds=folds, checkpoint=checkpoint, trainer=trainer, device=device, tiles=tiles, options=options, on_progress=on_progress
@@ -227,7 +239,7 @@ def dense_plans(model: ModelFolder) -> DensePlans:
     return model.plans
 
 
-def dense_predictor(predictor: Predictor, spec: DatasetSpec, tiles: TileOptions = TileOptions()) -> DensePredictor:
+def dense_predictor(predictor: Predictor, spec: DatasetSpec, tiles: TileOptions = DEFAULT_TILES) -> DensePredictor:
     """Of trained networks, as they come from a model folder or from the trainer."""
     plans, configuration = predictor.plans, predictor.configuration
     if not isinstance(plans, DensePlans) or not isinstance(configuration, DenseConfiguration):

@@ -36,6 +36,9 @@ class TileOptions:
     mirror: bool = True
 
 
+DEFAULT_TILES = TileOptions()
+
+
 class DensePredictor:
     """Logits and label maps from networks.
 
@@ -61,7 +64,7 @@ class DensePredictor:
         spec: DatasetSpec,
         networks: Sequence[nn.Module | Callable[[Tensor], Any]],
         device: torch.device,
-        tiles: TileOptions = TileOptions(),
+        tiles: TileOptions = DEFAULT_TILES,
     ) -> None:
         self.plans, self.configuration, self.spec, self.labels = plans, configuration, spec, LabelManager.of(spec)
         mirrored = configuration.training.augmentation.get("pose", {}).get("mirror_axes", ())
@@ -95,7 +98,9 @@ class DensePredictor:
         """
         if self.previous_labels:
             if previous is None:
-                raise PredictionError(f"this configuration needs predictions of {self.configuration.previous_stage}: name their folder (-prev_stage_predictions).")
+                raise PredictionError(
+                    f"this configuration needs predictions of {self.configuration.previous_stage}: name their folder (-prev_stage_predictions)."
+                )
             image = np.concatenate([image, *((previous == value).astype(np.float32) for value in self.previous_labels)])
         logits = self.window(image, on_tile)
         if logits.shape[0] != self.labels.heads:

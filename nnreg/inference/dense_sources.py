@@ -92,7 +92,9 @@ class NewCases:
         self._previous = None if previous is None else label_files(previous)
         missing = [case for case in self.cases if self._previous is not None and case not in self._previous]
         if missing:
-            raise PredictionError(f"{previous}: has no label map of case {missing[0]!r}. Predict the stage before for every image, or leave -prev_stage_predictions out.")
+            raise PredictionError(
+                f"{previous}: has no label map of case {missing[0]!r}. Predict the stage before for every image, or leave -prev_stage_predictions out."
+            )
 
     @property
     def cases(self) -> list[str]:
@@ -105,7 +107,9 @@ class NewCases:
         image = read_channels(paths)
         check_finite(image, paths[0])
         if image.channels != self.channels:
-            raise PredictionError(f"{paths[0]}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files.")
+            raise PredictionError(
+                f"{paths[0]}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
+            )
         earlier = None
         if self._previous is not None:
             earlier = read_image(self._previous[case])

@@ -113,7 +113,13 @@ def ensemble_cases(
     for done, (case, _) in enumerate(run_all(work, cases, processes=processes, name=lambda case: case.name), 1):
         on_progress(done, len(cases), case.name)
     spec.write(output / FILE_NAME)
-    content = {"schema_version": SCHEMA_VERSION, "task": "dense_prediction", "dataset": dataset, "model": model, "cases": [{"name": case.name} for case in cases]}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "task": "dense_prediction",
+        "dataset": dataset,
+        "model": model,
+        "cases": [{"name": case.name} for case in cases],
+    }
     write_json(output / PREDICTION_FILE, content)
     return content
 

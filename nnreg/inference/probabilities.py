@@ -29,11 +29,14 @@ def write_probabilities(path: Path, classes: Iterable[npt.NDArray[np.floating]],
         One array (*spatial) after the other.
     shape : (K, *spatial)
     """
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open(MEMBER, "w", force_zip64=True) as file:
-            npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": tuple(map(int, shape))})
-            for probability in classes:
-                file.write(np.ascontiguousarray(probability, dtype=np.float32).tobytes())
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(MEMBER, "w", force_zip64=True) as file,
+    ):
+        npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": tuple(map(int, shape))})
+        for probability in classes:
+            file.write(np.ascontiguousarray(probability, dtype=np.float32).tobytes())
 
 
 class Probabilities:

@@ -182,7 +182,9 @@ class SlidingWindow:
             raise PredictionError(f"an image of shape {shape} has no voxels.")
         return result
 
-    def _predicted(self, source: Tensor, tile: tuple[int, ...], depth: int, places: list[tuple[int, ...]], flat: bool) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    def _predicted(
+        self, source: Tensor, tile: tuple[int, ...], depth: int, places: list[tuple[int, ...]], flat: bool
+    ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
         """In-plane starts and logits (K, *tile) of all tiles that start at `depth`, several through the network at once where they are small."""
         together = max(1, VOXELS_PER_CALL // math.prod(tile)) if self.device.type == "cuda" else 1
         for first in range(0, len(places), together):

@@ -50,7 +50,9 @@ def test_every_voxel_of_every_tile_counts(tile):
     assert float(importance(tile).min()) > 0
 
 
-@pytest.mark.parametrize(("shape", "patch"), [((17, 24), (8, 10)), ((11, 14, 9), (5, 14, 4)), ((8, 21, 13), (8, 6)), ((3, 5, 4), (6, 8, 10)), ((2, 5, 30), (8, 8))])
+@pytest.mark.parametrize(
+    ("shape", "patch"), [((17, 24), (8, 10)), ((11, 14, 9), (5, 14, 4)), ((8, 21, 13), (8, 6)), ((3, 5, 4), (6, 8, 10)), ((2, 5, 30), (8, 8))]
+)
 @pytest.mark.parametrize("mirror", [False, True])
 def test_a_network_that_sees_one_voxel_at_a_time_gives_the_same_in_tiles(shape, patch, mirror):
     """Also where the image is smaller than the patch, or goes slice by slice."""
@@ -88,9 +90,13 @@ def test_mirrored_predictions_come_back_in_place():
     tiles = torch.randn(1, 1, 4, 9)
     left = mirrored_mean(lambda tile: tile.roll(1, dims=3), tiles, (1,))
     torch.testing.assert_close(left, (tiles.roll(1, dims=3) + tiles.roll(-1, dims=3)) / 2)
-    assert len(seen := []) == 0
-    mirrored_mean(lambda tile: (seen.append(tile), tile)[1], tiles, (0, 1))
-    assert len(seen) == 4
+
+
+def test_every_mirror_image_is_predicted_once():
+    seen = []
+    tiles = torch.arange(6.0).reshape(1, 1, 2, 3)
+    mirrored_mean(lambda tile: (seen.append(tuple(tile.flatten().tolist())), tile)[1], tiles, (0, 1))
+    assert len(seen) == len(set(seen)) == 4
 
 
 def test_logits_too_large_for_memory_are_the_same_from_a_file():
