@@ -1,7 +1,4 @@
-"""Labels on a finer or coarser grid in one pass over the result, however many labels there are.
-
-No fast mathematics here: equal shares are common and must stay equal, so sums are taken in the order in which scipy takes them.
-"""
+"""Label maps and predictions on a finer or coarser grid in one pass over the result, however many labels there are."""
 
 from __future__ import annotations
 
@@ -11,9 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from nnreg.kernels.compiled import compiled
+
 Array = npt.NDArray[Any]
 
 
+# no fast mathematics: equal shares are common and must stay equal, so sums are taken in the order in which scipy takes them
 @njit(nogil=True, error_model="numpy", cache=True)  # type: ignore[untyped-decorator]
 def vote(start: int, stop: int, result: Array, labels: Array, taps: Array, weights: Array, edges: Array) -> None:
     """The label whose linearly interpolated mask is largest; of equal ones that of the nearest voxel, or else the smallest.
@@ -59,3 +59,80 @@ def vote(start: int, stop: int, result: Array, labels: Array, taps: Array, weigh
                     if total > most or (total == most and best != nearest and (value == nearest or value < best)):
                         best, most = value, total
                 result[z, y - edges[0], x - edges[1]] = best
+
+
+@compiled
+def linear(start: int, stop: int, result: Array, volume: Array, taps: Array, weights: Array, edges: Array) -> None:
+    """Planes `start` to `stop` of `volume` (D, H, W), float32, interpolated onto the grid of `result`; taps and weights as for :func:`vote`."""
+    height, width = result.shape[1], result.shape[2]
+    plane = np.empty(volume.shape[1:], np.float32)
+    row = np.empty(volume.shape[2], np.float32)
+    line = np.empty(width, np.float32)
+    for z in range(start, stop):
+        _plane(plane, volume, taps[0, z], taps[1, z], np.float32(weights[1, z]))
+        for y in range(height):
+            _row(row, plane, taps[0, edges[0] + y], taps[1, edges[0] + y], np.float32(weights[1, edges[0] + y]))
+            _line(line, row, taps, weights, edges[1])
+            for x in range(width):
+                result[z, y, x] = line[x]
+
+
+@compiled
+def strongest(start: int, stop: int, winner: Array, logits: Array, taps: Array, weights: Array, edges: Array, overlapping: bool) -> None:
+    """The channel that is largest after linear interpolation, without ever holding an interpolated volume.
+
+    Parameters
+    ----------
+    start, stop
+        Planes of the result to fill.
+    winner : int array, shape (D, H, W)
+        Takes the channel; the first of equal ones.
+    logits : float32 array, shape (K, D', H', W')
+    taps, weights, edges
+        As for :func:`vote`.
+    overlapping
+        Channels are regions: the last one above 0 wins, -1 if none is.
+    """
+    height, width = winner.shape[1], winner.shape[2]
+    plane = np.empty(logits.shape[2:], np.float32)
+    row = np.empty(logits.shape[3], np.float32)
+    line = np.empty(width, np.float32)
+    best = np.empty((height, width), np.float32)
+    for z in range(start, stop):
+        best[:] = 0.0 if overlapping else -np.inf
+        winner[z] = -1 if overlapping else 0
+        for channel in range(logits.shape[0]):
+            _plane(plane, logits[channel], taps[0, z], taps[1, z], np.float32(weights[1, z]))
+            for y in range(height):
+                _row(row, plane, taps[0, edges[0] + y], taps[1, edges[0] + y], np.float32(weights[1, edges[0] + y]))
+                _line(line, row, taps, weights, edges[1])
+                _take(winner[z, y], best[y], line, channel, overlapping)
+
+
+@compiled
+def _plane(plane: Array, volume: Array, left: int, right: int, weight: np.float32) -> None:
+    for y in range(plane.shape[0]):
+        for x in range(plane.shape[1]):
+            plane[y, x] = volume[left, y, x] + weight * (volume[right, y, x] - volume[left, y, x])
+
+
+@compiled
+def _row(row: Array, plane: Array, left: int, right: int, weight: np.float32) -> None:
+    for x in range(row.shape[0]):
+        row[x] = plane[left, x] + weight * (plane[right, x] - plane[left, x])
+
+
+@compiled
+def _line(line: Array, row: Array, taps: Array, weights: Array, begin: int) -> None:
+    for x in range(line.shape[0]):
+        left = row[taps[0, begin + x]]
+        line[x] = left + np.float32(weights[1, begin + x]) * (row[taps[1, begin + x]] - left)
+
+
+@compiled
+def _take(winner: Array, best: Array, line: Array, channel: int, overlapping: bool) -> None:
+    for x in range(line.shape[0]):
+        better = line[x] > best[x]
+        winner[x] = channel if better else winner[x]
+        # regions are painted over each other: the threshold stays
+        best[x] = line[x] if better and not overlapping else best[x]
