@@ -130,7 +130,7 @@ class DenseObjective(nn.Module):
         """Arguments of a loss: what labels and plan say of ours, under those that are given."""
         if getattr(made, "kind", None) != DenseLoss.kind:
             return dict(given)
-        known = {"ignore_label": self.ignore, "regions": self.labels.has_regions}
+        known: dict[str, Any] = {"ignore_label": self.ignore, "regions": self.labels.has_regions}
         over_batch = {"batch_dice": configuration.batch_dice}
         names = inspect.signature(made).parameters
         known |= over_batch if "batch_dice" in names else {}

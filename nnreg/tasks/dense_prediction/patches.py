@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-LabelKey = int | tuple[int, ...]
-Locations = Mapping[LabelKey, npt.NDArray[Any]]
+from nnreg.dataset.labels import OUTSIDE, Label
+
+Locations = Mapping[Label, npt.NDArray[Any]]
 
 FORCED_SHARE = 0.33
 
@@ -44,16 +45,16 @@ def limits(shape: Sequence[int], read: Sequence[int], seen: Sequence[int]) -> tu
     return lower, upper
 
 
-def eligible(locations: Locations) -> list[LabelKey]:
+def eligible(locations: Locations) -> list[Label]:
     """Labels or regions that a forced patch may show. Everything annotated (the key with -1, where there is an ignore label) only if there is nothing else."""
     present = [key for key, voxels in locations.items() if len(voxels)]
-    named = [key for key in present if not (isinstance(key, tuple) and -1 in key)]
+    named = [key for key in present if not (isinstance(key, tuple) and OUTSIDE in key)]
     return named or present
 
 
-def annotated(locations: Locations) -> LabelKey | None:
+def annotated(locations: Locations) -> Label | None:
     """The key of everything annotated, which there is only beside an ignore label; None without one, or without any such voxel."""
-    return next((key for key, voxels in locations.items() if isinstance(key, tuple) and -1 in key and len(voxels)), None)
+    return next((key for key, voxels in locations.items() if isinstance(key, tuple) and OUTSIDE in key and len(voxels)), None)
 
 
 def draw_start(

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nnreg.dataset.labels import OUTSIDE
 from nnreg.planning.dense.plans import DenseConfiguration
-from nnreg.tasks.dense_prediction.arrays import DenseDataset
+from nnreg.preprocessing.dense.storage import DenseDataset
 from nnreg.tasks.dense_prediction.cascade import PreviousStage
 from nnreg.tasks.dense_prediction.patches import draw_start, is_forced
-from nnreg.training.augmentation.dense import OUTSIDE, build_dense_augmentation
+from nnreg.training.augmentation.dense import build_dense_augmentation
 
 SPLITS = ("train", "val")
 

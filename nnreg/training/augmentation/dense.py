@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnreg.dataset.labels import OUTSIDE
 from nnreg.errors import ConfigurationError
 from nnreg.training.augmentation.intensity import RandomIntensity
 from nnreg.training.augmentation.seeding import global_seed
@@ -18,7 +19,6 @@ from nnreg.typed import from_mapping
 
 Range = tuple[float, float]
 SMALLEST_SCALE = 0.85  # nnU-Net reads a patch for this zoom, although it draws others
-OUTSIDE = -1  # label of what is not the image
 MARGIN = 2  # voxels around what a turned patch is sampled from: linear interpolation reaches one, rounding another
 
 
@@ -49,7 +49,9 @@ class RandomPose:
             if item.name.endswith("probability") and not 0 <= value <= 1:
                 raise ConfigurationError(f"augmentation pose: {item.name} is {value}, expected 0 to 1.")
         if self.rotation[0] > self.rotation[1] or not 0 < self.scaling[0] <= self.scaling[1]:
-            raise ConfigurationError(f"augmentation pose: rotation {list(self.rotation)} and scaling {list(self.scaling)} must be [low, high], scaling above 0.")
+            raise ConfigurationError(
+                f"augmentation pose: rotation {list(self.rotation)} and scaling {list(self.scaling)} must be [low, high], scaling above 0."
+            )
 
     @property
     def moves(self) -> bool:

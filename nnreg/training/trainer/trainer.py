@@ -224,7 +224,10 @@ class nnRegTrainer:
     def on_epoch_end(self, train_terms: list[dict[str, Tensor]], validation_terms: list[dict[str, Tensor]]) -> None:
         """Log, plot, and save the checkpoints that are due: ``best`` if the monitored average rose."""
         rate = self.optimizer.param_groups[0]["lr"]
-        numbers = epoch_numbers(train_terms, self.task.epoch_metrics(steps=validation_terms)) | {"learning_rate": rate, "epoch_seconds": time.monotonic() - self._epoch_started}
+        numbers = epoch_numbers(train_terms, self.task.epoch_metrics(steps=validation_terms)) | {
+            "learning_rate": rate,
+            "epoch_seconds": time.monotonic() - self._epoch_started,
+        }
         if not math.isfinite(numbers["train_loss"]):
             raise TrainingError(
                 f"fold {self.fold}: the training loss of epoch {self.current_epoch} is {numbers['train_loss']}. Lower the learning rate "
