@@ -140,7 +140,7 @@ class ModelFolder:
 
     def _network(self, configuration: Configuration, resolved: ResolvedTrainer | None) -> nn.Module:
         if resolved is None:
-            return task_named(self.plans.task).network(plans=self.plans, configuration=configuration, recipe=TrainerConfig())
+            return task_named(self.plans.task).network(plans=self.plans, spec=self.spec, configuration=configuration, recipe=TrainerConfig())
         folders = RunFolders(raw=self.path, preprocessed=self.path, model=self.path)
         trainer = resolved.trainer(
             plans=self.plans, configuration=self.configuration_name, spec=self.spec, fold="all", folders=folders, recipe=resolved.config, name=resolved.name

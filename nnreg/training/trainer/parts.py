@@ -49,7 +49,7 @@ class Listeners:
     step: Progress = field(default=lambda done, total, what: None)
 
 
-def epoch_numbers(train_terms: list[dict[str, Tensor]], validation_terms: list[dict[str, Tensor]]) -> dict[str, float]:
+def epoch_numbers(train_terms: Sequence[Mapping[str, Tensor]], validation_terms: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Means over the steps of an epoch, ``train_`` and ``val_`` before their names."""
     numbers: dict[str, float] = {}
     for split, terms in (("train", train_terms), ("val", validation_terms)):
