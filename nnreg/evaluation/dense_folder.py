@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def evaluate_dense_folder(
     *,
     surface: bool = True,
     processes: int = 1,
+    chosen: Mapping[str, Path] | None = None,
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Evaluate every label map of a folder.
@@ -43,6 +45,8 @@ def evaluate_dense_folder(
         Whether to measure surface distances.
     processes
         Cases evaluated at a time.
+    chosen
+        Case to label map, where not all of the folder count.
 
     Returns
     -------
@@ -55,7 +59,7 @@ def evaluate_dense_folder(
         If there is no label map, or no labels of its case.
     """
     labels = LabelManager.of(raw.spec, str(raw.folder / FILE_NAME))
-    found = label_files(predictions)
+    found = label_files(predictions) if chosen is None else chosen
     model = read_json(predictions / PREDICTION_FILE, EvaluationError).get("model") if (predictions / PREDICTION_FILE).is_file() else None
     return evaluate_label_files(
         references(raw),

@@ -149,6 +149,10 @@ class StoredCases:
         image = np.asarray(self._data.open(case).image[:])
         return Prepared(self.raw.read_image(case), image, self._data.properties(case), None if self._previous is None else self._previous(case))
 
+    def properties(self, case: str) -> DenseProperties:
+        """Where its arrays come from."""
+        return self._data.properties(case)
+
     def truth(self, case: str) -> Path | None:
         """Its training labels."""
         return self.raw.label_path(case)
