@@ -64,17 +64,15 @@ def vote(start: int, stop: int, result: Array, labels: Array, taps: Array, weigh
 @compiled
 def linear(start: int, stop: int, result: Array, volume: Array, taps: Array, weights: Array, edges: Array) -> None:
     """Planes `start` to `stop` of `volume` (D, H, W), float32, interpolated onto the grid of `result`; taps and weights as for :func:`vote`."""
-    height, width = result.shape[1], result.shape[2]
-    plane = np.empty(volume.shape[1:], np.float32)
+    left, right, share = _columns(taps, weights, edges)
     row = np.empty(volume.shape[2], np.float32)
-    line = np.empty(width, np.float32)
+    wide = np.empty((volume.shape[1], result.shape[2]), np.float32)
     for z in range(start, stop):
-        _plane(plane, volume, taps[0, z], taps[1, z], np.float32(weights[1, z]))
-        for y in range(height):
-            _row(row, plane, taps[0, edges[0] + y], taps[1, edges[0] + y], np.float32(weights[1, edges[0] + y]))
-            _line(line, row, taps, weights, edges[1])
-            for x in range(width):
-                result[z, y, x] = line[x]
+        _widened(wide, row, volume, taps[0, z], taps[1, z], np.float32(weights[1, z]), left, right, share)
+        for y in range(result.shape[1]):
+            above, below, weight = wide[taps[0, edges[0] + y]], wide[taps[1, edges[0] + y]], np.float32(weights[1, edges[0] + y])
+            for x in range(result.shape[2]):
+                result[z, y, x] = above[x] + weight * (below[x] - above[x])
 
 
 @compiled
@@ -93,46 +91,41 @@ def strongest(start: int, stop: int, winner: Array, logits: Array, taps: Array, 
     overlapping
         Channels are regions: the last one above 0 wins, -1 if none is.
     """
-    height, width = winner.shape[1], winner.shape[2]
-    plane = np.empty(logits.shape[2:], np.float32)
+    left, right, share = _columns(taps, weights, edges)
     row = np.empty(logits.shape[3], np.float32)
-    line = np.empty(width, np.float32)
-    best = np.empty((height, width), np.float32)
+    wide = np.empty((logits.shape[2], winner.shape[2]), np.float32)
+    best = np.empty(winner.shape[1:], np.float32)
     for z in range(start, stop):
         best[:] = 0.0 if overlapping else -np.inf
         winner[z] = -1 if overlapping else 0
         for channel in range(logits.shape[0]):
-            _plane(plane, logits[channel], taps[0, z], taps[1, z], np.float32(weights[1, z]))
-            for y in range(height):
-                _row(row, plane, taps[0, edges[0] + y], taps[1, edges[0] + y], np.float32(weights[1, edges[0] + y]))
-                _line(line, row, taps, weights, edges[1])
-                _take(winner[z, y], best[y], line, channel, overlapping)
+            _widened(wide, row, logits[channel], taps[0, z], taps[1, z], np.float32(weights[1, z]), left, right, share)
+            for y in range(winner.shape[1]):
+                first, second, weight = taps[0, edges[0] + y], taps[1, edges[0] + y], np.float32(weights[1, edges[0] + y])
+                _take(winner[z, y], best[y], wide[first], wide[second], weight, np.int16(channel), overlapping)
 
 
 @compiled
-def _plane(plane: Array, volume: Array, left: int, right: int, weight: np.float32) -> None:
-    for y in range(plane.shape[0]):
-        for x in range(plane.shape[1]):
-            plane[y, x] = volume[left, y, x] + weight * (volume[right, y, x] - volume[left, y, x])
+def _columns(taps: Array, weights: Array, edges: Array) -> tuple[Array, Array, Array]:
+    """Taps and weights of the last axis, in types that fit the vector instructions of float32."""
+    return taps[0, edges[1] :].astype(np.int32), taps[1, edges[1] :].astype(np.int32), weights[1, edges[1] :].astype(np.float32)
 
 
 @compiled
-def _row(row: Array, plane: Array, left: int, right: int, weight: np.float32) -> None:
-    for x in range(row.shape[0]):
-        row[x] = plane[left, x] + weight * (plane[right, x] - plane[left, x])
+def _widened(wide: Array, row: Array, volume: Array, first: int, second: int, weight: np.float32, left: Array, right: Array, share: Array) -> None:
+    """A plane between planes `first` and `second`, its rows interpolated to the new width."""
+    for y in range(wide.shape[0]):
+        for x in range(row.shape[0]):
+            row[x] = volume[first, y, x] + weight * (volume[second, y, x] - volume[first, y, x])
+        for x in range(wide.shape[1]):
+            wide[y, x] = row[left[x]] + share[x] * (row[right[x]] - row[left[x]])
 
 
 @compiled
-def _line(line: Array, row: Array, taps: Array, weights: Array, begin: int) -> None:
-    for x in range(line.shape[0]):
-        left = row[taps[0, begin + x]]
-        line[x] = left + np.float32(weights[1, begin + x]) * (row[taps[1, begin + x]] - left)
-
-
-@compiled
-def _take(winner: Array, best: Array, line: Array, channel: int, overlapping: bool) -> None:
-    for x in range(line.shape[0]):
-        better = line[x] > best[x]
+def _take(winner: Array, best: Array, above: Array, below: Array, weight: np.float32, channel: np.int16, overlapping: bool) -> None:
+    for x in range(winner.shape[0]):
+        value = above[x] + weight * (below[x] - above[x])
+        better = value > best[x]
         winner[x] = channel if better else winner[x]
         # regions are painted over each other: the threshold stays
-        best[x] = line[x] if better and not overlapping else best[x]
+        best[x] = value if better and not overlapping else best[x]
