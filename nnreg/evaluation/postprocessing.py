@@ -232,9 +232,8 @@ def determine_postprocessing(
     search = _Search(references, predictions, tuple(labels), ignore, processes)
     told = search.tried([Step("keep_largest_component", tuple(labels))])
     single = [Step("keep_largest_component", (label,)) for label in labels] if len(labels) > 1 else []
-    if all(isinstance(label, int) for label in labels):
-        # what is removed of one label changes no other: one pass tells of all
-        return search.steps, told + (search.tried(single) if single else [])
-    for step in single:
-        told += search.tried([step])
+    # what is removed of one label changes no other: one pass tells of all
+    together = [single] if all(isinstance(label, int) for label in labels) else [[step] for step in single]
+    for candidates in filter(None, together):
+        told += search.tried(candidates)
     return search.steps, told
