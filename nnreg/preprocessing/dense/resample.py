@@ -115,7 +115,7 @@ def resample_image(image: Floats, shape: Sequence[int], spacing: Sequence[float]
     alone = chosen_axis(spacing, target, how)
     result = np.empty((len(image), *shape), np.float32)
     for channel, filled in zip(image, result, strict=True):
-        _volume(channel, filled, alone, how.data_order, how.between_slices_order)
+        resample_volume(channel, filled, alone, how.data_order, how.between_slices_order)
     return result
 
 
@@ -129,7 +129,7 @@ def chosen_axis(spacing: Sequence[float], target: Sequence[float], how: Resampli
     return coarsest[0] if len(coarsest) == 1 else None
 
 
-def _volume(channel: Floats, result: Floats, alone: int | None, order: int, order_between: int) -> None:
+def resample_volume(channel: Floats, result: Floats, alone: int | None, order: int, order_between: int) -> None:
     """Resample into `result`."""
     # axes that shrink first: what follows is smaller
     axes = sorted((axis for axis in range(3) if axis != alone), key=lambda axis: result.shape[axis] / channel.shape[axis])
@@ -203,7 +203,7 @@ def _by_label(labels: npt.NDArray[np.int16], result: npt.NDArray[np.int16], alon
         return
     best, share = np.full(result.shape, -1, np.float32), np.empty(result.shape, np.float32)
     for value in unique(labels):
-        _volume((labels == value).astype(np.float32), share, alone, how.labels_order, how.between_slices_order)
+        resample_volume((labels == value).astype(np.float32), share, alone, how.labels_order, how.between_slices_order)
         # of equal shares, the label of the nearest voxel
         better = (share > best) | ((share == best) & (nearby == value))
         result[better] = value

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -86,12 +87,7 @@ class DensePredictionTask:
         self, *, folder: Path, model: Path, spec: DatasetSpec, units: Sequence[str], configuration: DenseConfiguration, length: int, split: str, augment: bool
     ) -> Dataset[dict[str, Tensor]]:
         """Drawn and augmented patches; in a cascade with what the stage before predicted."""
-        previous = None
-        if configuration.previous_stage is not None:
-            trainer, plans, name = model.name.split("__")
-            stage = model.with_name(f"{trainer}__{plans}__{configuration.previous_stage}")
-            previous = PreviousStage(stage / FOLDER / name, spec.foreground)
-        return PatchSamples(folder, units, configuration, length, split, augment, previous)
+        return PatchSamples(folder, units, configuration, length, split, augment, previous_stage(model, spec, configuration))
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, and what the pseudo-Dice of the epoch is made of: hits and misses of every class in this batch."""
@@ -131,8 +127,34 @@ class DensePredictionTask:
         output: Path,
         on_progress: Callable[[int, int, str], None],
     ) -> dict[str, Any]:
-        """Predict the validation cases on their native grids and evaluate them."""
-        return {"mean": {}}
+        """Predict the validation cases on their native grids, for the next stage of a cascade on its grid too, and evaluate them."""
+        from nnreg.dataset import RawDataset
+        from nnreg.inference.dense_validation import validate_cases
+
+        model = output.parents[1]
+        previous = previous_stage(model, spec, predictor.configuration)
+        if previous is not None:
+            previous.check(cases)
+        following = predictor.configuration.next_stage
+        return validate_cases(
+            predictor,
+            spec,
+            RawDataset.open(raw),
+            arrays,
+            cases,
+            output,
+            previous=None if previous is None else lambda case: np.asarray(previous.open(case)[:]),
+            next_stage=None if following is None else (following, model / FOLDER / following),
+            on_progress=on_progress,
+        )
+
+
+def previous_stage(model: Path, spec: DatasetSpec, configuration: DenseConfiguration) -> PreviousStage | None:
+    """In a cascade, what the stage before has predicted for the training cases: its model lies beside `model`."""
+    if configuration.previous_stage is None:
+        return None
+    trainer, plans, name = model.name.split("__")
+    return PreviousStage(model.with_name(f"{trainer}__{plans}__{configuration.previous_stage}") / FOLDER / name, spec.foreground)
 
 
 def input_channels(plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration) -> int:

@@ -111,5 +111,5 @@ def debug_information(trainer: nnRegTrainer) -> dict[str, Any]:
 
 def headline(summary: Mapping[str, Any]) -> str:
     """The means of a validation summary in one line."""
-    means = summary.get("mean", {})
+    means = summary.get("foreground_mean") or summary.get("mean", {})
     return ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float)) or "see validation_summary.json"

@@ -102,6 +102,7 @@ class nnRegTrainer:
         self.history = History()
         self.monitor = Monitor(self.plan, self.task.monitor)
         self.sample_counts: dict[str, int] = {}
+        self.save_probabilities = False  # of the validation, for ensembles
         self.initialized = False
 
     # -- hooks: what is trained -------------------------------------------------------------------------------------
@@ -276,7 +277,9 @@ class nnRegTrainer:
             self.on_train_start()
         _, cases = self.split()
         with self.evaluated_weights():
-            predictor = Predictor(plans=self.plans, configuration=self.configuration, networks=[self.network], device=self.device)
+            predictor = Predictor(
+                plans=self.plans, configuration=self.configuration, networks=[self.network], device=self.device, save_probabilities=self.save_probabilities
+            )
             summary = self.task.validate(
                 predictor=predictor,
                 spec=self.spec,
