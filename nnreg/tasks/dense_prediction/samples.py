@@ -38,6 +38,8 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
     split : ``train`` or ``val``
     augment
         Whether to augment.
+    partly_annotated
+        Whether there is an ignore label: then every patch is placed on a voxel that is annotated.
     previous
         Label maps of the stage before, in a cascade: they become further channels of the image.
     """
@@ -50,10 +52,13 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         length: int,
         split: str,
         augment: bool,
+        *,
+        partly_annotated: bool = False,
         previous: PreviousStage | None = None,
     ) -> None:
         self.data = DenseDataset(folder)
         self.cases, self.length, self.split, self.previous = list(cases), length, split, previous
+        self.partly_annotated = partly_annotated
         plan = configuration.training
         self.seed, self.batch_size, self.patch = plan.seed, plan.batch_size, tuple(configuration.patch_size)
         masked = [channel for channel, used in enumerate(configuration.use_mask_for_norm) if used]
@@ -73,7 +78,9 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         # a plane is a patch of one slice
         flat = (1,) * (3 - len(self.patch))
         forced = is_forced(index % self.batch_size, self.batch_size)
-        start = draw_start(rng, stored.image.shape[1:], flat + wide, flat + self.patch, self.data.locations(case), forced=forced)
+        # a file of its own, which a patch that may lie anywhere need not wait for
+        locations = self.data.locations(case) if forced or self.partly_annotated else {}
+        start = draw_start(rng, stored.image.shape[1:], flat + wide, flat + self.patch, locations, forced=forced)
         size = flat + self.patch
         if draw is not None:
             start = tuple(first + inner for first, inner in zip(start, (0,) * len(flat) + draw.start, strict=True))

@@ -87,7 +87,8 @@ class DensePredictionTask:
         self, *, folder: Path, model: Path, spec: DatasetSpec, units: Sequence[str], configuration: DenseConfiguration, length: int, split: str, augment: bool
     ) -> Dataset[dict[str, Tensor]]:
         """Drawn and augmented patches; in a cascade with what the stage before predicted."""
-        return PatchSamples(folder, units, configuration, length, split, augment, previous_stage(model, spec, configuration))
+        partly, previous = spec.ignore is not None, previous_stage(model, spec, configuration)
+        return PatchSamples(folder, units, configuration, length, split, augment, partly_annotated=partly, previous=previous)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, and what the pseudo-Dice of the epoch is made of: hits and misses of every class in this batch."""
