@@ -1,5 +1,7 @@
 """Rules that look at measured pairs, at their thresholds."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 
@@ -156,6 +158,12 @@ class TestTrainOrOptimise:
     def test_few_given_pairs_optimise(self, fingerprint, image, count, expected):
         pairs = tuple((f"c{2 * index:02d}", f"c{2 * index + 1:02d}") for index in range(count))
         assert self._decide(fingerprint, image, pairing="pairs", pairs=pairs) == expected
+
+    @pytest.mark.parametrize(("sections", "expected"), [(5, OPTIMISE), (9, OPTIMISE), (10, "3d_fullres")])
+    def test_a_few_images_in_every_order_are_few(self, fingerprint, image, sections, expected):
+        images = {f"c{index}": image(subject="block") for index in range(sections)}
+        found = fingerprint(images, pairing="pairs", pairs=tuple(permutations(images, 2)))
+        assert optimisation.train_or_optimise(found, relation.ONE, 1.0, "3d_fullres", True).value == expected
 
     def test_a_solved_dataset_is_optimised(self, fingerprint, image, measurement):
         for field, solved, open_ in (

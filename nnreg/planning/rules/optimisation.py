@@ -77,8 +77,8 @@ def refinement(relation: str) -> Decision[str | None]:
 def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, finest: str, accelerator: bool | None) -> Decision[str]:
     """The finest configuration, or `optimise`: no network, each pair by itself.
 
-    Optimise where there is too little to learn from (fewer than 10 subjects, 15 given pairs, or 30 subjects of different contrasts), where the pilot already
-    does what training promises (median Dice 0.9 or keypoints within a voxel), or where no GPU is at hand.
+    Optimise where there is too little to learn from (fewer than 10 subjects, 15 given pairs of 10 images, or 30 subjects of different contrasts), where the
+    pilot already does what training promises (median Dice 0.9 or keypoints within a voxel), or where no GPU is at hand.
     """
     too_few = _too_few(fingerprint, relation)
     if too_few is not None:
@@ -105,11 +105,14 @@ def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, f
 
 
 def _too_few(fingerprint: Fingerprint, relation: str) -> str | None:
-    subjects, pairs = fingerprint.subjects, fingerprint.pair_count
+    subjects, pairs, images = fingerprint.subjects, fingerprint.pair_count, len(fingerprint.images)
     if relation in (DIFFERENT, MIXED) and subjects < FEWEST_DIFFERENT:
         return f"{counted(subjects, 'subject')} of different contrasts: below {FEWEST_DIFFERENT} an optimiser is better (registration_anchors 17)"
     if fingerprint.pairing in WITHIN_SUBJECT and pairs < FEWEST_PAIRS:
         return f"{counted(pairs, 'pair')}: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows (registration_anchors 17)"
+    if fingerprint.pairing in WITHIN_SUBJECT and images < FEWEST_SUBJECTS:
+        # five sections of one block make twenty ordered pairs, and still show a network next to nothing
+        return f"{counted(pairs, 'pair')} of {counted(images, 'image')}: fewer than {FEWEST_SUBJECTS} images are too few to train on (registration_anchors 17)"
     if fingerprint.pairing not in WITHIN_SUBJECT and subjects < FEWEST_SUBJECTS:
         return f"{counted(subjects, 'subject')}: fewer than {FEWEST_SUBJECTS} are too few to train on (registration_anchors 17)"
     return None
