@@ -6,14 +6,13 @@ from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.rules.alignment import WITHIN_SUBJECT
 from nnreg.planning.rules.decision import Decision, counted, rule
-from nnreg.planning.rules.relation import DIFFERENT, MIXED, SCALE
+from nnreg.planning.rules.relation import DIFFERENT, MIXED, SUITS
 
 FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 (registration_anchors 1.2)
 FEWEST_PAIRS = 15  # given pairs: trained networks had 0.40 and 0.50 on eight MR-CT pairs, an optimiser 0.735 (registration_anchors 17)
 FEWEST_DIFFERENT = 30  # subjects of different contrasts: the same, with more to learn from as little
 SOLVED_DICE = 0.9  # mean Dice of the pilot from which labels are about as good as two people agree
 SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the working spacing
-ENGINE_SIMILARITY = {DIFFERENT: "nmi", SCALE: "mse"}
 
 
 @rule("optimise_preset")
@@ -29,7 +28,7 @@ def engine_similarity(relation: str) -> Decision[str]:
     """Local correlation for one contrast, mean squares for one scale, mutual information for different contrasts; where pairs differ, each pair's own."""
     if relation == MIXED:
         return Decision("auto", f"{relation}: the engine tells them apart pair by pair")
-    value = ENGINE_SIMILARITY.get(relation, "lncc")
+    value = SUITS[relation]
     told = " (measured on T1 and T2: smaller errors than MIND under the engine's smoothing)" if value == "nmi" else ""
     return Decision(value, f"{relation}{told}; decided once for the dataset, so that one odd pair is not registered otherwise")
 
