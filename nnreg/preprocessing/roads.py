@@ -41,7 +41,7 @@ class Road:
 
 ROADS = {
     "registration": Road("nnreg.preprocessing.pipeline", {DEFAULT_PLANNER: {}, "registration": {}}, {"pair_budget": "--pair_budget", "device": "-device"}),
-    "dense_prediction": Road("nnreg.preprocessing.dense", {name: {"planner": name} for name in PRESETS}),
+    "dense_prediction": Road("nnreg.preprocessing.dense.road", {name: {"planner": name} for name in PRESETS}),
 }
 
 
