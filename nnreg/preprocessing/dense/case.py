@@ -70,6 +70,17 @@ class CroppedCase:
         return DenseCase(image, labels, self.properties, sample_locations(labels[0], wanted) if wanted else {})
 
 
+def labels_onto(labels: Image, properties: DenseProperties, plans: DensePlans, configuration_name: str) -> npt.NDArray[np.int16]:
+    """A label map on the native grid as (1, D, H, W) on the working grid of a configuration: what an earlier stage of a cascade predicted."""
+    configuration = plans.configuration(configuration_name)
+    values = _checked(properties.case, Image(labels.array[:1], properties.native), labels).transpose(0, *(axis + 1 for axis in plans.transpose_forward))
+    inside = values[(slice(None), *(slice(low, high) for low, high in properties.box))].astype(np.int16)
+    spacing = properties.spacing(plans.transpose_forward)
+    target = (*spacing[: 3 - len(configuration.spacing)], *configuration.spacing)
+    shape = tuple(max(1, size) for size in new_shape(inside.shape[1:], spacing, target))
+    return resample_labels(np.ascontiguousarray(inside), shape, spacing, target, configuration.resampling)
+
+
 def _checked(case: str, image: Image, labels: Image) -> npt.NDArray[Any]:
     if labels.space.shape != image.space.shape:
         raise PreprocessingError(f"{case}: labels have shape {labels.space.shape}, the image {image.space.shape}. Make labels on the grid of the image.")
