@@ -68,7 +68,7 @@ def evaluate_dense_folder(
     EvaluationError
         If there is no label map, or no labels of its case.
     """
-    labels = LabelManager.of(raw.spec, str(raw.folder / FILE_NAME))
+    labels = labels_of_predictions(predictions, raw)
     found = label_files(predictions) if chosen is None else chosen
     model = read_json(predictions / PREDICTION_FILE, EvaluationError).get("model") if (predictions / PREDICTION_FILE).is_file() else None
     return evaluate_label_files(
@@ -81,6 +81,12 @@ def evaluate_dense_folder(
         meta={"dataset": raw.name, "model": model, "predictions": predictions.absolute().name},
         on_progress=on_progress,
     )
+
+
+def labels_of_predictions(folder: Path, raw: RawDataset) -> LabelManager:
+    """As the ``dataset.json`` beside the predictions says, else that of the dataset, which may leave them to be read from the label files."""
+    path = folder / FILE_NAME
+    return LabelManager.of(DatasetSpec.read(path), str(path)) if path.is_file() else LabelManager.of(raw.spec, str(raw.folder / FILE_NAME))
 
 
 def references(raw: RawDataset) -> dict[str, Path]:

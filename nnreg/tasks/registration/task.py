@@ -76,7 +76,9 @@ class RegistrationTask:
             return None
         labels = LABELS_PER_STEP if configuration.training.supervision else 0
         losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim, labels)
-        return found.gb + batch * losses * memory.BYTES / memory.GB
+        names = [term.name for term in configuration.training.similarity]
+        passing = memory.needed_in_passing(names, prod(configuration.grid), configuration.ndim)
+        return found.gb + (batch * losses + passing) * memory.BYTES / memory.GB
 
     def objective(self, *, plans: Plans, spec: DatasetSpec, configuration: Configuration, recipe: TrainerConfig) -> RegistrationObjective:
         """Similarity, smoothness and label terms."""
