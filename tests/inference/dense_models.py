@@ -47,13 +47,12 @@ def configuration(spacing: Sequence[float], patch: Sequence[int], **more) -> Den
         spacing=tuple(spacing),
         patch_size=tuple(patch),
         median_image_size_in_voxels=tuple(map(float, patch)),
-        normalization=(Normalization("none"),),
         batch_dice=False,
         resampling=Resampling(),
         architecture=architecture,
         training=training,
         memory_gb=0.0,
-        **more,
+        **{"normalization": (Normalization("none"),), **more},
     )
 
 

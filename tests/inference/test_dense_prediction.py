@@ -20,6 +20,7 @@ from nnreg.inference.dense_predictor import TileOptions
 from nnreg.inference.dense_sources import NewCases
 from nnreg.inference.ensemble import labels_of
 from nnreg.inference.probabilities import Probabilities, write_probabilities
+from nnreg.planning.plans import Normalization
 
 SPACING = (3.0, 1.5, 1.0)
 SHAPES = {"a": (9, 14, 11), "b": (5, 21, 16)}
@@ -71,6 +72,20 @@ def test_pictures_of_two_axes(tmp_path):
     known = plans(**{"2d": configuration((1.0, 1.0), (8, 10))})
     _, found = predicted(tmp_path, known, "2d", by_brightness, "out")
     np.testing.assert_array_equal(found["p"].array[0], truth_of(arrays["p"]))
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_pictures_as_files_of_bytes(tmp_path, colours):
+    """Grey or in colour (one file, three channels); the label map is a PNG too."""
+    space = Space.plain((21, 18))
+    image = np.random.default_rng(0).choice([2, 14, 27], (colours, *space.shape)).astype(np.uint8)
+    write_image(tmp_path / "images" / "p_0000.png", image, space)
+    spec = dataclasses.replace(SPEC, channel_names={str(index): "noNorm" for index in range(colours)}, file_ending=".png")
+    planned = configuration((1.0, 1.0), (8, 10), normalization=(Normalization("none"),) * colours)
+    known = dataclasses.replace(plans(**{"2d": planned}), channel_names=("noNorm",) * colours)
+    source = NewCases(tmp_path / "images", known, "2d", spec)
+    predict_cases(predictor(known, "2d", by_brightness, spec), source, tmp_path / "out", model="known", options=DenseOptions(pictures=True))
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "p.png").array[0], truth_of(image[0]))
 
 
 def test_reading_ahead_and_writing_behind_changes_nothing(tmp_path, images):
