@@ -1,0 +1,148 @@
+"""Measures how fast this machine trains: steps of small networks, and one short training of synthetic pairs with everything around it.
+
+``python -m nnreg.training.execution.speed FOLDER NAME`` reads ``plans.json`` there and writes ``speed.json``; planning with ``--time_budget`` runs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+
+STARTED = time.monotonic()  # before torch is imported: that is part of what a training takes
+
+from collections.abc import Iterator  # noqa: E402
+from math import prod  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from scipy.optimize import nnls  # noqa: E402
+
+from nnreg.dataset.synthetic_writer import write_synthetic_dataset  # noqa: E402
+from nnreg.files import write_json  # noqa: E402
+from nnreg.planning.duration import MILLION, Speed, Work, step_work  # noqa: E402
+from nnreg.planning.plans import Configuration, Plans  # noqa: E402
+from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset  # noqa: E402
+from nnreg.task import task_named  # noqa: E402
+from nnreg.training.configs.trainer_config import TrainerConfig  # noqa: E402
+from nnreg.training.execution.run import build_trainer  # noqa: E402
+from nnreg.training.trainer.optimizers import build_optimizer  # noqa: E402
+from nnreg.training.trainer.trainer import nnRegTrainer  # noqa: E402
+from nnreg.typed import to_mapping  # noqa: E402
+from nnreg.workspace import Workspace  # noqa: E402
+
+SHAPES = {2: (112, 128), 3: (44, 52, 48)}  # of the synthetic images
+COARSER = 1.8  # times the spacing, for a second grid
+STEPS = 3  # the first one, which loads code and allocates, does not count
+ENDS = 2  # epochs of one step
+
+
+def measure(folder: Path, planned: Plans, name: str) -> Speed:
+    """The speed of this machine for trainings like the planned one; `folder` is used up.
+
+    Steps of wide and narrow networks on a larger and a smaller grid give the seconds per multiplication, per number and per level as a
+    least-squares fit without negative parts. A training of a few steps gives loading, ends of epochs and the validation of a pair.
+    """
+    terms = planned.configuration(planned.to_train).training
+    ready = time.monotonic() - STARTED
+    workspace = Workspace.resolve(folder / "workspace")
+    shape = SHAPES[planned.configuration(planned.to_train).ndim]
+    write_synthetic_dataset(workspace.raw / "Dataset001_Speed", pairs=2, test_pairs=0, shape=shape)
+    fingerprint_dataset(workspace, 1, processes=1, pair_budget=0)
+    samples = []
+    for factor in (COARSER, 1.0):
+        plans = plan_dataset(workspace, 1, overwrite_target_spacing=[factor] * len(shape))
+        configuration = _like(plans.configuration(plans.to_train), terms)
+        samples += [_step(plans, variant) for variant in _widths(configuration)]
+    product, number, level = _fitted(samples)
+    preprocess_dataset(workspace, 1, processes=1)
+    begun = time.monotonic()
+    trainer = build_trainer(
+        workspace, 1, plans.to_train, "all", device="cpu", overrides={"epochs": ENDS, "iterations_per_epoch": 1, "validation_iterations": 1}
+    )
+    trainer.initialize()
+    ready += time.monotonic() - begun
+    load, epoch, validation = _road(trainer, prod(configuration.grid), prod(shape))
+    return Speed(name, ready, product, number, level, load, epoch, validation)
+
+
+def _like(configuration: Configuration, terms: Any) -> Configuration:
+    """The configuration with the similarity and regularisation of another training, one pair a step."""
+    changed = dataclasses.replace(configuration.training, similarity=terms.similarity, regularisation=terms.regularisation, supervision=(), batch_size=1)
+    return dataclasses.replace(configuration, training=changed)
+
+
+def _widths(configuration: Configuration) -> Iterator[Configuration]:
+    """As planned, and half as wide."""
+    yield configuration
+    features = tuple(max(1, width // 2) for width in configuration.architecture.features_per_stage)
+    yield dataclasses.replace(configuration, architecture=dataclasses.replace(configuration.architecture, features_per_stage=features))
+
+
+def _step(plans: Plans, configuration: Configuration) -> tuple[Work, float]:
+    """Work and seconds of a training step of one pair."""
+    task, recipe = task_named(plans.task), TrainerConfig()
+    network = task.network(plans=plans, configuration=configuration, recipe=recipe).train()
+    objective = task.objective(plans=plans, configuration=configuration, recipe=recipe)
+    optimizer = build_optimizer(configuration.training, network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = {role: torch.rand(1, len(plans.channel_names), *configuration.grid, generator=generator) for role in ("fixed", "moving")}
+    batch = images | {f"{role}_input": image for role, image in images.items()}
+    seconds = []
+    for _ in range(STEPS):
+        begun = time.monotonic()
+        optimizer.zero_grad(set_to_none=True)
+        objective(network, batch)[0].backward()
+        optimizer.step()
+        seconds.append(time.monotonic() - begun)
+    return step_work(configuration.grid, configuration.architecture, channels=len(plans.channel_names)), min(seconds[1:])
+
+
+def _fitted(samples: list[tuple[Work, float]]) -> tuple[float, float, float]:
+    """Seconds per million products, per million numbers and per level, none negative; every sample weighs the same relative to its time."""
+    seconds = np.asarray([time for _, time in samples])
+    amounts = np.asarray([(work.products, work.numbers, work.levels) for work, _ in samples])
+    product, number, level = nnls(amounts / seconds[:, None], np.ones(len(samples)))[0]
+    return float(product), float(number), float(level)
+
+
+def _road(trainer: nnRegTrainer, voxels: int, native: int) -> tuple[float, float, float]:
+    """Seconds of loading and of the validation of a pair per million voxels, and of an epoch's end."""
+    loader, _ = trainer.get_dataloaders()
+    loading = []
+    for _ in range(STEPS):
+        begun = time.monotonic()
+        next(iter(loader))
+        loading.append(time.monotonic() - begun)
+    steps: list[float] = []
+    step, check = trainer.train_step, trainer.validation_step
+    trainer.train_step = lambda batch: _timed(steps, lambda: step(batch))  # type: ignore[method-assign]
+    trainer.validation_step = lambda batch: _timed(steps, lambda: check(batch))  # type: ignore[method-assign]
+    validations: list[float] = []
+    validate = trainer.perform_actual_validation
+    trainer.perform_actual_validation = lambda: _timed(validations, validate)  # type: ignore[method-assign]
+    begun = time.monotonic()
+    summary = trainer.run_training()
+    batch = trainer.plan.batch_size
+    ends = time.monotonic() - begun - sum(steps) - validations[0] - ENDS * 2 * min(loading)
+    return min(loading) / batch / voxels * MILLION, max(0.0, ends / ENDS), validations[0] / max(1, len(summary["pairs"])) / native * MILLION
+
+
+def _timed(seconds: list[float], work: Any) -> Any:
+    begun = time.monotonic()
+    result = work()
+    seconds.append(time.monotonic() - begun)
+    return result
+
+
+def main() -> int:
+    """Entry point."""
+    folder = Path(sys.argv[1])
+    write_json(folder / "speed.json", to_mapping(measure(folder, Plans.read(folder / "plans.json"), sys.argv[2])))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
