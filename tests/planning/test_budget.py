@@ -1,6 +1,7 @@
 """Plans for a time budget: laws that hold at any speed."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 
@@ -31,14 +32,15 @@ def test_what_is_planned_fits_and_is_worth_it(brains):
     for seconds in (900, 3600, 50_000, 1e7):
         configuration, steps = _planned(brains, seconds)
         assert configuration.training_seconds <= (1 - budget.MARGIN) * seconds
-        assert steps >= budget.FEWEST_STEPS and max(configuration.grid) >= budget.COARSEST[3]
+        assert steps >= budget.FEWEST_STEPS
+        assert max(configuration.grid) >= budget.COARSEST[3]
 
 
 def test_a_longer_budget_or_a_faster_machine_never_plans_less(brains):
-    budgets = [700 * 1.31**power for power in range(18)]
+    budgets = [700 * 2.1**power for power in range(6)]
     for speed in (SPEED, _faster(2)):
         plans = [_planned(brains, seconds, speed) for seconds in budgets]
-        for (shorter, fewer), (longer, more) in zip(plans, plans[1:], strict=False):
+        for (shorter, fewer), (longer, more) in pairwise(plans):
             assert more >= fewer
             assert all(after <= before for after, before in zip(longer.spacing, shorter.spacing, strict=True))
             assert longer.training.validation_pairs >= shorter.training.validation_pairs
@@ -64,7 +66,8 @@ def test_what_is_too_short_says_what_would_do(brains):
 
 def test_every_decision_of_a_budget_says_so(brains):
     configuration, _ = _planned(brains, 3600)
-    assert "--time_budget" in configuration.because["training.epochs"] and "a machine" in configuration.because["training.epochs"]
+    for told in ("--time_budget", "a machine"):
+        assert told in configuration.because["training.epochs"]
     assert "time budget" in configuration.because["spacing"]
     assert plan(brains).configurations["3d_fullres"].training_seconds is None
 
@@ -73,7 +76,8 @@ def test_work_grows_with_grid_width_and_channels(brains):
     unlimited = plan(brains).configurations["3d_lowres"]
     work = step_work(unlimited.grid, unlimited.architecture, channels=1)
     finer = step_work([2 * size for size in unlimited.grid], unlimited.architecture, channels=1)
-    assert 7 < finer.products / work.products < 9 and 7 < finer.numbers / work.numbers < 9
+    assert 7 < finer.products / work.products < 9
+    assert 7 < finer.numbers / work.numbers < 9
     assert step_work(unlimited.grid, unlimited.architecture, channels=2).numbers > work.numbers
 
 

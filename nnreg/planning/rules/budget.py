@@ -45,7 +45,7 @@ class Length:
 
 @rule("budget_length")
 def length(budget: Budget, step: float, validation_pair: float, most_pairs: int, most_steps: int) -> Decision[Length | None]:
-    """25 epochs of the steps that fit 85 % of a time budget beside the start, the ends of epochs and a validation of at most a fifth of it; none if under 300 steps."""
+    """25 epochs of what fits 85 % of a time budget beside start, ends of epochs and a validation of at most a fifth of it; none if under 300 steps."""
     speed, usable = budget.speed, (1 - MARGIN) * budget.seconds
     pairs = max(1, min(most_pairs, int(VALIDATION_SHARE * budget.seconds / validation_pair)))
     fixed = speed.startup + EPOCHS * (speed.epoch + VALIDATION_ITERATIONS * FORWARD_SHARE * step)
@@ -53,7 +53,7 @@ def length(budget: Budget, step: float, validation_pair: float, most_pairs: int,
     kept = max(validation_pair, min(VALIDATION_SHARE * budget.seconds, most_pairs * validation_pair))
     iterations = min(int((usable - fixed - kept) / (EPOCHS * step)), most_steps // EPOCHS)
     if EPOCHS * iterations < FEWEST_STEPS:
-        needed = needed_seconds(speed, step, validation_pair)
+        needed = needed_seconds(speed, step, validation_pair, most_pairs)
         return Decision(None, f"{FEWEST_STEPS} steps of {readable_duration(step)} and a validation need {readable_duration(needed)}")
     seconds = fixed + pairs * validation_pair + EPOCHS * iterations * step
     return Decision(
@@ -64,11 +64,12 @@ def length(budget: Budget, step: float, validation_pair: float, most_pairs: int,
     )
 
 
-def needed_seconds(speed: Speed, step: float, validation_pair: float) -> float:
+def needed_seconds(speed: Speed, step: float, validation_pair: float, most_pairs: int) -> float:
     """The smallest budget that a training of 300 steps fits."""
-    steps = EPOCHS * ceil(FEWEST_STEPS / EPOCHS)
-    fixed = speed.startup + validation_pair + EPOCHS * (speed.epoch + VALIDATION_ITERATIONS * FORWARD_SHARE * step)
-    return (fixed + steps * step) / (1 - MARGIN)
+    steps = EPOCHS * ceil(FEWEST_STEPS / EPOCHS) * step
+    training = steps + speed.startup + EPOCHS * (speed.epoch + VALIDATION_ITERATIONS * FORWARD_SHARE * step)
+    shared = min(training / (1 - MARGIN - VALIDATION_SHARE), (training + most_pairs * validation_pair) / (1 - MARGIN))
+    return max(shared, (training + validation_pair) / (1 - MARGIN))
 
 
 @rule("budget_grid")

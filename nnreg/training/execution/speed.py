@@ -11,7 +11,9 @@ import time
 
 STARTED = time.monotonic()  # before torch is imported: that is part of what a training takes
 
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from functools import partial  # noqa: E402
 from math import prod  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -29,7 +31,6 @@ from nnreg.task import task_named  # noqa: E402
 from nnreg.training.configs.trainer_config import TrainerConfig  # noqa: E402
 from nnreg.training.execution.run import build_trainer  # noqa: E402
 from nnreg.training.trainer.optimizers import build_optimizer  # noqa: E402
-from nnreg.training.trainer.trainer import nnRegTrainer  # noqa: E402
 from nnreg.typed import to_mapping  # noqa: E402
 from nnreg.workspace import Workspace  # noqa: E402
 
@@ -59,13 +60,12 @@ def measure(folder: Path, planned: Plans, name: str) -> Speed:
     product, number, level = _fitted(samples)
     preprocess_dataset(workspace, 1, processes=1)
     begun = time.monotonic()
-    trainer = build_trainer(
-        workspace, 1, plans.to_train, "all", device="cpu", overrides={"epochs": ENDS, "iterations_per_epoch": 1, "validation_iterations": 1}
-    )
-    trainer.initialize()
-    ready += time.monotonic() - begun
-    load, epoch, validation = _road(trainer, prod(configuration.grid), prod(shape))
-    return Speed(name, ready, product, number, level, load, epoch, validation)
+    _road(workspace, plans.to_train)
+    usual = _road(workspace, plans.to_train)
+    # what the first round takes longer (libraries, compiled kernels) every training takes once
+    ready += max(0.0, time.monotonic() - begun - usual.whole - usual.whole) + usual.building
+    load, epoch = usual.load / prod(configuration.grid) * MILLION, usual.end
+    return Speed(name, ready, product, number, level, load, epoch, usual.validation / prod(shape) * MILLION)
 
 
 def _like(configuration: Configuration, terms: Any) -> Configuration:
@@ -108,31 +108,41 @@ def _fitted(samples: list[tuple[Work, float]]) -> tuple[float, float, float]:
     return float(product), float(number), float(level)
 
 
-def _road(trainer: nnRegTrainer, voxels: int, native: int) -> tuple[float, float, float]:
-    """Seconds of loading and of the validation of a pair per million voxels, and of an epoch's end."""
+@dataclass(frozen=True)
+class _Road:
+    """Seconds of one short training: all of it, making the trainer, loading a pair, an epoch's end, the validation of a pair."""
+
+    whole: float
+    building: float
+    load: float
+    end: float
+    validation: float
+
+
+def _road(workspace: Workspace, configuration: str) -> _Road:
+    begun = time.monotonic()
+    settings = {"epochs": ENDS, "iterations_per_epoch": 1, "validation_iterations": 1, "batch_size": 1}
+    trainer = build_trainer(workspace, 1, configuration, "all", device="cpu", overrides=settings)
+    trainer.initialize()
+    ready = time.monotonic()
     loader, _ = trainer.get_dataloaders()
-    loading = []
+    loading: list[float] = []
     for _ in range(STEPS):
-        begun = time.monotonic()
-        next(iter(loader))
-        loading.append(time.monotonic() - begun)
+        _timed(loading, lambda: next(iter(loader)))
     steps: list[float] = []
-    step, check = trainer.train_step, trainer.validation_step
-    trainer.train_step = lambda batch: _timed(steps, lambda: step(batch))  # type: ignore[method-assign]
-    trainer.validation_step = lambda batch: _timed(steps, lambda: check(batch))  # type: ignore[method-assign]
     validations: list[float] = []
-    validate = trainer.perform_actual_validation
-    trainer.perform_actual_validation = lambda: _timed(validations, validate)  # type: ignore[method-assign]
-    begun = time.monotonic()
-    summary = trainer.run_training()
-    batch = trainer.plan.batch_size
-    ends = time.monotonic() - begun - sum(steps) - validations[0] - ENDS * 2 * min(loading)
-    return min(loading) / batch / voxels * MILLION, max(0.0, ends / ENDS), validations[0] / max(1, len(summary["pairs"])) / native * MILLION
+    for name, seconds in (("train_step", steps), ("validation_step", steps), ("perform_actual_validation", validations)):
+        setattr(trainer, name, partial(_timed, seconds, getattr(trainer, name)))
+    training: list[float] = []
+    summary = _timed(training, trainer.run_training)
+    ends = training[0] - sum(steps) - validations[0] - ENDS * 2 * min(loading)  # each epoch loads a batch for training and one for validation
+    pair = validations[0] / max(1, len(summary["pairs"]))
+    return _Road(time.monotonic() - begun, ready - begun, min(loading), max(0.0, ends / ENDS), pair)
 
 
-def _timed(seconds: list[float], work: Any) -> Any:
+def _timed(seconds: list[float], work: Callable[..., Any], *arguments: Any) -> Any:
     begun = time.monotonic()
-    result = work()
+    result = work(*arguments)
     seconds.append(time.monotonic() - begun)
     return result
 
