@@ -20,7 +20,7 @@ MEASURE = "nnreg.training.execution.speed"
 
 
 def machine_speed(folder: Path, plans: Plans) -> Speed:
-    """The speed of this machine for trainings like the planned one: with as many axes, the same similarity and the same labels or none.
+    """The speed of this machine for trainings like the planned one: with as many axes, the same similarity and regularisation.
 
     Parameters
     ----------
@@ -34,14 +34,19 @@ def machine_speed(folder: Path, plans: Plans) -> Speed:
     PlansError
         If the file is damaged, or the training that measures fails.
     """
-    path, configuration = folder / FILE_NAME, plans.configuration(plans.to_train)
-    terms = "+".join(term.name for term in (*configuration.training.similarity, *configuration.training.regularisation))
-    key = f"{machine_name()}; {configuration.ndim}d, {terms}"
+    path, key = folder / FILE_NAME, measured_as(plans)
     known: dict[str, Any] = read_json(path, PlansError) if path.is_file() else {}
     if key not in known:
         known[key] = to_mapping(_measured(plans, key))
         write_json(path, known)
     return from_mapping(Speed, known[key], where=f"{path}: {key}", error=PlansError)
+
+
+def measured_as(plans: Plans) -> str:
+    """What a speed is kept under: the machine, the number of axes and the terms of the loss."""
+    configuration = plans.configuration(plans.to_train)
+    terms = "+".join(term.name for term in (*configuration.training.similarity, *configuration.training.regularisation))
+    return f"{machine_name()}; {configuration.ndim}d, {terms}"
 
 
 def _measured(plans: Plans, key: str) -> Speed:
