@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _measured(plans: Plans, key: str) -> Speed:
     with tempfile.TemporaryDirectory(prefix="nnreg_speed_") as temporary:
         folder = Path(temporary)
         plans.write(folder / "plans.json")
-        finished = subprocess.run([sys.executable, "-m", MEASURE, temporary, key], capture_output=True, text=True, check=False)
+        finished = subprocess.run([sys.executable, "-m", MEASURE, temporary, key, str(time.time())], capture_output=True, text=True, check=False)
         if finished.returncode != 0 or not (folder / "speed.json").is_file():
             last = (finished.stderr.strip() or "no message").splitlines()[-1]
             raise PlansError(f"--time_budget: the speed of this machine could not be measured, {last}. Plan without a budget, or mend that.")

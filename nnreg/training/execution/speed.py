@@ -1,6 +1,6 @@
 """Measures how fast this machine trains: steps of small networks, and one short training of synthetic pairs with everything around it.
 
-``python -m nnreg.training.execution.speed FOLDER NAME`` reads ``plans.json`` there and writes ``speed.json``; planning with ``--time_budget`` runs it.
+``python -m nnreg.training.execution.speed FOLDER NAME STARTED`` reads ``plans.json`` there and writes ``speed.json``; planning with ``--time_budget`` runs it.
 """
 
 from __future__ import annotations
@@ -8,31 +8,28 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
 
-STARTED = time.monotonic()  # before torch is imported: that is part of what a training takes
+import numpy as np
+import torch
+from scipy.optimize import nnls
 
-from collections.abc import Callable, Iterator  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
-from functools import partial  # noqa: E402
-from math import prod  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from scipy.optimize import nnls  # noqa: E402
-
-from nnreg.dataset.synthetic_writer import write_synthetic_dataset  # noqa: E402
-from nnreg.files import write_json  # noqa: E402
-from nnreg.planning.duration import MILLION, Speed, Work, step_work  # noqa: E402
-from nnreg.planning.plans import Configuration, Plans  # noqa: E402
-from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset  # noqa: E402
-from nnreg.task import task_named  # noqa: E402
-from nnreg.training.configs.trainer_config import TrainerConfig  # noqa: E402
-from nnreg.training.execution.run import build_trainer  # noqa: E402
-from nnreg.training.trainer.optimizers import build_optimizer  # noqa: E402
-from nnreg.typed import to_mapping  # noqa: E402
-from nnreg.workspace import Workspace  # noqa: E402
+from nnreg.dataset.synthetic_writer import write_synthetic_dataset
+from nnreg.files import write_json
+from nnreg.planning.duration import MILLION, Speed, Work, step_work
+from nnreg.planning.plans import Configuration, Plans
+from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
+from nnreg.task import task_named
+from nnreg.training.configs.trainer_config import TrainerConfig
+from nnreg.training.execution.run import build_trainer
+from nnreg.training.trainer.optimizers import build_optimizer
+from nnreg.typed import to_mapping
+from nnreg.workspace import Workspace
 
 SHAPES = {2: (112, 128), 3: (44, 52, 48)}  # of the synthetic images
 COARSER = 1.8  # times the spacing, for a second grid
@@ -40,14 +37,16 @@ STEPS = 3  # the first one, which loads code and allocates, does not count
 ENDS = 2  # epochs of one step
 
 
-def measure(folder: Path, planned: Plans, name: str) -> Speed:
+def measure(folder: Path, planned: Plans, name: str, started: float) -> Speed:
     """The speed of this machine for trainings like the planned one; `folder` is used up.
+
+    `started` is the ``time.time()`` at which the process was asked for: its libraries are part of what a training takes.
 
     Steps of wide and narrow networks on a larger and a smaller grid give the seconds per multiplication, per number and per level as a
     least-squares fit without negative parts. A training of a few steps gives loading, ends of epochs and the validation of a pair.
     """
     terms = planned.configuration(planned.to_train).training
-    ready = time.monotonic() - STARTED
+    ready = time.time() - started
     workspace = Workspace.resolve(folder / "workspace")
     shape = SHAPES[planned.configuration(planned.to_train).ndim]
     write_synthetic_dataset(workspace.raw / "Dataset001_Speed", pairs=2, test_pairs=0, shape=shape)
@@ -150,7 +149,7 @@ def _timed(seconds: list[float], work: Callable[..., Any], *arguments: Any) -> A
 def main() -> int:
     """Entry point."""
     folder = Path(sys.argv[1])
-    write_json(folder / "speed.json", to_mapping(measure(folder, Plans.read(folder / "plans.json"), sys.argv[2])))
+    write_json(folder / "speed.json", to_mapping(measure(folder, Plans.read(folder / "plans.json"), sys.argv[2], float(sys.argv[3]))))
     return 0
 
 
