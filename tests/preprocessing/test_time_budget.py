@@ -43,7 +43,7 @@ def test_the_command_plans_for_the_known_speed(measured, capsys):
 
 
 def test_what_cannot_be_is_refused_in_one_line(measured, capsys):
-    for given, message in (("2s", "too short"), ("soon", "expected a time")):
+    for given, message in (("1s", "too short"), ("soon", "expected a time")):
         assert _plan(measured, "--time_budget", given) != 0
         error = capsys.readouterr().err.strip()
         assert message in error
