@@ -12,6 +12,7 @@ COMMANDS = (
     "move_plans_between_datasets",
     "preprocess",
     "plan_and_preprocess",
+    "tune",
     "train",
     "list",
     "find_lr",

@@ -26,6 +26,7 @@ from nnreg.losses import LNCC
 from nnreg.losses.lncc import lncc_value_and_gradient
 
 WINDOW, STEPS, SIGMA = 9, 7, 1.7
+SMALL = (12, 12, 12)  # a volume that loads the code; no smaller than the window
 ENOUGH_SECONDS = 20.0  # of repeating one piece of work
 # (kernel, opponent): how many times faster, share of its memory
 BARS = {("lncc", "monai"): (20.0, 0.25), ("warp", "monai"): (3.0, None), ("integrate", "torch"): (2.0, None)}
@@ -163,7 +164,7 @@ def measure(shape: tuple[int, ...], name: Name, repeats: int, device: str) -> di
     The first run is the one whose memory is measured, and is left out of the times if there are others. What takes long is not repeated once that would take
     more than ENOUGH_SECONDS: volumes are allocated anew in every run, so that the first of a slow one is hardly slower than the next.
     """
-    works((8, 8, 8), device)[name]()()  # loads code, which is memory too
+    works(SMALL, device)[name]()()  # loads code, which is memory too
     work = works(shape, device)[name]()
     forget_peak(device)
     before, seconds, cpu = peak_mb(device), [], []
@@ -256,7 +257,7 @@ def table_of(shape: tuple[int, ...], options: argparse.Namespace, bandwidth: flo
     table: dict[str, dict[str, dict[str, float]]] = {}
     part = options.output.with_name(f".{options.output.name}.part.json")
     asked = ["--shape", *map(str, shape), "--threads", str(options.threads), "--repeats", str(options.repeats), "--device", options.device]
-    for kernel, program in works((8, 8, 8), options.device):
+    for kernel, program in works(SMALL, options.device):
         command = [sys.executable, __file__, *asked, "-o", str(part), "--one", kernel, program]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:

@@ -1,7 +1,7 @@
-"""One registration method on one pair, in a process of its own: ``python methods.py JOB.json`` writes the map and what it cost.
+"""One registration method on one pair, in a process of its own: ``python methods.py JOB.json`` (or several) writes the map and what it cost.
 
 The job names ``method, fixed, moving`` (image files), ``output`` (folder), ``threads`` and ``aligned`` (whether the images are aligned already;
-if not, the method starts with its own linear alignment).
+if not, the method starts with its own linear alignment), and may hold masks and ``settings`` of the method.
 
 Left behind are ``field.nii.gz`` (displacement, mm, LPS, fixed grid), where needed ``matrix.json`` (applied after it),
 and ``cost.json`` (seconds, CPU seconds, peak MB). A peer needs nothing of nnReg, so it can run in an environment of its own.
@@ -43,12 +43,14 @@ def nnreg(job: Job) -> None:
 
 
 def ants(job: Job) -> None:
-    """ANTs: SyN as it comes, with local correlation down to full resolution, or affine alone."""
+    """ANTs: SyN as it comes, with local correlation down to full resolution, or affine alone; ``settings`` are arguments of its own."""
     import ants as library
 
     fixed, moving = library.image_read(str(job["fixed"])), library.image_read(str(job["moving"]))
     kind = {"ants_syn": "SyN", "ants_syn_cc": "SyN", "ants_affine": "Affine"}[job["method"]]
-    options: dict[str, Any] = {"random_seed": 1}
+    options: dict[str, Any] = {"random_seed": 1, **job.get("settings", {})}
+    if options.pop("masks", False):
+        options.update(mask=library.image_read(str(job["fixed_mask"])), moving_mask=library.image_read(str(job["moving_mask"])), mask_all_stages=True)
     if job["aligned"]:
         kind = "SyNOnly"
         options["initial_transform"] = "identity"
@@ -62,26 +64,31 @@ def ants(job: Job) -> None:
 
 
 def greedy(job: Job) -> None:
-    """Greedy with local correlation in the small window that serves brains best."""
+    """Greedy with local correlation in the small window that serves brains best; ``settings``: metric, radius, sigmas, iterations, masks."""
     import numpy as np
     import SimpleITK as sitk
     from picsl_greedy import Greedy2D, Greedy3D
 
+    settings = job.get("settings", {})
     image = sitk.ReadImage(str(job["fixed"]))
     ndim = image.GetDimension()
     # it halves every axis from level to level and refuses fewer than four voxels, so stacks of a few slices get fewer levels
     levels = 1 + int(np.clip(np.log2(min(image.GetSize()) / 4), 0, 2))
-    iterations = "x".join(["100", "50", "10"][-levels:])
+    iterations = "x".join(settings.get("iterations", "100x50x10").split("x")[-levels:])
     program = Greedy2D() if ndim == 2 else Greedy3D()
-    radius = "x".join(["2"] * ndim)
+    metric = settings.get("metric", "NCC")
+    if metric == "NCC":
+        metric += " " + "x".join([str(settings.get("radius", 2))] * ndim)
+    masks = f" -gm {job['fixed_mask']} -mm {job['moving_mask']}" if settings.get("masks") else ""
+    smooth = f"-s {settings['sigmas']}" if "sigmas" in settings else ""
     folder = Path(job["output"])
-    common = f"-d {ndim} -i {job['fixed']} {job['moving']} -m NCC {radius} -threads {job['threads']}"
+    common = f"-d {ndim} -i {job['fixed']} {job['moving']} -m {metric} -threads {job['threads']}{masks}"
     start = ""
     with measured(job):
         if not job["aligned"]:
             program.execute(f"{common} -a -dof 12 -ia-image-centers -n {iterations} -o {folder / 'affine.mat'}")
             start = f"-it {folder / 'affine.mat'}"
-        program.execute(f"{common} {start} -n {iterations} -wp 0 -o {folder / 'field.nii.gz'}")
+        program.execute(f"{common} {start} {smooth} -n {iterations} -wp 0 -o {folder / 'field.nii.gz'}")
     if start:
         # Greedy's world is RAS
         flip = np.diag([*[-1.0, -1.0, 1.0, 1.0][:ndim], 1.0])
@@ -90,28 +97,48 @@ def greedy(job: Job) -> None:
 
 
 def elastix(job: Job) -> None:
-    """elastix: its default B-spline stage, after its default rigid and affine stages where the images are not aligned."""
+    """elastix: its default B-spline stage, after its default rigid and affine stages where the images are not aligned.
+
+    ``settings``: metric, grid (control points every so many voxels of the finest axis), weights of metric and bending energy, iterations, masks.
+    """
     import itk
 
+    settings = job.get("settings", {})
     fixed, moving = (itk.imread(str(job[side]), itk.F) for side in ("fixed", "moving"))
     parameters = itk.ParameterObject.New()
     for stage in ("bspline",) if job["aligned"] else ("rigid", "affine", "bspline"):
-        parameters.AddParameterMap(parameters.GetDefaultParameterMap(stage))
+        chosen = parameters.GetDefaultParameterMap(stage)
+        if stage == "bspline":
+            _bspline(chosen, settings, min(fixed.GetSpacing()))
+        parameters.AddParameterMap(chosen)
+    masks = {f"{side}_mask": itk.imread(str(job[f"{side}_mask"]), itk.UC) for side in ("fixed", "moving")} if settings.get("masks") else {}
     with measured(job):
-        _, found = itk.elastix_registration_method(fixed, moving, parameter_object=parameters, log_to_console=False)
+        _, found = itk.elastix_registration_method(fixed, moving, parameter_object=parameters, log_to_console=False, **masks)
     field = itk.transformix_deformation_field(moving, found)
     itk.imwrite(field, str(Path(job["output"]) / "field.nii.gz"))
 
 
+def _bspline(chosen: Any, settings: dict[str, Any], finest: float) -> None:
+    """Change elastix's B-spline stage."""
+    if "grid" in settings:
+        chosen["FinalGridSpacingInPhysicalUnits"] = [str(settings["grid"] * finest)]
+    if "metric" in settings:
+        chosen["Metric"] = [settings["metric"], "TransformBendingEnergyPenalty"]
+    if "weights" in settings:
+        chosen["Metric0Weight"], chosen["Metric1Weight"] = ([str(weight)] for weight in settings["weights"])
+    if "iterations" in settings:
+        chosen["MaximumNumberOfIterations"] = [str(settings["iterations"])]
+
+
 def convexadam(job: Job) -> None:
-    """ConvexAdam with MIND features; it starts from aligned images."""
+    """ConvexAdam with MIND features, which starts from aligned images; ``settings`` are arguments of its own."""
     import numpy as np
     import SimpleITK as sitk
     from convexAdam.convex_adam_MIND import convex_adam_pt
 
     fixed, moving = sitk.ReadImage(str(job["fixed"]), sitk.sitkFloat32), sitk.ReadImage(str(job["moving"]), sitk.sitkFloat32)
     with measured(job):
-        voxels = convex_adam_pt(img_fixed=fixed, img_moving=moving)
+        voxels = convex_adam_pt(img_fixed=fixed, img_moving=moving, **job.get("settings", {}))
     spacing, direction = np.asarray(fixed.GetSpacing()), np.asarray(fixed.GetDirection()).reshape(3, 3)
     # voxels (z, y, x, 3) along array axes
     millimetres = voxels[..., ::-1] * spacing @ direction.T
@@ -185,9 +212,16 @@ class measured:
 
 
 def main() -> None:
-    """Run the job named on the command line."""
-    job = json.loads(Path(sys.argv[1]).read_text())
-    METHODS[job["method"]](job)
+    """Run the jobs named on the command line; where there are several, one that fails does not stop the others."""
+    paths = sys.argv[1:]
+    for path in paths:
+        job = json.loads(Path(path).read_text())
+        try:
+            METHODS[job["method"]](job)
+        except Exception as error:
+            if len(paths) == 1:
+                raise
+            (Path(job["output"]) / "failed").write_text(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,10 @@ def found_file(folder: Path, name: str, endings: tuple[str, ...] = tuple(ENDINGS
 
 
 class Pair:
-    """The files of one pair and the images all methods are given."""
+    """The files of one pair and the images all methods are given.
+
+    `start` is ``shared`` (nnReg's linear alignment), ``own`` (each method's) or ``headers`` (aligned as they are).
+    """
 
     def __init__(self, folder: Path, work: Path, start: str) -> None:
         self.name = folder.name
@@ -70,11 +73,12 @@ class Pair:
         self.truth = found_file(folder, "true_field")
         self.masks = {f"{side}_mask": str(path) for side in ("fixed", "moving") if (path := found_file(folder, f"{side}_mask")) is not None}
         self.start = Transform.identity(self.fixed.ndim)
-        self.aligned = start == "shared"
+        self.aligned = start != "own"
         given = self.moving
-        if self.aligned:
+        if start == "shared":
             found = align(fixed=self.fixed.array, fixed_space=self.fixed.space, moving=self.moving.array, moving_space=self.moving.space)
             self.start = Transform.affine(found.matrix)
+        if self.aligned:
             # what lies around a slide is white, around a head dark
             ground = float(np.median(_border(self.moving)))
             warped = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space, transform=self.start, outside=ground)
@@ -88,25 +92,34 @@ class Pair:
             if self.aligned:
                 self.whole[side] = str(work / f"{side}_whole.nii.gz")
                 write_image(Path(self.whole[side]), image.array.astype(np.float32), image.space)
+        self.peer_masks = self.masks
+        if self.aligned and "moving_mask" in self.masks:
+            mask = read_image(Path(self.masks["moving_mask"]))
+            warped_mask = resample_labels(mask.array, moving=mask.space, fixed=self.fixed.space, transform=self.start)
+            self.peer_masks = self.masks | {"moving_mask": str(work / "moving_mask.nii.gz")}
+            write_image(Path(self.peer_masks["moving_mask"]), warped_mask, self.fixed.space)
         side = prepare(self.fixed.array, self.fixed.space, None, "fixed")
         self.body = self.labels[0].array[0] > 0 if self.labels[0] is not None else foreground(side) > 0.5
 
-    def job(self, method: str, output: Path, threads: int) -> dict[str, Any]:
+    def job(self, method: str, output: Path, threads: int, settings: dict[str, Any]) -> dict[str, Any]:
         """What a method is asked to do."""
         own = method.startswith("nnreg")
-        extra = self.masks if own and not self.aligned else {}
+        extra: dict[str, Any] = (self.masks if not self.aligned else {}) if own else {**self.peer_masks, "settings": settings}
         return {"method": method, **(self.whole if own else self.files), **extra, "output": str(output), "threads": threads, "aligned": self.aligned}
 
     def score(self, output: Path, surface: bool) -> dict[str, Any]:
         """Figures of what a method left in `output`."""
-        field = read_itk(output / "field.nii.gz").stages[0]
-        assert isinstance(field, FieldMap)
+        path = found_file(output, "field")
+        field = None if path is None else read_itk(path).stages[0]
+        if not isinstance(field, FieldMap):
+            raise NnRegError(f"{output}: holds no displacement field. Look at what the method printed.")
         stages: list[FieldMap | AffineMap] = [field]
         if (output / "matrix.json").is_file():
             stages.append(AffineMap(np.asarray(json.loads((output / "matrix.json").read_text()))))
         transform = Transform((*stages, *self.start.stages), self.fixed.ndim)
         body = self.body
-        result: dict[str, Any] = json.loads((output / "cost.json").read_text())
+        cost = output / "cost.json"
+        result: dict[str, Any] = json.loads(cost.read_text()) if cost.is_file() else {}
         if min(field.space.shape) > 1:
             result["sdlogj"] = metrics.sdlogj(field.displacement, body)
             result["folding_percent"] = metrics.folding_percent(field.displacement, body)
@@ -154,16 +167,29 @@ def installed(method: str, python: str) -> bool:
 
 def run_method(pair: Pair, method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run one method on one pair in a process of its own and score it."""
+    return run_settings(pair, method, {"": {}}, options)[""]
+
+
+def run_settings(pair: Pair, method: str, settings: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Scores of one method by the name of its settings; all run in one process, which spares the time of starting it."""
     python = sys.executable if method.startswith("nnreg") else options.peer_python
     environment = {**os.environ, **{name: str(options.threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS")}}
+    scores = {}
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder)
-        (output / "job.json").write_text(json.dumps(pair.job(method, output, options.threads)))
-        command = [python, str(Path(methods.__file__).resolve()), str(output / "job.json")]
+        outputs = {name: Path(folder) / str(number) for number, name in enumerate(settings)}
+        for name, output in outputs.items():
+            output.mkdir()
+            (output / "job.json").write_text(json.dumps(pair.job(method, output, options.threads, settings[name])))
+        command = [python, str(Path(methods.__file__).resolve()), *(str(output / "job.json") for output in outputs.values())]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        if done.returncode:
-            return {"failed": (done.stderr.strip().splitlines() or ["no message"])[-1]}
-        return pair.score(output, options.surface)
+        for name, output in outputs.items():
+            failed = output / "failed"
+            if failed.is_file() or (done.returncode and not (output / "cost.json").is_file()):
+                message = failed.read_text() if failed.is_file() else done.stderr
+                scores[name] = {"failed": (message.strip().splitlines() or ["no message"])[-1]}
+            else:
+                scores[name] = pair.score(output, options.surface)
+    return scores
 
 
 FIGURES = (

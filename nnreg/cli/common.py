@@ -16,6 +16,7 @@ Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done)."""
 
 EXIT_ERROR = 2
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 EXIT_INTERRUPTED = 130
 
 
@@ -41,6 +42,24 @@ class Parser(argparse.ArgumentParser):
     def add_dataset(self) -> None:
         """``-d``."""
         self.add_argument("-d", "--dataset", required=True, metavar="ID", help="dataset id or folder name: 1, 001 or Dataset001_Name")
+
+
+def duration(text: str) -> float:
+    """Seconds.
+
+    Examples
+    --------
+    >>> duration("90s"), duration("1.5m"), duration("2h"), duration("90")
+    (90.0, 90.0, 7200.0, 90.0)
+    """
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
+    try:
+        seconds = float(number) * UNITS[unit]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a time such as 90s, 30m or 2h") from error
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a time above 0")
+    return seconds
 
 
 def workspace_of(options: argparse.Namespace) -> Workspace:

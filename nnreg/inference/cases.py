@@ -19,8 +19,8 @@ from nnreg.preprocessing.preprocessor import Preprocessor
 from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset
 
 
-class CaseSource(Protocol):
-    """Images of cases, native and preprocessed."""
+class NativeSource(Protocol):
+    """Native images of cases, and what is known of them."""
 
     def image(self, case: str) -> Image:
         """The native image, all channels."""
@@ -37,6 +37,10 @@ class CaseSource(Protocol):
     def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
         """Its keypoints (N, ndim), voxel indices, x first, if there are any."""
         ...
+
+
+class CaseSource(NativeSource, Protocol):
+    """Images of cases, native and preprocessed."""
 
     def paths(self, case: str) -> list[Path]:
         """Its files, channel by channel."""

@@ -8,9 +8,9 @@ from typing import Protocol
 from nnreg.dataset.pairs import Pair
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Transform
-from nnreg.inference.cases import CaseSource
+from nnreg.inference.cases import CaseSource, NativeSource
 from nnreg.inference.predictor import PairTransforms, Predictor
-from nnreg.planning.plans import Optimisation
+from nnreg.planning.optimisation import Optimisation
 from nnreg.registration import Registration, register
 
 
@@ -61,7 +61,7 @@ class Refined:
         return PairTransforms(transform, start.alignment, start.notes | {"refined": found.succeeded, **_similarity(found)})
 
 
-def run_engine(pair: Pair, source: CaseSource, settings: Optimisation, *, preset: str, initial: Transform | None = None) -> Registration:
+def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, preset: str, initial: Transform | None = None) -> Registration:
     """Register a pair of a source as the plans say.
 
     Raises

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.files import write_text
+from nnreg.planning.dense import geometry as geometry  # registers its rules, as the next line does
+from nnreg.planning.dense import settings as settings
 from nnreg.planning.plans import LossTerm, Normalization, Plans
 from nnreg.planning.rules import RULES
+from nnreg.planning.tuning import describe
 
 Row = tuple[str, str, str]
 MARKS = ("<!-- rules: made from their docstrings by make docs -->", "<!-- end of rules -->")
@@ -19,6 +22,8 @@ def explain(plans: Plans) -> list[Row]:
     """(decision, value, because) of every value that has a reason: of the dataset, of optimising, then of each configuration, dotted as in the file."""
     rows = list(_rows(plans, plans.because, ""))
     rows += _rows(plans.optimisation, plans.optimisation.because, "optimisation.")
+    if plans.tuning is not None:
+        rows += [(f"tuning.{score.name}", f"rank {readable(score.rank)}", describe(score, plans.tuning.measure)) for score in plans.tuning.scores]
     for name, configuration in plans.configurations.items():
         rows += _rows(configuration, configuration.because, f"{name}.")
     return rows
@@ -26,7 +31,8 @@ def explain(plans: Plans) -> list[Row]:
 
 def rules_table() -> str:
     """The rules as a Markdown table: what each decides, in the words of its docstring."""
-    rows = [f"| `{name}` | {' '.join((RULES[name].__doc__ or '').replace('``', '`').split())} |" for name in RULES]
+    names = sorted(RULES, key=lambda name: name.startswith("dense_"))  # those of registration first, whichever were imported first
+    rows = [f"| `{name}` | {' '.join((RULES[name].__doc__ or '').replace('``', '`').split())} |" for name in names]
     return "\n".join(["| rule | decides |", "|---|---|", *rows])
 
 

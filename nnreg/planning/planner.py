@@ -12,7 +12,8 @@ import numpy as np
 from nnreg.errors import PlansError
 from nnreg.planning import duration, memory
 from nnreg.planning.fingerprint import Fingerprint
-from nnreg.planning.plans import Architecture, Configuration, Optimisation, Plans, Training
+from nnreg.planning.optimisation import Optimisation
+from nnreg.planning.plans import Architecture, Configuration, Plans, Training
 from nnreg.planning.rules import alignment, budget, grid, intensity, network, optimisation, relation, spacing, training
 from nnreg.planning.rules.decision import Decision, decided_by_user
 

@@ -6,10 +6,11 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
+from nnreg.planning.optimisation import Optimisation, Tuning
 from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
 from nnreg.typed import from_mapping, to_mapping
 
@@ -158,32 +159,6 @@ class Configuration:
 
 
 @dataclass(frozen=True)
-class Optimisation:
-    """How the engine registers a pair of the dataset: instead of a network, or after one.
-
-    Attributes
-    ----------
-    preset, similarity, alignment
-        As :func:`nnreg.registration.register` takes them.
-    use_masks, use_labels, use_keypoints
-        What guides it, where both images have it.
-    refinement
-        Preset that goes on from a network's field; None: the network's field is the result.
-    because
-        Field name to the rule and the measured numbers that led to its value.
-    """
-
-    preset: str = "default"
-    similarity: str = "auto"
-    alignment: str = "affine"
-    use_masks: bool = True
-    use_labels: bool = False
-    use_keypoints: bool = False
-    refinement: str | None = "fast"
-    because: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Plans:
     """The plans file.
 
@@ -204,6 +179,8 @@ class Plans:
         The case whose world all working grids share, None with ``group``.
     orientation : letters, image axis x first
         Axis order of every working grid; an image whose axes run otherwise is turned.
+    tuning
+        What ``nnreg_tune`` measured; `optimisation` is then what won.
     """
 
     dataset_name: str
@@ -217,10 +194,14 @@ class Plans:
     reference_case: str | None
     configurations: dict[str, Configuration]
     recommended: str
-    optimisation: Optimisation = Optimisation()
+    optimisation: Optimisation = field(default=Optimisation())
     because: dict[str, str] = field(default_factory=dict)
     orientation: str = "LPS"
+    tuning: Tuning | None = None
     schema_version: int = SCHEMA_VERSION
+
+    registers_pairs: ClassVar[bool] = True
+    """Whether the registration engine can do what the plans are for."""
 
     @property
     def to_train(self) -> str:

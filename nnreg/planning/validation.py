@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Optimisation, Plans, Training
+from nnreg.planning.optimisation import Optimisation
+from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Plans, Training
 from nnreg.planning.training_options import training_problems
 
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
@@ -65,7 +66,7 @@ def check_plans(plans: Plans, where: str) -> None:
 def _problems(plans: Plans) -> Iterator[str]:
     if not plans.configurations:
         yield "configurations is empty."
-    known = [*plans.configurations, *([OPTIMISE] if plans.task == "registration" else [])]
+    known = [*plans.configurations, *([OPTIMISE] if plans.registers_pairs else [])]
     if plans.recommended not in known:
         yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, known)}."
     if not FOLDER_NAME.match(plans.plans_name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.dataset import RawDataset
@@ -15,16 +15,8 @@ from nnreg.planning.dense.measure import measure_dense, still_true
 from nnreg.planning.dense.planner import TASK, plan_dense
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.planning.dense.presets import DEFAULT
-from nnreg.preprocessing.pipeline import Note, Progress, keep_dataset_files
+from nnreg.preprocessing.pipeline import Note, Progress, keep_dataset_files, silent, unheard
 from nnreg.workspace import Workspace
-
-
-def _unheard(note: str) -> None:
-    """Nobody listens."""
-
-
-def _silent(step: str) -> Callable[[int, int, str], None]:
-    return lambda done, total, what: None
 
 
 def fingerprint_dataset(
@@ -34,7 +26,7 @@ def fingerprint_dataset(
     processes: int | None = None,
     verify: bool = False,
     clean: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> DenseFingerprint:
     """Measure a raw dataset and keep the fingerprint; an earlier one is used again while the dataset has not changed.
 
@@ -67,7 +59,7 @@ def plan_dataset(
     gpu_memory_target: float | None = None,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str | None = None,
-    on_note: Note = _unheard,
+    on_note: Note = unheard,
 ) -> DensePlans:
     """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual.
 
@@ -104,8 +96,8 @@ def plan_and_preprocess(
     gpu_memory_target: float | None = None,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str | None = None,
-    progress: Progress = _silent,
-    on_note: Note = _unheard,
+    progress: Progress = silent,
+    on_note: Note = unheard,
 ) -> DensePlans:
     """Measure and plan a dataset.
 

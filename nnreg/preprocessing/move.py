@@ -43,7 +43,7 @@ def move_plans(
     if path.exists() and not overwrite:
         raise PlansError(f"{path}: exists. Name other plans with -tp, or replace them with --overwrite.")
     fingerprint = Fingerprint.read(folder / FILE_NAME)
-    if plans.task != "registration":
+    if not plans.registers_pairs:
         raise PlansError(f"{source_plans} of {plans.dataset_name}: are for {plans.task}, only plans of registration can be moved. Plan {dataset} by itself.")
     _check(plans, fingerprint)
     frame, reference = alignment.alignment_target(fingerprint), alignment.reference_case(fingerprint)

@@ -108,6 +108,14 @@ def files_digest(raw: RawDataset, cases: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+def pairs_digest(raw: RawDataset, names: Sequence[str]) -> str | None:
+    """Digest of the files of training pairs, by their names; None if one of them is no training pair."""
+    known = {pair.name: pair for pair in raw.pairs()}
+    if not all(name in known for name in names):
+        return None
+    return files_digest(raw, sorted({case for name in names for case in (known[name].fixed, known[name].moving)}))
+
+
 def pairs_still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
     """Whether the pairs of a fingerprint were measured on the files as they are now."""
     if fingerprint.pairs is None:

@@ -18,7 +18,8 @@ from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.hardware import accelerator_wanted, ram_gb
 from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
-from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_still_true
+from nnreg.planning.tuning import still_tuned
+from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_digest, pairs_still_true
 from nnreg.preprocessing.run import preprocess
 from nnreg.preprocessing.speed import machine_speed
 from nnreg.workspace import Workspace
@@ -34,11 +35,12 @@ Progress = Callable[[str], Callable[[int, int, str], None]]
 Note = Callable[[str], None]
 
 
-def _unheard(note: str) -> None:
+def unheard(note: str) -> None:
     """Nobody listens."""
 
 
-def _silent(step: str) -> Callable[[int, int, str], None]:
+def silent(step: str) -> Callable[[int, int, str], None]:
+    """Progress that nobody watches."""
     return lambda done, total, what: None
 
 
@@ -50,7 +52,7 @@ def fingerprint_dataset(
     verify: bool = False,
     clean: bool = False,
     pair_budget: float = BUDGET_SECONDS,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Fingerprint:
     """Measure the images and some pairs of a raw dataset and keep the fingerprint; what has not changed is not measured again.
 
@@ -98,7 +100,7 @@ def plan_dataset(
     plans_name: str = DEFAULT_PLANS_NAME,
     device: str = "auto",
     time_budget: float | None = None,
-    on_note: Note = _unheard,
+    on_note: Note = unheard,
 ) -> Plans:
     """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual (fewer folds than five).
 
@@ -112,7 +114,7 @@ def plan_dataset(
         If the dataset was not measured, or cannot be planned for.
     """
     raw, folder = _open(workspace, dataset)
-    fingerprint = _measured(raw, folder)
+    fingerprint = read_fingerprint(raw, folder)
     if gpu_memory_target is None:
         gpu_memory_target = DEFAULT_MEMORY_GB if time_budget is None else min(DEFAULT_MEMORY_GB, RAM_SHARE * ram_gb())
     planned = partial(plan, fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
@@ -122,9 +124,21 @@ def plan_dataset(
         # whether there is a GPU no longer matters: what is planned was measured to be feasible without
         speed = machine_speed(workspace.preprocessed, planned())
         plans = planned(time_budget=Budget(time_budget, speed))
-    plans.write(folder / f"{plans_name}.json")
+    path = folder / f"{plans_name}.json"
+    plans = _still_tuned(plans, path, raw)
+    plans.write(path)
     keep_dataset_files(raw, folder, on_note)
     return plans
+
+
+def _still_tuned(plans: Plans, path: Path, raw: RawDataset) -> Plans:
+    """Plans made anew keep what ``nnreg_tune`` found for the ones they replace, as far as it still holds."""
+    try:
+        earlier = Plans.read(path).tuning if path.is_file() else None
+    except PlansError:
+        # damaged, or of another version: that is why they are made anew
+        return plans
+    return plans if earlier is None else still_tuned(plans, earlier, pairs_digest(raw, earlier.pairs))
 
 
 def preprocess_dataset(
@@ -135,7 +149,7 @@ def preprocess_dataset(
     configurations: Sequence[str] = (),
     processes: int | None = None,
     clean: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> dict[str, Path]:
     """Preprocess a planned dataset.
 
@@ -151,12 +165,12 @@ def preprocess_dataset(
     """
     raw, folder = _open(workspace, dataset)
     plans = read_plans(folder, plans_name, raw.name)
-    fingerprint = _measured(raw, folder)
+    fingerprint = read_fingerprint(raw, folder)
     names = tuple(configurations) or tuple(plans.configurations)
     if clean:
         for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
             shutil.rmtree(folder / stale, ignore_errors=True)
-    keep_dataset_files(raw, folder, _unheard)
+    keep_dataset_files(raw, folder, unheard)
     return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
 
 
@@ -175,8 +189,8 @@ def plan_and_preprocess(
     plans_name: str = DEFAULT_PLANS_NAME,
     device: str = "auto",
     time_budget: float | None = None,
-    progress: Progress = _silent,
-    on_note: Note = _unheard,
+    progress: Progress = silent,
+    on_note: Note = unheard,
 ) -> Plans:
     """Measure, plan and preprocess a dataset.
 
@@ -231,7 +245,14 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     return raw, writable_folder(workspace.preprocessed / name)
 
 
-def _measured(raw: RawDataset, folder: Path) -> Fingerprint:
+def read_fingerprint(raw: RawDataset, folder: Path) -> Fingerprint:
+    """The fingerprint in `folder`.
+
+    Raises
+    ------
+    PlansError
+        If it is missing, damaged, or not of the dataset as it is now.
+    """
     path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} first."
     if not path.is_file():
         raise PlansError(f"{path}: does not exist. {remedy}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.files import writable_folder
 from nnreg.planning.dense.presets import PRESETS
 from nnreg.planning.plans import Plans
 from nnreg.workspace import Workspace
@@ -110,7 +111,7 @@ def preprocess_dataset(
     from nnreg.preprocessing.pipeline import read_plans
 
     name = workspace.dataset_name(dataset)
-    task = read_plans(workspace.preprocessed / name, plans_name, name).task
+    task = read_plans(writable_folder(workspace.preprocessed / name), plans_name, name).task
     folders: dict[str, Path] = ROADS[task].preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=configurations, **options)
     return folders
 

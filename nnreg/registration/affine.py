@@ -138,7 +138,11 @@ class _Search:
         best = sorted(starts, key=lambda fit: -fit.similarity)[:STARTS]
         rigid = max((self._fit(self.coarse, coarse, "rigid", fit.matrix, least, 20) for fit in best), key=lambda fit: fit.similarity)
         similarity, why = self._similarity(rigid.matrix)
-        rigid = self._fit(self.fine, similarity, "rigid", rigid.matrix, least, 20)
+        candidates = [rigid]
+        if similarity.name == "nmi" and starts[0].overlap >= least:
+            # mutual information rises where little is left in common: two scans of a neck were led 40 mm apart by the coarse grid, and the fine one knew better
+            candidates.append(self._fit(self.coarse, coarse, "rigid", identity, least, 20))
+        rigid = max((self._fit(self.fine, similarity, "rigid", fit.matrix, least, 20) for fit in candidates), key=lambda fit: fit.similarity)
         found = [("none", identity), ("rigid", rigid.matrix)]
         if self.kind == "affine":
             affine = self._fit(self.coarse, coarse, "affine", rigid.matrix, least, 20)

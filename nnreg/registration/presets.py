@@ -9,7 +9,9 @@ import numpy as np
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.geometry import Space
 
-COARSEST = 12  # voxels along the shortest axis that is pooled at all: a level with fewer says nothing
+# voxels along the shortest axis that is pooled at all: a level with fewer says nothing. In 2D a window holds a fifth of the voxels: on 24 pairs of slices of
+# brains 36 gave a Dice of 0.481, 12 and 24 0.470
+COARSEST = {2: 36, 3: 12}
 LARGEST_LEVEL = 40_000_000  # voxels: beyond, the finest level is left out
 USUAL_LEVEL = 5_000_000  # voxels the table's iterations at the finest level are made for; smaller images get more, because they cost less
 
@@ -85,7 +87,7 @@ def schedule(preset: Preset, fixed: Space) -> Schedule:
     while True:
         factor = 2 * factors[0]
         moved = pooled(factor) < shape
-        if not moved.any() or pooled(factor)[moved].min() < COARSEST:
+        if not moved.any() or pooled(factor)[moved].min() < COARSEST[fixed.ndim]:
             break
         factors.insert(0, factor)
     sizes = {factor: int(np.prod(pooled(factor))) for factor in factors}
@@ -98,7 +100,6 @@ def schedule(preset: Preset, fixed: Space) -> Schedule:
     if not kept:
         # a small image whose only level the preset would skip
         kept = [(factors[-1], max(1, preset.iterations[2]))]
-    reason = (
-        f"{len(kept)} levels of {', '.join(f'{factor * finest:g}' for factor, _ in kept)} mm: {COARSEST} voxels at least along the shortest axis that is pooled"
-    )
+    spacings = ", ".join(f"{factor * finest:g}" for factor, _ in kept)
+    reason = f"{len(kept)} levels of {spacings} mm: {COARSEST[fixed.ndim]} voxels at least along the shortest axis that is pooled"
     return Schedule(tuple(factor for factor, _ in kept), tuple(count for _, count in kept), reason)

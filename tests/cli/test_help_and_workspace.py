@@ -15,6 +15,7 @@ COMMANDS = (
     "move_plans_between_datasets",
     "preprocess",
     "plan_and_preprocess",
+    "tune",
     "train",
     "list",
     "find_lr",

@@ -16,7 +16,7 @@ from nnreg.geometry.itk import read_itk
 from nnreg.imageio import Image, write_image
 from nnreg.inference.mappers import ByEngine, Refined
 from nnreg.inference.predictor import PairTransforms
-from nnreg.planning.plans import Optimisation
+from nnreg.planning.optimisation import Optimisation
 
 SPACE = Space.plain((44, 52), (1.5, 1.2))
 PAIR = Pair("fixed", "moving")

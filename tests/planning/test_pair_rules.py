@@ -22,12 +22,19 @@ class TestRelation:
         [
             (relation.SAME_CONTRAST, 0.0, relation.ONE),
             (relation.SAME_CONTRAST * BELOW, relation.SAME_SCALE, relation.SCALE),
-            (relation.SAME_CONTRAST * BELOW, relation.SAME_SCALE * BELOW, relation.DIFFERENT),
+            (relation.SAME_CONTRAST * BELOW, relation.HARD_INSIDE, relation.ONE),
+            (relation.SAME_CONTRAST * BELOW, relation.HARD_INSIDE * BELOW, relation.DIFFERENT),
+            (relation.HARD_PILOT * BELOW, relation.SAME_SCALE * BELOW, relation.DIFFERENT),
             (-0.9, -0.9, relation.DIFFERENT),
         ],
     )
     def test_thresholds(self, fingerprint, measurement, lncc, ncc, expected):
         assert relation.modality_relation(fingerprint(measured=[measurement(**_alike(lncc, ncc))])).value == expected
+
+    @pytest.mark.parametrize(("after", "expected"), [(relation.AFTER_PILOT, relation.ONE), (relation.AFTER_PILOT * BELOW, relation.DIFFERENT)])
+    def test_a_pilot_must_bring_more_than_alignment(self, fingerprint, measurement, after, expected):
+        similarity = _alike(0.0, 0.0)["similarity"] | {"lncc": Stages(0.0, relation.SAME_CONTRAST * BELOW, after)}
+        assert relation.modality_relation(fingerprint(measured=[measurement(similarity=similarity)])).value == expected
 
     @pytest.mark.parametrize(
         ("different", "expected"), [(0, relation.ONE), (1, relation.ONE), (2, relation.MIXED), (9, relation.MIXED), (10, relation.DIFFERENT)]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from nnreg.planning.dense.resampling import Resampling
-from nnreg.planning.plans import Configuration, Optimisation, Plans
+from nnreg.planning.optimisation import Optimisation, Tuning
+from nnreg.planning.plans import Configuration, Plans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class DensePlans(Plans):
         Array axis that each planned axis is; spacings, patches and shapes of the configurations are in this order.
     """
 
+    registers_pairs: ClassVar[bool] = False
     transpose_forward: tuple[int, ...]
     configurations: dict[str, DenseConfiguration]  # type: ignore[assignment]  # dict is invariant, but plans are frozen
     pre_alignment: str = field(default="none", init=False)
@@ -58,6 +61,7 @@ class DensePlans(Plans):
     reference_case: str | None = field(default=None, init=False)
     orientation: str = field(default="", init=False)
     optimisation: Optimisation = field(default=Optimisation(), init=False)
+    tuning: Tuning | None = field(default=None, init=False)
 
     @property
     def transpose_backward(self) -> tuple[int, ...]:

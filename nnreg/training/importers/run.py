@@ -128,7 +128,7 @@ def plan_run(run: ImportedRun, source: Path, workspace: Workspace, *, number: in
     plans = Plans.read(folder / f"{PLANS}.json")
     recipe = write_recipe(run.recipe, folder / f"{run.dataset.name.lower()}.yaml")
     say(f"{folder}: plans and {recipe.name}")
-    return Prepared(name, plans.recommended, recipe)
+    return Prepared(name, plans.to_train, recipe)
 
 
 def _folder_name(workspace: Workspace, name: str, number: int | None) -> str:

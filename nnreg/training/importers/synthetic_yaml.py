@@ -215,8 +215,10 @@ def _write(pairs: dict[str, _Pairs], names: dict[str, list[Pair]], folder: Path)
 
 def _plan(size: tuple[int, ...], plans: Plans) -> Plans:
     """The images as they are made: their own grid and numbers, nothing aligned."""
-    chosen = plans.configuration(plans.recommended)
+    chosen = plans.configuration(plans.to_train)
     fixed = dataclasses.replace(chosen, grid=size, spacing=(1.0,) * len(size), normalization=(Normalization("none"),))
     said = "said by the imported file"
     fixed = dataclasses.replace(fixed, because={**chosen.because, "grid": said, "spacing": said, "normalization": said})
-    return plans.replace(pre_alignment="none", alignment_target="group", reference_case=None, configurations={plans.recommended: fixed})
+    return plans.replace(
+        pre_alignment="none", alignment_target="group", reference_case=None, configurations={plans.to_train: fixed}, recommended=plans.to_train
+    )

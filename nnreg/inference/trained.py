@@ -1,0 +1,72 @@
+"""What trained networks of a dataset reached on the pairs they were validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnreg.dataset.pairs import Pair
+from nnreg.errors import EvaluationError
+from nnreg.files import read_json
+from nnreg.planning.plans import Plans
+
+SUMMARY = "validation_summary.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained configuration.
+
+    Attributes
+    ----------
+    name
+        ``trained CONFIGURATION (TRAINER)``.
+    configuration
+        Of the plans.
+    figures
+        Name of a pair to the figures of the evaluation, and seconds: of the network alone, without refinement.
+    """
+
+    name: str
+    configuration: str
+    figures: dict[str, dict[str, float | None]]
+
+
+def trained_networks(results: Path, plans: Plans, figure: str, pairs: Sequence[Pair]) -> list[Trained]:
+    """Networks trained with these plans, those validated on most of `pairs` first; folds of a network are joined.
+
+    ``fold_all`` does not count: it was trained on the pairs it was validated on.
+
+    Parameters
+    ----------
+    results
+        Of the dataset.
+    figure
+        That a pair must have to count.
+    pairs
+        The pairs that are of interest.
+
+    Raises
+    ------
+    EvaluationError
+        If a summary is damaged.
+    """
+    wanted = {pair.name for pair in pairs}
+    found = []
+    for configuration in plans.configurations:
+        for model in sorted(results.glob(f"*__{plans.plans_name}__{configuration}")):
+            figures: dict[str, dict[str, float | None]] = {}
+            for path in sorted(model.glob(f"fold_[0-9]*/{SUMMARY}")):
+                figures |= {name: values for name, values in _figures(path).items() if name in wanted and values.get(figure) is not None}
+            if figures:
+                found.append(Trained(f"trained {configuration} ({model.name.split('__')[0]})", configuration, figures))
+    return sorted(found, key=lambda network: (-len(network.figures), network.name))
+
+
+def _figures(path: Path) -> dict[str, dict[str, float | None]]:
+    content = read_json(path, EvaluationError)
+    try:
+        return {pair["name"]: {**pair["metrics"], "seconds": pair.get("seconds")} for pair in content["pairs"]}
+    except (KeyError, TypeError) as error:
+        raise EvaluationError(f"{path}: expected pairs, each with name and metrics. Validate the fold again: nnreg_train ... --val.") from error
