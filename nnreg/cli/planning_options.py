@@ -67,7 +67,9 @@ def planning(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_pairs(parser: Parser) -> None:
     """How much the pairs may cost."""
-    parser.add_argument("--pair_budget", type=float, metavar="SECONDS", help="time for registering a sample of the pairs (default: 60; two at least; 0: none)")
+    parser.add_argument(
+        "--pair_budget", type=float, metavar="SECONDS", help="processor time for registering a sample of the pairs (default: 60; three at least; 0: none)"
+    )
 
 
 def pair_options(options: argparse.Namespace) -> dict[str, Any]:
