@@ -19,6 +19,12 @@ COMMANDS = (
     "import_",  # a module cannot be called import, a command can
     "predict",
     "evaluate",
+    "evaluate_simple",
+    "ensemble",
+    "find_best_configuration",
+    "accumulate_crossval_results",
+    "determine_postprocessing",
+    "apply_postprocessing",
     "register",
     "apply_transform",
     "compose",

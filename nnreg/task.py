@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     Batch = Mapping[str, Tensor]
 
 # name -> "module:class"; imported when asked for, so that this module stays on the lowest floor
-TASKS = {"registration": "nnreg.tasks.registration.task:RegistrationTask"}
+TASKS = {
+    "registration": "nnreg.tasks.registration.task:RegistrationTask",
+    "dense_prediction": "nnreg.tasks.dense_prediction.task:DensePredictionTask",
+}
 
 
 class Objective(Protocol):
@@ -29,21 +32,21 @@ class Objective(Protocol):
 
 
 class Task(Protocol):
-    """What the trainer is handed. It never asks which task it is; plans, configuration and recipe are passed in by keyword."""
+    """What the trainer is handed. It never asks which task it is; plans, dataset.json (`spec`), configuration and recipe are passed in by keyword."""
 
     name: str
     monitor: str
     """Online metric that decides ``checkpoint_best``; larger is better."""
 
-    def network(self, *, plans: Any, configuration: Any, recipe: Any) -> nn.Module:
+    def network(self, *, plans: Any, spec: Any, configuration: Any, recipe: Any) -> nn.Module:
         """The network of a configuration."""
         ...
 
-    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Any, configuration: Any) -> float | None:
+    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Any, spec: Any, configuration: Any) -> float | None:
         """Predicted peak of a training step with the network that `build` makes, nothing allocated; GB (2^30 bytes), None if it cannot be known."""
         ...
 
-    def objective(self, *, plans: Any, configuration: Any, recipe: Any) -> Objective:
+    def objective(self, *, plans: Any, spec: Any, configuration: Any, recipe: Any) -> Objective:
         """The training loss."""
         ...
 
@@ -51,12 +54,22 @@ class Task(Protocol):
         """What one sample is made of (pairs, or cases), for the cases of one side of a split."""
         ...
 
-    def samples(self, *, folder: Path, units: Sequence[Any], configuration: Any, length: int, split: str, augment: bool) -> Dataset[dict[str, Tensor]]:
-        """`length` samples, each a function of (seed, split, index) alone."""
+    def validation_batches(self, *, training: Any, units: int) -> tuple[int, int]:
+        """Size and number of the batches of an online validation."""
+        ...
+
+    def samples(
+        self, *, folder: Path, model: Path, spec: Any, units: Sequence[Any], configuration: Any, length: int, split: str, augment: bool
+    ) -> Dataset[dict[str, Tensor]]:
+        """`length` samples from the arrays in `folder`, each a function of (seed, split, index) alone; `model` is the folder of what is trained."""
         ...
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Batch) -> dict[str, Tensor]:
         """Metrics of one validation batch, without gradient; NaN where one does not apply."""
+        ...
+
+    def epoch_metrics(self, *, steps: Sequence[Batch]) -> Sequence[Batch]:
+        """What is averaged over an epoch, from the online metrics of its validation batches."""
         ...
 
     def pictures(self, *, network: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ class _UNet(Backbone):
         strides: Sequence[Sequence[int]],
         kernel_sizes: Sequence[Sequence[int]],
         features: Sequence[int],
-        convolutions: int,
+        convolutions: Sequence[int],
     ) -> None:
         relative = total_strides(strides)
         super().__init__(inputs=inputs, ndim=ndim, widths=features[:-1], strides=relative[:-1], divisor=relative[-1])
@@ -44,7 +44,8 @@ class _UNet(Backbone):
             for (width, below), stride in zip(pairwise(features), strides[1:])
         )
         self.joins = nn.ModuleList(
-            StackedConvBlocks(convolutions, convolution, 2 * width, width, list(kernel), 1, **settings) for width, kernel in zip(features[:-1], kernel_sizes)
+            StackedConvBlocks(count, convolution, 2 * width, width, list(kernel), 1, **settings)
+            for count, width, kernel in zip(convolutions, features[:-1], kernel_sizes)
         )
         initialise(self)
 
@@ -60,7 +61,10 @@ class _UNet(Backbone):
 
 @NETWORKS.register("plain_unet")
 class PlainUNet(_UNet):
-    """nnU-Net's default U-Net: `blocks_per_stage` convolutions in every encoder stage, `decoder_convolutions` in every decoder stage."""
+    """nnU-Net's default U-Net: `blocks_per_stage` convolutions in every encoder stage, `decoder_convolutions` in every decoder stage.
+
+    Where these are to differ, `decoder_blocks_per_stage` names them one by one, finest first.
+    """
 
     def __init__(
         self,
@@ -72,9 +76,11 @@ class PlainUNet(_UNet):
         features_per_stage: Sequence[int],
         blocks_per_stage: Sequence[int],
         decoder_convolutions: int = 2,
+        decoder_blocks_per_stage: Sequence[int] | None = None,
     ) -> None:
-        if decoder_convolutions < 1 or min(blocks_per_stage) < 1:
-            raise ConfigurationError(f"plain_unet needs 1 convolution or more per stage, found {list(blocks_per_stage)} and {decoder_convolutions}.")
+        decoder = _decoder(decoder_blocks_per_stage, decoder_convolutions, len(strides))
+        if min(*decoder, *blocks_per_stage) < 1:
+            raise ConfigurationError(f"plain_unet needs 1 convolution or more per stage, found {list(blocks_per_stage)} and {decoder}.")
         settings = block_settings(ndim)
         encoder = PlainConvEncoder(
             inputs,
@@ -87,9 +93,7 @@ class PlainUNet(_UNet):
             return_skips=True,
             **settings,
         )
-        super().__init__(
-            encoder, inputs=inputs, ndim=ndim, strides=strides, kernel_sizes=kernel_sizes, features=features_per_stage, convolutions=decoder_convolutions
-        )
+        super().__init__(encoder, inputs=inputs, ndim=ndim, strides=strides, kernel_sizes=kernel_sizes, features=features_per_stage, convolutions=decoder)
 
 
 @NETWORKS.register("resenc_unet")
@@ -106,14 +110,16 @@ class ResidualEncoderUNet(_UNet):
         features_per_stage: Sequence[int],
         blocks_per_stage: Sequence[int],
         decoder_convolutions: int = 1,
+        decoder_blocks_per_stage: Sequence[int] | None = None,
         encoder_blocks: Sequence[int] | None = None,
         encoder_features: Sequence[int] | None = None,
     ) -> None:
         stages = len(strides)
         blocks = _stretched(encoder_blocks, stages) if encoder_blocks else list(blocks_per_stage)
         features = _stretched(encoder_features, stages) if encoder_features else list(features_per_stage)
-        if decoder_convolutions < 1 or min(blocks) < 1:
-            raise ConfigurationError(f"resenc_unet needs 1 block or more per stage, found {blocks} and {decoder_convolutions}.")
+        decoder = _decoder(decoder_blocks_per_stage, decoder_convolutions, stages)
+        if min(*decoder, *blocks) < 1:
+            raise ConfigurationError(f"resenc_unet needs 1 block or more per stage, found {blocks} and {decoder}.")
         settings = block_settings(ndim)
         encoder = ResidualEncoder(
             inputs,
@@ -126,7 +132,16 @@ class ResidualEncoderUNet(_UNet):
             return_skips=True,
             **settings,
         )
-        super().__init__(encoder, inputs=inputs, ndim=ndim, strides=strides, kernel_sizes=kernel_sizes, features=features, convolutions=decoder_convolutions)
+        super().__init__(encoder, inputs=inputs, ndim=ndim, strides=strides, kernel_sizes=kernel_sizes, features=features, convolutions=decoder)
+
+
+def _decoder(per_stage: Sequence[int] | None, convolutions: int, stages: int) -> list[int]:
+    """Convolutions of every decoder stage, finest first: one number per stage that is decoded, or one for all."""
+    if per_stage is None:
+        return [convolutions] * (stages - 1)
+    if len(per_stage) != stages - 1:
+        raise ConfigurationError(f"decoder_blocks_per_stage has {len(per_stage)} numbers, expected {stages - 1}: one per stage but the last, finest first.")
+    return list(per_stage)
 
 
 def _stretched(values: Sequence[int], stages: int) -> list[int]:

@@ -39,9 +39,20 @@ class Parser(argparse.ArgumentParser):
         """``-q``, and what nnU-Net calls it."""
         self.add_argument("-q", "--quiet", *aliases, action="store_true", help="no progress bar")
 
+    def add_processes(self, what: str) -> None:
+        """``-np``."""
+        self.add_argument("-np", "--processes", type=positive, metavar="N", help=f"{what} at a time (default: nnReg_n_proc, else the number of cores)")
+
     def add_dataset(self) -> None:
         """``-d``."""
         self.add_argument("-d", "--dataset", required=True, metavar="ID", help="dataset id or folder name: 1, 001 or Dataset001_Name")
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 1 or more")
+    return int(text)
 
 
 def duration(text: str) -> float:

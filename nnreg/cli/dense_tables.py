@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from nnreg.cli.planning_options import print_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nnreg.planning.dense.fingerprint import DenseFingerprint
     from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 
@@ -62,3 +64,12 @@ def _reason(configuration: DenseConfiguration) -> str:
         return f"takes the prediction of {configuration.previous_stage} as further channels"
     because = configuration.because
     return "; ".join(because[key] for key in ("spacing", "patch_size", "3d_lowres") if key in because)
+
+
+def print_arrays(name: str, folder: Path) -> None:
+    """Where the arrays of a configuration lie, and how large they are."""
+    from nnreg.preprocessing.dense.storage import DenseDataset
+
+    data = DenseDataset(folder)
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20
+    print(f"{name}: {len(data.cases)} cases, {size:.0f} MiB: {folder}")

@@ -27,9 +27,12 @@ def parser() -> Parser:
     """The command's options."""
     result = Parser(
         "nnreg_import",
-        "Turn the YAML, JSON workflow or data folder of another program into a dataset, plans and a recipe, ready for nnreg_train.",
+        "Turn the YAML, JSON workflow or data folder of another program into a dataset, plans and a recipe, ready for nnreg_train;\n"
+        "a model that nnU-Net v2 trained into one for nnreg_predict.",
     )
-    result.add_argument("source", nargs="?", help="FILE.yaml, FILE.json, or a folder with fixed/ and moving/, or with images/ and labels/")
+    result.add_argument(
+        "source", nargs="?", help="FILE.yaml, FILE.json, a folder with fixed/ and moving/ or images/ and labels/, a model folder or checkpoint of nnU-Net"
+    )
     result.add_argument("-d", "--dataset", type=int, metavar="ID", help="number of the new dataset (default: the first that is free)")
     result.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: one per core)")
     targets = result.add_argument_group("labelled images, with several targets")
@@ -62,10 +65,15 @@ def _work(options: argparse.Namespace) -> None:
 
     from nnreg.errors import ConfigurationError
     from nnreg.training.importers import import_run, read_run
+    from nnreg.training.importers.nnunet_model import import_nnunet_model, is_nnunet_model
 
     source = options.config_path or options.source or options.data_base_dir or options.input
     if source is None:
         raise ConfigurationError("nothing to import: name a FILE or a folder (nnreg_import -h).")
+    if is_nnunet_model(Path(source)):
+        folder, notes = import_nnunet_model(Path(source), workspace_of(options), number=options.dataset)
+        print("\n".join([*notes, f"model: {folder}", f"nnreg_predict -m {folder} -i INPUT_FOLDER -o OUTPUT_FOLDER"]))
+        return
     flags: dict[str, Any] = {name: getattr(options, name) for name in (*ATLAS, *NUMBERS, "run_validation", "batch_size")}
     flags |= {"patch_size": options.patch_size, "loss": options.loss, "train_split": options.train_split, "format": options.format}
     flags |= {"loss_on_label_only": options.loss_on_label_only, "data_path": options.input if options.input != source else None}

@@ -49,7 +49,7 @@ def _work(options: argparse.Namespace) -> None:
             shared.print_explanation(plans)
         if not options.no_pp:
             done = {name: folder / plans.configurations[name].data_identifier for name in plans.configurations}
-            shared.print_arrays({name: path for name, path in done.items() if path.is_dir()})
+            shared.print_arrays(plans.task, {name: path for name, path in done.items() if path.is_dir()})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -106,14 +106,20 @@ def print_fingerprint(workspace: Workspace, dataset: str, task: str | None) -> N
 
 
 def _tables() -> dict[str, tuple[Any, ...]]:
-    """Per task: name and class of the fingerprint, what prints it, what prints plans."""
+    """Per task: name and class of the fingerprint, what prints it, what prints plans, what prints arrays."""
     from nnreg.cli import dense_tables
     from nnreg.planning import fingerprint
     from nnreg.planning.dense import fingerprint as dense
 
     return {
-        "registration": (fingerprint.FILE_NAME, fingerprint.Fingerprint, _fingerprint, _plans),
-        "dense_prediction": (dense.FILE_NAME, dense.DenseFingerprint, dense_tables.print_fingerprint, dense_tables.print_plans),
+        "registration": (fingerprint.FILE_NAME, fingerprint.Fingerprint, _fingerprint, _plans, _arrays),
+        "dense_prediction": (
+            dense.FILE_NAME,
+            dense.DenseFingerprint,
+            dense_tables.print_fingerprint,
+            dense_tables.print_plans,
+            dense_tables.print_arrays,
+        ),
     }
 
 
@@ -239,18 +245,23 @@ def preprocessed_folder(workspace: Workspace, dataset: str) -> Path:
     return workspace.preprocessed / workspace.dataset_name(dataset)
 
 
-def print_arrays(folders: dict[str, Path]) -> None:
-    """Where the arrays lie, and how well the cases were brought together."""
+def print_arrays(task: str, folders: dict[str, Path]) -> None:
+    """Where the arrays lie."""
+    for name, folder in folders.items():
+        _tables()[task][4](name, folder)
+
+
+def _arrays(name: str, folder: Path) -> None:
+    """How well the cases were brought together."""
     from nnreg.preprocessing.storage import PreprocessedDataset
 
-    for name, folder in folders.items():
-        data = PreprocessedDataset(folder)
-        kinds: dict[str, int] = {}
-        inside = {}
-        for case in data.cases:
-            alignment = data.properties(case).alignment
-            kinds[alignment["kind"]] = kinds.get(alignment["kind"], 0) + 1
-            inside[case] = alignment["foreground_inside"]
-        worst = min(inside, key=lambda case: inside[case])
-        used = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        print(f"{name}: {len(inside)} cases ({used}), at least {inside[worst]:.1%} of each foreground on the grid ({worst}): {folder}")
+    data = PreprocessedDataset(folder)
+    kinds: dict[str, int] = {}
+    inside = {}
+    for case in data.cases:
+        alignment = data.properties(case).alignment
+        kinds[alignment["kind"]] = kinds.get(alignment["kind"], 0) + 1
+        inside[case] = alignment["foreground_inside"]
+    worst = min(inside, key=lambda case: inside[case])
+    used = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    print(f"{name}: {len(inside)} cases ({used}), at least {inside[worst]:.1%} of each foreground on the grid ({worst}): {folder}")

@@ -23,7 +23,7 @@ def parser() -> Parser:
 
 def _work(options: argparse.Namespace) -> None:
     """Preprocess and print."""
-    from nnreg.preprocessing import preprocess_dataset
+    from nnreg.preprocessing import preprocess_dataset, read_plans
 
     workspace = workspace_of(options)
     for dataset in options.dataset:
@@ -36,7 +36,8 @@ def _work(options: argparse.Namespace) -> None:
             clean=options.clean,
             progress=shared.progress(options),
         )
-        shared.print_arrays(folders)
+        plans = read_plans(shared.preprocessed_folder(workspace, dataset), options.plans_name, workspace.dataset_name(dataset))
+        shared.print_arrays(plans.task, folders)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

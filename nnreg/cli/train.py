@@ -23,6 +23,7 @@ def parser() -> Parser:
     result.add_argument("-c", "--c", "--continue_training", dest="continue_training", action="store_true", help="go on from checkpoint_latest.pth")
     result.add_argument("--val", action="store_true", help="only validate checkpoint_final.pth")
     result.add_argument("--val_best", action="store_true", help="only validate checkpoint_best.pth")
+    result.add_argument("--npz", action="store_true", help="dense prediction: keep the probabilities of the validation cases, for ensembles")
     result.add_argument("-pretrained_weights", metavar="FILE", help="checkpoint whose weights are the start")
     result.add_argument("--epochs", type=int, metavar="N", help="train N epochs instead of the planned number")
     result.add_argument("--iterations_per_epoch", "--steps_per_epoch", type=int, metavar="N", help="optimisation steps per epoch")
@@ -71,6 +72,7 @@ def _work(options: argparse.Namespace) -> None:
             validate_only=options.val,
             validate_best=options.val_best,
             pretrained_weights=options.pretrained_weights,
+            save_probabilities=options.npz,
             listeners=Listeners(line=bar.write, step=bar.step),
         )
         bar.close()

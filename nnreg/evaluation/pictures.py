@@ -47,7 +47,7 @@ def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped:
     figure = Figure(figsize=(WIDTH * len(COLUMNS), sum(heights) + 0.75), dpi=RESOLUTION, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(shown), len(COLUMNS), squeeze=False, gridspec_kw={"height_ratios": heights})
-    windows = _window(fixed.array), _window(moving.array)
+    windows = window(fixed.array), window(moving.array)
     for row, view in enumerate(shown):
         _draw_view(axes[row], view, windows, colour=colour)
     for axis, title in zip(axes[0], COLUMNS, strict=True):
@@ -72,7 +72,7 @@ def _height(view: View) -> float:
     return float(rows / columns)
 
 
-def _window(image: npt.NDArray[np.generic]) -> tuple[float, float]:
+def window(image: npt.NDArray[np.generic]) -> tuple[float, float]:
     """Darkest and brightest grey: robust, and without the padding or air that is the image's minimum."""
     values = np.asarray(image, dtype=np.float32)
     above = values[values > values.min()]
@@ -85,10 +85,10 @@ def _window(image: npt.NDArray[np.generic]) -> tuple[float, float]:
 def _draw_view(axes: Any, view: View, windows: tuple[tuple[float, float], tuple[float, float]], *, colour: bool) -> None:
     aspect = view.spacing[0] / view.spacing[1]
     fixed, moving, warped = (
-        _scaled(image, window) for image, window in zip((view.fixed, view.moving, view.warped), (windows[0], windows[1], windows[1]), strict=True)
+        scaled(image, window) for image, window in zip((view.fixed, view.moving, view.warped), (windows[0], windows[1], windows[1]), strict=True)
     )
     for axis, image in zip(axes[:3], (fixed, moving, warped), strict=True):
-        _show(axis, image, aspect, colour=colour)
+        show(axis, image, aspect, colour=colour)
     grey_fixed, grey_moving, grey_warped = (_grey(image, colour) for image in (fixed, moving, warped))
     for axis, image in zip(axes[3:5], (grey_moving, grey_warped), strict=True):
         axis.imshow(grey_fixed - image, cmap="RdBu_r", vmin=-0.6, vmax=0.6, aspect=aspect, interpolation="nearest")
@@ -101,7 +101,8 @@ def _draw_view(axes: Any, view: View, windows: tuple[tuple[float, float], tuple[
         axis.set_yticks([])
 
 
-def _scaled(image: FloatArray, window: tuple[float, float]) -> FloatArray:
+def scaled(image: FloatArray, window: tuple[float, float]) -> FloatArray:
+    """Grey values between 0 and 1."""
     return np.clip((image - window[0]) / (window[1] - window[0]), 0, 1)
 
 
@@ -109,7 +110,8 @@ def _grey(image: FloatArray, colour: bool) -> FloatArray:
     return image.mean(axis=0) if colour else image[0]
 
 
-def _show(axis: Any, image: FloatArray, aspect: float, *, colour: bool) -> None:
+def show(axis: Any, image: FloatArray, aspect: float, *, colour: bool) -> None:
+    """Draw a scaled image (C, rows, columns)."""
     if colour and image.shape[0] == 3:
         axis.imshow(np.moveaxis(image, 0, -1), aspect=aspect)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
     remainder = Transform((*transform.stages, affine.inverse()), transform.ndim)
     outside = float(moving.array.min())
     result = []
-    for name, space in _spaces(fixed):
+    for name, space in planes(fixed):
         placed = resample_image(moving.array, moving=moving.space, fixed=space, transform=Transform((affine,), space.ndim), outside=outside)
         field = remainder.sampled_on(space)
         # a grid of one slice has no determinant: nothing is claimed about it
@@ -67,18 +68,18 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
         result.append(
             View(
                 name,
-                fixed=_page(resample_image(fixed.array, moving=fixed.space, fixed=space)),
-                moving=_page(placed),
-                warped=_page(resample_image(warped.array, moving=warped.space, fixed=space)),
-                field=_page(field.displacement)[-2:],
-                determinant=_page(determinant.numpy())[0],
+                fixed=page(resample_image(fixed.array, moving=fixed.space, fixed=space)),
+                moving=page(placed),
+                warped=page(resample_image(warped.array, moving=warped.space, fixed=space)),
+                field=page(field.displacement)[-2:],
+                determinant=page(determinant.numpy())[0],
                 spacing=(space.spacing[-2], space.spacing[-1]),
             )
         )
     return result
 
 
-def _page(array: FloatArray) -> FloatArray:
+def page(array: FloatArray) -> FloatArray:
     """The middle slice (C, rows, columns)."""
     return array if array.ndim == 3 else array[:, array.shape[1] // 2]
 
@@ -103,11 +104,14 @@ def affine_part(transform: Transform, fixed: Image) -> AffineMap:
     return AffineMap(matrix)
 
 
-def _spaces(fixed: Image) -> list[tuple[str, Space]]:
-    """Grid of every view, turned for the page: (through, rows, columns) in 3D, (rows, columns) in 2D."""
+def planes(fixed: Image, centre: Sequence[int] | None = None) -> list[tuple[str, Space]]:
+    """Grid of every view, turned for the page: (through, rows, columns) in 3D, through the voxel `centre`; (rows, columns) in 2D.
+
+    Without `centre`, through the middle of what is seen.
+    """
     space = fixed.space
     axes = _array_axes(space)
-    centre = _centre(fixed)
+    centre = _centre(fixed) if centre is None else centre
     if space.ndim == 2:
         return [("", _turned(space, [axes[1], axes[0]], [1, 1], None))]
     result = []

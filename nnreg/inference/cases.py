@@ -106,7 +106,7 @@ class FolderCases:
             raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
         self.folder, self.labels_folder, self.preprocessor = folder, labels_folder, preprocessor
         self.channels = len(spec.channel_names)
-        self._files = _cases_in(folder, self.channels) | (extra or {})
+        self._files = cases_in(folder, self.channels) | (extra or {})
         self._images: dict[str, Image] = {}
         self._preprocessed: dict[tuple[str, str], PreprocessedCase] = {}
 
@@ -191,7 +191,7 @@ def case_names(folder: Path) -> list[str]:
     return sorted({path.name[: -len(ending_of(path)) - 5] for path in folder.iterdir() if path.name.endswith(tuple(f"_0000{end}" for end in ENDINGS))})
 
 
-def _cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
+def cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
     """Case names to their channel files, checked to be complete; one file alone may hold all channels (RGB)."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):

@@ -45,10 +45,15 @@ class Predictor:
         One per fold; their displacements are averaged.
     device
         Where they run.
+    save_probabilities
+        Whether a validation keeps the probabilities that label maps are made of, for ensembles.
     """
 
-    def __init__(self, *, plans: Plans, configuration: Configuration, networks: Sequence[nn.Module], device: torch.device) -> None:
+    def __init__(
+        self, *, plans: Plans, configuration: Configuration, networks: Sequence[nn.Module], device: torch.device, save_probabilities: bool = False
+    ) -> None:
         self.plans, self.configuration, self.networks, self.device = plans, configuration, list(networks), device
+        self.save_probabilities = save_probabilities
 
     def field(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> FieldMap:
         """Mean displacement of the networks, on the voxels they decode it at, continued beyond the working grid until it has faded out."""
@@ -131,7 +136,7 @@ class ModelFolder:
         for fold in folds:
             path = self.path / f"fold_{fold}" / checkpoint
             content = load_checkpoint(path)
-            configuration = from_mapping(Configuration, content["init"]["configuration"], where=str(path), error=PredictionError)
+            configuration = from_mapping(type(configuration), content["init"]["configuration"], where=str(path), error=PredictionError)
             recipe = resolve_trainer(trainer or content["trainer_name"]) if content["init"]["custom_network"] else None
             network = self._network(configuration, recipe)
             load_weights(network, content["network_weights"], path)
@@ -140,7 +145,7 @@ class ModelFolder:
 
     def _network(self, configuration: Configuration, resolved: ResolvedTrainer | None) -> nn.Module:
         if resolved is None:
-            return task_named(self.plans.task).network(plans=self.plans, configuration=configuration, recipe=TrainerConfig())
+            return task_named(self.plans.task).network(plans=self.plans, spec=self.spec, configuration=configuration, recipe=TrainerConfig())
         folders = RunFolders(raw=self.path, preprocessed=self.path, model=self.path)
         trainer = resolved.trainer(
             plans=self.plans, configuration=self.configuration_name, spec=self.spec, fold="all", folders=folders, recipe=resolved.config, name=resolved.name

@@ -216,6 +216,7 @@ def _named(name: str, **defaults: Any) -> None:
         return Combined(**{**defaults, **kwargs})
 
     build.__doc__ = f"`combined` with {', '.join(f'{key}={value}' for key, value in defaults.items())}."
+    build.kind = Combined.kind  # type: ignore[attr-defined]  # as the classes say
     LOSSES[name] = build
 
 

@@ -84,7 +84,7 @@ class Dice(OverlapLoss):
         return self.signed((2.0 * overlap + self.smooth) / (predicted + true + self.smooth).clamp(min=1e-8))
 
 
-@LOSSES.register("SoftDiceLoss", "MemoryEfficientSoftDiceLoss")
+@LOSSES.register("negative_dice", "SoftDiceLoss", "MemoryEfficientSoftDiceLoss")
 class SoftDiceLoss(Dice):
     """:class:`Dice` with nnU-Net's defaults: minus the mean, no background among exclusive classes, smooth 1e-5."""
 
@@ -197,7 +197,7 @@ class TopK(CrossEntropy):
         return values.flatten().topk(chosen, sorted=False).values.mean()
 
 
-@LOSSES.register("bce", "BCEWithLogitsLoss")
+@LOSSES.register("bce", "binary_cross_entropy", "BCEWithLogitsLoss")
 class BCE(DenseLoss):
     """Mean binary cross entropy of regions over scored voxels and channels.
 

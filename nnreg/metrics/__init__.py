@@ -12,7 +12,7 @@ from nnreg.metrics.fields import (
     sdlogj,
     sdlogj_learn2reg,
 )
-from nnreg.metrics.overlap import dice
+from nnreg.metrics.overlap import confusion, dice
 from nnreg.metrics.points import point_distances, tre
 from nnreg.metrics.similarity import mae, mse, ncc
 from nnreg.metrics.surface import SurfaceDistances, average_surface_distance, hausdorff95, nsd, surface_distances
@@ -20,6 +20,7 @@ from nnreg.metrics.surface import SurfaceDistances, average_surface_distance, ha
 __all__ = [
     "SurfaceDistances",
     "average_surface_distance",
+    "confusion",
     "dice",
     "endpoint_error",
     "folding_percent",

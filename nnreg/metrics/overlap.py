@@ -51,6 +51,45 @@ def dice(fixed: ArrayOrTensor, warped: ArrayOrTensor, labels: Sequence[int], *, 
     return dict(zip(values.tolist(), scores.tolist(), strict=True))
 
 
+def confusion(reference: ArrayOrTensor, prediction: ArrayOrTensor, values: Sequence[int], *, mask: ArrayOrTensor | None = None) -> npt.NDArray[np.int64]:
+    """How many voxels have which value in the reference and which in the prediction.
+
+    Parameters
+    ----------
+    reference, prediction : integer arrays of one shape
+    values
+        Distinct label values.
+    mask : array of that shape, optional
+        Voxels that count.
+
+    Returns
+    -------
+    array, shape (len(values) + 1, len(values) + 1)
+        Row by the reference, column by the prediction, in the order of `values`; the last row and column hold all other values.
+
+    Raises
+    ------
+    GeometryError
+        If shapes differ.
+
+    Examples
+    --------
+    >>> confusion(np.array([1, 1, 2, 0]), np.array([1, 2, 2, 7]), [1, 2]).tolist()
+    [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    """
+    one, other = as_numpy(reference), as_numpy(prediction)
+    same_shape(one, other)
+    wanted = np.asarray(values, dtype=np.int64)
+    order = np.argsort(wanted)
+    # places among the sorted values, then among the values as they came
+    back = np.append(order, wanted.size)
+    rows, columns = (back[_positions(array, wanted[order])] for array in (one, other))
+    both = rows * (wanted.size + 1) + columns
+    if mask is not None:
+        both = both[as_numpy(mask).ravel() != 0]
+    return np.bincount(both, minlength=(wanted.size + 1) ** 2).reshape(wanted.size + 1, wanted.size + 1)
+
+
 def present(array: ArrayOrTensor, labels: Sequence[int]) -> set[int]:
     """Those of `labels` that occur in the array."""
     values = np.unique(np.asarray(labels, dtype=np.int64))

@@ -13,7 +13,7 @@ from nnreg.errors import PlansError
 from nnreg.planning import duration, memory
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.optimisation import Optimisation
-from nnreg.planning.plans import Architecture, Configuration, Plans, Training
+from nnreg.planning.plans import Architecture, Configuration, LossTerm, Plans, Training
 from nnreg.planning.rules import alignment, budget, grid, intensity, network, optimisation, relation, spacing, training
 from nnreg.planning.rules.decision import Decision, decided_by_user
 
@@ -260,12 +260,15 @@ class _Builder:
         def keep(name: str, decision: Decision[Any]) -> Any:
             return reasons.keep(f"training.{name}", decision)
 
-        one = self._memory(shape, architecture, 1)
-        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb) if self.budget is None else budget.batch_size())
+        similar = keep("similarity", training.similarity(self.relation, target, shape))
+        if self.budget is None:
+            batch = keep("batch_size", training.batch_size(shape, self._memory(shape, architecture, similar, 1), self.memory_gb))
+        else:
+            batch = keep("batch_size", budget.batch_size())
         epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
         fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
         trained = Training(
-            similarity=keep("similarity", training.similarity(self.relation, target, shape)),
+            similarity=similar,
             regularisation=keep("regularisation", training.regularisation(self.relation)),
             supervision=keep("supervision", training.supervision(self.fingerprint)),
             deep_supervision_weights=keep("deep_supervision_weights", training.deep_supervision_weights(fields)),
@@ -276,9 +279,9 @@ class _Builder:
             **keep("optimizer", training.optimizer()),
             augmentation=keep("augmentation", training.augmentation(self.fingerprint, self.pre_alignment)),
         )
-        return trained, self._memory(shape, architecture, batch)
+        return trained, self._memory(shape, architecture, similar, batch)
 
-    def _memory(self, shape: tuple[int, ...], architecture: Architecture, batch: int) -> float:
+    def _memory(self, shape: tuple[int, ...], architecture: Architecture, similar: Sequence[LossTerm], batch: int) -> float:
         return memory.training_memory_gb(
             shape,
             channels=len(self.fingerprint.channel_names),
@@ -288,5 +291,6 @@ class _Builder:
             blocks=architecture.blocks_per_stage,
             batch_size=batch,
             labels=training.LABELS_PER_STEP if training.supervision(self.fingerprint).value else 0,
+            similarities=[term.name for term in similar],
             **architecture.kwargs,
         )

@@ -212,12 +212,23 @@ def plan_and_preprocess(
         on_note=on_note,
     )
     if preprocess_too:
-        # names that these plans do not have are dropped, as nnU-Net does: -c 2d 3d_fullres serves datasets of either kind
-        known = [name for name in configurations if name in plans.configurations]
-        if configurations and not known:
-            plans.configuration(configurations[0])
+        known = known_configurations(plans, configurations)
         preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=known, processes=processes, clean=clean, progress=progress)
     return plans
+
+
+def known_configurations(plans: Plans, asked: Sequence[str]) -> list[str]:
+    """Those of `asked` that the plans have: ``-c 2d 3d_fullres`` serves datasets of either kind, as in nnU-Net.
+
+    Raises
+    ------
+    PlansError
+        If they have none of them.
+    """
+    known = [name for name in asked if name in plans.configurations]
+    if asked and not known:
+        plans.configuration(asked[0])
+    return known
 
 
 def read_plans(folder: Path, plans_name: str, dataset_name: str) -> Plans:

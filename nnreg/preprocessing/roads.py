@@ -45,7 +45,7 @@ ROADS = {
         {DEFAULT_PLANNER: {}, "registration": {}},
         {"pair_budget": "--pair_budget", "device": "-device", "time_budget": "--time_budget"},
     ),
-    "dense_prediction": Road("nnreg.preprocessing.dense", {name: {"planner": name} for name in PRESETS}),
+    "dense_prediction": Road("nnreg.preprocessing.dense.road", {name: {"planner": name} for name in PRESETS}),
 }
 
 

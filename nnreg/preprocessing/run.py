@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnreg.errors import PlansError, PreprocessingError
-from nnreg.files import read_json, write_json
+from nnreg.errors import PlansError
 from nnreg.parallel import run_all
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.frames import FrameCases, frame_box, frames_of
 from nnreg.planning.plans import Plans
 from nnreg.preprocessing.alignment import CaseAlignment, align_case, alignment_key, store_alignment, stored_alignment
+from nnreg.preprocessing.finished import keep_what_is_true
 from nnreg.preprocessing.preprocessor import NormalisedCase, Preprocessor
 from nnreg.preprocessing.reference import Frame
 from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
 
 Progress = Callable[[int, int, str], None]
-MADE_FOR = ".made_for.json"
 
 
 @dataclass(frozen=True)
@@ -144,13 +142,4 @@ def _start(target: Path, plans: Plans, name: str, fingerprint: Fingerprint) -> N
         "groups": [list(group) for group in fingerprint.groups],
     }
     files = {case: image.file_bytes for case, image in fingerprint.images.items()}
-    marker = target / MADE_FOR
-    before = read_json(marker, PreprocessingError) if marker.is_file() else {}
-    if before.get("planned") != planned:
-        shutil.rmtree(target, ignore_errors=True)
-    else:
-        for case, size in before["files"].items():
-            if files.get(case) != size:
-                for suffix in (".json", *(f"{part}{ENDING}" for part in (IMAGE, LABELS, MASK))):
-                    (target / f"{case}{suffix}").unlink(missing_ok=True)
-    write_json(marker, {"planned": planned, "files": files})
+    keep_what_is_true(target, planned, files, (".json", *(f"{part}{ENDING}" for part in (IMAGE, LABELS, MASK))))

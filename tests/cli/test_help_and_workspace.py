@@ -22,6 +22,12 @@ COMMANDS = (
     "import_",
     "predict",
     "evaluate",
+    "evaluate_simple",
+    "ensemble",
+    "find_best_configuration",
+    "accumulate_crossval_results",
+    "determine_postprocessing",
+    "apply_postprocessing",
     "demo",
     "register",
     "apply_transform",
@@ -50,7 +56,13 @@ def test_help_is_shown_without_heavy_imports(command):
 def test_every_installed_command_is_tested_here():
     from pathlib import Path
 
-    modules = {path.stem for path in (Path(__file__).parents[2] / "nnreg" / "cli").glob("*.py")} - {"__init__", "common", "planning_options", "dense_tables"}
+    modules = {path.stem for path in (Path(__file__).parents[2] / "nnreg" / "cli").glob("*.py")} - {
+        "__init__",
+        "common",
+        "planning_options",
+        "dense_tables",
+        "prediction",
+    }
     assert modules == set(COMMANDS)
 
 

@@ -106,3 +106,5 @@ def test_grows_with_everything():
     assert memory.training_memory_gb((48, 40, 44), channels=3, **plan) > base
     assert memory.training_memory_gb((48, 40, 44), channels=1, batch_size=2, **plan) > base
     assert memory.training_memory_gb((48, 40, 44), channels=1, **_plan((48, 40, 44), base=8)) > base
+    assert memory.training_memory_gb((48, 40, 44), channels=1, similarities=["mind"], **plan) > base
+    assert memory.training_memory_gb((48, 40, 44), channels=1, similarities=["lncc"], **plan) == base

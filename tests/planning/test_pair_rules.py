@@ -129,6 +129,17 @@ class TestPreAlignment:
         apart = {"a": image((60, 60, 60)), "b": image((64, 60, 60))}
         assert alignment.pre_alignment(fingerprint(apart, measured=[pair])).value == "affine"
 
+    @pytest.mark.parametrize(("aligned", "expected"), [(0.6 - 1e-6, "none"), (0.6 + 1e-6, "affine")])
+    def test_within_a_subject_deformed_tissue_is_left_to_the_network(self, fingerprint, image, measurement, aligned, expected):
+        images = {name: image(subject="a") for name in "ab"}
+        given = {"pairing": "pairs", "pairs": (("a", "b"),)}
+        extent = fingerprint(images, **given).foreground_extents().max()
+        pair = measurement(dice=Stages(0.3, aligned, 0.9), alignment_mm=0.99 * alignment.DEFORMED * extent)
+        assert alignment.pre_alignment(fingerprint(images, measured=[pair], **given)).value == expected
+        far = measurement(dice=Stages(0.3, aligned, 0.9), alignment_mm=1.01 * alignment.DEFORMED * extent)
+        assert alignment.pre_alignment(fingerprint(images, measured=[far], **given)).value == "affine"
+        assert alignment.pre_alignment(fingerprint(measured=[pair])).value == "affine"
+
     @pytest.mark.parametrize("lower", ["ncc", "lncc"])
     def test_without_labels_it_must_raise_both_correlations(self, fingerprint, measurement, lower):
         worse = {"similarity": measurement().similarity | {lower: Stages(0.8, 0.79, 0.9)}}
@@ -161,7 +172,7 @@ class TestTriedSimilarities:
         clear = {"lncc": [0.7], "mse": [0.8], "nmi": [0.5]}
         assert self._decide(fingerprint, measurement, clear, pairs=relation.FEWEST_TRIED - 1) == relation.ONE
         assert self._decide(fingerprint, measurement, clear, pairs=relation.FEWEST_TRIED) == relation.SCALE
-        apart = {"lncc": [0.7], "mse": [0.9, 0.69], "nmi": [0.5]}
+        apart = {"lncc": [0.7], "mse": [0.9, 0.69], "nmi": [0.5]}  # half of the pairs end farther apart
         assert self._decide(fingerprint, measurement, apart) == relation.ONE
 
     def test_pairs_without_truth_decide_nothing(self, fingerprint, measurement):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+from nnreg.planning.dense.presets import PLAIN, RESIDUAL
+
 
 def stage_voxels(patch: Sequence[int], strides: Sequence[Sequence[int]]) -> list[int]:
     """Voxels of each stage's feature maps."""
@@ -54,7 +56,7 @@ def residual_unet_elements(
     return total
 
 
-ELEMENTS = {"PlainConvUNet": plain_unet_elements, "ResidualEncoderUNet": residual_unet_elements}
+ELEMENTS = {PLAIN: plain_unet_elements, RESIDUAL: residual_unet_elements}
 """By the network's name."""
 
 

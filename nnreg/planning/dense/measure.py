@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +64,37 @@ def nonzero_box(array: npt.NDArray[Any]) -> Box:
     return tuple(box)
 
 
+def volume_spacing(spacing: Sequence[float]) -> tuple[float, float, float]:
+    """Spacing (mm, array axis order) with three axes: the slice that a 2D image is lies far from the next."""
+    *first, height, width = spacing
+    return (first[0] if first else SLICE_SPACING * max(height, width)), height, width
+
+
 def as_volume(image: Image) -> tuple[npt.NDArray[Any], tuple[float, float, float]]:
     """Array (C, D, H, W) and spacing (mm, array axis order); a 2D image becomes a single slice."""
-    if image.ndim == 3:
-        depth, height, width = image.space.spacing
-        return image.array, (depth, height, width)
-    height, width = image.space.spacing
-    return image.array[:, None], (SLICE_SPACING * max(height, width), height, width)
+    return image.array if image.ndim == 3 else image.array[:, None], volume_spacing(image.space.spacing)
+
+
+def read_labelled(raw: RawDataset, case: str) -> tuple[Image, Image]:
+    """Image and labels of a training case, finite and on one grid.
+
+    Raises
+    ------
+    DatasetError
+        If the case has no labels, or they are not on the grid of the image.
+    ImageError
+        For an unreadable file or one with NaN or infinite voxels.
+    """
+    from nnreg.imageio import check_finite
+
+    paths, label_path = raw.image_paths(case), raw.label_path(case)
+    image, labels = raw.read_image(case), raw.read_labels(case)
+    check_finite(image, paths[0])
+    if labels is None or label_path is None:
+        raise DatasetError(f"{raw.folder / 'labelsTr'}: case {case!r} has no label file. Add {case}{raw.spec.file_ending}, or remove the case.")
+    if labels.space.shape != image.space.shape:
+        raise DatasetError(f"{label_path}: has shape {labels.space.shape}, its image {paths[0]} {image.space.shape}. Make labels on the grid of the image.")
+    return image, labels
 
 
 @dataclass(frozen=True)
@@ -80,16 +104,8 @@ class _Measure:
     raw: RawDataset
 
     def __call__(self, case: str) -> tuple[DenseImage, list[Foreground | None]]:
-        from nnreg.imageio import check_finite
-
-        paths, label_path = self.raw.image_paths(case), self.raw.label_path(case)
-        image, labels = self.raw.read_image(case), self.raw.read_labels(case)
-        check_finite(image, paths[0])
-        if labels is None or label_path is None:
-            raise DatasetError(f"{self.raw.folder / 'labelsTr'}: case {case!r} has no label file. Add {case}{self.raw.spec.file_ending}, or remove the case.")
-        if labels.space.shape != image.space.shape:
-            raise DatasetError(f"{label_path}: has shape {labels.space.shape}, its image {paths[0]} {image.space.shape}. Make labels on the grid of the image.")
-        return measure_case(image, labels, file_bytes=sum(path.stat().st_size for path in (*paths, label_path)))
+        image, labels = read_labelled(self.raw, case)
+        return measure_case(image, labels, file_bytes=_file_bytes(self.raw, case))
 
 
 def measure_case(image: Image, labels: Image, *, file_bytes: int = 0) -> tuple[DenseImage, list[Foreground | None]]:

@@ -167,6 +167,7 @@ class _Builder:
             supervision=keep("training.supervision", settings.loss(self.fingerprint, over_batch)),
             deep_supervision_weights=keep("training.deep_supervision_weights", settings.deep_supervision_weights(len(shape.strides))),
             batch_size=batch,
+            augmentation=keep("training.augmentation", settings.augmentation(shape.patch)),
             **keep("training.optimizer", settings.training()),
         )
         owner = DEFAULT.plans_name if name in SHARED_ARRAYS and self.shares_arrays and self.plans_name == self.preset.plans_name else self.plans_name

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nnreg.registry import Registry
 
-PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
+PLAIN, RESIDUAL = "plain_unet", "resenc_unet"
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Preset:
     plans_name
         Plans file it writes unless another name is asked for.
     network
-        Class in dynamic-network-architectures.
+        Its name in ``nnreg.architecture.NETWORKS``.
     memory_gb
         What a training step may take unless -gpu_memory_target says otherwise.
     elements_3d, elements_2d

@@ -19,6 +19,8 @@ REFERENCE_BATCH_3D, REFERENCE_BATCH_2D = 2, 12
 SMALLEST_BATCH = 2
 MASKED_BELOW = 0.75  # median share of the image that cropping leaves
 SCHEMES = {"ct": "ct", "nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "rescale_to_0_1", "rgb_to_0_1": "rgb_to_0_1"}
+LONG_PLANE = 1.5  # beyond, turning a plane leaves much of it empty
+FLAT_PATCH = 3  # beyond, the first axis is too coarse to turn others into it
 EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 1000, 250, 50
 
 
@@ -102,8 +104,25 @@ def resampling() -> Decision[Resampling]:
 def loss(fingerprint: DenseFingerprint, over_batch: bool) -> Decision[tuple[LossTerm, ...]]:
     """Soft Dice and cross entropy, equally; binary cross entropy where labels are regions that overlap."""
     kind, why = ("binary_cross_entropy", "labels are regions") if fingerprint.regions else ("cross_entropy", "labels exclude each other")
-    dice = LossTerm("soft_dice", kwargs={"batch_dice": over_batch})
-    return Decision((dice, LossTerm(kind)), f"soft Dice and {kind.replace('_', ' ')}, equally: {why}")
+    entropy = LossTerm(kind, kwargs={"sum_channels_of_masked": True} if fingerprint.regions else {})
+    dice = LossTerm("negative_dice", kwargs={"batch_dice": over_batch})
+    return Decision((dice, entropy), f"soft Dice and {kind.replace('_', ' ')}, equally: {why}")
+
+
+@rule("dense_augmentation")
+def augmentation(patch: Sequence[int]) -> Decision[dict[str, dict[str, Any]]]:
+    """Rotation by 30 degrees about every axis, by 180 in a plane; a long plane turns by 15 only, a flat patch slice by slice."""
+    axes = list(range(len(patch)))
+    if len(patch) == 2:
+        long = max(patch) / min(patch) > LONG_PLANE
+        angle, in_plane = (15.0, False) if long else (180.0, False)
+        reason = f"a plane {'more than' if long else 'at most'} {LONG_PLANE} times as long as wide"
+    else:
+        in_plane = max(patch) / patch[0] > FLAT_PATCH
+        angle = 180.0 if in_plane else 30.0
+        reason = f"the first axis is {max(patch) / patch[0]:.2g} times shorter than the longest, {'more' if in_plane else 'not more'} than {FLAT_PATCH}"
+    pose = {"rotation": [-angle, angle], "mirror_axes": axes, "in_plane": in_plane}
+    return Decision({"pose": pose, "intensity": {}}, f"rotation to {angle:g} degrees{', slice by slice' if in_plane else ''}: {reason}; nnU-Net's intensities")
 
 
 @rule("dense_deep_supervision_weights")

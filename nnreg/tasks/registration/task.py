@@ -21,7 +21,7 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import warp
 from nnreg.planning import memory
-from nnreg.planning.plans import Configuration, Plans
+from nnreg.planning.plans import Configuration, Plans, Training
 from nnreg.planning.rules.training import LABELS_PER_STEP
 from nnreg.tasks.registration.objective import RegistrationObjective
 from nnreg.tasks.registration.samples import PairSamples
@@ -39,7 +39,7 @@ class RegistrationTask:
     name = "registration"
     monitor = "dice"
 
-    def network(self, *, plans: Plans, configuration: Configuration, recipe: TrainerConfig) -> nn.Module:
+    def network(self, *, plans: Plans, spec: DatasetSpec, configuration: Configuration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
         RegistrationObjective(configuration, recipe)  # a loss that does not fit is told before anything large is made
         plan = configuration.architecture
@@ -60,7 +60,7 @@ class RegistrationTask:
         _check_deep_supervision(network, configuration, recipe)
         return network
 
-    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Plans, configuration: Configuration) -> float | None:
+    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Plans, spec: DatasetSpec, configuration: Configuration) -> float | None:
         """Peak of a training step in float32 with the network that `build` makes, found on the meta device; None where that is not possible.
 
         Raises
@@ -74,9 +74,11 @@ class RegistrationTask:
             return None
         labels = LABELS_PER_STEP if configuration.training.supervision else 0
         losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim, labels)
-        return found.gb + batch * losses * memory.BYTES / memory.GB
+        names = [term.name for term in configuration.training.similarity]
+        passing = memory.needed_in_passing(names, prod(configuration.grid), configuration.ndim)
+        return found.gb + (batch * losses + passing) * memory.BYTES / memory.GB
 
-    def objective(self, *, plans: Plans, configuration: Configuration, recipe: TrainerConfig) -> RegistrationObjective:
+    def objective(self, *, plans: Plans, spec: DatasetSpec, configuration: Configuration, recipe: TrainerConfig) -> RegistrationObjective:
         """Similarity, smoothness and label terms."""
         return RegistrationObjective(configuration, recipe)
 
@@ -84,8 +86,12 @@ class RegistrationTask:
         """The pairs whose both sides are among `cases`."""
         return list(pairs_among(spec, cases))
 
+    def validation_batches(self, *, training: Training, units: int) -> tuple[int, int]:
+        """Pair by pair, every one once at most: the same ones each epoch, so that epochs compare."""
+        return 1, min(training.validation_iterations, units)
+
     def samples(
-        self, *, folder: Path, units: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool
+        self, *, folder: Path, model: Path, spec: DatasetSpec, units: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool
     ) -> Dataset[dict[str, Tensor]]:
         """Drawn and augmented pairs; those of a generator where the plan names one for this side of the split."""
         synthetic = (configuration.training.synthetic or {}).get(split)
@@ -102,6 +108,10 @@ class RegistrationTask:
         if "fixed_labels" in batch and "moving_labels" in batch:
             result["dice"] = torch.tensor(_mean_dice(fields[0], batch))
         return result
+
+    def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
+        """Those of the steps."""
+        return steps
 
     def pictures(self, *, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fixed, moving and warped image of the first pair, first channel, and what is left between them."""

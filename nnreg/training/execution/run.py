@@ -118,6 +118,7 @@ def train(
     validate_only: bool = False,
     validate_best: bool = False,
     pretrained_weights: Path | str | None = None,
+    save_probabilities: bool = False,
     **build: Any,
 ) -> dict[str, Any]:
     """Train one fold (or continue, or only validate it) and return its validation summary.
@@ -130,10 +131,13 @@ def train(
         Validate ``checkpoint_final.pth`` (or ``checkpoint_best.pth``) without training.
     pretrained_weights
         Checkpoint whose network weights are the start.
+    save_probabilities
+        Whether the validation keeps the probabilities of label maps, for ensembles.
     **build
         As in :func:`build_trainer`.
     """
     trainer = build_trainer(workspace, dataset, configuration, fold, **build)
+    trainer.save_probabilities = save_probabilities
     folder = trainer.output_folder
     writable_folder(folder)
     if validate_only or validate_best:

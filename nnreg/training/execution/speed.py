@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.synthetic_writer import write_synthetic_dataset
 from nnreg.files import write_json
 from nnreg.planning.duration import MILLION, Speed, Work, step_work
@@ -32,6 +33,7 @@ from nnreg.typed import to_mapping
 from nnreg.workspace import Workspace
 
 SHAPES = {2: (112, 128), 3: (44, 52, 48)}  # of the synthetic images
+DATASET = "Dataset001_Speed"
 COARSER = 1.8  # times the spacing, for a second grid
 STEPS = 3  # the first one, which loads code and allocates, does not count
 ENDS = 2  # epochs of one step
@@ -49,13 +51,13 @@ def measure(folder: Path, planned: Plans, name: str, started: float) -> Speed:
     ready = time.time() - started
     workspace = Workspace.resolve(folder / "workspace")
     shape = SHAPES[planned.configuration(planned.to_train).ndim]
-    write_synthetic_dataset(workspace.raw / "Dataset001_Speed", pairs=2, test_pairs=0, shape=shape)
+    write_synthetic_dataset(workspace.raw / DATASET, pairs=2, test_pairs=0, shape=shape)
     fingerprint_dataset(workspace, 1, processes=1, pair_budget=0)
-    samples = []
+    samples, spec = [], DatasetSpec.read(workspace.raw / DATASET / FILE_NAME)
     for factor in (COARSER, 1.0):
         plans = plan_dataset(workspace, 1, overwrite_target_spacing=[factor] * len(shape))
         configuration = _like(plans.configuration(plans.to_train), terms)
-        samples += [_step(plans, variant) for variant in _widths(configuration)]
+        samples += [_step(plans, spec, variant) for variant in _widths(configuration)]
     product, number, level = _fitted(samples)
     preprocess_dataset(workspace, 1, processes=1)
     begun = time.monotonic()
@@ -80,11 +82,12 @@ def _widths(configuration: Configuration) -> Iterator[Configuration]:
     yield dataclasses.replace(configuration, architecture=dataclasses.replace(configuration.architecture, features_per_stage=features))
 
 
-def _step(plans: Plans, configuration: Configuration) -> tuple[Work, float]:
+def _step(plans: Plans, spec: DatasetSpec, configuration: Configuration) -> tuple[Work, float]:
     """Work and seconds of a training step of one pair."""
     task, recipe = task_named(plans.task), TrainerConfig()
-    network = task.network(plans=plans, configuration=configuration, recipe=recipe).train()
-    objective = task.objective(plans=plans, configuration=configuration, recipe=recipe)
+    planned: dict[str, Any] = {"plans": plans, "spec": spec, "configuration": configuration, "recipe": recipe}
+    network = task.network(**planned).train()
+    objective = task.objective(**planned)
     optimizer = build_optimizer(configuration.training, network.parameters())
     generator = torch.Generator().manual_seed(0)
     images = {role: torch.rand(1, len(plans.channel_names), *configuration.grid, generator=generator) for role in ("fixed", "moving")}

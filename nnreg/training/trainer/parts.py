@@ -49,7 +49,7 @@ class Listeners:
     step: Progress = field(default=lambda done, total, what: None)
 
 
-def epoch_numbers(train_terms: list[dict[str, Tensor]], validation_terms: list[dict[str, Tensor]]) -> dict[str, float]:
+def epoch_numbers(train_terms: Sequence[Mapping[str, Tensor]], validation_terms: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Means over the steps of an epoch, ``train_`` and ``val_`` before their names."""
     numbers: dict[str, float] = {}
     for split, terms in (("train", train_terms), ("val", validation_terms)):
@@ -110,5 +110,6 @@ def debug_information(trainer: nnRegTrainer) -> dict[str, Any]:
 
 def headline(summary: Mapping[str, Any]) -> str:
     """The means of a validation summary in one line."""
-    means = summary.get("mean", {})
+    foreground = summary.get("foreground_mean", {})  # of label maps; beside Dice and IoU, it counts voxels
+    means = {name: foreground[name] for name in ("Dice", "IoU")} if foreground else summary.get("mean", {})
     return ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float)) or "see validation_summary.json"

@@ -102,13 +102,14 @@ class nnRegTrainer:
         self.history = History()
         self.monitor = Monitor(self.plan, self.task.monitor)
         self.sample_counts: dict[str, int] = {}
+        self.save_probabilities = False  # of the validation, for ensembles
         self.initialized = False
 
     # -- hooks: what is trained -------------------------------------------------------------------------------------
 
     def build_network_architecture(self) -> nn.Module:
         """The network; the plan's, or the recipe's."""
-        return self.task.network(plans=self.plans, configuration=self.configuration, recipe=self.recipe)
+        return self.task.network(plans=self.plans, spec=self.spec, configuration=self.configuration, recipe=self.recipe)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any] | None:
         """Optimizer and learning rate schedule (``.step(epoch)``). An override may return them, or set ``self.optimizer``."""
@@ -117,7 +118,7 @@ class nnRegTrainer:
 
     def _build_loss(self) -> Any:
         """The objective: ``objective(network, batch) -> (loss, terms)``."""
-        return self.task.objective(plans=self.plans, configuration=self.configuration, recipe=self.recipe)
+        return self.task.objective(plans=self.plans, spec=self.spec, configuration=self.configuration, recipe=self.recipe)
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Loaders of training and validation batches."""
@@ -126,18 +127,23 @@ class nnRegTrainer:
         arrays = self.folders.preprocessed / self.configuration.data_identifier
         loaders = []
         steps = plan.iterations_per_epoch * plan.gradient_accumulation_steps
-        for split, cases, batches in (("train", train_cases, steps), ("val", validation_cases, plan.validation_iterations)):
+        for split, cases in (("train", train_cases), ("val", validation_cases)):
             units = self.task.units(spec=self.spec, cases=cases)
             if not units:
                 raise TrainingError(
-                    f"fold {self.fold}: its {split} cases ({', '.join(cases) or 'none'}) form no pair. Use -f all, or edit {self._splits_path()}."
+                    f"fold {self.fold}: its {split} cases ({', '.join(cases) or 'none'}) give no sample. Use -f all, or edit {self._splits_path()}."
                 )
-            batch_size = plan.batch_size if split == "train" else 1
-            # an epoch validates on every unit once at most: the same ones each epoch, so that epochs compare
             count = (plan.synthetic or {}).get(split, {}).get("num_samples", len(units))
-            batches = batches if split == "train" else min(batches, count)
+            batch_size, batches = (plan.batch_size, steps) if split == "train" else self.task.validation_batches(training=plan, units=count)
             samples = self.task.samples(
-                folder=arrays, units=units, configuration=self.configuration, length=batch_size * batches, split=split, augment=split == "train"
+                folder=arrays,
+                model=self.folders.model,
+                spec=self.spec,
+                units=units,
+                configuration=self.configuration,
+                length=batch_size * batches,
+                split=split,
+                augment=split == "train",
             )
             self.sample_counts[split] = count
             workers = self.workers if split == "train" else min(self.workers, 1)
@@ -192,7 +198,7 @@ class nnRegTrainer:
         unchanged = (planned.architecture, planned.training.batch_size) == (self.configuration.architecture, self.configuration.training.batch_size)
         if self.has_custom_network or unchanged:
             return
-        needed = self.task.memory_gb(build=self.build_network_architecture, plans=self.plans, configuration=self.configuration)
+        needed = self.task.memory_gb(build=self.build_network_architecture, plans=self.plans, spec=self.spec, configuration=self.configuration)
         if needed is not None:
             check_fits(needed, self.device, f"network {self.configuration.architecture.name} on {'x'.join(map(str, self.configuration.grid))} voxels")
 
@@ -219,7 +225,10 @@ class nnRegTrainer:
     def on_epoch_end(self, train_terms: list[dict[str, Tensor]], validation_terms: list[dict[str, Tensor]]) -> None:
         """Log, plot, and save the checkpoints that are due: ``best`` if the monitored average rose."""
         rate = self.optimizer.param_groups[0]["lr"]
-        numbers = epoch_numbers(train_terms, validation_terms) | {"learning_rate": rate, "epoch_seconds": time.monotonic() - self._epoch_started}
+        numbers = epoch_numbers(train_terms, self.task.epoch_metrics(steps=validation_terms)) | {
+            "learning_rate": rate,
+            "epoch_seconds": time.monotonic() - self._epoch_started,
+        }
         if not math.isfinite(numbers["train_loss"]):
             raise TrainingError(
                 f"fold {self.fold}: the training loss of epoch {self.current_epoch} is {numbers['train_loss']}. Lower the learning rate "
@@ -264,7 +273,9 @@ class nnRegTrainer:
             self.on_train_start()
         _, cases = self.split()
         with self.evaluated_weights():
-            predictor = Predictor(plans=self.plans, configuration=self.configuration, networks=[self.network], device=self.device)
+            predictor = Predictor(
+                plans=self.plans, configuration=self.configuration, networks=[self.network], device=self.device, save_probabilities=self.save_probabilities
+            )
             summary = self.task.validate(
                 predictor=predictor,
                 spec=self.spec,

@@ -1,8 +1,9 @@
-"""From a dataset's name to its fingerprint and plans of dense prediction on disk."""
+"""From a dataset's name to fingerprint, plans and arrays of dense prediction on disk."""
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from nnreg.planning.dense.measure import measure_dense, still_true
 from nnreg.planning.dense.planner import TASK, plan_dense
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.planning.dense.presets import DEFAULT
-from nnreg.preprocessing.pipeline import Note, Progress, keep_dataset_files, silent, unheard
+from nnreg.preprocessing.dense.run import preprocess
+from nnreg.preprocessing.pipeline import Note, Progress, keep_dataset_files, known_configurations, read_plans, silent, unheard
 from nnreg.workspace import Workspace
 
 
@@ -69,12 +71,7 @@ def plan_dataset(
         If the dataset was not measured, or has changed since, or cannot be planned for.
     """
     raw, folder = _open(workspace, dataset)
-    path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} --task {TASK} first."
-    if not path.is_file():
-        raise PlansError(f"{path}: does not exist. {remedy}")
-    fingerprint = DenseFingerprint.read(path)
-    if not still_true(fingerprint, raw):
-        raise PlansError(f"{path}: cases, files or labels of {raw.name} have changed since it was made. {remedy}")
+    fingerprint = _read_fingerprint(raw, folder)
     plans = plan_dense(
         fingerprint, planner=planner, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing
     )
@@ -99,17 +96,9 @@ def plan_and_preprocess(
     progress: Progress = silent,
     on_note: Note = unheard,
 ) -> DensePlans:
-    """Measure and plan a dataset.
-
-    Raises
-    ------
-    PlansError
-        If arrays are asked for too: this task plans, but does not preprocess.
-    """
-    if preprocess_too:
-        _refuse_arrays()
+    """Measure, plan and preprocess a dataset."""
     fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, progress=progress)
-    return plan_dataset(
+    plans = plan_dataset(
         workspace,
         dataset,
         planner=planner,
@@ -118,21 +107,61 @@ def plan_and_preprocess(
         plans_name=plans_name,
         on_note=on_note,
     )
+    if preprocess_too:
+        known = known_configurations(plans, configurations)
+        preprocess_dataset(workspace, dataset, plans_name=plans.plans_name, configurations=known, processes=processes, clean=clean, progress=progress)
+    return plans
 
 
-def preprocess_dataset(workspace: Workspace, dataset: int | str, **options: object) -> dict[str, Path]:
-    """Refused: this task plans, but does not preprocess."""
-    _refuse_arrays()
-    return {}
+def preprocess_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    plans_name: str = DEFAULT.plans_name,
+    configurations: Sequence[str] = (),
+    processes: int | None = None,
+    clean: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Path]:
+    """Preprocess a planned dataset.
+
+    Returns
+    -------
+    dict
+        Configuration to the folder of its arrays.
+
+    Raises
+    ------
+    NnRegError
+        If plans or fingerprint are missing or were made for another dataset, a configuration is unknown, or a case cannot be preprocessed.
+    """
+    raw, folder = _open(workspace, dataset)
+    plans = read_plans(folder, plans_name, raw.name)
+    if not isinstance(plans, DensePlans):
+        raise PlansError(f"{folder / plans_name}.json: plans of the task {plans.task}, expected {TASK}. Plan the dataset with --task {TASK}.")
+    fingerprint = _read_fingerprint(raw, folder)
+    names = tuple(configurations) or tuple(plans.configurations)
+    if clean:
+        for name in names:
+            shutil.rmtree(folder / plans.configuration(name).data_identifier, ignore_errors=True)
+    keep_dataset_files(raw, folder, unheard)
+    return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
 
 
-def _refuse_arrays() -> None:
-    raise PlansError(f"{TASK}: this version measures and plans, it does not preprocess. Add --no_pp.")
+def _read_fingerprint(raw: RawDataset, folder: Path) -> DenseFingerprint:
+    path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} --task {TASK} first."
+    if not path.is_file():
+        raise PlansError(f"{path}: does not exist. {remedy}")
+    fingerprint = DenseFingerprint.read(path)
+    if not still_true(fingerprint, raw):
+        raise PlansError(f"{path}: cases, files or labels of {raw.name} have changed since it was made. {remedy}")
+    return fingerprint
 
 
 def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
-    """The dataset as one of this task, whatever its dataset.json says of itself."""
+    """The dataset as one of this task, whatever its dataset.json says of itself; values are named where it names none."""
     name = workspace.dataset_name(dataset)
     raw = RawDataset.open(workspace.raw / name)
-    raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=TASK), raw.cases, raw.test_cases)
+    labels = raw.spec.labels or {"background": 0} | {str(value): value for value in raw.label_values}
+    raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=TASK, labels=labels), raw.cases, raw.test_cases)
     return raw, writable_folder(workspace.preprocessed / name)

@@ -1,0 +1,210 @@
+"""Predicted label maps against the truth, with the keys of nnU-Net's ``summary.json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnreg import metrics
+from nnreg.errors import EvaluationError
+from nnreg.evaluation.pair import finite_mean
+from nnreg.imageio import ENDINGS, Image, ending_of, read_image
+from nnreg.imageio.files import check_same_space
+from nnreg.parallel import run_all
+
+Label = int | tuple[int, ...]
+"""A label value, or the values of a region."""
+Progress = Callable[[int, int, str], None]
+SCHEMA_VERSION = 1
+COUNTS = ("TP", "FP", "FN", "TN")
+
+
+@dataclass(frozen=True)
+class DenseJob:
+    """One case to evaluate, as a worker gets it."""
+
+    case: str
+    reference: Path
+    prediction: Path
+    labels: tuple[Label, ...]
+    ignore: int | None
+    surface: bool
+
+
+def key_of(label: Label) -> str:
+    """What a label or region is called in a summary.
+
+    Examples
+    --------
+    >>> key_of(3), key_of((1, 2))
+    ('3', '(1, 2)')
+    """
+    return str(label)
+
+
+def evaluate_labels(
+    *, reference: Image, prediction: Image, labels: Sequence[Label], ignore: int | None = None, surface: bool = False
+) -> dict[str, dict[str, float]]:
+    """Measure one predicted label map.
+
+    Parameters
+    ----------
+    reference, prediction : Image
+        On one grid, one channel each.
+    labels
+        Values, or tuples of values that make a region.
+    ignore
+        Value of the reference that is not scored.
+    surface
+        Whether to measure ``HD95`` and ``ASD`` too, mm.
+
+    Returns
+    -------
+    dict
+        Key of the label to ``Dice``, ``IoU`` (NaN where it is in neither map), ``TP``, ``FP``, ``FN``, ``TN``, ``n_pred`` and ``n_ref`` (voxels).
+    """
+    truth, found = reference.array[0], prediction.array[0]
+    regions = {label: (label,) if isinstance(label, int) else tuple(label) for label in labels}
+    values = sorted({value for region in regions.values() for value in region})
+    scored = None if ignore is None else truth != ignore
+    table = metrics.confusion(truth, found, values, mask=scored)
+    result = {}
+    for label, region in regions.items():
+        inside = [values.index(value) for value in region]
+        result[key_of(label)] = _scores(int(table[np.ix_(inside, inside)].sum()), int(table[:, inside].sum()), int(table[inside].sum()), int(table.sum()))
+    if surface:
+        spacing = reference.space.spacing
+        for label, region in regions.items():
+            masks = [np.isin(array, region) & (True if scored is None else scored) for array in (truth, found)]
+            distances = metrics.surface_distances(*(mask.astype(np.uint8) for mask in masks), [1], spacing)[1]
+            measured = (math.nan, math.nan) if distances is None else (distances.hausdorff(95), distances.average)
+            result[key_of(label)] |= dict(zip(("HD95", "ASD"), measured, strict=True))
+    return result
+
+
+def _scores(both: int, predicted: int, true: int, voxels: int) -> dict[str, float]:
+    either = predicted + true - both
+    return {
+        "Dice": 2 * both / (predicted + true) if either else math.nan,
+        "IoU": both / either if either else math.nan,
+        "TP": both,
+        "FP": predicted - both,
+        "FN": true - both,
+        "TN": voxels - either,
+        "n_pred": predicted,
+        "n_ref": true,
+    }
+
+
+def label_files(folder: Path) -> dict[str, Path]:
+    """Case to its label map in a folder of predictions or of labels.
+
+    Raises
+    ------
+    EvaluationError
+        If there is no such folder, or a case has two files.
+    """
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder}: no such folder. Give the folder that holds the label maps.")
+    result: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_file() or path.name.endswith(".npz") or not path.name.endswith(tuple(ENDINGS)):
+            continue
+        case = path.name[: -len(ending_of(path))]
+        if case in result:
+            raise EvaluationError(f"{folder}: case {case!r} has two files, {result[case].name} and {path.name}. Remove one.")
+        result[case] = path
+    return result
+
+
+def evaluate_label_files(
+    references: Mapping[str, Path],
+    predictions: Mapping[str, Path],
+    *,
+    labels: Sequence[Label],
+    ignore: int | None = None,
+    surface: bool = False,
+    processes: int = 1,
+    meta: Mapping[str, Any] | None = None,
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Evaluate predicted label maps.
+
+    Parameters
+    ----------
+    references, predictions
+        Case to file; every prediction needs a reference.
+    labels, ignore, surface
+        As in :func:`evaluate_labels`.
+    processes
+        Cases evaluated at a time.
+    meta
+        Stands at the top of the summary.
+
+    Returns
+    -------
+    dict
+        ``metric_per_case``; ``mean``: key of each label to the mean of each figure over the cases that have it; ``foreground_mean``: over labels.
+
+    Raises
+    ------
+    EvaluationError
+        If there is nothing to evaluate, or a reference is missing or lies on another grid.
+    """
+    if not predictions:
+        raise EvaluationError("there is no prediction to evaluate: no label map was found. Check the folder and its file ending.")
+    for case, path in predictions.items():
+        if case not in references:
+            raise EvaluationError(f"{path}: there are no labels of case {case!r} to compare it with. Add them, or take the prediction out of the folder.")
+    jobs = [DenseJob(case, references[case], path, tuple(labels), ignore, surface) for case, path in sorted(predictions.items())]
+    results = {}
+    on_progress(0, len(jobs), "")
+    for job, result in run_all(_evaluate, jobs, processes=processes, name=lambda job: job.case):
+        results[job.case] = result
+        on_progress(len(results), len(jobs), job.case)
+    return summarise_dense([results[job.case] for job in jobs], meta or {})
+
+
+def _evaluate(job: DenseJob) -> dict[str, Any]:
+    reference, prediction = read_image(job.reference), read_image(job.prediction)
+    check_same_space(prediction.space, job.prediction, reference.space, job.reference)
+    found = evaluate_labels(reference=reference, prediction=prediction, labels=job.labels, ignore=job.ignore, surface=job.surface)
+    return {"case": job.case, "reference_file": str(job.reference), "prediction_file": str(job.prediction), "metrics": found}
+
+
+def summarise_dense(cases: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the results of all cases: means per label over the cases where a figure exists, and over the foreground labels."""
+    keys = list(cases[0]["metrics"])
+    names = list(cases[0]["metrics"][keys[0]]) if keys else []
+    mean = {key: {name: finite_mean([case["metrics"][key][name] for case in cases]) for name in names} for key in keys}
+    foreground = {name: finite_mean([mean[key][name] for key in keys if key != "0"]) for name in names}
+    return {"schema_version": SCHEMA_VERSION, **meta, "metric_per_case": list(cases), "mean": mean, "foreground_mean": foreground}
+
+
+def dense_table(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
+    """The means as text: one line per label. `names` says what a label's key is called."""
+    columns = [name for name in ("Dice", "IoU", "HD95", "ASD") if name in summary["foreground_mean"]]
+    rows = [("", *columns, "cases")]
+    for key, means in summary["mean"].items():
+        found = sum(math.isfinite(_number(case["metrics"][key]["Dice"])) for case in summary["metric_per_case"])
+        rows.append(((names or {}).get(key, key), *(_shown(means[name], name) for name in columns), str(found)))
+    rows.append(("foreground mean", *(_shown(summary["foreground_mean"][name], name) for name in columns), str(len(summary["metric_per_case"]))))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(text.rjust(width) if column else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))) for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _shown(value: float | None, name: str) -> str:
+    value = _number(value)
+    return "-" if not math.isfinite(value) else f"{value:.4f}" if name in ("Dice", "IoU") else f"{value:.2f}"

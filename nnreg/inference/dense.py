@@ -1,0 +1,256 @@
+"""Predict label maps into a folder: image → working grid → tiles → native grid → file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from nnreg.dataset.spec import FILE_NAME as SPEC
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.errors import PredictionError
+from nnreg.evaluation.dense_pictures import overview_of_labels
+from nnreg.files import read_json, writable_folder, write_json
+from nnreg.imageio import read_image, write_image
+from nnreg.inference.dense_predictor import DEFAULT_TILES, DensePredictor, TileOptions
+from nnreg.inference.dense_sources import DenseSource, NewCases, Prepared, label_ending
+from nnreg.inference.overlapped import Behind, ahead
+from nnreg.inference.predictor import ModelFolder, Predictor
+from nnreg.inference.probabilities import ENDING as PROBABILITIES
+from nnreg.inference.probabilities import write_probabilities
+from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
+from nnreg.training.runtime_utils.runtime import device_named
+
+Progress = Callable[[int, int, str], None]
+PREDICTION_FILE = "prediction.json"
+PICTURES = "overview"
+SCHEMA_VERSION = 1
+_drawing = threading.Lock()  # matplotlib is not made for several threads
+
+
+@dataclass(frozen=True)
+class DenseOptions:
+    """What is written, and by how many.
+
+    Attributes
+    ----------
+    save_probabilities
+        Also write ``CASE.npz``, for ensembles.
+    pictures
+        Also draw ``overview/CASE.png``.
+    continue_prediction
+        Keep cases that are finished.
+    readers, writers
+        Cases that are preprocessed ahead, and written behind, while the networks run; 0: one after the other.
+    part, parts
+        Predict every `parts`-th case from `part` on; the others are left to other machines.
+    """
+
+    save_probabilities: bool = False
+    pictures: bool = True
+    continue_prediction: bool = False
+    readers: int = 0
+    writers: int = 0
+    part: int = 0
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.part < self.parts:
+            raise PredictionError(f"-part_id {self.part}: expected 0 to {self.parts - 1}, one less than -num_parts.")
+
+
+def predict_cases(
+    predictor: DensePredictor,
+    source: DenseSource,
+    output: Path,
+    *,
+    model: str,
+    options: DenseOptions = DenseOptions(),
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Predict the cases of `source` into `output`: ``CASE.ending`` each, listed in ``prediction.json`` as they finish.
+
+    Returns
+    -------
+    dict
+        The content of ``prediction.json``.
+    """
+    writable_folder(output)
+    predictor.plans.write(output / "plans.json")
+    predictor.spec.write(output / SPEC)
+    cases = source.cases[options.part :: options.parts]
+    record = _Record(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
+    kept = record.keep([case for case in cases if _is_finished(output, case, source, options)]) if options.continue_prediction else []
+    on_progress(len(kept), len(cases), "")
+    writer = _Writer(predictor, source, output, options)
+    with Behind(options.writers) as workers:
+
+        def finished(entries: Iterable[dict[str, Any]]) -> None:
+            for entry in entries:
+                on_progress(record.add(entry), len(cases), entry["name"])
+
+        for case, prepared in ahead(source.prepare, [case for case in cases if case not in kept], options.readers):
+            started = time.monotonic()
+            logits = predictor.logits(prepared.image, prepared.previous)
+            finished(workers.give(writer, case, prepared, logits, time.monotonic() - started))
+        finished(workers.rest())
+    return record.content
+
+
+class _Record:
+    """``prediction.json``, written anew with every case."""
+
+    def __init__(self, path: Path, predictor: DensePredictor, model: str) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "task": predictor.plans.task,
+            "dataset": predictor.plans.dataset_name,
+            "model": model,
+            "cases": [],
+        }
+
+    def keep(self, cases: Sequence[str]) -> list[str]:
+        """Take over the entries of those `cases` that an earlier record has; returns which."""
+        earlier = {entry["name"]: entry for entry in read_json(self.path, PredictionError)["cases"]} if self.path.is_file() else {}
+        found = [case for case in cases if case in earlier]
+        self.content["cases"] = [earlier[case] for case in found]
+        return found
+
+    def add(self, entry: dict[str, Any]) -> int:
+        """Returns how many there are."""
+        self.content["cases"] = sorted([*self.content["cases"], entry], key=lambda one: str(one["name"]))
+        write_json(self.path, self.content)
+        return len(self.content["cases"])
+
+
+def _is_finished(output: Path, case: str, source: DenseSource, options: DenseOptions) -> bool:
+    wanted = [f"{case}{label_ending(source, case)}", *([f"{case}{PROBABILITIES}"] if options.save_probabilities else [])]
+    return all((output / name).is_file() for name in wanted)
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Logits onto the native grid and into files."""
+
+    predictor: DensePredictor
+    source: DenseSource
+    output: Path
+    options: DenseOptions
+
+    def __call__(self, case: str, prepared: Prepared, logits: Tensor, seconds: float) -> dict[str, Any]:
+        """The case's entry of ``prediction.json``."""
+        started = time.monotonic()
+        if self.options.save_probabilities:
+            probabilities = self.predictor.probabilities(logits, prepared.properties)
+            write_probabilities(self.output / f"{case}{PROBABILITIES}", probabilities, probabilities.shape)
+            del probabilities
+        labels = self.predictor.label_map(logits, prepared.properties)
+        if self.options.pictures:
+            path = self.source.truth(case)
+            truth = None if path is None else read_image(path)
+            with _drawing:
+                overview_of_labels(self.output / PICTURES / f"{case}.png", prepared.native, labels, truth=truth, names=self.predictor.label_names)
+        # last: a case that has its label map is whole
+        write_image(self.output / f"{case}{label_ending(self.source, case)}", labels[None], prepared.native.space)
+        return {
+            "name": case,
+            "images": [path.name for path in self.source.files(case)],
+            "seconds": {"network": round(seconds, 3), "writing": round(time.monotonic() - started, 3)},
+        }
+
+
+# -- from folders -----------------------------------------------------------------------------------------------------
+
+
+def predict_folder(
+    model_folder: Path,
+    images: Path,
+    output: Path,
+    *,
+    folds: Sequence[str] = (),
+    checkpoint: str = "checkpoint_final.pth",
+    trainer: str | None = None,
+    previous: Path | None = None,
+    device: str = "auto",
+    tiles: TileOptions = DEFAULT_TILES,
+    options: DenseOptions = DenseOptions(),
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Predict the images of a folder with a trained model.
+
+    Parameters
+    ----------
+    model_folder
+        ``TRAINER__PLANS__CONFIGURATION``.
+    images
+        Folder of ``CASE_0000.ending`` files.
+    output
+        Where ``CASE.ending`` label maps and ``prediction.json`` go.
+    folds
+        Folds whose logits are averaged; all trained ones if empty.
+    checkpoint
+        File name in each fold's folder.
+    trainer
+        What ``-tr`` said in training, where the network is made by code of one's own.
+    previous
+        In a cascade, the label maps of the stage before; without them its model, beside this one, predicts into ``output/<its configuration>``.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Returns
+    -------
+    dict
+        The content of ``prediction.json``.
+    """
+    model = ModelFolder.open(model_folder)
+    plans = dense_plans(model)
+    writable_folder(output)
+    stage = plans.configuration(model.configuration_name).previous_stage
+    if stage is not None and previous is None:
+        previous = _earlier_stage(model, stage, images, output / stage, folds, checkpoint, trainer, device, tiles, options, on_progress)
+    elif stage is None and previous is not None:
+        raise PredictionError(f"-prev_stage_predictions {previous}: {model.configuration_name} is no second stage. Leave it out.")
+    source = NewCases(images, plans, model.configuration_name, model.spec, previous)
+    predictor = dense_predictor(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer), model.spec, tiles)
+    return predict_cases(predictor, source, output, model=model.path.name, options=options, on_progress=on_progress)
+
+
+def _earlier_stage(model: ModelFolder, stage: str, images: Path, output: Path, *given: Any) -> Path:
+    folds, checkpoint, trainer, device, tiles, options, on_progress = given
+    folder = model.path.with_name("__".join([*model.path.name.split("__")[:2], stage]))
+    if not folder.is_dir():
+        raise PredictionError(
+            f"{folder}: does not exist, but {model.configuration_name} needs predictions of {stage}. Train it, or name them with -prev_stage_predictions."
+        )
+    options = DenseOptions(pictures=False, continue_prediction=options.continue_prediction, readers=options.readers, writers=options.writers)
+    predict_folder(
+        folder, images, output, folds=folds, checkpoint=checkpoint, trainer=trainer, device=device, tiles=tiles, options=options, on_progress=on_progress
+    )
+    return output
+
+
+def dense_plans(model: ModelFolder) -> DensePlans:
+    """The model's plans, if they are of dense prediction.
+
+    Raises
+    ------
+    PredictionError
+        If they are of another task.
+    """
+    if not isinstance(model.plans, DensePlans):
+        raise PredictionError(f"{model.path}: is a model of the task {model.plans.task}, a model of dense prediction was expected.")
+    return model.plans
+
+
+def dense_predictor(predictor: Predictor, spec: DatasetSpec, tiles: TileOptions = DEFAULT_TILES) -> DensePredictor:
+    """Of trained networks, as they come from a model folder or from the trainer."""
+    plans, configuration = predictor.plans, predictor.configuration
+    if not isinstance(plans, DensePlans) or not isinstance(configuration, DenseConfiguration):
+        raise PredictionError(f"{plans.plans_name} of {plans.dataset_name}: are plans of the task {plans.task}, plans of dense prediction were expected.")
+    return DensePredictor(plans=plans, configuration=configuration, spec=spec, networks=predictor.networks, device=predictor.device, tiles=tiles)

@@ -1,0 +1,116 @@
+"""A trained model of dense prediction: networks of one or several folds, and what they make of a preprocessed image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.errors import PredictionError
+from nnreg.inference.sliding_window import OnTile, SlidingWindow
+from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
+from nnreg.preprocessing.dense.restore import restore_labels, restore_probabilities
+from nnreg.preprocessing.dense.storage import DenseProperties
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How tiles are laid.
+
+    Attributes
+    ----------
+    step_size
+        Distance of neighbouring tiles, as a share of the patch.
+    mirror
+        Average over mirrored tiles too, along the axes that training mirrored.
+    """
+
+    step_size: float = 0.5
+    mirror: bool = True
+
+
+DEFAULT_TILES = TileOptions()
+
+
+class DensePredictor:
+    """Logits and label maps from networks.
+
+    Parameters
+    ----------
+    plans, configuration
+        What the networks were trained with; the configuration as training resolved it.
+    spec
+        dataset.json of the model.
+    networks
+        One per fold; their logits are averaged.
+    device
+        Where they run.
+    tiles
+        How they are laid.
+    """
+
+    def __init__(
+        self,
+        *,
+        plans: DensePlans,
+        configuration: DenseConfiguration,
+        spec: DatasetSpec,
+        networks: Sequence[nn.Module | Callable[[Tensor], Any]],
+        device: torch.device,
+        tiles: TileOptions = DEFAULT_TILES,
+    ) -> None:
+        self.plans, self.configuration, self.spec, self.labels = plans, configuration, spec, LabelManager.of(spec)
+        mirrored = configuration.training.augmentation.get("pose", {}).get("mirror_axes", ())
+        self.window = SlidingWindow(
+            networks,
+            tuple(configuration.patch_size),
+            device,
+            step_size=tiles.step_size,
+            mirror_axes=tuple(mirrored) if tiles.mirror else (),
+            # what was trained in half precision may be predicted where there is none
+            precision="off" if configuration.training.mixed_precision == "off" else "auto",
+        )
+
+    @property
+    def label_names(self) -> list[tuple[int, str]]:
+        """Values of label maps and what dataset.json calls them."""
+        return [(value, name) for name, value in self.spec.labels.items() if isinstance(value, int)]
+
+    @property
+    def previous_labels(self) -> tuple[int, ...]:
+        """Label values that an earlier stage gives as channels of the input; none but in a cascade."""
+        return tuple(value for value in self.labels.values if value) if self.configuration.previous_stage else ()
+
+    def logits(self, image: npt.NDArray[np.float32], previous: npt.NDArray[np.integer] | None = None, on_tile: OnTile = lambda done, total: None) -> Tensor:
+        """Logits (K, D, H, W) of a preprocessed image (C, D, H, W), in a cascade with the labels (1, D, H, W) of the stage before.
+
+        Raises
+        ------
+        PredictionError
+            If the network gives another number of logits than the labels need, or the earlier stage is missing.
+        """
+        if self.previous_labels:
+            if previous is None:
+                raise PredictionError(
+                    f"this configuration needs predictions of {self.configuration.previous_stage}: name their folder (-prev_stage_predictions)."
+                )
+            image = np.concatenate([image, *((previous == value).astype(np.float32) for value in self.previous_labels)])
+        logits = self.window(image, on_tile)
+        if logits.shape[0] != self.labels.heads:
+            raise PredictionError(f"the network gives {logits.shape[0]} logits per voxel, the labels of dataset.json need {self.labels.heads}.")
+        return logits
+
+    def label_map(self, logits: Tensor, properties: DenseProperties) -> npt.NDArray[np.integer]:
+        """Labels on the native grid, class by class in bounded memory."""
+        return restore_labels(logits, properties, self.plans, self.configuration, self.labels)
+
+    def probabilities(self, logits: Tensor, properties: DenseProperties) -> npt.NDArray[np.float32]:
+        """Probabilities (K, *native)."""
+        return restore_probabilities(logits, properties, self.plans, self.configuration, self.labels)

@@ -1,0 +1,168 @@
+"""Where the cases of a dense prediction come from: a folder of new images, or a dataset's own stored arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.dataset import RawDataset
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.errors import PredictionError
+from nnreg.evaluation.dense import label_files
+from nnreg.imageio import Image, check_finite, ending_of, read_channels, read_image
+from nnreg.imageio.endings import LOSSY
+from nnreg.imageio.files import check_same_space
+from nnreg.inference.cases import cases_in, folder_beside
+from nnreg.planning.dense.plans import DensePlans
+from nnreg.preprocessing.dense.case import DensePreprocessor
+from nnreg.preprocessing.dense.storage import DenseDataset, DenseProperties
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A case on the working grid.
+
+    Attributes
+    ----------
+    native : Image
+    image : array, shape (C, D, H, W), float32
+    properties : DenseProperties
+    previous : array, shape (1, D, H, W), optional
+        Labels that the stage before predicted.
+    """
+
+    native: Image
+    image: npt.NDArray[np.float32]
+    properties: DenseProperties
+    previous: npt.NDArray[np.integer] | None = None
+
+
+class DenseSource(Protocol):
+    """Cases to predict."""
+
+    @property
+    def cases(self) -> list[str]:
+        """Their names, sorted."""
+        ...
+
+    def prepare(self, case: str) -> Prepared:
+        """The case on the working grid."""
+        ...
+
+    def truth(self, case: str) -> Path | None:
+        """Its labels, if they are known, for the picture."""
+        ...
+
+    def files(self, case: str) -> list[Path]:
+        """Its channel files."""
+        ...
+
+
+class NewCases:
+    """Images ``CASE_0000.ending`` of a folder, preprocessed as the training images were.
+
+    Parameters
+    ----------
+    folder
+        The images.
+    plans, configuration_name, spec
+        Of the model.
+    previous
+        Folder of label maps ``CASE.ending`` that the stage before predicted.
+
+    Raises
+    ------
+    PredictionError
+        If the folder holds no images, or the channels of a case are incomplete.
+    """
+
+    def __init__(self, folder: Path, plans: DensePlans, configuration_name: str, spec: DatasetSpec, previous: Path | None = None) -> None:
+        if not folder.is_dir():
+            raise PredictionError(f"{folder}: no such folder. Give the folder with the images as -i.")
+        self.folder, self.channels = folder, len(spec.channel_names)
+        self._files = cases_in(folder, self.channels)
+        self._preprocessor = DensePreprocessor(plans, configuration_name)
+        labels = folder_beside(folder, "labels")
+        self._truth = label_files(labels) if labels is not None else {}
+        self._previous = None if previous is None else label_files(previous)
+        missing = [case for case in self.cases if self._previous is not None and case not in self._previous]
+        if missing:
+            raise PredictionError(
+                f"{previous}: has no label map of case {missing[0]!r}. Predict the stage before for every image, or leave -prev_stage_predictions out."
+            )
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of the cases."""
+        return sorted(self._files)
+
+    def prepare(self, case: str) -> Prepared:
+        """Read, check and preprocess."""
+        paths = self._files[case]
+        image = read_channels(paths)
+        check_finite(image, paths[0])
+        if image.channels != self.channels:
+            raise PredictionError(
+                f"{paths[0]}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
+            )
+        earlier = None
+        if self._previous is not None:
+            earlier = read_image(self._previous[case])
+            check_same_space(earlier.space, self._previous[case], image.space, paths[0])
+        found = self._preprocessor.run(case, image, earlier)
+        return Prepared(image, found.image, found.properties, None if earlier is None else found.labels)
+
+    def truth(self, case: str) -> Path | None:
+        """Of ``labelsTs`` beside ``imagesTs``."""
+        return self._truth.get(case)
+
+    def files(self, case: str) -> list[Path]:
+        """Its channel files."""
+        return self._files[case]
+
+
+class StoredCases:
+    """Cases of the raw dataset whose preprocessed arrays exist.
+
+    Parameters
+    ----------
+    raw
+        The dataset.
+    arrays
+        Folder of the configuration's arrays.
+    chosen
+        Which cases.
+    previous
+        Case to the labels (1, D, H, W) that the stage before predicted, on this configuration's grid.
+    """
+
+    def __init__(self, raw: RawDataset, arrays: Path, chosen: list[str], previous: Callable[[str], npt.NDArray[np.integer]] | None = None) -> None:
+        self.raw, self.cases, self._data, self._previous = raw, sorted(chosen), DenseDataset(arrays), previous
+
+    def prepare(self, case: str) -> Prepared:
+        """The stored arrays."""
+        image = np.asarray(self._data.open(case).image[:])
+        return Prepared(self.raw.read_image(case), image, self._data.properties(case), None if self._previous is None else self._previous(case))
+
+    def properties(self, case: str) -> DenseProperties:
+        """Where its arrays come from."""
+        return self._data.properties(case)
+
+    def truth(self, case: str) -> Path | None:
+        """Its training labels."""
+        return self.raw.label_path(case)
+
+    def files(self, case: str) -> list[Path]:
+        """Its channel files."""
+        return list(self.raw.image_paths(case))
+
+
+def label_ending(source: DenseSource, case: str) -> str:
+    """Ending of a case's label map: that of its image, unless that format loses something."""
+    ending = ending_of(source.files(case)[0])
+    return ".png" if ending in LOSSY else ending

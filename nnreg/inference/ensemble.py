@@ -1,0 +1,185 @@
+"""Mean probabilities of several predictions as label maps, class by class."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.spec import FILE_NAME, DatasetSpec
+from nnreg.errors import PredictionError
+from nnreg.evaluation.dense import label_files
+from nnreg.files import read_json, writable_folder, write_json
+from nnreg.imageio import read_image, write_image
+from nnreg.inference.probabilities import ENDING, Probabilities, write_probabilities
+from nnreg.parallel import run_all
+
+Progress = Callable[[int, int, str], None]
+Floats = npt.NDArray[np.float32]
+PREDICTION_FILE, SCHEMA_VERSION = "prediction.json", 1
+
+
+def labels_of(classes: Iterable[Floats], labels: LabelManager) -> npt.NDArray[np.integer]:
+    """Label map of probabilities that come class by class; never more than two of them are in memory.
+
+    Equals ``labels.to_labels`` of all of them at once.
+    """
+    result: npt.NDArray[np.integer] | None = None
+    most: Floats | None = None
+    for value, probability in zip(np.asarray(labels.head_values, labels.dtype), classes, strict=True):
+        if result is None:
+            result = np.zeros(probability.shape, labels.dtype)
+        if labels.has_regions:
+            result[probability > 0.5] = value
+            continue
+        if most is None:
+            most = probability.copy()
+            result[...] = value
+            continue
+        better = probability > most
+        result[better] = value
+        np.maximum(most, probability, out=most)
+    if result is None:
+        raise PredictionError("there are no probabilities to make labels of.")
+    return result
+
+
+def mean_classes(members: Sequence[Probabilities]) -> Iterator[Floats]:
+    """Mean of the members, class by class."""
+    for parts in zip(*(member.classes() for member in members), strict=True):
+        yield np.mean(parts, axis=0, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class EnsembleCase:
+    """One case of an ensemble.
+
+    Attributes
+    ----------
+    name : str
+    members : files ``CASE.npz``
+    like : a label map of the case, whose grid and ending the new one gets
+    """
+
+    name: str
+    members: tuple[Path, ...]
+    like: Path
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Picklable: one case into a folder."""
+
+    output: Path
+    labels: LabelManager
+    save_probabilities: bool
+
+    def __call__(self, case: EnsembleCase) -> None:
+        members = [Probabilities(path) for path in case.members]
+        first = members[0]
+        space = read_image(case.like).space
+        for member in members:
+            if member.shape != (self.labels.heads, *space.shape):
+                raise PredictionError(
+                    f"{member.path}: has shape {member.shape}, expected {(self.labels.heads, *space.shape)}: a class per label of {FILE_NAME}, on the grid of "
+                    f"{case.like.name}. Predict all members from the same images."
+                )
+        if self.save_probabilities:
+            write_probabilities(self.output / f"{case.name}{ENDING}", mean_classes(members), first.shape)
+        write_image(self.output / case.like.name, labels_of(mean_classes(members), self.labels)[None], space)
+
+
+def ensemble_cases(
+    cases: Sequence[EnsembleCase],
+    output: Path,
+    spec: DatasetSpec,
+    *,
+    dataset: str,
+    model: str,
+    save_probabilities: bool = False,
+    processes: int = 1,
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Average the probabilities of every case into a label map; returns the content of ``prediction.json``."""
+    writable_folder(output)
+    on_progress(0, len(cases), "")
+    work = _Work(output, LabelManager.of(spec), save_probabilities)
+    for done, (case, _) in enumerate(run_all(work, cases, processes=processes, name=lambda case: case.name), 1):
+        on_progress(done, len(cases), case.name)
+    spec.write(output / FILE_NAME)
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "task": "dense_prediction",
+        "dataset": dataset,
+        "model": model,
+        "cases": [{"name": case.name} for case in cases],
+    }
+    write_json(output / PREDICTION_FILE, content)
+    return content
+
+
+def ensemble_folders(
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    save_probabilities: bool = False,
+    processes: int = 1,
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Average what several models predicted with ``--save_probabilities``.
+
+    Parameters
+    ----------
+    folders
+        Output folders of ``nnreg_predict`` for the same images; ``dataset.json`` of the first says what classes mean.
+    output
+        Where ``CASE.ending`` label maps go.
+    save_probabilities
+        Also write the mean probabilities.
+    processes
+        Cases at a time.
+
+    Returns
+    -------
+    dict
+        The content of ``prediction.json``.
+
+    Raises
+    ------
+    PredictionError
+        If there are fewer than two folders, a case is missing in one of them, or probabilities do not fit together.
+    """
+    folders = [Path(folder) for folder in folders]
+    if len(folders) < 2:
+        raise PredictionError("-i: an ensemble needs two folders or more. Name the output folders of nnreg_predict --save_probabilities.")
+    if output.resolve() in {folder.resolve() for folder in folders}:
+        raise PredictionError(f"{output}: is a folder of the members. Choose another output folder.")
+    files = [label_files(folder) for folder in folders]
+    for folder, found in zip(folders, files, strict=True):
+        missing = sorted(files[0].keys() ^ found.keys())
+        if missing or not found:
+            what = f"case {missing[0]!r} is in one of them only" if missing else "it holds no label maps"
+            raise PredictionError(f"{folder} and {folders[0]}: do not hold the same cases, {what}. Predict the same images with every model.")
+    spec = DatasetSpec.read(folders[0] / FILE_NAME)
+    cases = [EnsembleCase(name, tuple(folder / f"{name}{ENDING}" for folder in folders), path) for name, path in files[0].items()]
+    told = [read_json(folder / PREDICTION_FILE, PredictionError) if (folder / PREDICTION_FILE).is_file() else {} for folder in folders]
+    names = [str(content.get("model", folder.name)) for content, folder in zip(told, folders, strict=True)]
+    content = ensemble_cases(
+        cases,
+        output,
+        spec,
+        dataset=str(told[0].get("dataset", "")),
+        model="ensemble___" + "___".join(names),
+        save_probabilities=save_probabilities,
+        processes=processes,
+        on_progress=on_progress,
+    )
+    if (folders[0] / "plans.json").is_file():
+        shutil.copyfile(folders[0] / "plans.json", output / "plans.json")
+    return content

@@ -1,0 +1,132 @@
+"""One case from its files' arrays to what networks train on, in nnU-Net's order: transpose, crop, normalise, resample, sample locations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.dataset.labels import OUTSIDE, LabelManager
+from nnreg.errors import PreprocessingError
+from nnreg.imageio import Image
+from nnreg.planning.dense.measure import as_volume
+from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
+from nnreg.planning.dense.resampling import new_shape
+from nnreg.preprocessing.dense.crop import crop
+from nnreg.preprocessing.dense.locations import sample_locations
+from nnreg.preprocessing.dense.normalise import Floats, normalise
+from nnreg.preprocessing.dense.resample import resample_image, resample_labels
+from nnreg.preprocessing.dense.storage import DenseCase, DenseProperties
+
+LARGEST_LABEL = int(np.iinfo(np.int16).max)
+
+
+@dataclass(frozen=True, eq=False)
+class CroppedCase:
+    """A case transposed, cropped and normalised: what all configurations with one normalisation share.
+
+    Attributes
+    ----------
+    image : array, shape (C, D, H, W), float32
+    labels : array, shape (T, D, H, W), int16
+    labelled
+        Whether the case has labels, or only what is outside is marked.
+    """
+
+    image: Floats
+    labels: npt.NDArray[np.int16]
+    labelled: bool
+    properties: DenseProperties
+
+    @classmethod
+    def of(cls, case: str, image: Image, labels: Image | None, plans: DensePlans, configuration: DenseConfiguration) -> CroppedCase:
+        """From what the files hold.
+
+        Raises
+        ------
+        PreprocessingError
+            If channels are not the planned ones, labels lie on another grid, or label values need more than 16 bits.
+        """
+        axes = (0, *(axis + 1 for axis in plans.transpose_forward))
+        array = as_volume(image)[0].transpose(axes)
+        values = None if labels is None else _checked(case, image, labels).transpose(axes)
+        cropped, found, box = crop(array, values)
+        inside = (found != OUTSIDE).all(axis=0)
+        normalised = normalise(cropped, inside, configuration.normalization, case=case)
+        properties = DenseProperties(case, image.space, tuple(array.shape[1:]), box)
+        return cls(normalised, found, labels is not None, properties)
+
+    def onto(self, plans: DensePlans, configuration: DenseConfiguration, label_manager: LabelManager | None) -> DenseCase:
+        """Resampled to the spacing of a configuration, with the locations of its labels."""
+        spacing = self.properties.spacing(plans.transpose_forward)
+        # the 2d configuration leaves the distance of slices as it is
+        target = (*spacing[: 3 - len(configuration.spacing)], *configuration.spacing)
+        shape = tuple(max(1, size) for size in new_shape(self.image.shape[1:], spacing, target))
+        image = resample_image(self.image, shape, spacing, target, configuration.resampling)
+        labels = resample_labels(self.labels, shape, spacing, target, configuration.resampling)
+        wanted = label_manager.sampled if label_manager is not None and self.labelled else ()
+        return DenseCase(image, labels, self.properties, sample_locations(labels[0], wanted) if wanted else {})
+
+
+def labels_onto(labels: Image, properties: DenseProperties, plans: DensePlans, configuration_name: str) -> npt.NDArray[np.int16]:
+    """A label map on the native grid as (1, D, H, W) on the working grid of a configuration: what an earlier stage of a cascade predicted."""
+    configuration = plans.configuration(configuration_name)
+    values = _checked(properties.case, Image(labels.array[:1], properties.native), labels).transpose(0, *(axis + 1 for axis in plans.transpose_forward))
+    inside = values[(slice(None), *(slice(low, high) for low, high in properties.box))].astype(np.int16)
+    spacing = properties.spacing(plans.transpose_forward)
+    target = (*spacing[: 3 - len(configuration.spacing)], *configuration.spacing)
+    shape = tuple(max(1, size) for size in new_shape(inside.shape[1:], spacing, target))
+    return resample_labels(np.ascontiguousarray(inside), shape, spacing, target, configuration.resampling)
+
+
+def _checked(case: str, image: Image, labels: Image) -> npt.NDArray[Any]:
+    if labels.space.shape != image.space.shape:
+        raise PreprocessingError(f"{case}: labels have shape {labels.space.shape}, the image {image.space.shape}. Make labels on the grid of the image.")
+    values = as_volume(labels)[0]
+    if values.dtype != np.int16 and values.size and int(values.max()) > LARGEST_LABEL:
+        raise PreprocessingError(f"{case}: labels hold the value {int(values.max())}, at most {LARGEST_LABEL} can be stored. Renumber them.")
+    return values
+
+
+class DensePreprocessor:
+    """Preprocesses cases for one configuration, for training and for prediction alike.
+
+    Parameters
+    ----------
+    plans
+        Of the dataset.
+    configuration_name
+        ``2d``, ``3d_fullres``, ...
+    label_manager
+        Says for which labels locations are sampled; needed only for training.
+    """
+
+    def __init__(self, plans: DensePlans, configuration_name: str, label_manager: LabelManager | None = None) -> None:
+        self.plans, self.label_manager = plans, label_manager
+        self.configuration = plans.configuration(configuration_name)
+
+    def run(self, case: str, image: Image, labels: Image | None = None) -> DenseCase:
+        """Preprocess a case.
+
+        Parameters
+        ----------
+        case
+            Its name.
+        image
+            All channels, as read.
+        labels
+            On the grid of `image`.
+
+        Returns
+        -------
+        DenseCase
+            Arrays of the axes (C, D, H, W) transposed as the plans say; a 2D image has D = 1.
+
+        Raises
+        ------
+        PreprocessingError
+            If channels are not the planned ones, labels lie on another grid, or label values need more than 16 bits.
+        """
+        return CroppedCase.of(case, image, labels, self.plans, self.configuration).onto(self.plans, self.configuration, self.label_manager)

@@ -1,0 +1,107 @@
+"""Preprocess a dataset of dense prediction: every case is read, cropped and normalised once for all configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.spec import FILE_NAME
+from nnreg.errors import DatasetError
+from nnreg.parallel import run_all
+from nnreg.planning.dense.fingerprint import DenseFingerprint
+from nnreg.planning.dense.measure import read_labelled
+from nnreg.planning.dense.plans import DensePlans
+from nnreg.preprocessing.dense.case import CroppedCase
+from nnreg.preprocessing.dense.storage import SUFFIXES
+from nnreg.preprocessing.finished import keep_what_is_true
+from nnreg.typed import to_mapping
+
+if TYPE_CHECKING:
+    from nnreg.dataset import RawDataset
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Picklable: one case, all configurations it still needs."""
+
+    raw: RawDataset
+    plans: DensePlans
+    folder: Path
+    configurations: tuple[str, ...]
+    labels: LabelManager
+
+    def __call__(self, case: str) -> None:
+        image, labels = read_labelled(self.raw, case)
+        unknown = self.labels.unknown(labels.array)
+        if unknown:
+            allowed = ", ".join(map(str, self.labels.allowed))
+            raise DatasetError(
+                f"{self.raw.label_path(case)}: holds the value {unknown[0]}, labels in {FILE_NAME} names {allowed}. Add it to labels, or mend the file."
+            )
+        at_hand: CroppedCase | None = None
+        normalization = None
+        for name in self.configurations:
+            configuration = self.plans.configuration(name)
+            target = self.folder / configuration.data_identifier
+            if (target / f"{case}.json").is_file():
+                continue
+            if at_hand is None or configuration.normalization != normalization:
+                at_hand, normalization = CroppedCase.of(case, image, labels, self.plans, configuration), configuration.normalization
+            at_hand.onto(self.plans, configuration, self.labels).save(target, configuration.patch_size)
+
+
+def preprocess(
+    raw: RawDataset,
+    fingerprint: DenseFingerprint,
+    plans: DensePlans,
+    folder: Path,
+    *,
+    configurations: Sequence[str] = (),
+    processes: int = 1,
+    on_progress: Progress | None = None,
+) -> dict[str, Path]:
+    """Preprocess every training case for `configurations` (all if empty) into `folder`.
+
+    Finished cases are not done again, unless the plans, the labels of ``dataset.json`` or their files are other ones now.
+
+    Returns
+    -------
+    dict
+        Configuration to the folder of its arrays; configurations that differ in nothing but the network share one.
+
+    Raises
+    ------
+    NnRegError
+        If a case cannot be preprocessed; what was finished stays.
+    """
+    names = tuple(configurations) or tuple(plans.configurations)
+    folders = {name: folder / plans.configuration(name).data_identifier for name in names}
+    labels = LabelManager.of(raw.spec, str(raw.folder / FILE_NAME))
+    files = {case: image.file_bytes for case, image in fingerprint.images.items()}
+    # one configuration per folder
+    owners = {target: name for name, target in reversed(folders.items())}
+    for target, name in owners.items():
+        configuration = plans.configuration(name)
+        planned = {
+            "spacing": configuration.spacing,
+            "transpose_forward": plans.transpose_forward,
+            "normalization": [to_mapping(scheme) for scheme in configuration.normalization],
+            "resampling": to_mapping(configuration.resampling),
+            "labels": to_mapping(labels),
+        }
+        keep_what_is_true(target, planned, files, SUFFIXES)
+    unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in owners)]
+    work = _Work(raw, plans, folder, tuple(reversed(owners.values())), labels)
+    done = len(raw.cases) - len(unfinished)
+    if on_progress is not None:
+        on_progress(done, len(raw.cases), f"{done} cases were finished already" if done else "preprocessing")
+    for case, _ in run_all(work, unfinished, processes=processes):
+        done += 1
+        if on_progress is not None:
+            on_progress(done, len(raw.cases), case)
+    return folders

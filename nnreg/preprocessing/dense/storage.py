@@ -1,0 +1,190 @@
+"""Preprocessed cases of dense prediction on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.dataset.labels import Label
+from nnreg.errors import PreprocessingError
+from nnreg.files import read_json, write_json
+from nnreg.geometry.space import Space
+from nnreg.planning.dense.measure import Box, volume_spacing
+from nnreg.preprocessing.dense.locations import Voxels, read_locations, write_locations
+from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, write_array
+
+SCHEMA_VERSION: Final = 1
+LOCATIONS = "_locations.npz"
+SUFFIXES = (".json", f"{IMAGE}{ENDING}", f"{LABELS}{ENDING}", LOCATIONS)
+
+
+@dataclass(frozen=True)
+class DenseProperties:
+    """How arrays lie in the image they come from; shapes and box in the transposed order of axes.
+
+    Attributes
+    ----------
+    case : str
+    native : Space
+        Of the files.
+    shape_before_crop : voxels per axis
+        A 2D image is a single slice.
+    box
+        First and one past the last index per axis of what was kept.
+    """
+
+    case: str
+    native: Space
+    shape_before_crop: tuple[int, ...]
+    box: Box
+
+    @property
+    def shape_after_crop(self) -> tuple[int, ...]:
+        """Voxels per axis of what was kept, before it was resampled."""
+        return tuple(high - low for low, high in self.box)
+
+    def spacing(self, transpose_forward: Sequence[int]) -> tuple[float, ...]:
+        """mm, in the transposed order of axes, before resampling."""
+        native = volume_spacing(self.native.spacing)
+        return tuple(native[axis] for axis in transpose_forward)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "case": self.case,
+            "native": self.native.to_dict(),
+            "shape_before_crop": list(self.shape_before_crop),
+            "box": [list(sides) for sides in self.box],
+            "shape_after_crop": list(self.shape_after_crop),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Any, where: str) -> DenseProperties:
+        """The inverse of :meth:`to_dict`.
+
+        Raises
+        ------
+        PreprocessingError
+            If a key is missing or the file is of another version.
+        """
+        if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION or "box" not in content:
+            raise PreprocessingError(f"{where}: is not a case of dense prediction, schema version {SCHEMA_VERSION}. Preprocess the dataset again.")
+        try:
+            box = tuple((int(low), int(high)) for low, high in content["box"])
+            return cls(content["case"], Space.from_dict(content["native"]), tuple(content["shape_before_crop"]), box)
+        except KeyError as error:
+            raise PreprocessingError(f"{where}: key {error} is missing. Preprocess the dataset again.") from error
+
+
+@dataclass(frozen=True, eq=False)
+class DenseCase:
+    """A preprocessed case.
+
+    Attributes
+    ----------
+    image : array, shape (C, D, H, W), float32
+    labels : array, shape (T, D, H, W), int16
+        -1 outside the nonzero region; 0 inside it where the case has no labels.
+    locations
+        Label or region to voxels (N, 3) of the array; empty without labels.
+    properties : DenseProperties
+    """
+
+    image: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int16]
+    properties: DenseProperties
+    locations: dict[Label, Voxels] = field(default_factory=dict)
+
+    def save(self, folder: Path, patch: Sequence[int]) -> None:
+        """Write the case, cut for reading patches of that size; the JSON comes last, so that a case with a JSON is whole."""
+        case = self.properties.case
+        write_array(folder / f"{case}{IMAGE}{ENDING}", self.image, patch)
+        write_array(folder / f"{case}{LABELS}{ENDING}", self.labels, patch)
+        write_locations(folder / f"{case}{LOCATIONS}", self.locations)
+        write_json(folder / f"{case}.json", self.properties.to_dict())
+
+
+class OpenCase(NamedTuple):
+    """Arrays on disk, read slice by slice: ``image[:, a:b, c:d, e:f]`` is a numpy array, and only its blocks are decompressed.
+
+    Attributes
+    ----------
+    image : blosc2 array, shape (C, D, H, W), float32
+    labels : blosc2 array, shape (T, D, H, W), int16
+    """
+
+    image: Any
+    labels: Any
+
+
+class DenseDataset:
+    """The preprocessed cases of one configuration.
+
+    Parameters
+    ----------
+    folder
+        ``nnReg_preprocessed/DatasetXXX_Name/<data_identifier>``.
+
+    Raises
+    ------
+    PreprocessingError
+        If the folder is missing.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise PreprocessingError(f"{self.folder}: does not exist. Run nnreg_plan_and_preprocess first.")
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of the finished cases, sorted."""
+        return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json") if not path.name.startswith("."))
+
+    def properties(self, case: str) -> DenseProperties:
+        """Where a case comes from.
+
+        Raises
+        ------
+        PreprocessingError
+            If there is no such case.
+        """
+        path = self.folder / f"{case}.json"
+        return DenseProperties.from_dict(read_json(path, PreprocessingError), str(path))
+
+    def open(self, case: str) -> OpenCase:
+        """The arrays of a case; nothing is read but their headers.
+
+        Raises
+        ------
+        PreprocessingError
+            If a file is missing or damaged.
+        """
+        return OpenCase(*(_opened(self.folder / f"{case}{suffix}{ENDING}") for suffix in (IMAGE, LABELS)))
+
+    def locations(self, case: str) -> dict[Label, Voxels]:
+        """Label or region to voxels (N, 3) of the arrays.
+
+        Raises
+        ------
+        PreprocessingError
+            If the file is missing or damaged.
+        """
+        return read_locations(self.folder / f"{case}{LOCATIONS}")
+
+
+def _opened(path: Path) -> Any:
+    import blosc2
+
+    if not path.is_file():
+        raise PreprocessingError(f"{path}: does not exist. Preprocess the dataset again.")
+    try:
+        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+    except (RuntimeError, ValueError, OSError) as error:
+        raise PreprocessingError(f"{path}: is damaged ({str(error).splitlines()[0]}). Remove it and preprocess the dataset again.") from error
