@@ -120,7 +120,7 @@ def preprocess(who: str, case: str, labels: int, folder: Path) -> tuple[Any, dic
 
         return measured(ours)
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-    from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, comp_blosc2_params
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
     plans, configuration, dataset = peer_managers(spacing, target, labels + 1)
 
