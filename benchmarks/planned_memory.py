@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from networks import resident
 
+from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.errors import NnRegError
 from nnreg.files import write_json
 from nnreg.planning.plans import Configuration, Plans
@@ -47,8 +48,10 @@ def measure(path: Path, name: str, device: str) -> dict[str, float]:
     configuration = plans.configuration(name)
     task, recipe = task_named(plans.task), TrainerConfig()
     before = resident()
-    network = task.network(plans=plans, configuration=configuration, recipe=recipe).to(device).train()
-    objective: Any = task.objective(plans=plans, configuration=configuration, recipe=recipe)
+    spec = DatasetSpec.read(path.with_name(FILE_NAME))
+    planned: dict[str, Any] = {"plans": plans, "spec": spec, "configuration": configuration, "recipe": recipe}
+    network = task.network(**planned).to(device).train()
+    objective: Any = task.objective(**planned)
     optimizer = build_optimizer(configuration.training, network.parameters())
     batch = batch_of(plans, configuration, device)
     for _ in range(STEPS):

@@ -95,14 +95,14 @@ def training_memory_gb(
     """
     pyramid = levels(grid, strides, features, blocks, field_resolution)
     correlation = (2 * correlation_radius + 1) ** len(grid)
-    kept = _kept_by_network(pyramid, grid, channels, correlation, integration_steps) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
+    kept = kept_by_network(pyramid, grid, channels, correlation, integration_steps) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
     kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
     weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
     passing = needed_in_passing(similarities, prod(grid), len(grid))
     return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights + passing) * BYTES / GB + FIXED_GB
 
 
-def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int, integration_steps: int = 0) -> float:
+def kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int, integration_steps: int = 0) -> float:
     """Numbers that the layers keep for the backward pass, one pair."""
     ndim = len(grid)
     total, inputs, finer = 0, channels, prod(grid)

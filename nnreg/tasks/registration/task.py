@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from nnreg.inference.predictor import Predictor
     from nnreg.task import Objective
 
-MAX_VALIDATION_PAIRS = 50  # of the full validation: 20 subjects have 380 ordered pairs, which says no more than 50 seeded ones
-
 
 class RegistrationTask:
     """Everything that training needs to know of registration; see :class:`nnreg.task.Task`."""
@@ -138,8 +136,9 @@ class RegistrationTask:
         from nnreg.inference.predict import predict_training_cases
 
         pairs = self.units(spec=spec, cases=cases)
-        if len(pairs) > MAX_VALIDATION_PAIRS:
-            chosen = np.random.default_rng(0).choice(len(pairs), MAX_VALIDATION_PAIRS, replace=False)
+        most = predictor.configuration.training.validation_pairs
+        if len(pairs) > most:
+            chosen = np.random.default_rng(0).choice(len(pairs), most, replace=False)
             pairs = [pairs[i] for i in sorted(chosen)]
         dataset = RawDataset.open(raw)
         predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
