@@ -44,6 +44,7 @@ def test_regions_keep_the_order_of_the_file():
         ({"background": 0, "whole": (1, 2)}, {}, "regions_class_order is missing"),
         ({"background": 0, "whole": (1, 2), "a": 1}, {"regions_class_order": (1,)}, "2 regions"),
         ({"background": 0}, {}, "nothing but background"),
+        ({"background": 0, "a": 1}, {"ignore_label": -1}, "the ignore label is -1"),
         ({"background": 0, "ignore": 1}, {}, "nothing but background"),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nnreg.cli import extract_fingerprint, plan_and_preprocess, plan_experiment, preprocess
+from nnreg.dataset import RawDataset, verify_dataset
 from nnreg.dataset.labels import LabelManager
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
@@ -230,3 +231,41 @@ def test_pictures_and_labels_without_names(tmp_path):
     write_image(folder / "imagesTr" / "p1_0000.png", with_alpha, raw.space)
     with pytest.raises(NnRegError, match=r"p1_0000\.png: case 'p1' has 4 channels, but needs 3"):
         fingerprint_dataset(workspace, 5, processes=1)
+
+
+def test_plans_of_another_task_are_not_overwritten(blocks):
+    fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
+    plan_dataset(blocks, 3, task="dense_prediction")
+    fingerprint_dataset(blocks, 3, task="registration", processes=1, pair_budget=0)
+    with pytest.raises(NnRegError, match=r"nnRegPlans\.json: holds plans of the task dense_prediction"):
+        plan_dataset(blocks, 3, task="registration")
+    plan_dataset(blocks, 3, task="registration", plans_name="Pairs")
+    with pytest.raises(NnRegError, match="holds plans of the task registration"):
+        plan_dataset(blocks, 3, task="dense_prediction", plans_name="Pairs")
+
+
+def test_every_target_has_labels_of_its_own(blocks):
+    """``CASE_TARGET`` files become the channels of one array, in the order of dataset.json; locations are of any of them."""
+    folder = blocks.raw / NAME
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"targets": {"ink": {}, "damage": {}}, "task": "dense_prediction"}))
+    for index in range(3):
+        first = folder / "labelsTr" / f"b{index}.nii.gz"
+        labels = read_image(first)
+        first.rename(folder / "labelsTr" / f"b{index}_ink.nii.gz")
+        damage = np.zeros_like(labels.array)
+        damage[:, 5:7, 20:25, 30:36] = 2
+        write_image(folder / "labelsTr" / f"b{index}_damage.nii.gz", damage, labels.space)
+    assert verify_dataset(RawDataset.open(folder)).problems == ()
+    plans, folders = _prepared(blocks, overwrite_target_spacing=(3.0, 1.0, 1.0))
+    data = DenseDataset(folders["3d_fullres"])
+    found, properties = data.open("b1").labels[:], data.properties("b1")
+    assert found.shape == (2, *properties.shape_after_crop)
+    box = tuple(slice(low, high) for low, high in properties.box)
+    for target, values in zip(("ink", "damage"), found, strict=True):
+        assert np.array_equal(np.maximum(values, 0), read_image(folder / "labelsTr" / f"b1_{target}.nii.gz").array[0][box])
+    assert len(data.locations("b1")[2]) == 400 + 60
+    assert plans.recommended == "3d_fullres"
+    (folder / "labelsTr" / "b2_damage.nii.gz").unlink()
+    with pytest.raises(NnRegError, match=r"case 'b2' has no label file of the target 'damage' \(targets in dataset\.json\)\. Add b2_damage\.nii\.gz"):
+        fingerprint_dataset(blocks, 3, processes=1)
