@@ -87,7 +87,9 @@ def test_steps_survive_their_file(tmp_path):
     assert read_steps(tmp_path / "postprocessing.json") == steps
 
 
-@pytest.mark.parametrize(("content", "said"), [({"schema_version": 1, "steps": [{"name": "smooth", "labels": [1]}]}, "smooth"), ({"steps": []}, "schema_version")])
+@pytest.mark.parametrize(
+    ("content", "said"), [({"schema_version": 1, "steps": [{"name": "smooth", "labels": [1]}]}, "smooth"), ({"steps": []}, "schema_version")]
+)
 def test_files_that_ask_for_something_else_are_refused(tmp_path, content, said):
     (tmp_path / "postprocessing.json").write_text(json.dumps(content))
     with pytest.raises(NnRegError, match=said):
