@@ -177,7 +177,10 @@ class SlidingWindow:
             finished = (depths[index + 1] if index + 1 < len(depths) else shape[0]) - depth
             if result is None:
                 continue
-            result[:, depth : depth + finished] = (sums[:, :finished] / counts[:finished]).to(result.dtype).cpu()
+            mean = sums[:, :finished] / counts[:finished]
+            # half precision ends at 65504
+            largest = torch.finfo(result.dtype).max
+            result[:, depth : depth + finished] = mean.clamp(-largest, largest).to(result.dtype).cpu()
             for total in (sums.movedim(1, 0), counts):
                 _advance(total, finished)
         if result is None:
@@ -226,7 +229,7 @@ def roomy(shape: Sequence[int], largest: int = LARGEST_IN_MEMORY) -> Tensor:
     count = math.prod(shape)
     if count * 4 <= largest:
         return torch.empty(tuple(shape))
-    with tempfile.TemporaryDirectory(prefix="nnreg_") as folder:
+    with tempfile.TemporaryDirectory(prefix="nnreg_", ignore_cleanup_errors=True) as folder:
         return torch.from_file(str(Path(folder) / "values"), shared=True, size=count, dtype=torch.float16).reshape(tuple(shape))
 
 
