@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from dense_models import HIGH, LOW, NAME, REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, truth_of, write_images
+from dense_models import HIGH, LOW, NAME, REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, saved, truth_of, write_images
 
 from nnreg.cli import ensemble
 from nnreg.dataset.labels import LabelManager
@@ -20,6 +21,7 @@ from nnreg.inference.dense_predictor import TileOptions
 from nnreg.inference.dense_sources import NewCases
 from nnreg.inference.ensemble import labels_of
 from nnreg.inference.probabilities import Probabilities, write_probabilities
+from nnreg.inference.roads import predict
 from nnreg.planning.plans import Normalization
 
 SPACING = (3.0, 1.5, 1.0)
@@ -207,6 +209,22 @@ def test_a_second_stage_without_the_first_is_refused(tmp_path, images):
     (tmp_path / "first").mkdir()
     with pytest.raises(NnRegError, match="no label map of case 'a'"):
         predicted(tmp_path, cascade(), "3d_cascade_fullres", by_brightness, "second", previous=tmp_path / "first")
+
+
+def test_a_cascade_runs_its_own_first_stage(tmp_path, images):
+    first, second = (saved(tmp_path / "results", cascade(), name) for name in ("3d_lowres", "3d_cascade_fullres"))
+    quiet = {"device": "cpu", "options": DenseOptions(pictures=False)}
+    predict(second, tmp_path / "images", tmp_path / "alone", **quiet)
+    predict(first, tmp_path / "images", tmp_path / "first", **quiet)
+    predict(second, tmp_path / "images", tmp_path / "given", previous=tmp_path / "first", **quiet)
+    for case in SHAPES:
+        one, other = (read_image(tmp_path / name / f"{case}.nii.gz").array for name in ("alone/3d_lowres", "first"))
+        np.testing.assert_array_equal(one, other)
+        one, other = (read_image(tmp_path / name / f"{case}.nii.gz").array for name in ("alone", "given"))
+        np.testing.assert_array_equal(one, other)
+    shutil.rmtree(first)
+    with pytest.raises(NnRegError, match="needs predictions of 3d_lowres"):
+        predict(second, tmp_path / "images", tmp_path / "alone", **quiet)
 
 
 def test_a_network_of_other_labels_is_refused(tmp_path, images):
