@@ -44,16 +44,22 @@ def add_planning(parser: Parser) -> None:
     parser.add_argument(
         "-device", default="auto", metavar="NAME", help="where training would run: auto (looks for a GPU here), cpu or cuda; decides what is recommended"
     )
+    parser.add_argument(
+        "--time_budget", metavar="TIME", help="what training on this machine's processor may take, with its validation: 90s, 30m, 2h (registration)"
+    )
     parser.add_argument("--explain", action="store_true", help="print every decision with its value and its reason")
     parser.add_argument("-overwrite_plans_name", metavar="NAME", help=f"name of the plans file (default: the planner's, mostly {DEFAULT_PLANS})")
 
 
 def planning(options: argparse.Namespace) -> dict[str, Any]:
     """What :func:`add_planning` read, as arguments of the library; what was not given is left to the planner."""
+    from nnreg.planning.duration import parse_duration
+
     given = {
         "gpu_memory_target": options.gpu_memory_target,
         "overwrite_target_spacing": options.overwrite_target_spacing,
         "plans_name": options.overwrite_plans_name,
+        "time_budget": None if options.time_budget is None else parse_duration(options.time_budget),
         "device": None if options.device == "auto" else options.device,
     }
     return {"task": options.task, "planner": options.planner, "on_note": print} | {name: value for name, value in given.items() if value is not None}
@@ -61,7 +67,9 @@ def planning(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_pairs(parser: Parser) -> None:
     """How much the pairs may cost."""
-    parser.add_argument("--pair_budget", type=float, metavar="SECONDS", help="time for registering a sample of the pairs (default: 60; two at least; 0: none)")
+    parser.add_argument(
+        "--pair_budget", type=float, metavar="SECONDS", help="processor time for registering a sample of the pairs (default: 60; three at least; 0: none)"
+    )
 
 
 def pair_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -209,6 +217,8 @@ def _plans(plans: Plans) -> None:
     print(f"  * recommended: {plans.because['recommended']}")
     for name, configuration in plans.configurations.items():
         print(f"  {name}: {configuration.because['grid']}; {configuration.because['spacing']}")
+        if configuration.training_seconds is not None:
+            print(f"  {name}: {configuration.because['training.epochs']}")
     print(f"next: {next_command(plans)}")
 
 

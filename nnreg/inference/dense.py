@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ Progress = Callable[[int, int, str], None]
 PREDICTION_FILE = "prediction.json"
 PICTURES = "overview"
 SCHEMA_VERSION = 1
+_drawing = threading.Lock()  # matplotlib is not made for several threads
 
 
 @dataclass(frozen=True)
@@ -81,39 +83,50 @@ def predict_cases(
     writable_folder(output)
     predictor.plans.write(output / "plans.json")
     predictor.spec.write(output / SPEC)
-    file = output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json")
-    earlier = {entry["name"]: entry for entry in read_json(file, PredictionError)["cases"]} if options.continue_prediction and file.is_file() else {}
-    content: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "task": predictor.plans.task,
-        "dataset": predictor.plans.dataset_name,
-        "model": model,
-        "cases": [],
-    }
     cases = source.cases[options.part :: options.parts]
-    kept = [case for case in cases if case in earlier and _is_finished(output, case, source, options)]
-    content["cases"] = [earlier[case] for case in kept]
-    waiting = [case for case in cases if case not in kept]
-    total, done = len(cases), len(kept)
-    on_progress(done, total, "")
+    record = _Record(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
+    kept = record.keep([case for case in cases if _is_finished(output, case, source, options)]) if options.continue_prediction else []
+    on_progress(len(kept), len(cases), "")
     writer = _Writer(predictor, source, output, options)
     with Behind(options.writers) as workers:
-        for case, prepared in ahead(source.prepare, waiting, options.readers):
+
+        def finished(entries: Iterable[dict[str, Any]]) -> None:
+            for entry in entries:
+                on_progress(record.add(entry), len(cases), entry["name"])
+
+        for case, prepared in ahead(source.prepare, [case for case in cases if case not in kept], options.readers):
             started = time.monotonic()
             logits = predictor.logits(prepared.image, prepared.previous)
-            seconds = time.monotonic() - started
-            for entry in workers.give(writer, case, prepared, logits, seconds):
-                done += 1
-                content["cases"].append(entry)
-                write_json(file, content)
-                on_progress(done, total, entry["name"])
-        for entry in workers.rest():
-            done += 1
-            content["cases"].append(entry)
-            on_progress(done, total, entry["name"])
-    content["cases"].sort(key=lambda entry: str(entry["name"]))
-    write_json(file, content)
-    return content
+            finished(workers.give(writer, case, prepared, logits, time.monotonic() - started))
+        finished(workers.rest())
+    return record.content
+
+
+class _Record:
+    """``prediction.json``, written anew with every case."""
+
+    def __init__(self, path: Path, predictor: DensePredictor, model: str) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "task": predictor.plans.task,
+            "dataset": predictor.plans.dataset_name,
+            "model": model,
+            "cases": [],
+        }
+
+    def keep(self, cases: Sequence[str]) -> list[str]:
+        """Take over the entries of those `cases` that an earlier record has; returns which."""
+        earlier = {entry["name"]: entry for entry in read_json(self.path, PredictionError)["cases"]} if self.path.is_file() else {}
+        found = [case for case in cases if case in earlier]
+        self.content["cases"] = [earlier[case] for case in found]
+        return found
+
+    def add(self, entry: dict[str, Any]) -> int:
+        """Returns how many there are."""
+        self.content["cases"] = sorted([*self.content["cases"], entry], key=lambda one: str(one["name"]))
+        write_json(self.path, self.content)
+        return len(self.content["cases"])
 
 
 def _is_finished(output: Path, case: str, source: DenseSource, options: DenseOptions) -> bool:
@@ -139,14 +152,10 @@ class _Writer:
             del probabilities
         labels = self.predictor.label_map(logits, prepared.properties)
         if self.options.pictures:
-            truth = self.source.truth(case)
-            overview_of_labels(
-                self.output / PICTURES / f"{case}.png",
-                prepared.native,
-                labels,
-                truth=None if truth is None else read_image(truth),
-                names=self.predictor.label_names,
-            )
+            path = self.source.truth(case)
+            truth = None if path is None else read_image(path)
+            with _drawing:
+                overview_of_labels(self.output / PICTURES / f"{case}.png", prepared.native, labels, truth=truth, names=self.predictor.label_names)
         # last: a case that has its label map is whole
         write_image(self.output / f"{case}{label_ending(self.source, case)}", labels[None], prepared.native.space)
         return {

@@ -160,16 +160,18 @@ class SlidingWindow:
         places = list(itertools.product(*others))
         result: Tensor | None = None
         sums = counts = torch.empty(0)
+        home = self.device
         done = 0
         for index, depth in enumerate(depths):
             for starts, predicted in self._predicted(source, tile, depth, places, flat):
                 if result is None:
                     result = self._result((predicted.shape[0], *shape))
-                    sums = torch.zeros((predicted.shape[0], tile[0], *shape[1:]), device=self.device)
-                    counts = torch.zeros((tile[0], *shape[1:]), device=self.device)
+                    home = self._home(predicted.shape[0] * tile[0] * math.prod(shape[1:]))
+                    sums = torch.zeros((predicted.shape[0], tile[0], *shape[1:]), device=home)
+                    counts = torch.zeros((tile[0], *shape[1:]), device=home)
                 region = (slice(None), *(slice(start, start + part) for start, part in zip(starts, tile[1:], strict=True)))
-                sums[(slice(None), *region)] += predicted * weight
-                counts[region] += weight
+                sums[(slice(None), *region)] += (predicted * weight).to(home)
+                counts[region] += weight.to(home)
                 done += 1
                 on_tile(done, len(depths) * len(places))
             finished = (depths[index + 1] if index + 1 < len(depths) else shape[0]) - depth
@@ -200,6 +202,12 @@ class SlidingWindow:
         """Mean float32 logits (B, K, *tile) of all networks and mirror images."""
         with autocast(self.device, self.precision):
             return torch.stack([mirrored_mean(_Finest(network), tiles, self.mirror_axes) for network in self.networks]).mean(dim=0)
+
+    def _home(self, elements: int) -> torch.device:
+        """Where sums are kept: beside the networks, unless they would take more than half of what is free there."""
+        if self.device.type != "cuda" or elements * 4 <= torch.cuda.mem_get_info(self.device)[0] / 2:
+            return self.device
+        return torch.device("cpu")
 
     def _result(self, shape: tuple[int, ...]) -> Tensor:
         count = math.prod(shape)

@@ -11,6 +11,8 @@ GB = 1024**3
 FIXED_GB = 0.2  # libraries and workspace of the convolutions
 ON_THE_WAY = 0.25  # of what is kept: gradients and temporary results while the finest level is passed backwards
 WEIGHT_COPIES = 4  # weight, gradient, two moments of Adam
+MIND_SLAB = 2**19  # voxels that self-similarity looks at at a time (nnreg.losses.mind)
+MIND_NUMBERS = 22  # of each map and voxel of a slab, while its derivative is taken: 250 to 290 were measured for the twelve maps of a volume
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def training_memory_gb(
     integration_steps: int = 0,
     batch_size: int = 1,
     labels: int = 0,
+    similarities: Sequence[str] = (),
 ) -> float:
     """Peak of one training step of the dual pyramid in float32, in GB (2^30 bytes).
 
@@ -87,16 +90,19 @@ def training_memory_gb(
         Pairs in a step.
     labels
         Label maps that an overlap loss warps in a step.
+    similarities
+        Names of the losses on the warped image.
     """
     pyramid = levels(grid, strides, features, blocks, field_resolution)
     correlation = (2 * correlation_radius + 1) ** len(grid)
-    kept = _kept_by_network(pyramid, grid, channels, correlation, integration_steps) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
+    kept = kept_by_network(pyramid, grid, channels, correlation, integration_steps) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
     kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
     weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
-    return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights) * BYTES / GB + FIXED_GB
+    passing = needed_in_passing(similarities, prod(grid), len(grid))
+    return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights + passing) * BYTES / GB + FIXED_GB
 
 
-def _kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int, integration_steps: int = 0) -> float:
+def kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int, integration_steps: int = 0) -> float:
     """Numbers that the layers keep for the backward pass, one pair."""
     ndim = len(grid)
     total, inputs, finer = 0, channels, prod(grid)
@@ -122,6 +128,12 @@ def kept_by_losses(voxels: Sequence[int], channels: int, ndim: int, labels: int 
     # both images, the warped one and local sums of it; field, sampling grid and the field's gradient in every direction
     # labels at full resolution: both one-hot maps and the warped one, as floats
     return sum(voxels) * (channels * 6 + ndim * (2 + ndim)) + voxels[0] * 3 * labels
+
+
+def needed_in_passing(similarities: Sequence[str], voxels: int, ndim: int) -> float:
+    """Numbers that similarities need for a moment, on top of what is kept: only self-similarity's maps are many."""
+    maps = 2 * ndim * (ndim - 1)  # pairs of the nearest neighbours that are not opposite each other
+    return float("mind" in similarities) * min(voxels, MIND_SLAB) * maps * MIND_NUMBERS
 
 
 def _parameters(pyramid: Sequence[Level], kernels: Sequence[int], channels: int, correlation: int, ndim: int) -> int:

@@ -34,6 +34,20 @@ class Percentiles:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What one similarity does for a pair, from the pilot's alignment on: mean Dice of the labels and median distance of the keypoints, where there are any."""
+
+    similarity: str
+    dice: float | None
+    keypoint_mm: float | None
+
+    @property
+    def error(self) -> float | None:
+        """What is left to gain: one minus the Dice, or the distance of the keypoints where there are no labels."""
+        return self.keypoint_mm if self.dice is None else 1 - self.dice
+
+
+@dataclass(frozen=True)
 class PairMeasurement:
     """One pair, registered by the engine's fast preset on copies of bounded size; labels, keypoints and masks only measure.
 
@@ -69,9 +83,11 @@ class PairMeasurement:
     left_right_symmetry
         Dice of the labelled region of the fixed case (its body without labels) and its mirror image.
     seconds
-        What registering and measuring took.
+        Processor time of the thread that registered and measured.
     succeeded
         Whether the pilot raised the similarity.
+    trials
+        The pilot's own similarity, then others, each judged by labels or keypoints; of the first pairs only, and where both cases have them.
     """
 
     fixed: str
@@ -94,6 +110,7 @@ class PairMeasurement:
     left_right_symmetry: float | None
     seconds: float
     succeeded: bool
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)

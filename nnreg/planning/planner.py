@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from nnreg.errors import PlansError
-from nnreg.planning import memory
+from nnreg.planning import duration, memory
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.optimisation import Optimisation
-from nnreg.planning.plans import Architecture, Configuration, Plans, Training
-from nnreg.planning.rules import alignment, grid, intensity, network, optimisation, relation, spacing, training
+from nnreg.planning.plans import Architecture, Configuration, LossTerm, Plans, Training
+from nnreg.planning.rules import alignment, budget, grid, intensity, network, optimisation, relation, spacing, training
 from nnreg.planning.rules.decision import Decision, decided_by_user
 
 DEFAULT_PLANS_NAME = "nnRegPlans"
@@ -39,6 +40,7 @@ def plan(
     gpu_memory_target: float = DEFAULT_MEMORY_GB,
     overwrite_target_spacing: Sequence[float] | None = None,
     accelerator: bool | None = None,
+    time_budget: duration.Budget | None = None,
 ) -> Plans:
     """Derive the plans of a dataset.
 
@@ -53,11 +55,13 @@ def plan(
     overwrite_target_spacing : mm, array axis order
     accelerator
         Whether there is a GPU to train on; None if that is not known and should decide nothing.
+    time_budget
+        That a training with its validation must end in: shortens it, then narrows the network, then coarsens the spacing.
 
     Raises
     ------
     PlansError
-        If the target spacing or memory asked for makes no sense, or the images cannot be planned for.
+        If the target spacing or memory asked for makes no sense, the images cannot be planned for, or no useful training fits the time budget.
     """
     if gpu_memory_target <= memory.FIXED_GB:
         raise PlansError(f"-gpu_memory_target {gpu_memory_target:g}: more than {memory.FIXED_GB:g} GB are needed whatever the images.")
@@ -67,7 +71,7 @@ def plan(
     reference = reasons.keep("reference_case", alignment.reference_case(fingerprint))
     extent = reasons.keep("field_of_view", grid.field_of_view(fingerprint, aligned, reference))
     related = reasons.keep("modality_relation", relation.modality_relation(fingerprint))
-    builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned, related)
+    builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned, related, time_budget)
     configurations = builder.all(target, reasons.because["spacing"])
     finest = "2d" if "2d" in configurations else "3d_fullres"
     decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator)
@@ -121,6 +125,7 @@ class _Builder:
     extent: tuple[float, ...]
     pre_alignment: str
     relation: str
+    budget: duration.Budget | None = None
 
     def all(self, target: tuple[float, ...], because: str) -> dict[str, Configuration]:
         """Every configuration the dataset needs."""
@@ -133,7 +138,11 @@ class _Builder:
         return {"3d_lowres": self.configuration("3d_lowres", coarse.value, coarse.because), "3d_fullres": full}
 
     def configuration(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
-        """The configuration at `target` spacing, or at the finest coarser one that fits the memory target."""
+        """The configuration at `target` spacing, or at the finest coarser one that fits the memory target and the time budget."""
+        fitting = self._fitting_memory(name, target, spacing_because)
+        return fitting if self.budget is None else self._fitting_time(self.budget, fitting)
+
+    def _fitting_memory(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
         coarsened = target
         for base in (network.BASE_FEATURES, network.FEWEST_BASE_FEATURES):
             result = self._attempt(name, coarsened, base, spacing_because)
@@ -147,6 +156,64 @@ class _Builder:
                 return result
             if np.prod(result.grid) < 8 ** len(result.grid):
                 raise PlansError(f"{self.fingerprint.dataset_name}: no grid fits -gpu_memory_target {self.memory_gb:g} GB. Allow more.")
+
+    def _fitting_time(self, allowed: duration.Budget, finest: Configuration) -> Configuration:
+        """`finest` shortened; where that leaves too few steps, one that is narrower, then coarser."""
+        candidates = list(self._cheaper(finest))
+
+        def length_of(index: int) -> Decision[budget.Length | None]:
+            return self._length(allowed, candidates[index], finest is candidates[index])
+
+        def steps_of(index: int) -> int:
+            found = length_of(index).value
+            return 0 if found is None else found.steps
+
+        chosen = budget.choose(len(candidates), steps_of)
+        index = len(candidates) - 1 if chosen.value is None else chosen.value
+        configuration, decided = candidates[index], length_of(index)
+        length, trained = decided.value, configuration.training
+        if length is None:
+            given = duration.readable_duration(allowed.seconds)
+            raise PlansError(
+                f"{self.fingerprint.dataset_name}: --time_budget {given} is too short even on the coarsest grid: {decided.because}. Allow that much."
+            )
+        because = configuration.because | {"training_seconds": decided.because, "training.epochs": decided.because}
+        because["spacing"] += f"; {chosen.because}"
+        return replace(
+            configuration,
+            training=replace(
+                trained,
+                epochs=length.epochs,
+                iterations_per_epoch=length.iterations,
+                validation_iterations=length.validation_iterations,
+                validation_pairs=length.validation_pairs,
+            ),
+            training_seconds=round(length.seconds, 1),
+            because=because,
+        )
+
+    def _cheaper(self, finest: Configuration) -> Iterator[Configuration]:
+        """The configuration itself, narrower, then coarser until it is not worth training."""
+        name, because, target = finest.data_identifier.removeprefix(f"{self.plans_name}_"), finest.because["spacing"], finest.spacing
+        yield finest
+        while True:
+            narrow = self._attempt(name, target, network.FEWEST_BASE_FEATURES, because)
+            if not budget.worth_training(narrow.grid) and target != finest.spacing:
+                return
+            if narrow.architecture != finest.architecture or narrow.grid != finest.grid:
+                yield narrow
+            target = spacing.coarsened(target)
+
+    def _length(self, allowed: duration.Budget, configuration: Configuration, finest: bool) -> Decision[budget.Length | None]:
+        labels = training.LABELS_PER_STEP if configuration.training.supervision else 0
+        work = duration.step_work(configuration.grid, configuration.architecture, channels=len(self.fingerprint.channel_names), labels=labels)
+        voxels = len(self.fingerprint.channel_names) * prod(configuration.grid) / duration.MILLION
+        step = allowed.speed.step(work) + allowed.speed.load * voxels
+        native = float(np.mean(np.prod(self.fingerprint.shapes(), axis=1))) / duration.MILLION
+        planned = configuration.training.epochs * configuration.training.iterations_per_epoch
+        most = planned if finest else min(planned, budget.ENOUGH_STEPS)
+        pairs = min(configuration.training.validation_pairs, self.fingerprint.pair_count)
+        return budget.length(allowed, step, allowed.speed.validation * native, pairs, most)
 
     def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> Configuration:
         reasons = _Reasons({"spacing": spacing_because})
@@ -193,12 +260,15 @@ class _Builder:
         def keep(name: str, decision: Decision[Any]) -> Any:
             return reasons.keep(f"training.{name}", decision)
 
-        one = self._memory(shape, architecture, 1)
-        batch = keep("batch_size", training.batch_size(shape, one, self.memory_gb))
+        similar = keep("similarity", training.similarity(self.relation, target, shape))
+        if self.budget is None:
+            batch = keep("batch_size", training.batch_size(shape, self._memory(shape, architecture, similar, 1), self.memory_gb))
+        else:
+            batch = keep("batch_size", budget.batch_size())
         epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
         fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
         trained = Training(
-            similarity=keep("similarity", training.similarity(self.relation, target, shape)),
+            similarity=similar,
             regularisation=keep("regularisation", training.regularisation(self.relation)),
             supervision=keep("supervision", training.supervision(self.fingerprint)),
             deep_supervision_weights=keep("deep_supervision_weights", training.deep_supervision_weights(fields)),
@@ -209,9 +279,9 @@ class _Builder:
             **keep("optimizer", training.optimizer()),
             augmentation=keep("augmentation", training.augmentation(self.fingerprint, self.pre_alignment)),
         )
-        return trained, self._memory(shape, architecture, batch)
+        return trained, self._memory(shape, architecture, similar, batch)
 
-    def _memory(self, shape: tuple[int, ...], architecture: Architecture, batch: int) -> float:
+    def _memory(self, shape: tuple[int, ...], architecture: Architecture, similar: Sequence[LossTerm], batch: int) -> float:
         return memory.training_memory_gb(
             shape,
             channels=len(self.fingerprint.channel_names),
@@ -221,5 +291,6 @@ class _Builder:
             blocks=architecture.blocks_per_stage,
             batch_size=batch,
             labels=training.LABELS_PER_STEP if training.supervision(self.fingerprint).value else 0,
+            similarities=[term.name for term in similar],
             **architecture.kwargs,
         )

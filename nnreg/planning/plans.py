@@ -80,6 +80,7 @@ class Training:
     ema_decay : of the moving average of the weights that validation and prediction use, or None
     deterministic : only algorithms that give the same bits again
     validate_every : epochs between two online validations; 0 for none
+    validation_pairs : most pairs of the validation at the end; 20 subjects have 380, which say no more than 50 seeded ones
     monitor : number that decides ``checkpoint_best`` and early stopping (``val_loss``, ``val_dice``); None: the task's
     monitor_mode : whether more of it is better; None: told by its name
     synthetic : ``train`` and ``val`` to a generator of ``nnreg.dataset.GENERATORS`` that makes the pairs on the fly (``{"name": ...}`` and its
@@ -113,6 +114,7 @@ class Training:
     ema_decay: float | None = None
     deterministic: bool = False
     validate_every: int = 1
+    validation_pairs: int = 50
     monitor: str | None = None
     monitor_mode: Literal["max", "min"] | None = None
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -134,6 +136,8 @@ class Configuration:
     normalization : one per channel
     memory_gb
         Predicted peak of a training step, closed form.
+    training_seconds
+        Predicted length of the training with its validation, where it was planned for a time budget.
     because
         Dotted field name to the rule and the measured numbers that led to its value.
     """
@@ -145,6 +149,7 @@ class Configuration:
     architecture: Architecture
     training: Training
     memory_gb: float
+    training_seconds: float | None = None
     because: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -78,6 +78,7 @@ AT_LEAST: dict[str, float] = {
     "gradient_accumulation_steps": 1,
     "warmup_epochs": 0,
     "validate_every": 0,
+    "validation_pairs": 1,
     "weight_decay": 0,
     "checkpoints.every": 0,
     "checkpoints.keep_last": 0,

@@ -13,7 +13,7 @@ from nnreg.imageio import Image
 from nnreg.metrics import dice, ncc
 from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.orientation import permutation
-from nnreg.planning.pair_fingerprint import PairMeasurement, Percentiles, Stages
+from nnreg.planning.pair_fingerprint import PairMeasurement, Percentiles, Stages, Trial
 from nnreg.registration import Registration, Truth, register
 from nnreg.registration.engine import CHOICE_VOXELS
 from nnreg.registration.grids import SMALLEST, volume_of
@@ -28,12 +28,13 @@ LARGEST_COPY = 1_500_000  # voxels: a pair takes seconds, and displacements in m
 USUAL_CHANNELS = 4  # images of more get smaller copies
 MOST_CHANNELS = 8  # that similarities are measured on
 PRESET = "fast"
+TRIED = ("lncc", "mse", "nmi")
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
-def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: str) -> PairMeasurement:
-    """Register a training pair quickly and measure it.
+def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: str, *, trials: bool = False) -> PairMeasurement:
+    """Register a training pair quickly and measure it; with `trials` under every similarity, where labels or keypoints can tell which is best.
 
     Raises
     ------
@@ -42,11 +43,12 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
     NnRegError
         If a file cannot be read.
     """
-    started = time.perf_counter()
+    started = time.thread_time()
     fixed, moving = _Copy(raw.read_case(pair.fixed)), _Copy(raw.read_case(pair.moving))
     truth = _truth(fixed, moving)
     found = register(fixed=fixed.image, moving=moving.image, fixed_mask=fixed.mask, moving_mask=moving.mask, guided=False, preset=PRESET)
     measures = found.measured_by(truth)
+    tried = _trials(fixed, moving, found, truth) if trials else ()
     body = foreground(prepare(fixed.image.array, fixed.image.space, None if fixed.mask is None else fixed.mask.array, "fixed")) > 0.5
     images = fingerprint.images[pair.fixed], fingerprint.images[pair.moving]
     return PairMeasurement(
@@ -68,9 +70,30 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
         foreground=images[0].foreground_fraction,
         mask_coverage=1.0 if fixed.mask is None else float((fixed.mask.array > 0).mean()),
         left_right_symmetry=_symmetry(body if fixed.labels is None else fixed.labels.array[0] > 0, fingerprint.images[pair.fixed].orientation),
-        seconds=round(time.perf_counter() - started, 3),
+        seconds=round(time.thread_time() - started, 3),
         succeeded=found.succeeded,
+        trials=tried,
     )
+
+
+def _trials(fixed: _Copy, moving: _Copy, found: Registration, truth: Truth) -> tuple[Trial, ...]:
+    """The pilot's own similarity, then the others, from its alignment on; none without labels and keypoints."""
+    first = _trial(found, truth)
+    if first.error is None or found.similarity not in TRIED:
+        return ()
+    result = [first]
+    for name in TRIED:
+        if name != found.similarity:
+            masks = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
+            again = register(fixed=fixed.image, moving=moving.image, initial=found.start, similarity=name, guided=False, preset=PRESET, **masks)
+            result.append(_trial(again, truth))
+    return tuple(result)
+
+
+def _trial(found: Registration, truth: Truth) -> Trial:
+    measures = found.measured_by(truth)
+    dice, points = _stages(measures.get("dice"), "mean"), _stages(measures.get("tre_mm"), "median")
+    return Trial(found.similarity, dice and dice.after, points and points.after)
 
 
 class _Copy:

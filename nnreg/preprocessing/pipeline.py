@@ -5,25 +5,29 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnreg.errors import PlansError
 from nnreg.files import writable_folder
 from nnreg.parallel import default_processes
+from nnreg.planning.duration import Budget
 from nnreg.planning.extract import channel_names, extract_fingerprint
 from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
-from nnreg.planning.hardware import accelerator_wanted
+from nnreg.planning.hardware import accelerator_wanted, ram_gb
 from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
 from nnreg.planning.tuning import still_tuned
 from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_digest, pairs_still_true
 from nnreg.preprocessing.run import preprocess
+from nnreg.preprocessing.speed import machine_speed
 from nnreg.workspace import Workspace
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
 
+RAM_SHARE = 0.75  # of the machine's memory, for a training step on its processor
 Progress = Callable[[str], Callable[[int, int, str], None]]
 """Called with the name of a step; returns what is called with (done, total, what) during it."""
 
@@ -91,14 +95,17 @@ def plan_dataset(
     workspace: Workspace,
     dataset: int | str,
     *,
-    gpu_memory_target: float = DEFAULT_MEMORY_GB,
+    gpu_memory_target: float | None = None,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
     device: str = "auto",
+    time_budget: float | None = None,
     on_note: Note = unheard,
 ) -> Plans:
     """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual (fewer folds than five).
 
+    `time_budget` is the seconds that a training on this machine's processor may take, with its validation; the first time its speed is
+    measured, for some seconds. `gpu_memory_target` is 8 GB if None; with a time budget at most three quarters of the machine's memory.
     `device` is where training would run: ``auto`` looks for a GPU on this machine. It decides only what is recommended.
 
     Raises
@@ -108,13 +115,15 @@ def plan_dataset(
     """
     raw, folder = _open(workspace, dataset)
     fingerprint = read_fingerprint(raw, folder)
-    plans = plan(
-        fingerprint,
-        plans_name=plans_name,
-        gpu_memory_target=gpu_memory_target,
-        overwrite_target_spacing=overwrite_target_spacing,
-        accelerator=accelerator_wanted(device),
-    )
+    if gpu_memory_target is None:
+        gpu_memory_target = DEFAULT_MEMORY_GB if time_budget is None else min(DEFAULT_MEMORY_GB, RAM_SHARE * ram_gb())
+    planned = partial(plan, fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
+    if time_budget is None:
+        plans = planned(accelerator=accelerator_wanted(device))
+    else:
+        # whether there is a GPU no longer matters: what is planned was measured to be feasible without
+        speed = machine_speed(workspace.preprocessed, planned())
+        plans = planned(time_budget=Budget(time_budget, speed))
     path = folder / f"{plans_name}.json"
     plans = _still_tuned(plans, path, raw)
     plans.write(path)
@@ -175,10 +184,11 @@ def plan_and_preprocess(
     clean: bool = False,
     preprocess_too: bool = True,
     pair_budget: float = BUDGET_SECONDS,
-    gpu_memory_target: float = DEFAULT_MEMORY_GB,
+    gpu_memory_target: float | None = None,
     overwrite_target_spacing: Sequence[float] | None = None,
     plans_name: str = DEFAULT_PLANS_NAME,
     device: str = "auto",
+    time_budget: float | None = None,
     progress: Progress = silent,
     on_note: Note = unheard,
 ) -> Plans:
@@ -198,6 +208,7 @@ def plan_and_preprocess(
         overwrite_target_spacing=overwrite_target_spacing,
         plans_name=plans_name,
         device=device,
+        time_budget=time_budget,
         on_note=on_note,
     )
     if preprocess_too:

@@ -40,7 +40,11 @@ class Road:
 
 
 ROADS = {
-    "registration": Road("nnreg.preprocessing.pipeline", {DEFAULT_PLANNER: {}, "registration": {}}, {"pair_budget": "--pair_budget", "device": "-device"}),
+    "registration": Road(
+        "nnreg.preprocessing.pipeline",
+        {DEFAULT_PLANNER: {}, "registration": {}},
+        {"pair_budget": "--pair_budget", "device": "-device", "time_budget": "--time_budget"},
+    ),
     "dense_prediction": Road("nnreg.preprocessing.dense.road", {name: {"planner": name} for name in PRESETS}),
 }
 

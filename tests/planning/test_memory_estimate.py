@@ -62,7 +62,7 @@ def test_kept_numbers_are_what_autograd_keeps():
             fields = network(fixed=torch.rand(1, 1, *grid), moving=torch.rand(1, 1, *grid))
         measured = sum(size for pointer, size in kept.items() if pointer not in weights) / 4
         pyramid = memory.levels(grid, plan["strides"], plan["features"], plan["blocks"], resolution)
-        expected = memory._kept_by_network(pyramid, grid, 1, 3 ** len(grid))
+        expected = memory.kept_by_network(pyramid, grid, 1, 3 ** len(grid))
         assert fields[0].requires_grad
         assert 0.8 < expected / measured < 1.25, (grid, expected / measured)
 
@@ -85,7 +85,7 @@ def test_integration_keeps_what_the_closed_form_says():
         assert fields[0].requires_grad
         kept.append(sum(sizes.values()))
     pyramid = memory.levels(grid, plan["strides"], plan["features"], plan["blocks"], 2)
-    expected = [memory._kept_by_network(pyramid, grid, 1, 27, steps) for steps in (0, 5)]
+    expected = [memory.kept_by_network(pyramid, grid, 1, 27, steps) for steps in (0, 5)]
     # the compiled warp of the CPU computes where it samples; elsewhere it is kept
     assert 0.45 < (kept[1] - kept[0]) / (expected[1] - expected[0]) < 1.2
 
@@ -106,3 +106,5 @@ def test_grows_with_everything():
     assert memory.training_memory_gb((48, 40, 44), channels=3, **plan) > base
     assert memory.training_memory_gb((48, 40, 44), channels=1, batch_size=2, **plan) > base
     assert memory.training_memory_gb((48, 40, 44), channels=1, **_plan((48, 40, 44), base=8)) > base
+    assert memory.training_memory_gb((48, 40, 44), channels=1, similarities=["mind"], **plan) > base
+    assert memory.training_memory_gb((48, 40, 44), channels=1, similarities=["lncc"], **plan) == base

@@ -1,10 +1,12 @@
 """Rules that look at measured pairs, at their thresholds."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 
 from nnreg.planning.fingerprint import Fingerprint
-from nnreg.planning.pair_fingerprint import Percentiles, Stages
+from nnreg.planning.pair_fingerprint import Percentiles, Stages, Trial
 from nnreg.planning.planner import plan
 from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.planning.rules import alignment, network, optimisation, relation, training
@@ -127,10 +129,54 @@ class TestPreAlignment:
         apart = {"a": image((60, 60, 60)), "b": image((64, 60, 60))}
         assert alignment.pre_alignment(fingerprint(apart, measured=[pair])).value == "affine"
 
+    @pytest.mark.parametrize(("aligned", "expected"), [(0.6 - 1e-6, "none"), (0.6 + 1e-6, "affine")])
+    def test_within_a_subject_deformed_tissue_is_left_to_the_network(self, fingerprint, image, measurement, aligned, expected):
+        images = {name: image(subject="a") for name in "ab"}
+        given = {"pairing": "pairs", "pairs": (("a", "b"),)}
+        extent = fingerprint(images, **given).foreground_extents().max()
+        pair = measurement(dice=Stages(0.3, aligned, 0.9), alignment_mm=0.99 * alignment.DEFORMED * extent)
+        assert alignment.pre_alignment(fingerprint(images, measured=[pair], **given)).value == expected
+        far = measurement(dice=Stages(0.3, aligned, 0.9), alignment_mm=1.01 * alignment.DEFORMED * extent)
+        assert alignment.pre_alignment(fingerprint(images, measured=[far], **given)).value == "affine"
+        assert alignment.pre_alignment(fingerprint(measured=[pair])).value == "affine"
+
     @pytest.mark.parametrize("lower", ["ncc", "lncc"])
     def test_without_labels_it_must_raise_both_correlations(self, fingerprint, measurement, lower):
         worse = {"similarity": measurement().similarity | {lower: Stages(0.8, 0.79, 0.9)}}
         assert alignment.pre_alignment(fingerprint(measured=[measurement(**worse)])).value == "none"
+
+
+class TestTriedSimilarities:
+    """Labels of a few pairs, registered under every similarity, outweigh what similarities say: only if clearly, and mostly."""
+
+    def _decide(self, fingerprint, measurement, dice, *, seen=0.9, pairs=4, points=False):
+        def trial(similarity, value):
+            return Trial(similarity, None if points else value, 1 - value if points else None)
+
+        rows = [tuple(trial(name, values[index % len(values)]) for name, values in dice.items()) for index in range(pairs)]
+        return relation.modality_relation(fingerprint(measured=[measurement(trials=row, **_alike(seen)) for row in rows])).value
+
+    @pytest.mark.parametrize("points", [False, True])
+    def test_what_did_best_is_what_suits(self, fingerprint, measurement, points):
+        for best, expected in (("lncc", relation.ONE), ("mse", relation.SCALE), ("nmi", relation.DIFFERENT)):
+            dice = {name: [0.8 if name == best else 0.7] for name in relation.SUITS.values()}
+            assert self._decide(fingerprint, measurement, dice, points=points) == expected
+            assert self._decide(fingerprint, measurement, dice, seen=0.0, points=points) == expected
+
+    @pytest.mark.parametrize(("more", "expected"), [(BELOW, relation.ONE), (ABOVE, relation.SCALE)])
+    def test_a_little_better_is_chance(self, fingerprint, measurement, more, expected):
+        gain = more * relation.BETTER * 0.3
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.7 + gain], "nmi": [0.5]}) == expected
+
+    def test_few_pairs_or_pairs_that_disagree_decide_nothing(self, fingerprint, measurement):
+        clear = {"lncc": [0.7], "mse": [0.8], "nmi": [0.5]}
+        assert self._decide(fingerprint, measurement, clear, pairs=relation.FEWEST_TRIED - 1) == relation.ONE
+        assert self._decide(fingerprint, measurement, clear, pairs=relation.FEWEST_TRIED) == relation.SCALE
+        apart = {"lncc": [0.7], "mse": [0.9, 0.69], "nmi": [0.5]}  # half of the pairs end farther apart
+        assert self._decide(fingerprint, measurement, apart) == relation.ONE
+
+    def test_pairs_without_truth_decide_nothing(self, fingerprint, measurement):
+        assert relation.modality_relation(fingerprint(measured=[measurement(trials=()) for _ in range(6)])).value == relation.ONE
 
 
 class TestTrainOrOptimise:
@@ -156,6 +202,12 @@ class TestTrainOrOptimise:
     def test_few_given_pairs_optimise(self, fingerprint, image, count, expected):
         pairs = tuple((f"c{2 * index:02d}", f"c{2 * index + 1:02d}") for index in range(count))
         assert self._decide(fingerprint, image, pairing="pairs", pairs=pairs) == expected
+
+    @pytest.mark.parametrize(("sections", "expected"), [(5, OPTIMISE), (9, OPTIMISE), (10, "3d_fullres")])
+    def test_a_few_images_in_every_order_are_few(self, fingerprint, image, sections, expected):
+        images = {f"c{index}": image(subject="block") for index in range(sections)}
+        found = fingerprint(images, pairing="pairs", pairs=tuple(permutations(images, 2)))
+        assert optimisation.train_or_optimise(found, relation.ONE, 1.0, "3d_fullres", True).value == expected
 
     def test_a_solved_dataset_is_optimised(self, fingerprint, image, measurement):
         for field, solved, open_ in (

@@ -50,11 +50,29 @@ def test_linear_alignment_finds_a_shift_in_mm(moved):
         assert abs(pair.mass_change) < 0.1
 
 
+def test_labels_judge_every_similarity_on_the_first_pairs(moved, monkeypatch):
+    raw, fingerprint, folder = moved
+    monkeypatch.setattr(pairs, "TRIED", 2)
+    found = measure_pairs(raw, fingerprint, folder).measured
+    for pair in found[:2]:
+        assert sorted(trial.similarity for trial in pair.trials) == ["lncc", "mse", "nmi"]
+        assert pair.trials[0].dice == pytest.approx(pair.dice.after)
+        assert all(trial.dice > 0.9 and trial.keypoint_mm is None for trial in pair.trials)
+    assert found[2].trials == ()
+
+
+def test_without_labels_there_is_nothing_to_judge_by(write_dataset, phantom, workspace):
+    space = Space.plain(SHAPE, SPACING)
+    write_dataset({name: (np.roll(phantom(SHAPE, radius=0.6), step, axis=2), space) for step, name in enumerate("ab")})
+    (pair,) = fingerprint_dataset(workspace, 7, processes=1, pair_budget=60).pairs.measured
+    assert pair.trials == ()
+
+
 def test_what_is_kept_is_not_measured_again_until_a_file_changes(moved, monkeypatch):
     raw, fingerprint, folder = moved
     first = measure_pairs(raw, fingerprint, folder)
 
-    def broken(*arguments):
+    def broken(*arguments, **more):
         raise AssertionError("measured again")
 
     monkeypatch.setattr("nnreg.preprocessing.pilot.measure_pair", broken)

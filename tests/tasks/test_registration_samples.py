@@ -97,7 +97,14 @@ def test_no_fold_shows_a_subject_on_both_sides(plane, configuration):
         assert not subjects[0] & subjects[1]
         held_out += validation
         samples = task.samples(
-            folder=plane.arrays, units=task.units(spec=spec, cases=train), configuration=configuration, length=6, split="train", augment=False
+            folder=plane.arrays,
+            model=plane.arrays,
+            spec=spec,
+            units=task.units(spec=spec, cases=train),
+            configuration=configuration,
+            length=6,
+            split="train",
+            augment=False,
         )
         hidden = [data.load(case).image for case in validation]
         for index, image in itertools.product(range(6), hidden):

@@ -48,9 +48,9 @@ def field_resolution(grid: Sequence[int]) -> Decision[int]:
 
 @rule("features")
 def features(stages: int, finest: int, base: int) -> Decision[tuple[int, ...]]:
-    """16 at the finest level that is built (8 where the memory target asks for it), doubling from there, at most 64; stages before it are not built."""
+    """16 at the finest level that is built (8 where memory or time ask for it), doubling from there, at most 64; stages before it are not built."""
     value = tuple(min(max(1, round(base * 2.0 ** (stage - finest))), MOST_FEATURES) for stage in range(stages))
-    why = "narrowed to the memory target" if base < BASE_FEATURES else "the width that VFA has at half resolution"
+    why = "narrowed to the memory target or the time budget" if base < BASE_FEATURES else "the width that VFA has at half resolution"
     return Decision(value, f"{base} at the finest level, stage {finest} ({why}), doubling, at most {MOST_FEATURES}")
 
 

@@ -6,14 +6,13 @@ from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.rules.alignment import WITHIN_SUBJECT
 from nnreg.planning.rules.decision import Decision, counted, rule
-from nnreg.planning.rules.relation import DIFFERENT, MIXED, SCALE
+from nnreg.planning.rules.relation import DIFFERENT, MIXED, SUITS
 
 FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 (registration_anchors 1.2)
 FEWEST_PAIRS = 15  # given pairs: trained networks had 0.40 and 0.50 on eight MR-CT pairs, an optimiser 0.735 (registration_anchors 17)
 FEWEST_DIFFERENT = 30  # subjects of different contrasts: the same, with more to learn from as little
 SOLVED_DICE = 0.9  # mean Dice of the pilot from which labels are about as good as two people agree
 SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the working spacing
-ENGINE_SIMILARITY = {DIFFERENT: "nmi", SCALE: "mse"}
 
 
 @rule("optimise_preset")
@@ -29,7 +28,7 @@ def engine_similarity(relation: str) -> Decision[str]:
     """Local correlation for one contrast, mean squares for one scale, mutual information for different contrasts; where pairs differ, each pair's own."""
     if relation == MIXED:
         return Decision("auto", f"{relation}: the engine tells them apart pair by pair")
-    value = ENGINE_SIMILARITY.get(relation, "lncc")
+    value = SUITS[relation]
     told = " (measured on T1 and T2: smaller errors than MIND under the engine's smoothing)" if value == "nmi" else ""
     return Decision(value, f"{relation}{told}; decided once for the dataset, so that one odd pair is not registered otherwise")
 
@@ -77,8 +76,8 @@ def refinement(relation: str) -> Decision[str | None]:
 def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, finest: str, accelerator: bool | None) -> Decision[str]:
     """The finest configuration, or `optimise`: no network, each pair by itself.
 
-    Optimise where there is too little to learn from (fewer than 10 subjects, 15 given pairs, or 30 subjects of different contrasts), where the pilot already
-    does what training promises (median Dice 0.9 or keypoints within a voxel), or where no GPU is at hand.
+    Optimise where there is too little to learn from (fewer than 10 subjects, 15 given pairs of 10 images, or 30 subjects of different contrasts), where the
+    pilot already does what training promises (median Dice 0.9 or keypoints within a voxel), or where no GPU is at hand.
     """
     too_few = _too_few(fingerprint, relation)
     if too_few is not None:
@@ -105,11 +104,14 @@ def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, f
 
 
 def _too_few(fingerprint: Fingerprint, relation: str) -> str | None:
-    subjects, pairs = fingerprint.subjects, fingerprint.pair_count
+    subjects, pairs, images = fingerprint.subjects, fingerprint.pair_count, len(fingerprint.images)
     if relation in (DIFFERENT, MIXED) and subjects < FEWEST_DIFFERENT:
         return f"{counted(subjects, 'subject')} of different contrasts: below {FEWEST_DIFFERENT} an optimiser is better (registration_anchors 17)"
     if fingerprint.pairing in WITHIN_SUBJECT and pairs < FEWEST_PAIRS:
         return f"{counted(pairs, 'pair')}: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows (registration_anchors 17)"
+    if fingerprint.pairing in WITHIN_SUBJECT and images < FEWEST_SUBJECTS:
+        # five sections of one block make twenty ordered pairs, and still show a network next to nothing
+        return f"{counted(pairs, 'pair')} of {counted(images, 'image')}: fewer than {FEWEST_SUBJECTS} images are too few to train on (registration_anchors 17)"
     if fingerprint.pairing not in WITHIN_SUBJECT and subjects < FEWEST_SUBJECTS:
         return f"{counted(subjects, 'subject')}: fewer than {FEWEST_SUBJECTS} are too few to train on (registration_anchors 17)"
     return None

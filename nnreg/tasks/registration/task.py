@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from nnreg.inference.predictor import Predictor
     from nnreg.task import Objective
 
-MAX_VALIDATION_PAIRS = 50  # of the full validation: 20 subjects have 380 ordered pairs, which says no more than 50 seeded ones
-
 
 class RegistrationTask:
     """Everything that training needs to know of registration; see :class:`nnreg.task.Task`."""
@@ -76,7 +74,9 @@ class RegistrationTask:
             return None
         labels = LABELS_PER_STEP if configuration.training.supervision else 0
         losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim, labels)
-        return found.gb + batch * losses * memory.BYTES / memory.GB
+        names = [term.name for term in configuration.training.similarity]
+        passing = memory.needed_in_passing(names, prod(configuration.grid), configuration.ndim)
+        return found.gb + (batch * losses + passing) * memory.BYTES / memory.GB
 
     def objective(self, *, plans: Plans, spec: DatasetSpec, configuration: Configuration, recipe: TrainerConfig) -> RegistrationObjective:
         """Similarity, smoothness and label terms."""
@@ -136,8 +136,9 @@ class RegistrationTask:
         from nnreg.inference.predict import predict_training_cases
 
         pairs = self.units(spec=spec, cases=cases)
-        if len(pairs) > MAX_VALIDATION_PAIRS:
-            chosen = np.random.default_rng(0).choice(len(pairs), MAX_VALIDATION_PAIRS, replace=False)
+        most = predictor.configuration.training.validation_pairs
+        if len(pairs) > most:
+            chosen = np.random.default_rng(0).choice(len(pairs), most, replace=False)
             pairs = [pairs[i] for i in sorted(chosen)]
         dataset = RawDataset.open(raw)
         predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
