@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,29 @@ def test_a_cascade_sees_what_the_stage_before_predicted(workspace: Workspace, tm
             if split == "val":
                 assert torch.equal(sample["image"][1:], torch.cat([sample["labels"] == 3, sample["labels"] == 7]).float())
                 assert torch.equal(sample["image"][:1], plain[index]["image"])
+
+
+def test_auxiliary_targets_are_learnt_beside_the_labels(workspace: Workspace) -> None:
+    auxiliary = {
+        "distance": {"type": "distance_transform", "source_target": "organs", "losses": [{"name": "SignedDistanceLoss", "kwargs": {"rho": 6}}]},
+        "normals": {"type": "surface_normals", "losses": [{"name": "cosine", "start_epoch": 1}]},
+    }
+    plain = make(workspace, "2d", fold=3)
+    spec = dataclasses.replace(plain.spec, auxiliary_tasks=auxiliary)
+    trainer = nnRegTrainer(
+        plans=plain.plans,
+        configuration="2d",
+        spec=spec,
+        fold=3,
+        folders=plain.folders,
+        name="Auxiliary",
+        overrides=SMALL | {"epochs": 5, "iterations_per_epoch": 8},
+    )
+    trainer.output_folder = plain.folders.fold("auxiliary")
+    values = trained(trainer).history.values
+    assert values["train_distance_loss"][-1] < values["train_distance_loss"][0]
+    assert values["train_normals_loss"][0] == 0 < values["train_normals_loss"][1]
+    assert len(values["val_dice"]) == 5
 
 
 def test_plans_say_how_patches_are_augmented(workspace: Workspace) -> None:

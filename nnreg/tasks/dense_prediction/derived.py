@@ -78,16 +78,15 @@ def inplane_direction(mask: Mask, spacing: Sequence[float], compute_from: str = 
     """
     ndim = mask.ndim
     products = _products(mask, spacing, compute_from, grad_sigma, tensor_sigma)
-    voxels = np.nonzero(mask)
-    tensors = np.empty((len(voxels[0]), ndim, ndim))
+    tensors = np.empty((int(mask.sum()), ndim, ndim))
     for place, (row, column) in enumerate(zip(*np.triu_indices(ndim), strict=True)):
-        tensors[:, row, column] = tensors[:, column, row] = products[place][voxels]
+        tensors[:, row, column] = tensors[:, column, row] = products[place][mask]
     values, vectors = np.linalg.eigh(tensors)
     least = vectors[:, :, 0]
     sign = np.sign(np.take_along_axis(least, np.abs(least).argmax(axis=1)[:, None], axis=1))
     clear = (values[:, -1] > 1e-8) & (values[:, 1] - values[:, 0] > COHERENT * values[:, -1])
     result = np.full((ndim, *mask.shape), UNKNOWN, np.float32)
-    result[(slice(None), *voxels)] = np.where(clear[:, None], least * sign, UNKNOWN).T
+    result[:, mask] = np.where(clear[:, None], least * sign, UNKNOWN).T
     return result
 
 
