@@ -8,6 +8,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,36 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(NotADirectoryError):  # a parent is a file: said above
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a new, temporary folder beside `path`; on success it takes the place of `path`, on failure it is removed.
+
+    Raises
+    ------
+    NnRegError
+        If the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.is_dir():
+            # what was there goes only when the new one stands beside it
+            stale = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+            path.rename(stale)
+            temporary.rename(path)
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            temporary.rename(path)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to with room on its disk, or make room.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

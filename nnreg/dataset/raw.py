@@ -17,7 +17,7 @@ from nnreg.dataset.keypoints import read_keypoints
 from nnreg.dataset.pairs import Pair, pairs_among, require_names, subjects_of
 from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
 from nnreg.errors import DatasetError, did_you_mean
-from nnreg.imageio import ENDINGS, Image, check_finite, read_channels, read_image
+from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, read_channels, read_image
 from nnreg.imageio.files import check_same_space
 
 
@@ -130,7 +130,7 @@ class RawDataset:
 
     def _beside(self, kind: str, case: str, endings: Sequence[str], more: str = "") -> Path | None:
         folder = self.folder / f"{kind}{self._suffix(case)}"
-        return next((path for ending in endings if (path := folder / f"{case}{more}{ending}").is_file()), None)
+        return next((path for ending in endings if is_image_file(path := folder / f"{case}{more}{ending}")), None)
 
     def _suffix(self, case: str) -> str:
         if case in self._testing:

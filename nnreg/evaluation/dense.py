@@ -13,7 +13,7 @@ import numpy as np
 from nnreg import metrics
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.pair import finite_mean
-from nnreg.imageio import ENDINGS, Image, ending_of, read_image
+from nnreg.imageio import ENDINGS, Image, ending_of, is_image_file, read_image
 from nnreg.imageio.files import check_same_space
 from nnreg.parallel import run_all
 
@@ -113,7 +113,7 @@ def label_files(folder: Path) -> dict[str, Path]:
         raise EvaluationError(f"{folder}: no such folder. Give the folder that holds the label maps.")
     result: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or path.name.endswith(".npz") or not path.name.endswith(tuple(ENDINGS)):
+        if path.name.startswith(".") or not is_image_file(path) or path.name.endswith(".npz") or not path.name.endswith(tuple(ENDINGS)):
             continue
         case = path.name[: -len(ending_of(path))]
         if case in result:

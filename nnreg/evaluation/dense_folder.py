@@ -13,6 +13,7 @@ from nnreg.errors import EvaluationError, did_you_mean
 from nnreg.evaluation.dense import Progress, evaluate_label_files, key_of, label_files
 from nnreg.evaluation.folder import PREDICTION_FILE
 from nnreg.files import read_json
+from nnreg.imageio import is_image_file
 from nnreg.task import TASKS
 
 
@@ -92,7 +93,7 @@ def labels_of_predictions(folder: Path, raw: RawDataset) -> LabelManager:
 def references(raw: RawDataset) -> dict[str, Path]:
     """Case to its label file, for training and test cases that have one."""
     found = {case: raw.label_path(case) for case in (*raw.cases, *raw.test_cases)}
-    return {case: path for case, path in found.items() if path is not None and path.is_file()}
+    return {case: path for case, path in found.items() if path is not None and is_image_file(path)}
 
 
 def names_of(spec: DatasetSpec) -> dict[str, str]:

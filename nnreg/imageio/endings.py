@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from nnreg.errors import ImageError
 
-ENDINGS: tuple[str, ...] = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npz", ".npy")
+ENDINGS: tuple[str, ...] = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npz", ".npy", ".zarr")
 LOSSY = (".jpg", ".jpeg")
 WHOLE_NUMBERS_ONLY = (".png", *LOSSY)
 
@@ -44,6 +44,11 @@ def stem_of(path: Path | str) -> str:
     'case_0000'
     """
     return Path(path).name[: -len(ending_of(path))]
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether there is such a file, or such a folder of a format (Zarr) whose images are folders."""
+    return path.is_file() or (path.name.lower().endswith(".zarr") and path.is_dir())
 
 
 def ending_for(ending: str, dtype: npt.DTypeLike) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nnreg.errors import ImageError, NnRegError
 from nnreg.geometry import Space
-from nnreg.imageio.endings import ending_of
+from nnreg.imageio.endings import ending_of, is_image_file
 from nnreg.imageio.image import Image
 from nnreg.registry import Registry
 
@@ -22,7 +22,7 @@ WRITERS: Registry[Writer] = Registry("image ending")
 
 
 def _register() -> None:
-    from nnreg.imageio import arrays, itk_files, tiff
+    from nnreg.imageio import arrays, itk_files, tiff, zarr_files
 
     for ending in (".nii.gz", ".nii"):
         READERS[ending], WRITERS[ending] = itk_files.read_nifti, itk_files.write_nifti
@@ -32,6 +32,7 @@ def _register() -> None:
         READERS[ending], WRITERS[ending] = itk_files.read_picture, itk_files.write_picture
     for ending in (".tif", ".tiff"):
         READERS[ending], WRITERS[ending] = tiff.read_tiff, tiff.write_tiff
+    READERS[".zarr"], WRITERS[".zarr"] = zarr_files.read_zarr, zarr_files.write_zarr
     READERS[".npy"], WRITERS[".npy"] = arrays.read_npy, arrays.write_npy
     READERS[".npz"], WRITERS[".npz"] = arrays.read_npz, arrays.write_npz
 
@@ -60,6 +61,8 @@ def read_image(path: Path | str, *, npz_key: str | None = None) -> Image:
         Missing, empty, truncated, damaged, of an unknown ending, or with a geometry that cannot be represented.
     """
     path = Path(path)
+    if path.is_dir() and is_image_file(path):
+        return READERS[ending_of(path)](path)
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, an image file was expected. Name one file (DICOM series: convert to .nii.gz first).")
     ending = ending_of(path)
@@ -120,7 +123,7 @@ def write_image(path: Path | str, array: npt.NDArray[np.generic], space: Space) 
     Parameters
     ----------
     path
-        NIfTI, MHA/MHD and NRRD keep the geometry in the file; TIFF and NPZ in their metadata; PNG and NPY in a JSON file beside
+        NIfTI, MHA/MHD and NRRD keep the geometry in the file; TIFF, NPZ and Zarr in their metadata; PNG and NPY in a JSON file beside
         them, if it is not the plain one. NIfTI stores geometry in single precision (relative error 1e-7), the others in double.
     array : array, shape (C, *space.shape)
         The dtype is kept; a format that cannot hold it is an error.

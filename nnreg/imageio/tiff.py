@@ -6,6 +6,7 @@ import contextlib
 import logging
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nnreg.errors import ImageError
 from nnreg.files import atomic_path
 from nnreg.geometry import Space
 from nnreg.imageio.image import Image
+from nnreg.imageio.lazy import LazyFile, LazyImage
 from nnreg.imageio.sidecar import KEYS, read_space, space_from
 
 CHANNEL_AXES = "SC"  # samples (RGB) and channels
@@ -44,12 +46,84 @@ def read_tiff(path: Path) -> Image:
         array = array.astype(np.uint8)
     if array.dtype.kind not in "iuf":
         raise ImageError(f"{path}: holds values of type {array.dtype}, expected real numbers. Convert it.")
-    shape = array.shape[1:]
-    space = space_from(geometry, shape, str(path)) if geometry and len(geometry["spacing"]) == len(shape) else read_space(path, shape)
-    return Image(np.ascontiguousarray(array), space)
+    return Image(np.ascontiguousarray(array), _space(geometry, array.shape[1:], path))
+
+
+def _space(geometry: dict[str, Any], shape: tuple[int, ...], path: Path) -> Space:
+    return space_from(geometry, shape, str(path)) if geometry and len(geometry["spacing"]) == len(shape) else read_space(path, shape)
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """Uncompressed voxels, mapped only while a box is copied: pages of a lasting map would count as this program's memory."""
+
+    path: Path
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        return np.array(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
+
+
+def open_tiff(path: Path) -> LazyImage:
+    """Open a TIFF without reading its voxels: uncompressed ones are mapped, others read by tiles or pages, which needs the package zarr.
+
+    Raises
+    ------
+    ImageError
+        If it is damaged, has several images, or is compressed in a way that cannot be read by parts.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            series, geometry = _only_series(file, path), _geometry(file)
+            axes, shape, dtype = series.axes, tuple(map(int, series.shape)), series.dtype
+            first = series.keyframe
+            offset = series.dataoffset if first.compression == 1 else None
+            tile = first.tile or (first.rowsperstrip, first.imagewidth)
+            byteorder = file.byteorder
+    except (tifffile.TiffFileError, ValueError, IndexError, KeyError, RuntimeError, OSError, AttributeError) as error:
+        raise ImageError(f"{path}: cannot be opened as TIFF ({_first_line(error)}). It is truncated, damaged or not what its ending says: make it again.") from error
+    if dtype is None or dtype.kind not in "iufb":
+        raise ImageError(f"{path}: holds values of type {dtype}, expected real numbers. Convert it.")
+    channel, spatial = _axis_roles(axes, shape, path)
+    if offset is not None:
+        array: Any = _Mapped(path, int(offset), dtype.newbyteorder(byteorder), shape)
+        chunks = (1,) * (len(spatial) - 2) + (max(1, min(shape[spatial[-2]], 2**20 // shape[spatial[-1]])), shape[spatial[-1]])
+    else:
+        array = _by_tiles(path)
+        depth = [1] * (len(spatial) - 2)
+        chunks = (*depth, *(min(int(part), shape[axis]) for part, axis in zip(tile[-2:], spatial[-2:], strict=True)))
+    return LazyImage((LazyFile(path, array, channel, tuple(spatial), chunks),), _space(geometry, tuple(shape[axis] for axis in spatial), path))
+
+
+def _by_tiles(path: Path) -> Any:
+    try:
+        import zarr
+    except ImportError as missing:
+        raise ImageError(f"{path}: is compressed; reading it by parts needs the package zarr: pip install 'nnreg[zarr]'.") from missing
+    try:
+        return zarr.open_array(tifffile.imread(path, aszarr=True, level=0), mode="r")
+    except Exception as error:  # what a compression lacks is said in many ways
+        raise ImageError(f"{path}: cannot be read by parts ({_first_line(error)}). Save it uncompressed or with zlib, or convert it to .zarr.") from error
 
 
 def _pixels(file: tifffile.TiffFile, path: Path) -> tuple[npt.NDArray[Any], str]:
+    series = _only_series(file, path)
+    try:
+        return series.asarray(), series.axes
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        return _by_itk(path, series.shape), series.axes
+
+
+def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
+    """The one image of the file, whole as far as its directory says."""
     series = file.series
     if len(series) != 1:
         shapes = ", ".join(str(one.shape) for one in series[:4])
@@ -58,12 +132,7 @@ def _pixels(file: tifffile.TiffFile, path: Path) -> tuple[npt.NDArray[Any], str]
     for page in series[0].pages:
         if page is not None and any(start + count > size for start, count in zip(page.dataoffsets, page.databytecounts)):
             raise ImageError(f"{path}: is truncated: its pages reach beyond its {size} bytes. Copy or make the file again.")
-    try:
-        return series[0].asarray(), series[0].axes
-    except ValueError as error:
-        if "imagecodecs" not in str(error):
-            raise
-        return _by_itk(path, series[0].shape), series[0].axes
+    return series[0]
 
 
 def _by_itk(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -79,20 +148,24 @@ def _by_itk(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return array
 
 
-def _channels_first(array: npt.NDArray[Any], axes: str, path: Path) -> npt.NDArray[Any]:
-    """(C, *spatial) from any order: Y and X are in the plane, one more axis (Z, pages, time) is depth."""
+def _axis_roles(axes: str, shape: tuple[int, ...], path: Path) -> tuple[int | None, list[int]]:
+    """Axis of the channels, and those of space: Y and X are in the plane, one more axis (Z, pages, time) is depth."""
     channels = [i for i, axis in enumerate(axes) if axis in CHANNEL_AXES]
     depth = [i for i, axis in enumerate(axes) if axis not in CHANNEL_AXES + "YX"]
     # an axis that another program wrote with length 1 is no axis; our own files name theirs Z
-    depth = [i for i in depth if array.shape[i] > 1 or axes[i] == "Z"]
+    depth = [i for i in depth if shape[i] > 1 or axes[i] == "Z"]
     if len(depth) > 1 or len(channels) > 1 or "Y" not in axes or "X" not in axes:
-        raise ImageError(
-            f"{path}: has the axes {axes} of sizes {array.shape}; expected rows and columns, at most one depth and one channel axis. Split the file."
-        )
-    order = [*channels, *depth, axes.index("Y"), axes.index("X")]
+        raise ImageError(f"{path}: has the axes {axes} of sizes {shape}; expected rows and columns, at most one depth and one channel axis. Split the file.")
+    return (channels[0] if channels else None), [*depth, axes.index("Y"), axes.index("X")]
+
+
+def _channels_first(array: npt.NDArray[Any], axes: str, path: Path) -> npt.NDArray[Any]:
+    """(C, *spatial) from any order."""
+    channel, spatial = _axis_roles(axes, array.shape, path)
+    order = spatial if channel is None else [channel, *spatial]
     rest = [i for i in range(array.ndim) if i not in order]
     array = array.transpose(*order, *rest).reshape([array.shape[i] for i in order])
-    return array if channels else array[None]
+    return array if channel is not None else array[None]
 
 
 def _geometry(file: tifffile.TiffFile) -> dict[str, Any]:

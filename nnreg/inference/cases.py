@@ -13,7 +13,7 @@ from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
 from nnreg.dataset.keypoints import read_keypoints
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
-from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, read_channels, read_image
+from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels, read_image
 from nnreg.imageio.files import check_same_space
 from nnreg.preprocessing.preprocessor import Preprocessor
 from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset
@@ -148,7 +148,7 @@ class FolderCases:
             return None
         for ending in ENDINGS:
             path = folder / f"{case}{ending}"
-            if path.is_file():
+            if is_image_file(path):
                 found = read_image(path)
                 check_same_space(found.space, path, self.image(case).space, self.paths(case)[0])
                 return found
@@ -195,7 +195,7 @@ def cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
     """Case names to their channel files, checked to be complete; one file alone may hold all channels (RGB)."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith(".") or not path.name.endswith(tuple(ENDINGS)):
+        if not is_image_file(path) or path.name.startswith(".") or not path.name.endswith(tuple(ENDINGS)):
             continue
         stem = path.name[: -len(ending_of(path))]
         case, _, channel = stem.rpartition("_")

@@ -16,7 +16,7 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_pictures import overview_of_labels
 from nnreg.files import read_json, writable_folder, write_json
-from nnreg.imageio import read_image, write_image
+from nnreg.imageio import is_image_file, read_image, write_image
 from nnreg.inference.dense_predictor import DEFAULT_TILES, DensePredictor, TileOptions
 from nnreg.inference.dense_sources import DenseSource, NewCases, Prepared, label_ending
 from nnreg.inference.overlapped import Behind, ahead
@@ -131,7 +131,7 @@ class _Record:
 
 def _is_finished(output: Path, case: str, source: DenseSource, options: DenseOptions) -> bool:
     wanted = [f"{case}{label_ending(source, case)}", *([f"{case}{PROBABILITIES}"] if options.save_probabilities else [])]
-    return all((output / name).is_file() for name in wanted)
+    return all(is_image_file(output / name) for name in wanted)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class _Measure:
 
     def __call__(self, case: str) -> tuple[ImageFingerprint, npt.NDArray[np.float32]]:
         from nnreg.imageio import check_finite
+        from nnreg.imageio.lazy import size_on_disk
 
         image = self.raw.read_image(case)
         check_finite(image, self.raw.image_paths(case)[0])
@@ -44,7 +45,7 @@ class _Measure:
             labels=self.raw.label_path(case) is not None,
             keypoints=None if points is None else len(points),
             mask=self.raw.mask_path(case) is not None,
-            file_bytes=sum(path.stat().st_size for path in self.raw.image_paths(case)),
+            file_bytes=sum(size_on_disk(path) for path in self.raw.image_paths(case)),
             seed=(SEED, *case.encode()),
         )
 

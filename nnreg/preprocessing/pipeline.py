@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nnreg.errors import NnRegError, PlansError
 from nnreg.files import read_json, writable_folder
+from nnreg.imageio.lazy import size_on_disk
 from nnreg.parallel import default_processes
 from nnreg.planning.duration import Budget
 from nnreg.planning.extract import channel_names, extract_fingerprint
@@ -305,7 +306,7 @@ def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
 
 def _file_bytes(raw: RawDataset, case: str) -> int:
     """Size of the image files of a case; one that was removed since counts nothing, and so as a change."""
-    return sum(path.stat().st_size for path in raw.image_paths(case) if path.is_file())
+    return sum(size_on_disk(path) for path in raw.image_paths(case))
 
 
 def keep_dataset_files(raw: RawDataset, folder: Path, on_note: Note) -> None:

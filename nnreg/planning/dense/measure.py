@@ -185,6 +185,7 @@ def still_true(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
 def _file_bytes(raw: RawDataset, case: str) -> int:
     """Size of the files of a case; one that was removed since counts nothing, and so as a change."""
     from nnreg.dataset.targets import target_names
+    from nnreg.imageio.lazy import size_on_disk
 
     labels = [path for name in {*target_names(raw), ""} if (path := raw.label_path(case, name)) is not None]
-    return sum(path.stat().st_size for path in (*raw.image_paths(case), *labels) if path.is_file())
+    return sum(size_on_disk(path) for path in (*raw.image_paths(case), *labels))

@@ -1,0 +1,205 @@
+"""Zarr, versions 2 and 3: arrays in chunks, with OME-NGFF's spacing and origin or our own attributes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.errors import ImageError
+from nnreg.files import atomic_folder
+from nnreg.geometry import Space
+from nnreg.imageio.image import Image
+from nnreg.imageio.lazy import Box, LazyFile, LazyImage, boxes
+from nnreg.imageio.sidecar import KEYS, read_space, space_from
+
+OURS = "nnreg"  # attribute that holds spacing, origin and direction
+AXES = "tczyx"  # OME-NGFF's order, where a file does not name its axes
+CHUNK = 128
+IN_MM = {"meter": 1e3, "centimeter": 10.0, "millimeter": 1.0, "micrometer": 1e-3, "nanometer": 1e-6, "angstrom": 1e-7}
+
+
+def _zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as missing:
+        raise ImageError("reading and writing .zarr needs the package zarr: pip install 'nnreg[zarr]'.") from missing
+    return zarr
+
+
+def open_zarr(path: Path) -> LazyImage:
+    """Open an array, or a group with the levels of a multiscale image (the finest is used) or with a single array.
+
+    Raises
+    ------
+    ImageError
+        If it is no Zarr, holds several images, or has axes that are no image's.
+    """
+    zarr = _zarr()
+    if not path.is_dir():
+        raise ImageError(f"{path}: is a file, a Zarr image is a folder. Unpack it.")
+    try:
+        found = zarr.open(str(path), mode="r")
+        attributes = dict(found.attrs)
+        scales = _multiscales(attributes)
+        array = found if isinstance(found, zarr.Array) else found[_chosen(path, found, scales)]
+        attributes |= dict(array.attrs)
+    except ImageError:
+        raise
+    except Exception as error:  # damaged metadata fails in many ways
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise ImageError(f"{path}: cannot be opened as Zarr ({reason}). Its metadata are missing or damaged: copy or make it again.") from error
+    if not isinstance(array, zarr.Array) or array.dtype.kind not in "iufb" or 0 in array.shape:
+        raise ImageError(f"{path}: holds no array of real numbers. Convert it.")
+    geometry = _own(attributes)
+    names = _axis_names(path, scales, array.ndim, geometry)
+    spatial = tuple(axis for axis, name in enumerate(names) if name in "zyx")
+    channel = names.index("c") if "c" in names else None
+    rest = [axis for axis in range(array.ndim) if axis not in (*spatial, channel)]
+    if len(spatial) not in (2, 3) or len(set(names)) < len(names) or any(array.shape[axis] > 1 for axis in rest):
+        raise ImageError(f"{path}: has the axes {' '.join(names)} of sizes {array.shape}; expected two or three of space and perhaps channels. Split the image.")
+    shape = tuple(int(array.shape[axis]) for axis in spatial)
+    if not geometry and scales is not None:
+        geometry = _ngff(path, scales, spatial, array.ndim)
+    space = space_from(geometry, shape, str(path)) if geometry else read_space(path, shape)
+    chunks = tuple(int(array.chunks[axis]) for axis in spatial)
+    return LazyImage((LazyFile(path, array, channel, spatial, chunks),), space)
+
+
+def _multiscales(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The first image of OME-NGFF 0.4 (and before), or of 0.5."""
+    ome = attributes.get("ome")
+    scales = (ome if isinstance(ome, Mapping) else attributes).get("multiscales")
+    return scales[0] if isinstance(scales, (list, tuple)) and scales and isinstance(scales[0], dict) else None
+
+
+def _chosen(path: Path, group: Any, scales: dict[str, Any] | None) -> str:
+    if scales is not None:
+        return str(scales["datasets"][0]["path"])
+    names = sorted(group.array_keys())
+    if len(names) == 1:
+        return names[0]
+    # the levels of a pyramid without metadata
+    if names and all(name.isdigit() for name in names):
+        return min(names, key=int)
+    raise ImageError(f"{path}: holds {', '.join(names) or 'no array'}; expected one array, or the levels of a multiscale image. Name the array's own folder.")
+
+
+def _axis_names(path: Path, scales: dict[str, Any] | None, ndim: int, geometry: Mapping[str, Any]) -> list[str]:
+    if scales is None:
+        spatial = len(geometry["spacing"]) if geometry.get("spacing") is not None else min(ndim, 3)
+        if ndim not in (spatial, spatial + 1):
+            raise ImageError(f"{path}: has {ndim} axes; expected (H, W), (D, H, W) or (C, D, H, W), or multiscales that name the axes.")
+        return [*(["c"] if ndim > spatial else []), *AXES[-spatial:]]
+    axes = scales.get("axes") or AXES[-ndim:]
+    names = [str(axis["name"] if isinstance(axis, Mapping) else axis).lower() for axis in axes]
+    if len(names) != ndim:
+        raise ImageError(f"{path}: multiscales names the axes {' '.join(names)}, the array has {ndim}. Mend the attributes.")
+    return names
+
+
+def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Spacing (array order), origin and direction as we write them, or bare."""
+    ours = attributes.get(OURS)
+    source = ours if isinstance(ours, Mapping) else attributes
+    return {key: source[key] for key in KEYS if key in source} if "spacing" in source else {}
+
+
+def _ngff(path: Path, scales: dict[str, Any], spatial: Sequence[int], ndim: int) -> dict[str, Any]:
+    """Spacing and origin (mm) from the transformations of the finest level, and of all levels after it."""
+    scale, shift = np.ones(ndim), np.zeros(ndim)
+    try:
+        for entry in (*scales["datasets"][0].get("coordinateTransformations", ()), *scales.get("coordinateTransformations", ())):
+            if entry["type"] == "scale":
+                scale, shift = scale * entry["scale"], shift * entry["scale"]
+            elif entry["type"] == "translation":
+                shift = shift + entry["translation"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ImageError(f"{path}: coordinateTransformations of multiscales cannot be read ({error}). Mend the attributes.") from error
+    axes = scales.get("axes") or [{}] * ndim
+    units = [IN_MM.get(axes[axis].get("unit", "") if isinstance(axes[axis], Mapping) else "", 1.0) for axis in spatial]
+    mm = [(scale[axis] * unit, shift[axis] * unit) for axis, unit in zip(spatial, units, strict=True)]
+    return {"spacing": [size for size, _ in mm], "origin": [at for _, at in reversed(mm)]}
+
+
+def read_zarr(path: Path) -> Image:
+    """Read all of it."""
+    return open_zarr(path).whole()
+
+
+@dataclass(frozen=True, eq=False)
+class ZarrWriter:
+    """A Zarr image that takes its voxels box by box."""
+
+    array: Any
+    channels: int
+
+    def write(self, box: Sequence[tuple[int, int]], values: npt.NDArray[Any]) -> None:
+        """Put (C, *box) values in place."""
+        inside = tuple(slice(low, high) for low, high in box)
+        self.array[inside if self.channels == 1 else (slice(None), *inside)] = values[0] if self.channels == 1 else values
+
+
+@contextlib.contextmanager
+def create_zarr(
+    path: Path, channels: int, dtype: npt.DTypeLike, space: Space, *, chunks: Sequence[int] | None = None, zarr_format: int = 2
+) -> Iterator[ZarrWriter]:
+    """A new image of zeros to be filled; it takes the place of `path` when the block ends without an error.
+
+    A multiscale image of one level after OME-NGFF 0.4 (Zarr version 2) or 0.5 (version 3). What stays 0 takes no room on disk.
+
+    Parameters
+    ----------
+    chunks : voxels per spatial axis
+        128 if absent.
+
+    Raises
+    ------
+    NnRegError
+        If the folder cannot be written, or the disk is full.
+    """
+    zarr = _zarr()
+    several = ["c"] if channels > 1 else []
+    chunks = tuple(min(int(part), size) for part, size in zip(chunks or (CHUNK,) * space.ndim, space.shape, strict=True))
+    with atomic_folder(path) as folder:
+        group = zarr.create_group(str(folder), zarr_format=zarr_format, attributes=_attributes(space, several, zarr_format))
+        array = group.create_array(
+            "0",
+            shape=(*([channels] if several else []), *space.shape),
+            dtype=np.dtype(dtype),
+            chunks=(*([1] if several else []), *chunks),
+            fill_value=0,
+            chunk_key_encoding={"name": "v2" if zarr_format == 2 else "default", "separator": "/"},
+        )
+        yield ZarrWriter(array, channels)
+
+
+def _attributes(space: Space, several: list[str], zarr_format: int) -> dict[str, Any]:
+    names = [*several, *AXES[-space.ndim :]]
+    axes = [{"name": name, "type": "channel"} if name == "c" else {"name": name, "type": "space", "unit": "millimeter"} for name in names]
+    steps = [
+        {"type": "scale", "scale": [*(1.0 for _ in several), *space.spacing]},
+        {"type": "translation", "translation": [*(0.0 for _ in several), *reversed(space.origin)]},
+    ]
+    scales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}]
+    ours = {OURS: {key: list(getattr(space, key)) for key in KEYS}}
+    if zarr_format == 2:
+        return {"multiscales": [{"version": "0.4", **scales[0]}], **ours}
+    return {"ome": {"version": "0.5", "multiscales": scales}, **ours}
+
+
+def write_zarr(path: Path, array: npt.NDArray[np.generic], space: Space) -> None:
+    """Write a whole image."""
+    with create_zarr(path, int(array.shape[0]), array.dtype, space) as writer:
+        chunks = (CHUNK,) * space.ndim
+        for box in boxes(space.shape, chunks):
+            writer.write(box, array[(slice(None), *_slices(box))])
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(low, high) for low, high in box)
