@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,25 @@ def write_array(path: Path, array: npt.NDArray[Any], patch: Sequence[int] | None
     import blosc2
 
     chunks, blocks = chunks_and_blocks(array.shape, patch or array.shape[1:], array.itemsize)
-    settings = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
     with atomic_path(path) as temporary:
-        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=settings)
+        blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=_compression())
+
+
+def _compression() -> dict[str, Any]:
+    import blosc2
+
+    return {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+
+
+@contextlib.contextmanager
+def create_array(path: Path, shape: Sequence[int], dtype: npt.DTypeLike, patch: Sequence[int], fill: Any) -> Iterator[Any]:
+    """A blosc2 array full of `fill` to be written box by box (``array[:, a:b, c:d, e:f] = values``); it stands at `path` when the block ends without an error."""
+    import blosc2
+
+    kind = np.dtype(dtype)
+    chunks, blocks = chunks_and_blocks(shape, patch, kind.itemsize)
+    with atomic_path(path) as temporary:
+        yield blosc2.full(tuple(shape), kind.type(fill), dtype=kind, urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=_compression())
 
 
 def read_array(path: Path) -> npt.NDArray[Any]:

@@ -104,8 +104,14 @@ class _Measure:
     raw: RawDataset
 
     def __call__(self, case: str) -> tuple[DenseImage, list[Foreground | None]]:
+        from nnreg.dataset.large import large
+        from nnreg.planning.dense.measure_large import measure_large
+
+        file_bytes = _file_bytes(self.raw, case)
+        if large(self.raw, case):
+            return measure_large(self.raw, case, file_bytes=file_bytes)
         image, labels = read_labelled(self.raw, case)
-        return measure_case(image, labels, file_bytes=_file_bytes(self.raw, case))
+        return measure_case(image, labels, file_bytes=file_bytes)
 
 
 def measure_case(image: Image, labels: Image, *, file_bytes: int = 0) -> tuple[DenseImage, list[Foreground | None]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.large import large
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.targets import target_names, target_paths
 from nnreg.errors import DatasetError
@@ -16,6 +17,7 @@ from nnreg.planning.dense.fingerprint import DenseFingerprint
 from nnreg.planning.dense.measure import read_labelled
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.preprocessing.dense.case import CroppedCase
+from nnreg.preprocessing.dense.large import preprocess_large
 from nnreg.preprocessing.dense.storage import SUFFIXES
 from nnreg.preprocessing.finished import keep_what_is_true
 from nnreg.typed import to_mapping
@@ -37,6 +39,9 @@ class _Work:
     labels: LabelManager
 
     def __call__(self, case: str) -> None:
+        if large(self.raw, case):
+            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, self.labels)
+            return
         image, labels = read_labelled(self.raw, case)
         for path, target in zip(target_paths(self.raw, case).values(), labels.array, strict=True):
             unknown = self.labels.unknown(target)

@@ -1,0 +1,96 @@
+"""Cases that do not fit into memory: opened, and checked block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.dataset.raw import RawDataset, whole_numbers
+from nnreg.dataset.spec import FILE_NAME
+from nnreg.errors import DatasetError
+from nnreg.geometry import Space
+from nnreg.imageio import Image, LazyImage, check_finite, open_image
+from nnreg.imageio.files import check_same_space
+from nnreg.imageio.lazy import Volume, is_large
+
+
+@dataclass(frozen=True, eq=False)
+class LargeLabels:
+    """Labels on disk, one file per target.
+
+    Attributes
+    ----------
+    volume : (T, D, H, W)
+        On the grid of the image, in any order of its axes.
+    paths : one per target
+    """
+
+    volume: Volume
+    paths: tuple[Path, ...]
+
+    def read(self, box: Sequence[tuple[int, int]]) -> npt.NDArray[np.integer]:
+        """Whole numbers (T, *box).
+
+        Raises
+        ------
+        DatasetError
+            If values are not whole.
+        """
+        values = self.volume.read(box)
+        if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
+            return values
+        space = Space.plain(values.shape[1:])
+        return np.concatenate([whole_numbers(Image(target[None], space), path).array for target, path in zip(values, self.paths, strict=True)])
+
+
+def large(raw: RawDataset, case: str) -> bool:
+    """Whether a case is read by parts: Zarr or TIFF with more values than ``nnReg_whole_voxels``."""
+    return is_large(raw.image_paths(case))
+
+
+def open_large(raw: RawDataset, case: str) -> LazyImage:
+    """The image of a case, its channels counted.
+
+    Raises
+    ------
+    DatasetError
+        If the number of channels differs from ``dataset.json``.
+    ImageError
+        If a file is missing or damaged, or the channels lie on different grids.
+    """
+    paths, names = raw.image_paths(case), raw.spec.channels_of(case)
+    image = open_image(paths)
+    if image.channels != len(names):
+        wanted = f"{len(names)} channels ({', '.join(names.values())})"
+        raise DatasetError(f"{paths[0]}: case {case!r} has {image.channels} channels, but needs {wanted}. Mend channel_names in {FILE_NAME}, or the files.")
+    return image
+
+
+def open_large_labels(raw: RawDataset, case: str, image: LazyImage, order: Sequence[int] = (0, 1, 2)) -> LargeLabels:
+    """The labels of every target, on the grid of `image`.
+
+    Raises
+    ------
+    DatasetError
+        If a target has no file, or one with several channels.
+    ImageError
+        If a file cannot be read by parts, or lies on another grid.
+    """
+    from nnreg.dataset.targets import target_paths
+
+    paths = tuple(target_paths(raw, case).values())
+    labels = open_image(paths)
+    check_same_space(labels.space, labels.path, image.space, image.path)
+    if labels.channels != len(paths):
+        raise DatasetError(f"{labels.path}: has several channels, labels have one. Save it as one channel.")
+    return LargeLabels(labels.volume(order), paths)
+
+
+def refuse_unfinite(values: npt.NDArray[Any], path: Path) -> None:
+    """Refuse NaN and infinity in a block of an image."""
+    check_finite(Image(values, Space.plain(values.shape[1:])), path)

@@ -1,0 +1,91 @@
+"""The fingerprint of a case that does not fit into memory: exact box, intensities of a bounded, seeded sample of its labelled voxels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.planning.dense.fingerprint import DenseImage
+from nnreg.planning.dense.measure import Box, Foreground, nonzero_box, volume_spacing
+
+if TYPE_CHECKING:
+    from nnreg.dataset import RawDataset
+    from nnreg.dataset.large import LargeLabels
+    from nnreg.imageio.lazy import Volume
+
+SEED = 1234
+SAMPLED = 2**22  # labelled voxels of a case that are looked at
+PER_BLOCK = SAMPLED // 16  # no block gives more of them, so that there are several
+
+
+def measure_large(raw: RawDataset, case: str, *, file_bytes: int = 0) -> tuple[DenseImage, list[Foreground | None]]:
+    """Measurements of a case, and per channel its foreground (None where nothing is labelled).
+
+    Raises
+    ------
+    NnRegError
+        For unreadable chunks, NaN and infinity, labels on another grid.
+    """
+    from nnreg.dataset.large import open_large, open_large_labels
+
+    image = open_large(raw, case)
+    labels = open_large_labels(raw, case, image)
+    volume = image.volume()
+    box = streamed_box(volume)
+    depth, height, width = (high - low for low, high in box)
+    relative = depth * height * width / float(np.prod(volume.shape[1:], dtype=np.float64))
+    return DenseImage(volume_spacing(image.space.spacing), (depth, height, width), relative, file_bytes), _foreground(volume, labels, box)
+
+
+def streamed_box(volume: Volume) -> Box:
+    """First and one past the last index, per axis, of what is not 0 in any channel; everything if all is 0.
+
+    Blocks inside what is known to be needed are not read, unless they could hold NaN or infinity.
+
+    Raises
+    ------
+    ImageError
+        For an unreadable chunk, NaN or infinite values.
+    """
+    from nnreg.dataset.large import refuse_unfinite
+
+    floats = volume.dtype.kind == "f"
+    low, high = np.asarray(volume.shape[1:]), np.zeros(3, int)
+    for box in volume.boxes():
+        first, last = np.transpose(box)
+        known = bool((first >= low).all() and (last <= high).all())
+        if known and not floats:
+            continue
+        block = volume.read(box)
+        if floats:
+            refuse_unfinite(block, volume.image.path)
+        if known or not block.any():
+            continue
+        found_first, found_last = np.transpose(nonzero_box(block))
+        low, high = np.minimum(low, first + found_first), np.maximum(high, first + found_last)
+    if not high.any():
+        return tuple((0, size) for size in volume.shape[1:])
+    return tuple(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _foreground(volume: Volume, labels: LargeLabels, box: Box) -> list[Foreground | None]:
+    """Of labelled voxels from blocks in random order, until there are enough."""
+    rng = np.random.default_rng(SEED)
+    blocks = list(volume.boxes(box))
+    found: list[npt.NDArray[Any]] = []
+    count = 0
+    for index in rng.permutation(len(blocks)):
+        where = np.flatnonzero((labels.read(blocks[index]) > 0).any(axis=0))
+        if not len(where):
+            continue
+        if len(where) > PER_BLOCK:
+            where = rng.choice(where, PER_BLOCK, replace=False, shuffle=False)
+        found.append(volume.read(blocks[index]).reshape(volume.shape[0], -1)[:, where])
+        count += len(where)
+        if count >= SAMPLED:
+            break
+    if not found:
+        return [None] * volume.shape[0]
+    return [Foreground.of(channel) for channel in np.concatenate(found, axis=1)]
