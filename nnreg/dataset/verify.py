@@ -9,11 +9,13 @@ from functools import partial
 
 import numpy as np
 
+from nnreg.dataset.large import large
 from nnreg.dataset.pairs import check_names
 from nnreg.dataset.raw import Case, RawDataset
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.splits import FILE_NAME as SPLITS_NAME
 from nnreg.dataset.splits import check_splits
+from nnreg.dataset.verify_large import check_large
 from nnreg.errors import DatasetError, NnRegError
 from nnreg.files import read_json
 from nnreg.parallel import run_all
@@ -118,6 +120,9 @@ def _check_case(raw: RawDataset, name: str) -> _Found:
     found = _Found()
     try:
         extra = _extra_channels(raw, name)
+        if large(raw, name):
+            parts = check_large(raw, name)
+            return _Found(extra + parts.problems, parts.notes, parts.ndim)
         case = raw.read_case(name)
     except NnRegError as error:
         return _Found(problems=[str(error)])

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nnreg import metrics
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.pair import finite_mean
-from nnreg.imageio import ENDINGS, Image, ending_of, is_image_file, read_image
+from nnreg.imageio import ENDINGS, Image, LazyImage, ending_of, is_image_file, open_image, read_image
 from nnreg.imageio.files import check_same_space
+from nnreg.imageio.lazy import boxes, is_large
 from nnreg.parallel import run_all
 
 Label = int | tuple[int, ...]
@@ -69,21 +71,49 @@ def evaluate_labels(
         Key of the label to ``Dice``, ``IoU`` (NaN where it is in neither map), ``TP``, ``FP``, ``FN``, ``TN``, ``n_pred`` and ``n_ref`` (voxels).
     """
     truth, found = reference.array[0], prediction.array[0]
-    regions = {label: (label,) if isinstance(label, int) else tuple(label) for label in labels}
-    values = sorted({value for region in regions.values() for value in region})
+    values = _values(labels)
     scored = None if ignore is None else truth != ignore
-    table = metrics.confusion(truth, found, values, mask=scored)
-    result = {}
-    for label, region in regions.items():
-        inside = [values.index(value) for value in region]
-        result[key_of(label)] = _scores(int(table[np.ix_(inside, inside)].sum()), int(table[:, inside].sum()), int(table[inside].sum()), int(table.sum()))
+    result = _overlaps(metrics.confusion(truth, found, values, mask=scored), values, labels)
     if surface:
         spacing = reference.space.spacing
-        for label, region in regions.items():
+        for label, region in _regions(labels).items():
             one, other = ((np.isin(array, region) & (True if scored is None else scored)).astype(np.uint8) for array in (truth, found))
             distances = metrics.surface_distances(one, other, [1], spacing)[1]
             measured = (math.nan, math.nan) if distances is None else (distances.hausdorff(95), distances.average)
             result[key_of(label)] |= dict(zip(("HD95", "ASD"), measured, strict=True))
+    return result
+
+
+def evaluate_large_labels(
+    *, reference: LazyImage, prediction: LazyImage, labels: Sequence[Label], ignore: int | None = None, surface: bool = False
+) -> dict[str, dict[str, float]]:
+    """As :func:`evaluate_labels` of maps that do not fit into memory, block by block; surfaces, which need the whole, are NaN."""
+    values = _values(labels)
+    table = np.zeros((len(values) + 1,) * 2, np.int64)
+    for box in boxes(reference.space.shape, prediction.chunks):
+        truth, found = reference.read(box)[0], prediction.read(box)[0]
+        table += metrics.confusion(truth, found, values, mask=None if ignore is None else truth != ignore)
+    result = _overlaps(table, values, labels)
+    if surface:
+        for scores in result.values():
+            scores |= {"HD95": math.nan, "ASD": math.nan}
+    return result
+
+
+def _regions(labels: Sequence[Label]) -> dict[Label, tuple[int, ...]]:
+    return {label: (label,) if isinstance(label, int) else tuple(label) for label in labels}
+
+
+def _values(labels: Sequence[Label]) -> list[int]:
+    return sorted({value for region in _regions(labels).values() for value in region})
+
+
+def _overlaps(table: npt.NDArray[np.int64], values: list[int], labels: Sequence[Label]) -> dict[str, dict[str, float]]:
+    """Figures of each label from how many voxels have which values."""
+    result = {}
+    for label, region in _regions(labels).items():
+        inside = [values.index(value) for value in region]
+        result[key_of(label)] = _scores(int(table[np.ix_(inside, inside)].sum()), int(table[:, inside].sum()), int(table[inside].sum()), int(table.sum()))
     return result
 
 
@@ -171,9 +201,11 @@ def evaluate_label_files(
 
 
 def _evaluate(job: DenseJob) -> dict[str, Any]:
-    reference, prediction = read_image(job.reference), read_image(job.prediction)
+    by_parts = is_large([job.prediction]) and is_large([job.reference])
+    reader, measure = (open_image, evaluate_large_labels) if by_parts else (read_image, evaluate_labels)
+    reference, prediction = reader(job.reference), reader(job.prediction)
     check_same_space(prediction.space, job.prediction, reference.space, job.reference)
-    found = evaluate_labels(reference=reference, prediction=prediction, labels=job.labels, ignore=job.ignore, surface=job.surface)
+    found = measure(reference=reference, prediction=prediction, labels=job.labels, ignore=job.ignore, surface=job.surface)
     return {"case": job.case, "reference_file": str(job.reference), "prediction_file": str(job.prediction), "metrics": found}
 
 

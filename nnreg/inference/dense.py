@@ -19,6 +19,7 @@ from nnreg.files import read_json, writable_folder, write_json
 from nnreg.imageio import is_image_file, read_image, write_image
 from nnreg.inference.dense_predictor import DEFAULT_TILES, DensePredictor, TileOptions
 from nnreg.inference.dense_sources import DenseSource, NewCases, Prepared, label_ending
+from nnreg.inference.large import predict_large
 from nnreg.inference.overlapped import Behind, ahead
 from nnreg.inference.predictor import ModelFolder, Predictor
 from nnreg.inference.probabilities import ENDING as PROBABILITIES
@@ -94,7 +95,11 @@ def predict_cases(
             for entry in entries:
                 on_progress(record.add(entry), len(cases), entry["name"])
 
-        for case, prepared in ahead(source.prepare, [case for case in cases if case not in kept], options.readers):
+        rest = [case for case in cases if case not in kept]
+        by_parts = [case for case in rest if source.is_large(case)]
+        for case in by_parts:
+            finished([_predict_large(predictor, source, case, output, options)])
+        for case, prepared in ahead(source.prepare, [case for case in rest if case not in by_parts], options.readers):
             started = time.monotonic()
             logits = predictor.logits(prepared.image, prepared.previous)
             finished(workers.give(writer, case, prepared, logits, time.monotonic() - started))
@@ -163,6 +168,15 @@ class _Writer:
             "images": [path.name for path in self.source.files(case)],
             "seconds": {"network": round(seconds, 3), "writing": round(time.monotonic() - started, 3)},
         }
+
+
+def _predict_large(predictor: DensePredictor, source: DenseSource, case: str, output: Path, options: DenseOptions) -> dict[str, Any]:
+    """The entry of a case that does not fit into memory; it gets a label map and no picture."""
+    if options.save_probabilities:
+        raise PredictionError(f"{source.files(case)[0]}: is too large to keep its probabilities. Leave --save_probabilities (--npz) out, or cut the image.")
+    started = time.monotonic()
+    predict_large(predictor, source.prepare_large(case), output / f"{case}{label_ending(source, case)}")
+    return {"name": case, "images": [path.name for path in source.files(case)], "seconds": {"network": round(time.monotonic() - started, 3), "writing": 0.0}}
 
 
 # -- from folders -----------------------------------------------------------------------------------------------------

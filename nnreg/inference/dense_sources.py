@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.dataset import RawDataset
+from nnreg.dataset.large import LargeLabels, large
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense import label_files
-from nnreg.imageio import Image, check_finite, ending_of, read_channels, read_image
+from nnreg.imageio import Image, check_finite, ending_of, open_image, read_channels, read_image
 from nnreg.imageio.endings import LOSSY
 from nnreg.imageio.files import check_same_space
+from nnreg.imageio.lazy import Box, is_large
 from nnreg.inference.cases import cases_in, folder_beside
+from nnreg.inference.large import ENDING as LARGE_ENDING
+from nnreg.inference.large import LargePrepared
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.preprocessing.dense.case import DensePreprocessor
 from nnreg.preprocessing.dense.storage import DenseDataset, DenseProperties
+from nnreg.preprocessing.dense.streamed import StreamedCase
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +58,14 @@ class DenseSource(Protocol):
 
     def prepare(self, case: str) -> Prepared:
         """The case on the working grid."""
+        ...
+
+    def is_large(self, case: str) -> bool:
+        """Whether it does not fit into memory and is prepared by :meth:`prepare_large`."""
+        ...
+
+    def prepare_large(self, case: str) -> LargePrepared:
+        """The case on the working grid, read box by box."""
         ...
 
     def truth(self, case: str) -> Path | None:
@@ -117,6 +131,25 @@ class NewCases:
         found = self._preprocessor.run(case, image, earlier)
         return Prepared(image, found.image, found.properties, None if earlier is None else found.labels)
 
+    def is_large(self, case: str) -> bool:
+        """Zarr or TIFF of more than ``nnReg_whole_voxels``."""
+        return is_large(self._files[case])
+
+    def prepare_large(self, case: str) -> LargePrepared:
+        """Open, check, and measure what normalisation needs."""
+        image = open_image(self._files[case])
+        if image.channels != self.channels:
+            raise PredictionError(
+                f"{image.path}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
+            )
+        earlier = None
+        if self._previous is not None:
+            labels = open_image(self._previous[case])
+            check_same_space(labels.space, labels.path, image.space, image.path)
+            earlier = LargeLabels(labels.volume(self._preprocessor.plans.transpose_forward), (labels.path,))
+        streamed = StreamedCase.of(case, image, self._preprocessor.plans, self._preprocessor.configuration, truth=earlier)
+        return LargePrepared(streamed.image, streamed.grids.new, streamed.properties, None if earlier is None else streamed.labels)
+
     def truth(self, case: str) -> Path | None:
         """Of ``labelsTs`` beside ``imagesTs``."""
         return self._truth.get(case)
@@ -149,6 +182,19 @@ class StoredCases:
         image = np.asarray(self._data.open(case).image[:])
         return Prepared(self.raw.read_image(case), image, self._data.properties(case), None if self._previous is None else self._previous(case))
 
+    def is_large(self, case: str) -> bool:
+        """As when it was preprocessed."""
+        return large(self.raw, case)
+
+    def prepare_large(self, case: str) -> LargePrepared:
+        """The stored arrays, read box by box."""
+        stored = self._data.open(case).image
+        previous = None
+        if self._previous is not None:
+            labels = self._previous(case)
+            previous = partial(read_stored, labels)
+        return LargePrepared(partial(read_stored, stored), tuple(map(int, stored.shape[1:])), self._data.properties(case), previous)
+
     def properties(self, case: str) -> DenseProperties:
         """Where its arrays come from."""
         return self._data.properties(case)
@@ -162,7 +208,14 @@ class StoredCases:
         return list(self.raw.image_paths(case))
 
 
+def read_stored(array: Any, box: Box) -> npt.NDArray[Any]:
+    """(C, *box) of an array (C, *spatial) on disk."""
+    return np.asarray(array[(slice(None), *(slice(low, high) for low, high in box))])
+
+
 def label_ending(source: DenseSource, case: str) -> str:
-    """Ending of a case's label map: that of its image, unless that format loses something."""
+    """Ending of a case's label map: that of its image, unless that format loses something; Zarr for images that are read by parts."""
+    if source.is_large(case):
+        return LARGE_ENDING
     ending = ending_of(source.files(case)[0])
     return ".png" if ending in LOSSY else ending

@@ -196,12 +196,12 @@ class SlidingWindow:
             chosen = places[first : first + together]
             regions = [tuple(slice(start, start + part) for start, part in zip((depth, *starts), tile, strict=True)) for starts in chosen]
             tiles = torch.stack([source[(slice(None), *region)] for region in regions]).to(self.device, torch.float32)
-            predicted = self._mean(tiles[:, :, 0] if flat else tiles)
+            predicted = self.mean_logits(tiles[:, :, 0] if flat else tiles)
             if not torch.isfinite(predicted).all():
                 raise PredictionError(f"the tile at {(depth, *chosen[0])} gave logits that are not finite. Check the checkpoint, or predict with -device cpu.")
             yield from zip(chosen, predicted[:, :, None] if flat else predicted, strict=True)
 
-    def _mean(self, tiles: Tensor) -> Tensor:
+    def mean_logits(self, tiles: Tensor) -> Tensor:
         """Mean float32 logits (B, K, *tile) of all networks and mirror images."""
         with autocast(self.device, self.precision):
             return torch.stack([mirrored_mean(_Finest(network), tiles, self.mirror_axes) for network in self.networks]).mean(dim=0)

@@ -1,0 +1,123 @@
+"""Images that are read by parts get the label maps they get whole."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from dense_models import REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, truth_of
+
+from nnreg.errors import NnRegError
+from nnreg.geometry import Space
+from nnreg.imageio import read_image, write_image
+from nnreg.inference import large, streamed_window
+from nnreg.inference.dense import DenseOptions, predict_cases
+from nnreg.inference.dense_sources import NewCases
+from nnreg.inference.sliding_window import SlidingWindow
+from nnreg.inference.streamed_window import StreamedWindow
+from nnreg.planning.plans import Normalization
+
+pytest.importorskip("zarr")
+SPACING = (3.0, 1.5, 1.0)
+SHAPES = {"a": (9, 24, 17), "b": (5, 31, 16)}
+
+
+def a_network(heads=3, ndim=3, channels=1):
+    torch.manual_seed(0)
+    return (torch.nn.Conv3d if ndim == 3 else torch.nn.Conv2d)(channels, heads, 3, padding=1)
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((9, 14, 21), (4, 8, 6)), ((5, 3, 11), (4, 6, 7)), ((3, 17, 12), (8, 6))])
+@pytest.mark.parametrize("sums", [1, 20_000, 2**20])
+def test_logits_are_those_of_the_whole(shape, patch, sums):
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    image[:, :, :9] = 0  # tiles that are one value throughout
+    window = SlidingWindow([a_network(ndim=len(patch))], patch, mirror_axes=(0,))
+    wanted = window(image)
+
+    def read(box):
+        return image[(slice(None), *(slice(low, high) for low, high in box))]
+
+    for region in (None, tuple((size // 3, size - 1) for size in shape)):
+        found = torch.full_like(wanted, torch.nan)
+        calls = []
+        for box, logits in StreamedWindow(window, read, shape, 3, sums_bytes=sums)(region, lambda *done: calls.append(done)):
+            inside = (slice(None), *(slice(low, high) for low, high in box))
+            assert found[inside].isnan().all()
+            found[inside] = logits
+        inside = (slice(None), *(slice(low, high) for low, high in region or [(0, size) for size in shape]))
+        torch.testing.assert_close(found[inside], wanted[inside], atol=1e-5, rtol=1e-5)
+        assert int(found.isnan().sum()) == wanted.numel() - wanted[inside].numel()
+        assert calls[-1][0] == calls[-1][1] == len(calls)
+
+
+def write_zarrs(folder, spacing=SPACING):
+    result = {}
+    for seed, (case, shape) in enumerate(SHAPES.items()):
+        image = np.random.default_rng(seed).choice([2.0, 14.0, 27.0], shape).astype(np.float32)
+        image[0] = 0
+        image[..., -2:] = 0
+        write_image(folder / f"{case}_0000.zarr", image[None], Space.plain(shape, spacing))
+        result[case] = image
+    return result
+
+
+def predicted(folder, known, name, network, output, spec=SPEC, previous=None, **options):
+    source = NewCases(folder / "images", known, name, spec, previous)
+    predict_cases(predictor(known, name, network, spec), source, folder / output, model="known", options=DenseOptions(pictures=False, **options))
+    return {case: read_image(folder / output / f"{case}.zarr") for case in SHAPES}
+
+
+@pytest.mark.parametrize(("network", "spec"), [(by_brightness, SPEC), (regions_by_brightness, REGIONS)], ids=["labels", "regions"])
+@pytest.mark.parametrize(("name", "transpose"), [("3d_fullres", (0, 1, 2)), ("3d_fullres", (2, 0, 1)), ("2d", (1, 0, 2))])
+def test_a_network_that_looks_at_single_voxels_is_right(tmp_path, monkeypatch, network, spec, name, transpose):
+    """Whatever is cropped, transposed, cut and put together again; a picture's worth of sums at a time."""
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    monkeypatch.setattr(streamed_window.StreamedWindow, "sums_bytes", 10_000)
+    arrays = write_zarrs(tmp_path / "images")
+    spacing = tuple(SPACING[axis] for axis in transpose)
+    known = plans(transpose, **{"3d_fullres": configuration(spacing, (4, 8, 16)), "2d": configuration(spacing[1:], (8, 6))})
+    for case, found in predicted(tmp_path, known, name, network, "out", spec).items():
+        np.testing.assert_array_equal(found.array[0], truth_of(arrays[case]))
+        assert found.space == Space.plain(SHAPES[case], SPACING)
+
+
+@pytest.mark.parametrize("spacing", [(4.0, 1.1, 1.3), (2.0, 1.9, 0.7)])
+def test_another_spacing_by_parts_is_as_whole(tmp_path, monkeypatch, spacing):
+    """Normalised and resampled both ways; logits wait in half precision, so a voxel in some thousands may fall the other way."""
+    monkeypatch.setattr(large, "BLOCK_VOXELS", 3000)
+    write_zarrs(tmp_path / "images")
+    known = plans(**{"3d_fullres": configuration(spacing, (4, 8, 8), normalization=(Normalization("zscore", {"use_mask": False}),))})
+    whole = predicted(tmp_path, known, "3d_fullres", a_network(), "whole")
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    parts = predicted(tmp_path, known, "3d_fullres", a_network(), "parts")
+    for case in SHAPES:
+        assert len(np.unique(whole[case].array)) == 3
+        assert (parts[case].array != whole[case].array).mean() < 2e-3
+
+
+def test_a_cascade_reads_the_stage_before_by_parts(tmp_path, monkeypatch):
+    write_zarrs(tmp_path / "images")
+    second = dataclasses.replace(configuration(SPACING, (4, 8, 8)), previous_stage="3d_lowres")
+    known = plans(**{"3d_lowres": configuration(SPACING, (4, 8, 8)), "3d_cascade_fullres": second})
+    predicted(tmp_path, known, "3d_lowres", by_brightness, "low")
+    network = a_network(channels=3)
+    whole = predicted(tmp_path, known, "3d_cascade_fullres", network, "whole", previous=tmp_path / "low")
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    parts = predicted(tmp_path, known, "3d_cascade_fullres", network, "parts", previous=tmp_path / "low")
+    for case in SHAPES:
+        np.testing.assert_array_equal(parts[case].array, whole[case].array)
+
+
+def test_what_cannot_be_is_said_and_what_was_there_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    write_zarrs(tmp_path / "images")
+    known = plans(**{"3d_fullres": configuration(SPACING, (4, 8, 8))})
+    before = predicted(tmp_path, known, "3d_fullres", by_brightness, "out")
+    with pytest.raises(NnRegError, match="too large to keep its probabilities"):
+        predicted(tmp_path, known, "3d_fullres", by_brightness, "out", save_probabilities=True)
+    chunk = next(path for path in (tmp_path / "images" / "a_0000.zarr" / "0").rglob("*") if path.is_file() and not path.name.startswith("."))
+    chunk.write_bytes(chunk.read_bytes()[:9])
+    with pytest.raises(NnRegError, match=r"a_0000.zarr, chunk .*: cannot be read"):
+        predicted(tmp_path, known, "3d_fullres", by_brightness, "out")
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.zarr").array, before["a"].array)
