@@ -60,13 +60,13 @@ setup(
         "PyYAML>=6.0",
     ],
     extras_require={
-        "zarr": ["zarr>=2.18"],
+        "zarr": ["zarr>=3.0"],
         "monai": ["monai>=1.5"],
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.17"],
         "dask": ["distributed>=2024.1"],
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
-        "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6"],
+        "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6", "zarr>=3.0; python_version >= '3.11'"],
     },
     entry_points={"console_scripts": [f"nnreg_{name.rstrip('_')} = nnreg.cli.{name}:main" for name in COMMANDS]},
 )

@@ -56,7 +56,9 @@ class LazyFile:
     def __post_init__(self) -> None:
         size = math.prod(self.chunks) * np.dtype(self.array.dtype).itemsize
         if size > LARGEST_CHUNK:
-            raise ImageError(f"{self.path}: its chunks of {self.chunks} voxels take {size / 2**30:.1f} GiB each. Store it again in chunks of about 128 per axis.")
+            raise ImageError(
+                f"{self.path}: its chunks of {self.chunks} voxels take {size / 2**30:.1f} GiB each. Store it again in chunks of about 128 per axis."
+            )
 
     @property
     def channels(self) -> int:
@@ -84,7 +86,9 @@ class LazyFile:
             found = self._damaged(box)
             which = "" if found is None else f", chunk {found}"
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise ImageError(f"{self.path}{which}: cannot be read ({reason}). The chunk is damaged or truncated: copy the image again or make it again.") from error
+            raise ImageError(
+                f"{self.path}{which}: cannot be read ({reason}). The chunk is damaged or truncated: copy the image again or make it again."
+            ) from error
 
     def _read(self, box: Sequence[tuple[int, int]]) -> npt.NDArray[Any]:
         index: list[Any] = [0] * self.array.ndim
@@ -144,7 +148,7 @@ class LazyImage:
     def dtype(self) -> np.dtype[Any]:
         """The smallest type that holds every channel exactly."""
         found = np.result_type(*(file.array.dtype for file in self.files))
-        return np.dtype(np.uint8) if found == bool else found
+        return np.dtype(np.uint8) if found.kind == "b" else found
 
     @property
     def chunks(self) -> tuple[int, ...]:

@@ -87,7 +87,9 @@ def open_tiff(path: Path) -> LazyImage:
             tile = first.tile or (first.rowsperstrip, first.imagewidth)
             byteorder = file.byteorder
     except (tifffile.TiffFileError, ValueError, IndexError, KeyError, RuntimeError, OSError, AttributeError) as error:
-        raise ImageError(f"{path}: cannot be opened as TIFF ({_first_line(error)}). It is truncated, damaged or not what its ending says: make it again.") from error
+        raise ImageError(
+            f"{path}: cannot be opened as TIFF ({_first_line(error)}). It is truncated, damaged or not what its ending says: make it again."
+        ) from error
     if dtype is None or dtype.kind not in "iufb":
         raise ImageError(f"{path}: holds values of type {dtype}, expected real numbers. Convert it.")
     channel, spatial = _axis_roles(axes, shape, path)

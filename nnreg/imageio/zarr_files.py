@@ -62,7 +62,9 @@ def open_zarr(path: Path) -> LazyImage:
     channel = names.index("c") if "c" in names else None
     rest = [axis for axis in range(array.ndim) if axis not in (*spatial, channel)]
     if len(spatial) not in (2, 3) or len(set(names)) < len(names) or any(array.shape[axis] > 1 for axis in rest):
-        raise ImageError(f"{path}: has the axes {' '.join(names)} of sizes {array.shape}; expected two or three of space and perhaps channels. Split the image.")
+        raise ImageError(
+            f"{path}: has the axes {' '.join(names)} of sizes {array.shape}; expected two or three of space and perhaps channels. Split the image."
+        )
     shape = tuple(int(array.shape[axis]) for axis in spatial)
     if not geometry and scales is not None:
         geometry = _ngff(path, scales, spatial, array.ndim)

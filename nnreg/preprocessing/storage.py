@@ -126,7 +126,7 @@ def _compression() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def create_array(path: Path, shape: Sequence[int], dtype: npt.DTypeLike, patch: Sequence[int], fill: Any) -> Iterator[Any]:
-    """A blosc2 array full of `fill` to be written box by box (``array[:, a:b, c:d, e:f] = values``); it stands at `path` when the block ends without an error."""
+    """A blosc2 array full of `fill` to be written box by box (``array[:, a:b, c:d, e:f] = values``); it is at `path` when the block ends without an error."""
     import blosc2
 
     kind = np.dtype(dtype)

@@ -128,8 +128,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path):
     for name, said in (("empty", "cannot be opened as Zarr"), ("two", "holds x, y"), ("six", "has 6 axes")):
         with pytest.raises(NnRegError, match=said):
             read_image(tmp_path / f"{name}.zarr")
+    write_image(tmp_path / "a.nrrd", array, Space.plain(array.shape[1:]))
     with pytest.raises(NnRegError, match="read whole only"):
-        write_image(tmp_path / "a.nrrd", array, Space.plain(array.shape[1:]))
         open_image(tmp_path / "a.nrrd")
 
 

@@ -1,6 +1,7 @@
 """Images that are read by parts get the label maps they get whole."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,6 +23,10 @@ SPACING = (3.0, 1.5, 1.0)
 SHAPES = {"a": (9, 24, 17), "b": (5, 31, 16)}
 
 
+def noted(calls, *done):
+    calls.append(done)
+
+
 def a_network(heads=3, ndim=3, channels=1):
     torch.manual_seed(0)
     return (torch.nn.Conv3d if ndim == 3 else torch.nn.Conv2d)(channels, heads, 3, padding=1)
@@ -40,8 +45,8 @@ def test_logits_are_those_of_the_whole(shape, patch, sums):
 
     for region in (None, tuple((size // 3, size - 1) for size in shape)):
         found = torch.full_like(wanted, torch.nan)
-        calls = []
-        for box, logits in StreamedWindow(window, read, shape, 3, sums_bytes=sums)(region, lambda *done: calls.append(done)):
+        calls: list[tuple[int, int]] = []
+        for box, logits in StreamedWindow(window, read, shape, 3, sums_bytes=sums)(region, partial(noted, calls)):
             inside = (slice(None), *(slice(low, high) for low, high in box))
             assert found[inside].isnan().all()
             found[inside] = logits

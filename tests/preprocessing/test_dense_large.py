@@ -5,17 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from nnreg.dataset import RawDataset
+from nnreg.dataset import RawDataset, verify_dataset
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
-from nnreg.imageio import write_image
-from nnreg.imageio import lazy
-from nnreg.planning.dense import measure_large as measuring
-from nnreg.planning.dense.plans import DensePlans
+from nnreg.imageio import lazy, write_image
 from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
 from nnreg.preprocessing.dense.large import Drawn
 from nnreg.preprocessing.dense.storage import DenseDataset
-from nnreg.preprocessing.dense.streamed import StreamedCase
+from nnreg.preprocessing.dense.streamed_normalise import Moments
 from nnreg.workspace import Workspace
 
 pytest.importorskip("zarr")
@@ -73,3 +70,64 @@ def test_by_parts_is_as_whole(scrolls, monkeypatch):
         for label, voxels in locations.items():
             # fewer than are drawn: all of them
             assert {*map(tuple, voxels.tolist())} == {*map(tuple, whole[key][2][label].tolist())}
+
+
+def test_a_large_dataset_is_verified_chunk_by_chunk(scrolls, monkeypatch):
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    raw = RawDataset.open(scrolls.raw / NAME)
+    assert not verify_dataset(raw).problems
+    labels = raw.folder / "labelsTr" / "s1.zarr"
+    wrong = np.zeros((1, 18, 26, 35), np.uint8)
+    wrong[0, 3, 3, 3] = 7
+    write_image(labels, wrong, Space.plain((18, 26, 35), (1.2, 1.1, 1.0)))
+    said = "\n".join(verify_dataset(raw).problems)
+    assert f"{labels}: holds the values 7" in said
+    with pytest.raises(NnRegError, match=r"s1.zarr: holds the value 7, labels"):
+        prepared(scrolls)
+    folder = next((scrolls.preprocessed / NAME).glob("*3d_fullres"))
+    # what was finished stays, nothing is half written
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".made")) == ["s0.b2nd", "s0.json", "s0_locations.npz", "s0_seg.b2nd"]
+    chunk = next(path for path in (raw.folder / "imagesTr" / "s0_0000.zarr" / "0").rglob("*") if path.is_file() and not path.name.startswith("."))
+    chunk.write_bytes(b"")
+    assert f"{raw.folder / 'imagesTr' / 's0_0000.zarr'}, chunk 0.0.0: cannot be read" in "\n".join(verify_dataset(raw).problems)
+    with pytest.raises(NnRegError, match="chunk 0.0.0"):
+        fingerprint_dataset(scrolls, 21, task="dense_prediction", processes=1, clean=True)
+
+
+def test_labels_on_another_grid_and_values_that_are_not_finite_are_refused(scrolls, monkeypatch):
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    folder = scrolls.raw / NAME
+    image = np.ones((1, 18, 26, 35), np.float32)
+    write_image(folder / "imagesTr" / "s1_0000.zarr", image, Space.plain((18, 26, 35)))
+    with pytest.raises(NnRegError, match=r"labelsTr/s1.zarr: lies elsewhere"):
+        fingerprint_dataset(scrolls, 21, task="dense_prediction", processes=1, clean=True)
+    image[0, 5, 6, 7] = np.nan
+    write_image(folder / "imagesTr" / "s1_0000.zarr", image, Space.plain((18, 26, 35), (1.2, 1.1, 1.0)))
+    with pytest.raises(NnRegError, match=r"s1_0000.zarr: has 1 NaN"):
+        fingerprint_dataset(scrolls, 21, task="dense_prediction", processes=1, clean=True)
+
+
+def test_the_sample_of_voxels_is_uniform_and_without_repetition():
+    """Each of 4 x 1000 voxels is drawn with the same probability, whatever part it comes in."""
+    counts = np.zeros(4000)
+    for seed in range(400):
+        drawn = Drawn(most=100)
+        for part in range(4):
+            drawn.add(np.arange(1000), ((part * 10, part * 10 + 10), (0, 10), (0, 10)), np.random.default_rng([seed, part]))
+        voxels = drawn.voxels((40, 10, 10))
+        assert len({*map(tuple, voxels.tolist())}) == len(voxels) == 100
+        counts[np.ravel_multi_index(tuple(voxels.T), (40, 10, 10))] += 1
+    # parts: 10000 each with a standard deviation below 90; voxels: binomial around 10
+    assert np.abs(counts.reshape(4, -1).sum(axis=1) - 10_000).max() < 500
+    assert counts.var() == pytest.approx(10 * (1 - 100 / 4000), rel=0.15)
+
+
+def test_moments_of_parts_are_those_of_the_whole():
+    values = np.random.default_rng(0).normal(1e4, 3, 5000).astype(np.float32)
+    found = Moments()
+    for part in np.split(values, [0, 1, 70, 4000]):
+        found.add(part)
+    found.add(np.zeros(900, np.float32))
+    whole = np.concatenate([values, np.zeros(900)]).astype(np.float64)
+    assert (found.count, found.low, found.high) == (5900, 0, values.max())
+    assert (found.mean, found.std) == pytest.approx((whole.mean(), whole.std()), rel=1e-6)

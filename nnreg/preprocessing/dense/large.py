@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,22 +53,23 @@ def _write(streamed: StreamedCase, folder: Path, patch: Sequence[int], manager: 
     targets = 1 if streamed.truth is None else streamed.truth.volume.shape[0]
     # what is 0 in the image is most of a sparse one, and takes no room
     nothing = streamed.normaliser(np.zeros((streamed.shape[0], 1, 1, 1), np.float32)).ravel()
+    uniform = bool((nothing == nothing[0]).all())
     chunks, _ = chunks_and_blocks(streamed.shape, patch, 4)
     images = create_array(folder / f"{case}{IMAGE}{ENDING}", streamed.shape, np.float32, patch, nothing[0])
     labels = create_array(folder / f"{case}{LABELS}{ENDING}", (targets, *streamed.shape[1:]), np.int16, patch, -1)
     with images as image_file, labels as label_file:
         for index, box in enumerate(streamed.boxes(chunks[1:])):
-            inside = (slice(None), *(slice(low, high) for low, high in box))
-            values = streamed.image(box)
-            if (values != nothing[0]).any():
-                image_file[inside] = values
+            rng = np.random.default_rng([SEED, index])
+            if uniform and streamed.is_empty(box):
+                if manager.annotated is not None:
+                    drawn[manager.annotated].add(np.arange(math.prod(high - low for low, high in box)), box, rng)
+                continue
+            inside = (slice(None), *itertools.starmap(slice, box))
+            image_file[inside] = streamed.image(box)
             found = streamed.labels(box)
-            if (found != -1).any():
-                label_file[inside] = found
-                # of several targets, the largest value: a voxel that any of them labels is worth a patch
-                _draw(drawn, found.max(axis=0), box, np.random.default_rng([SEED, index]))
-            elif manager.annotated is not None:
-                _draw({manager.annotated: drawn[manager.annotated]}, found[0], box, np.random.default_rng([SEED, index]))
+            label_file[inside] = found
+            # of several targets, the largest value: a voxel that any of them labels is worth a patch
+            _draw(drawn, found.max(axis=0), box, rng)
     write_locations(folder / f"{case}{LOCATIONS}", {entry: found.voxels(streamed.shape[1:]) for entry, found in drawn.items()})
     write_json(folder / f"{case}.json", streamed.properties.to_dict())
 

@@ -95,6 +95,10 @@ class StreamedCase:
         ratio = float(np.prod([max(1.0, old / new) for old, new in zip(self.grids.old, self.grids.new, strict=True)]))
         return list(boxes(self.grids.new, chunks, None, int(BLOCK_VOXELS / ratio / max(1, self.shape[0]))))
 
+    def is_empty(self, box: Box) -> bool:
+        """Whether image and labels are 0 in a box, where that is cheap to tell: on a grid that is not resampled."""
+        return self.grids.same and not self._raw(box).any() and (self.truth is None or not self.truth.read(self._native(box)).any())
+
     def image(self, box: Box) -> Floats:
         """Values (C, *box).
 

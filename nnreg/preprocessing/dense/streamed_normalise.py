@@ -31,8 +31,10 @@ class Moments:
         """Take in further values."""
         if not values.size:
             return
-        mean = float(values.mean(dtype=np.float64))
-        squares = float(np.square(values - np.float32(mean), dtype=np.float64).sum()) if values.any() else values.size * mean**2
+        mean = squares = 0.0
+        if values.any():  # most of a sparse image is not worth the arithmetic
+            mean = float(values.mean(dtype=np.float64))
+            squares = float(np.square(values - np.float32(mean)).sum(dtype=np.float64))
         total, between = self.count + values.size, mean - self.mean
         self.squares += squares + between**2 * self.count * values.size / total
         self.mean += between * values.size / total
@@ -81,7 +83,9 @@ class Normaliser:
             If a scheme is none of nnReg's own, which alone work by parts.
         """
         if volume.shape[0] != len(schemes):
-            raise PreprocessingError(f"{case}: the image has {volume.shape[0]} channels, the plans are for {len(schemes)}. Give the channels the plans were made with.")
+            raise PreprocessingError(
+                f"{case}: the image has {volume.shape[0]} channels, the plans are for {len(schemes)}. Give the channels the plans were made with."
+            )
         found = [Moments() for _ in schemes]
         if any(scheme.scheme not in FIXED for scheme in schemes):
             for part in volume.boxes(box):
@@ -117,4 +121,6 @@ def _step(scheme: Normalization, moments: Moments, where: str) -> Step:
             )
         return Step(0.0, 255.0)
     SCHEMES[scheme.scheme]  # an unknown name is said with the nearest valid one
-    raise ConfigurationError(f"{where}: normalization {scheme.scheme!r} needs the whole image, which is too large. Raise nnReg_whole_voxels or plan another one.")
+    raise ConfigurationError(
+        f"{where}: normalization {scheme.scheme!r} needs the whole image, which is too large. Raise nnReg_whole_voxels or plan another one."
+    )

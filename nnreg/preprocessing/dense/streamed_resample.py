@@ -131,7 +131,7 @@ class Grids:
         return result
 
     def taps(self, box: Box, *, nearest_only: bool = False) -> tuple[Box, npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Of linear interpolation: the box of the old grid that `box` needs, indices in it, weights, and where axes begin, as ``kernels.resize_cpu`` takes them."""
+        """The box of the old grid that linear interpolation in `box` needs, and as ``kernels.resize_cpu`` takes them: indices, weights, where axes begin."""
         source, taps, weights = [], [], []
         for axis, sides in enumerate(box):
             found, share = linear_taps(self.old[axis], self.new[axis], nearest_only=nearest_only or axis == self.alone)

@@ -115,7 +115,11 @@ def _copy(images: Mapping[str, Path], beside: Mapping[str, Mapping[str, Mapping[
 
 
 def _copy_image(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
+    if source.is_dir():
+        # a Zarr may be larger than the disk has room for twice
+        target.symlink_to(source.resolve(), target_is_directory=True)
+    else:
+        shutil.copyfile(source, target)
     geometry = source.with_name(f"{stem_of(source)}.json")
     if geometry.is_file():
         shutil.copyfile(geometry, target.with_name(f"{stem_of(target)}.json"))
