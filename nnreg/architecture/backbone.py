@@ -8,7 +8,7 @@ backbone stands for the block of voxels that its stride spans, its centre being 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Any, ClassVar
 
@@ -204,19 +204,42 @@ class DenseNetwork(nn.Module):
         Of an image; logits per voxel.
     ndim, strides, kernel_sizes, features_per_stage, blocks_per_stage, deep_supervision
         See ``build_dense_network``.
+    auxiliary
+        Name to channels of further targets, each with a decoder and heads of its own; :meth:`with_auxiliary` returns them.
     **options
         The backbone's own.
     """
 
-    def __init__(self, backbone: Callable[..., Backbone], *, channels: int, outputs: int, ndim: int, deep_supervision: bool = True, **options: Any) -> None:
+    def __init__(
+        self,
+        backbone: Callable[..., Backbone],
+        *,
+        channels: int,
+        outputs: int,
+        ndim: int,
+        deep_supervision: bool = True,
+        auxiliary: Mapping[str, int] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__()
         if outputs < 1:
             raise ConfigurationError(f"a dense network needs 1 output or more, found {outputs}.")
         self.channels, self.outputs, self.ndim, self.deep_supervision = channels, outputs, ndim, deep_supervision
         self.backbone = backbone(inputs=channels, ndim=ndim, **options)
-        pointwise = nn.Conv2d if ndim == 2 else nn.Conv3d
-        self.heads = nn.ModuleList(pointwise(width, outputs, 1) for width in self.backbone.widths)
-        initialise(self.heads)
+        self.heads = self._heads(outputs)
+        if auxiliary and not hasattr(self.backbone, "another_decoder"):
+            name = type(self.backbone).__name__
+            raise ConfigurationError(
+                f"network {name} has one decoder, auxiliary targets ({', '.join(auxiliary)}) need one each. Use plain_unet or resenc_unet."
+            )
+        self.decoders = nn.ModuleDict({name: self.backbone.another_decoder() for name in auxiliary or {}})  # type: ignore[operator]
+        self.auxiliary_heads = nn.ModuleDict({name: self._heads(count) for name, count in (auxiliary or {}).items()})
+
+    def _heads(self, outputs: int) -> nn.ModuleList:
+        pointwise = nn.Conv2d if self.ndim == 2 else nn.Conv3d
+        heads = nn.ModuleList(pointwise(width, outputs, 1) for width in self.backbone.widths)
+        initialise(heads)
+        return heads
 
     @property
     def output_count(self) -> int:
@@ -230,10 +253,21 @@ class DenseNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Logits of images (B, C, *spatial) of any size."""
+        return self._levels(self.backbone(self._checked(images)), self.heads, images)
+
+    def with_auxiliary(self, images: Tensor) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
+        """Logits, and the maps (B, outputs, *spatial) of every auxiliary target, from one pass through the encoder."""
+        encoded = self.backbone.encode(self._checked(images))  # type: ignore[operator]  # a backbone with further decoders has it
+        logits = self._levels(self.backbone.decode(encoded), self.heads, images)  # type: ignore[operator]
+        return logits, {name: self._levels(decoder(encoded), self.auxiliary_heads[name], images) for name, decoder in self.decoders.items()}  # type: ignore[arg-type]
+
+    def _checked(self, images: Tensor) -> Tensor:
         if (images.shape[1], images.ndim) != (self.channels, self.ndim + 2):
             raise ConfigurationError(f"the network was built for images (B, {self.channels}, {self.ndim} axes), found {tuple(images.shape)}.")
-        features = self.backbone(pad_to_multiple(images, self.backbone.divisor))
+        return pad_to_multiple(images, self.backbone.divisor)
+
+    def _levels(self, features: Sequence[Tensor], heads: nn.ModuleList, images: Tensor) -> list[Tensor]:
         result = []
-        for head, level, stride in zip(self.heads, features if self.deep_supervision else features[:1], self.backbone.strides):
+        for head, level, stride in zip(heads, features if self.deep_supervision else features[:1], self.backbone.strides):
             result.append(crop_to(head(level), [ceil(size / step) for size, step in zip(images.shape[2:], stride)]))
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -36,27 +37,67 @@ class _UNet(Backbone):
         relative = total_strides(strides)
         super().__init__(inputs=inputs, ndim=ndim, widths=features[:-1], strides=relative[:-1], divisor=relative[-1])
         self.encoder = encoder
-        settings = block_settings(ndim)
-        convolution = settings.pop("conv_op")
-        transposed = nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
-        self.ups = nn.ModuleList(
-            transposed(below, width, tuple(stride), stride=tuple(stride))  # type: ignore[arg-type]
-            for (width, below), stride in zip(pairwise(features), strides[1:])
-        )
-        self.joins = nn.ModuleList(
-            StackedConvBlocks(count, convolution, 2 * width, width, list(kernel), 1, **settings)
-            for count, width, kernel in zip(convolutions, features[:-1], kernel_sizes)
-        )
+        self._decoder_of = functools.partial(_decoder_parts, ndim, strides, kernel_sizes, features, convolutions)
+        self.ups, self.joins = self._decoder_of()
         initialise(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features of every decoder stage, finest first."""
-        *skips, features = self.encoder(images)
-        found: list[Tensor] = []
-        for up, join, skip in zip(reversed(self.ups), reversed(self.joins), reversed(skips)):
-            features = join(torch.cat([up(features), skip], dim=1))
-            found.insert(0, features)
+        return self.decode(self.encode(images))
+
+    def decode(self, encoded: Sequence[Tensor]) -> list[Tensor]:
+        """Features of every decoder stage, finest first, from those of the encoder."""
+        return _decoded(encoded, self.ups, self.joins)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Features of every encoder stage, finest first: what decoders start from."""
+        found: list[Tensor] = self.encoder(images)
         return found
+
+    def another_decoder(self) -> UNetDecoder:
+        """A further decoder of the same encoder, with weights of its own."""
+        decoder = UNetDecoder(*self._decoder_of())
+        initialise(decoder)
+        return decoder
+
+
+class UNetDecoder(nn.Module):
+    """A decoder beside the network's first one: features of every stage, finest first, from those of the encoder."""
+
+    def __init__(self, ups: nn.ModuleList, joins: nn.ModuleList) -> None:
+        super().__init__()
+        self.ups, self.joins = ups, joins
+
+    def forward(self, encoded: Sequence[Tensor]) -> list[Tensor]:
+        """As the network's own."""
+        return _decoded(encoded, self.ups, self.joins)
+
+
+def _decoder_parts(
+    ndim: int, strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]], features: Sequence[int], convolutions: Sequence[int]
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Transposed convolutions, and the convolutions after each."""
+    settings = block_settings(ndim)
+    convolution = settings.pop("conv_op")
+    transposed = nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
+    ups = nn.ModuleList(
+        transposed(below, width, tuple(stride), stride=tuple(stride))  # type: ignore[arg-type]
+        for (width, below), stride in zip(pairwise(features), strides[1:])
+    )
+    joins = nn.ModuleList(
+        StackedConvBlocks(count, convolution, 2 * width, width, list(kernel), 1, **settings)
+        for count, width, kernel in zip(convolutions, features[:-1], kernel_sizes)
+    )
+    return ups, joins
+
+
+def _decoded(encoded: Sequence[Tensor], ups: nn.ModuleList, joins: nn.ModuleList) -> list[Tensor]:
+    *skips, features = encoded
+    found: list[Tensor] = []
+    for up, join, skip in zip(reversed(ups), reversed(joins), reversed(skips)):
+        features = join(torch.cat([up(features), skip], dim=1))
+        found.insert(0, features)
+    return found
 
 
 @NETWORKS.register("plain_unet")

@@ -221,5 +221,5 @@ def test_weights_of_classes_and_terms_count() -> None:
     terms = (LossTerm("negative_dice", 0.25), LossTerm("cross_entropy", 2.0, {"class_weights": [0.1, 1.0, 3.0]}))
     loss, found = objective(supervision=terms).score([logits], {"labels": truth})
     weighted = nn.functional.cross_entropy(logits, truth[:, 0].long(), weight=torch.tensor([0.1, 1.0, 3.0]))
-    torch.testing.assert_close(found["cross_entropy"], weighted)
-    torch.testing.assert_close(loss, 0.25 * found["negative_dice"] + 2 * weighted)
+    torch.testing.assert_close(found["cross_entropy_loss"], weighted)
+    torch.testing.assert_close(loss, 0.25 * found["negative_dice_loss"] + 2 * weighted)

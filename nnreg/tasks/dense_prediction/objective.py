@@ -14,6 +14,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES, DenseLoss, WeightedSum, build_loss, deep_supervision_weights
 from nnreg.planning.dense.plans import DenseConfiguration
+from nnreg.tasks.dense_prediction.auxiliary import AuxiliaryLosses, AuxiliaryTarget
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 TRIAL_SIZE = 4  # voxels per axis on which a loss is tried before anything is trained
@@ -30,6 +31,8 @@ class DenseObjective(nn.Module):
         A TrainerConfig whose loss takes the place of all planned terms.
     labels
         What the channels of the logits are.
+    auxiliary
+        Further targets by name, each with a decoder of its own in the network.
 
     Raises
     ------
@@ -39,7 +42,9 @@ class DenseObjective(nn.Module):
 
     encoding: Tensor
 
-    def __init__(self, configuration: DenseConfiguration, recipe: TrainerConfig, labels: LabelManager) -> None:
+    def __init__(
+        self, configuration: DenseConfiguration, recipe: TrainerConfig, labels: LabelManager, auxiliary: Mapping[str, AuxiliaryTarget] | None = None
+    ) -> None:
         super().__init__()
         self.labels = labels
         self.ignore = len(labels.values) if labels.ignore is not None else None
@@ -48,11 +53,23 @@ class DenseObjective(nn.Module):
         self.planned_weights = tuple(configuration.training.deep_supervision_weights)
         self.register_buffer("encoding", _encoding(labels), persistent=False)
         self._plain = bool((self.encoding == torch.arange(len(self.encoding), device="cpu")).all())
+        self.auxiliary = AuxiliaryLosses(auxiliary, configuration.spacing) if auxiliary else None
         self._try(configuration.ndim)
 
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss and detached terms of a batch with ``image`` (B, C, *patch) and ``labels`` (B, 1, *patch)."""
-        return self.score(network(batch["image"]), batch)
+        """Total loss and detached terms of a batch with ``image`` (B, C, *patch), ``labels`` (B, 1, *patch) and what is derived from them."""
+        loss, terms, _ = self.scored(network, batch)
+        return loss, terms
+
+    def scored(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        """Loss and terms, and the logits of every level, finest first."""
+        if self.auxiliary is None:
+            logits: list[Tensor] = network(batch["image"])
+            return *self.score(logits, batch), logits
+        logits, further = network.with_auxiliary(batch["image"])  # type: ignore[operator]  # networks of auxiliary targets have it
+        loss, terms = self.score(logits, batch)
+        other, other_terms = self.auxiliary(further, batch, self.level_weights(len(logits)), logits)
+        return loss + other, {**terms, **other_terms}, logits
 
     def score(self, outputs: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of given logits, finest first, and the detached terms of the finest."""
@@ -66,7 +83,7 @@ class DenseObjective(nn.Module):
             value = loss(logits, self.target(batch["labels"], logits.shape[2:]))
             total = total + weight * value
             if level == 0:
-                terms = dict(getattr(loss, "last_terms", {}))
+                terms = {f"{name}_loss": term for name, term in getattr(loss, "last_terms", {}).items()}  # a term named dice is not the metric
         return total, terms
 
     def target(self, labels: Tensor, shape: Sequence[int]) -> Tensor:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from nnreg.dataset.labels import OUTSIDE
 from nnreg.planning.dense.plans import DenseConfiguration
 from nnreg.preprocessing.dense.storage import DenseDataset
+from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps
 from nnreg.tasks.dense_prediction.cascade import PreviousStage
 from nnreg.tasks.dense_prediction.patches import draw_start, is_forced
 from nnreg.training.augmentation.dense import build_dense_augmentation
@@ -38,8 +39,12 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
     split : ``train`` or ``val``
     augment
         Whether to augment.
+    partly_annotated
+        Whether there is an ignore label: then every patch is placed on a voxel that is annotated.
     previous
         Label maps of the stage before, in a cascade: they become further channels of the image.
+    derived
+        What else is learnt from labels: derived after augmentation, so that directions and distances are those of the patch.
     """
 
     def __init__(
@@ -50,10 +55,14 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         length: int,
         split: str,
         augment: bool,
+        *,
+        partly_annotated: bool = False,
         previous: PreviousStage | None = None,
+        derived: DerivedMaps | None = None,
     ) -> None:
         self.data = DenseDataset(folder)
         self.cases, self.length, self.split, self.previous = list(cases), length, split, previous
+        self.partly_annotated, self.derived = partly_annotated, derived
         plan = configuration.training
         self.seed, self.batch_size, self.patch = plan.seed, plan.batch_size, tuple(configuration.patch_size)
         masked = [channel for channel, used in enumerate(configuration.use_mask_for_norm) if used]
@@ -73,7 +82,9 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         # a plane is a patch of one slice
         flat = (1,) * (3 - len(self.patch))
         forced = is_forced(index % self.batch_size, self.batch_size)
-        start = draw_start(rng, stored.image.shape[1:], flat + wide, flat + self.patch, self.data.locations(case), forced=forced)
+        # a file of its own, which a patch that may lie anywhere need not wait for
+        locations = self.data.locations(case) if forced or self.partly_annotated else {}
+        start = draw_start(rng, stored.image.shape[1:], flat + wide, flat + self.patch, locations, forced=forced)
         size = flat + self.patch
         if draw is not None:
             start = tuple(first + inner for first, inner in zip(start, (0,) * len(flat) + draw.start, strict=True))
@@ -86,7 +97,8 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
             image, labels = draw(image, labels)
         if self.previous is not None:
             image, labels = self.previous.onto(image, labels, rng if self.augmentation is not None else None)
-        return {"image": image, "labels": labels.clamp_(min=0)}
+        labels = labels.clamp_(min=0)
+        return {"image": image, "labels": labels} | ({} if self.derived is None else self.derived(labels))
 
     def _read(self, array: Any, start: Sequence[int], size: Sequence[int], fill: int) -> Tensor:
         """(C, *size) of a stored array, of the patch's axes."""

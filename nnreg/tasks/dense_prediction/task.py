@@ -21,6 +21,7 @@ from nnreg.planning import memory
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.planning.plans import Training
 from nnreg.task import Objective
+from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps, auxiliary_targets
 from nnreg.tasks.dense_prediction.cascade import FOLDER, PreviousStage
 from nnreg.tasks.dense_prediction.objective import DenseObjective
 from nnreg.tasks.dense_prediction.samples import PatchSamples
@@ -39,7 +40,7 @@ class DensePredictionTask:
     def network(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
         labels = LabelManager.of(spec)
-        DenseObjective(configuration, recipe, labels)  # a loss that does not fit is told before anything large is made
+        DenseObjective(configuration, recipe, labels, auxiliary_targets(spec))  # a loss that does not fit is told before anything large is made
         plan = configuration.architecture
         arguments: dict[str, Any] = {
             "channels": input_channels(plans, spec, configuration),
@@ -50,6 +51,9 @@ class DensePredictionTask:
             "features_per_stage": plan.features_per_stage,
             "blocks_per_stage": plan.blocks_per_stage,
         }
+        further = {name: target.channels(configuration.ndim) for name, target in auxiliary_targets(spec).items()}
+        if further:
+            arguments["auxiliary"] = further
         if recipe.architecture is None or isinstance(recipe.architecture, str):
             return build_dense_network(plan.name, **{**arguments, **plan.kwargs})
         if isinstance(recipe.architecture, nn.Module):
@@ -73,7 +77,7 @@ class DensePredictionTask:
 
     def objective(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> DenseObjective:
         """The planned terms, or the recipe's loss, at every resolution."""
-        return DenseObjective(configuration, recipe, LabelManager.of(spec))
+        return DenseObjective(configuration, recipe, LabelManager.of(spec), auxiliary_targets(spec))
 
     def units(self, *, spec: DatasetSpec, cases: Sequence[str]) -> list[str]:
         """The cases themselves."""
@@ -87,18 +91,18 @@ class DensePredictionTask:
         self, *, folder: Path, model: Path, spec: DatasetSpec, units: Sequence[str], configuration: DenseConfiguration, length: int, split: str, augment: bool
     ) -> Dataset[dict[str, Tensor]]:
         """Drawn and augmented patches; in a cascade with what the stage before predicted."""
-        return PatchSamples(folder, units, configuration, length, split, augment, previous_stage(model, spec, configuration))
+        derived = DerivedMaps(auxiliary_targets(spec), spec.foreground, tuple(configuration.spacing))
+        partly, previous = spec.ignore is not None, previous_stage(model, spec, configuration)
+        return PatchSamples(folder, units, configuration, length, split, augment, partly_annotated=partly, previous=previous, derived=derived)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, and what the pseudo-Dice of the epoch is made of: hits and misses of every class in this batch."""
-        outputs = network(batch["image"])
-        # an objective of one's own is only known to be called with the network
-        loss, terms = objective.score(outputs, batch) if isinstance(objective, DenseObjective) else objective(network, batch)
-        result = {"loss": loss, **terms}
-        if isinstance(objective, DenseObjective):
-            counts = objective.counts(outputs[0], batch["labels"])
-            result |= {f"{COUNTS}{label}": counts[index] for index, label in enumerate(objective.labels.foreground)}
-        return result
+        if not isinstance(objective, DenseObjective):  # one of the user's own is only known to be called with the network
+            loss, terms = objective(network, batch)
+            return {"loss": loss, **terms}
+        loss, terms, logits = objective.scored(network, batch)
+        counts = objective.counts(logits[0], batch["labels"])
+        return {"loss": loss, **terms} | {f"{COUNTS}{label}": counts[index] for index, label in enumerate(objective.labels.foreground)}
 
     def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """The steps without their counts, and one entry more: the Dice of each class over all of them (NaN for one that is nowhere), and their mean."""

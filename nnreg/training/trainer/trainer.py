@@ -214,7 +214,7 @@ class nnRegTrainer:
 
     def on_epoch_start(self) -> None:
         """Set the learning rate, and tell the losses that change with the epoch which one it is (``set_epoch``)."""
-        self._epoch_started = time.monotonic()
+        self._epoch_started, self._waited = time.monotonic(), 0.0
         for part in self.objective.modules() if isinstance(self.objective, nn.Module) else ():
             hears = getattr(part, "set_epoch", None)
             if callable(hears):
@@ -228,6 +228,7 @@ class nnRegTrainer:
         numbers = epoch_numbers(train_terms, self.task.epoch_metrics(steps=validation_terms)) | {
             "learning_rate": rate,
             "epoch_seconds": time.monotonic() - self._epoch_started,
+            "waiting_seconds": self._waited,
         }
         if not math.isfinite(numbers["train_loss"]):
             raise TrainingError(
@@ -235,7 +236,10 @@ class nnRegTrainer:
                 f"(--set learning_rate={rate / 10:.1e}), clip gradients (--set gradient_clip=1.0), and continue with -c from the last good epoch."
             )
         improved = self.history.update_best(self.current_epoch, self.monitor.value(numbers))
-        self.history.add(self.current_epoch, {name: value for name, value in numbers.items() if name != "ema"} | {"ema": self.history.values["ema"][-1]})
+        self.history.add(
+            self.current_epoch,
+            {name: value for name, value in numbers.items() if name not in ("ema", "waiting_seconds")} | {"ema": self.history.values["ema"][-1]},
+        )
         if hasattr(self.lr_scheduler, "observe"):
             self.lr_scheduler.observe(numbers.get("val_loss", math.nan))
         self.log(epoch_line(self.current_epoch, self.num_epochs, numbers, self.plan.tracking.console))
@@ -376,8 +380,11 @@ class nnRegTrainer:
         sampler = getattr(loader, "sampler", None)
         if isinstance(sampler, EpochSampler):  # an override may return any batches that can be gone through
             sampler.epoch = epoch
+        begun = time.monotonic()
         for done, batch in enumerate(loader, 1):
+            self._waited += time.monotonic() - begun
             yield batch
+            begun = time.monotonic()
             self.listeners.step(done, len(loader), f"epoch {self.current_epoch + 1}/{self.num_epochs}, {what}")
 
 
