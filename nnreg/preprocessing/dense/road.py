@@ -17,16 +17,8 @@ from nnreg.planning.dense.planner import TASK, plan_dense
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.planning.dense.presets import DEFAULT
 from nnreg.preprocessing.dense.run import preprocess
-from nnreg.preprocessing.pipeline import (
-    Note,
-    Progress,
-    keep_dataset_files,
-    known_configurations,
-    read_plans,
-    refuse_another_task,
-    silent,
-    unheard,
-)
+from nnreg.preprocessing.pipeline import Note, Progress, keep_dataset_files, read_plans, silent, unheard
+from nnreg.preprocessing.plan_files import known_configurations, refuse_another_task
 from nnreg.workspace import Workspace
 
 
