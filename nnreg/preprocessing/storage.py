@@ -113,7 +113,8 @@ def write_array(path: Path, array: npt.NDArray[Any], patch: Sequence[int] | None
     import blosc2
 
     chunks, blocks = chunks_and_blocks(array.shape, patch or array.shape[1:], array.itemsize)
-    settings = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+    # level 5, nnU-Net's, takes seven times as long for files 2 % smaller (images) and reads no faster
+    settings = {"codec": blosc2.Codec.LZ4HC, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
     with atomic_path(path) as temporary:
         blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=settings)
 

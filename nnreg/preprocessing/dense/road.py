@@ -173,6 +173,8 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     """The dataset as one of this task, whatever its dataset.json says of itself; values are named where it names none."""
     name = workspace.dataset_name(dataset)
     raw = RawDataset.open(workspace.raw / name)
-    labels = raw.spec.labels or {"background": 0} | {str(value): value for value in raw.label_values}
+    labels = raw.spec.labels
+    if not labels:
+        labels = {"background": 0, **{str(value): value for value in raw.label_values}}
     raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=TASK, labels=labels), raw.cases, raw.test_cases)
     return raw, writable_folder(workspace.preprocessed / name)
