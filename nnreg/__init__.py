@@ -14,14 +14,13 @@ _PUBLIC = {
     "Workspace": "nnreg.workspace",
     "plan_and_preprocess": "nnreg.preprocessing",
     "train": "nnreg.training.execution.run",
-    "predict": "nnreg.inference.predict",
+    "predict": "nnreg.inference.roads",
     "register": "nnreg.registration",
-    "evaluate": "nnreg.evaluation",
+    "evaluate": "nnreg.evaluation.roads",
     "nnRegTrainer": "nnreg.training.trainer.trainer",
     "TrainerConfig": "nnreg.training.configs",
     "TRAINER_CONFIGS": "nnreg.training.configs",
 }
-_RENAMED = {"predict": "predict_folder", "evaluate": "evaluate_folder"}
 
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -29,7 +28,7 @@ __all__ = [*_PUBLIC, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'nnreg' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), _RENAMED.get(name, name))
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -56,8 +56,10 @@ class LabelManager:
         Raises
         ------
         DatasetError
-            If no label is named, regions come without their order, or the order has another length.
+            If no label is named, regions come without their order, the order has another length, or ignore is -1.
         """
+        if spec.ignore == OUTSIDE:
+            raise DatasetError(f"{where}: the ignore label is {OUTSIDE}, which marks what is outside the nonzero region. Renumber it.")
         entries = {name: _plain(value) for name, value in spec.labels.items() if name != "ignore"}
         values = sorted({0, *(value for entry in entries.values() for value in _values(entry))} - {spec.ignore})
         if len(values) < 2:

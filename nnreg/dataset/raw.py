@@ -98,12 +98,12 @@ class RawDataset:
         paths = tuple(folder / f"{case}_{channel:04d}{self.spec.file_ending}" for channel in range(len(self.spec.channels_of(case))))
         return paths if any(path.exists() for path in paths[1:]) else paths[:1]
 
-    def label_path(self, case: str) -> Path | None:
-        """Its label file, None if it has none."""
+    def label_path(self, case: str, target: str = "") -> Path | None:
+        """Its label file (or that of one of several `targets`: ``CASE_TARGET``), None if it has none."""
         listed = self._listed(case)
-        if listed is not None:
+        if listed is not None and not target:
             return self._resolve(listed.label) if listed.label is not None else None
-        return self._beside("labels", case, (self.spec.file_ending, *ENDINGS))
+        return self._beside("labels", case, (self.spec.file_ending, *ENDINGS), f"_{target}" if target else "")
 
     def mask_path(self, case: str) -> Path | None:
         """Its mask file (1 where the image is valid), None if it has none."""
@@ -128,9 +128,9 @@ class RawDataset:
                 return path
         return None
 
-    def _beside(self, kind: str, case: str, endings: Sequence[str]) -> Path | None:
+    def _beside(self, kind: str, case: str, endings: Sequence[str], more: str = "") -> Path | None:
         folder = self.folder / f"{kind}{self._suffix(case)}"
-        return next((path for ending in endings if (path := folder / f"{case}{ending}").is_file()), None)
+        return next((path for ending in endings if (path := folder / f"{case}{more}{ending}").is_file()), None)
 
     def _suffix(self, case: str) -> str:
         if case in self._testing:
@@ -181,14 +181,14 @@ class RawDataset:
             If the file holds several channels or values that are not whole numbers.
         """
         path = self.label_path(case)
-        return None if path is None else _whole_numbers(read_image(path), path)
+        return None if path is None else whole_numbers(read_image(path), path)
 
     def read_mask(self, case: str) -> Image | None:
         """Mask (1, *spatial) uint8, 1 where the image is valid (any value above 0); None if the case has none."""
         path = self.mask_path(case)
         if path is None:
             return None
-        mask = _whole_numbers(read_image(path), path)
+        mask = whole_numbers(read_image(path), path)
         return Image((mask.array > 0).astype(np.uint8), mask.space, mask.notes)
 
     def read_keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
@@ -276,7 +276,8 @@ def _cases_in(folder: Path, ending: str) -> list[str]:
     return sorted(names)
 
 
-def _whole_numbers(image: Image, path: Path) -> Image:
+def whole_numbers(image: Image, path: Path) -> Image:
+    """Labels as int16 or int32, refused if they are none."""
     if image.channels != 1:
         raise DatasetError(f"{path}: has {image.channels} channels, labels and masks have one. Save it as one channel (grey, not a colour palette).")
     array = image.array

@@ -103,11 +103,12 @@ def _stray_files(raw: RawDataset) -> list[str]:
     """Files that belong to no case: a misspelt label would otherwise just not be used."""
     problems = []
     for suffix, cases in (("Tr", raw.cases), ("Ts", raw.test_cases)):
+        names = [case + more for case in cases for more in ("", *(f"_{target}" for target in raw.spec.targets))]
         for kind in ("labels", "masks", "keypoints"):
             folder = raw.folder / f"{kind}{suffix}"
             for path in sorted(folder.iterdir()) if folder.is_dir() else ():
                 stem = path.name.split(".")[0] if kind == "keypoints" else path.name.removesuffix(raw.spec.file_ending)
-                if not path.name.startswith(".") and path.suffix != ".json" and not any(stem == case or path.name.startswith(f"{case}.") for case in cases):
+                if not path.name.startswith(".") and path.suffix != ".json" and not any(stem == name or path.name.startswith(f"{name}.") for name in names):
                     problems.append(f"{path}: belongs to no case of images{suffix}. Rename it after its case, or remove it.")
     return problems
 
@@ -181,7 +182,7 @@ def _across_cases(raw: RawDataset, found: dict[str, _Found], where: str) -> list
             check_splits(read_json(path, DatasetError), raw.cases, where=str(path))
         except DatasetError as error:
             problems.append(str(error))
-    if raw.spec.foreground and not any(raw.label_path(case) for case in raw.cases):
+    if raw.spec.foreground and not any(raw.label_path(case, target) for case in raw.cases for target in ("", *raw.spec.targets)):
         problems.append(f"{where}: names labels, but there is no file in labelsTr. Add them, or set labels to {{}}.")
     return problems
 

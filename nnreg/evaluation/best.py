@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.dataset import RawDataset
-from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.crossval import FOLDS, SUMMARY, Crossval, accumulate, dice_of
 from nnreg.evaluation.dense import Progress, label_files
-from nnreg.evaluation.dense_folder import evaluate_dense_folder, references
+from nnreg.evaluation.dense_folder import evaluate_dense_folder, labels_of_predictions, references
 from nnreg.evaluation.postprocessing import FILE_NAME as POSTPROCESSING
 from nnreg.evaluation.postprocessing import apply_to_folder, determine_postprocessing, write_steps
 from nnreg.evaluation.summary import write_summary
@@ -146,7 +145,7 @@ def _ensemble(
 
 def _postprocess(best: Contestant, raw: RawDataset, processes: int) -> float:
     """Write ``postprocessing.json`` and ``postprocessed/`` beside the best's label maps; returns the Dice they reach."""
-    labels = LabelManager.of(raw.spec)
+    labels = labels_of_predictions(best.folder, raw)
     predictions = label_files(best.folder)
     steps, told = determine_postprocessing(references(raw), predictions, labels=labels.foreground, ignore=labels.ignore, processes=processes)
     write_steps(best.folder / POSTPROCESSING, steps, told)

@@ -125,6 +125,10 @@ def validated(model: Path, fold: str) -> dict[str, Path]:
     """
     folder = model / f"fold_{fold}" / VALIDATION
     found = label_files(folder) if folder.is_dir() else {}
+    if (folder / PREDICTION_FILE).is_file():
+        # not what an earlier validation, of another split, has left there
+        named = {entry["name"] for entry in read_json(folder / PREDICTION_FILE, EvaluationError)["cases"]}
+        found = {case: path for case, path in found.items() if case in named}
     if not found:
         raise EvaluationError(f"{folder}: holds no predictions. Train fold {fold} to its end (or validate it: nnreg_train ... --val), or leave it out with -f.")
     return found

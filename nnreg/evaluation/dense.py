@@ -80,8 +80,8 @@ def evaluate_labels(
     if surface:
         spacing = reference.space.spacing
         for label, region in regions.items():
-            masks = [np.isin(array, region) & (True if scored is None else scored) for array in (truth, found)]
-            distances = metrics.surface_distances(*(mask.astype(np.uint8) for mask in masks), [1], spacing)[1]
+            one, other = ((np.isin(array, region) & (True if scored is None else scored)).astype(np.uint8) for array in (truth, found))
+            distances = metrics.surface_distances(one, other, [1], spacing)[1]
             measured = (math.nan, math.nan) if distances is None else (distances.hausdorff(95), distances.average)
             result[key_of(label)] |= dict(zip(("HD95", "ASD"), measured, strict=True))
     return result

@@ -9,19 +9,29 @@ from typing import Any
 from nnreg.dataset import RawDataset
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
-from nnreg.errors import EvaluationError
+from nnreg.errors import EvaluationError, did_you_mean
 from nnreg.evaluation.dense import Progress, evaluate_label_files, key_of, label_files
 from nnreg.evaluation.folder import PREDICTION_FILE
 from nnreg.files import read_json
+from nnreg.task import TASKS
 
 
 def task_of_predictions(folder: Path, otherwise: str) -> str:
-    """Which task the predictions of a folder are of: as its ``prediction.json`` says; of a folder without one, `otherwise`."""
+    """Which task the predictions of a folder are of: as its ``prediction.json`` says; of a folder without one, `otherwise`.
+
+    Raises
+    ------
+    EvaluationError
+        If the file is damaged or names no task.
+    """
     path = folder / PREDICTION_FILE
     if not path.is_file():
         return otherwise
     content = read_json(path, EvaluationError)
-    return str(content.get("task", "registration")) if isinstance(content, dict) else "registration"
+    task = str(content.get("task", "registration")) if isinstance(content, dict) else "registration"
+    if task not in TASKS:
+        raise EvaluationError(f"{path}: task {task!r} is unknown; {did_you_mean(task, TASKS)}")
+    return task
 
 
 def evaluate_dense_folder(
@@ -58,7 +68,7 @@ def evaluate_dense_folder(
     EvaluationError
         If there is no label map, or no labels of its case.
     """
-    labels = LabelManager.of(raw.spec, str(raw.folder / FILE_NAME))
+    labels = labels_of_predictions(predictions, raw)
     found = label_files(predictions) if chosen is None else chosen
     model = read_json(predictions / PREDICTION_FILE, EvaluationError).get("model") if (predictions / PREDICTION_FILE).is_file() else None
     return evaluate_label_files(
@@ -71,6 +81,12 @@ def evaluate_dense_folder(
         meta={"dataset": raw.name, "model": model, "predictions": predictions.absolute().name},
         on_progress=on_progress,
     )
+
+
+def labels_of_predictions(folder: Path, raw: RawDataset) -> LabelManager:
+    """As the ``dataset.json`` beside the predictions says, else that of the dataset, which may leave them to be read from the label files."""
+    path = folder / FILE_NAME
+    return LabelManager.of(DatasetSpec.read(path), str(path)) if path.is_file() else LabelManager.of(raw.spec, str(raw.folder / FILE_NAME))
 
 
 def references(raw: RawDataset) -> dict[str, Path]:

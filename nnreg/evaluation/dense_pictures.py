@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LabelMap = npt.NDArray[np.integer]
 OPACITY = 0.55
 RIGHT, EXTRA, MISSED = "#2ca02c", "#d62728", "#1f77b4"
-MOST_COLOURS = 20
+PALETTE = ("#e6194b", "#ffe119", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c", "#008080", "#9a6324", "#fabebe")
 
 
 def overview_of_labels(path: Path | str, image: Image, labels: LabelMap, *, truth: Image | None = None, names: Sequence[tuple[int, str]] = ()) -> None:
@@ -44,7 +44,7 @@ def overview_of_labels(path: Path | str, image: Image, labels: LabelMap, *, trut
 
     maps = [labels, *([] if truth is None else [truth.array[0]])]
     shown = planes(image, _middle(labels) if labels.any() else None)
-    titles = ("image", "prediction", *(() if truth is None else ("truth", "green: right, red: too much or wrong, blue: missed")))
+    titles = ("image", "prediction", *(() if truth is None else ("truth", "green right, red extra, blue missed")))
     heights = [WIDTH * _height(space) for _, space in shown]
     figure = Figure(figsize=(WIDTH * len(titles), sum(heights) + 0.75), dpi=RESOLUTION, facecolor="white")
     FigureCanvasAgg(figure)
@@ -54,7 +54,7 @@ def overview_of_labels(path: Path | str, image: Image, labels: LabelMap, *, trut
         _draw_view(axes[row], image, maps, space, greys)
         axes[row][0].set_ylabel(name, fontsize=9)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9 if len(title) < 20 else 6)
+        axis.set_title(title, fontsize=9 if len(title) < 20 else 8)
     figure.suptitle(_headline(labels, names), fontsize=8, y=1 - 0.08 / (sum(heights) + 0.75))
     figure.subplots_adjust(left=0.03, right=0.995, bottom=0.01, top=1 - 0.6 / (sum(heights) + 0.75), wspace=0.03, hspace=0.04)
     with atomic_path(path) as temporary:
@@ -94,8 +94,10 @@ def _draw_view(axes: Any, image: Image, maps: Sequence[LabelMap], space: Space, 
 
 
 def _overlay(axis: Any, labels: LabelMap, aspect: float) -> None:
-    shown = np.where(labels > 0, (labels - 1) % MOST_COLOURS, 0)
-    axis.imshow(np.ma.masked_where(labels <= 0, shown), cmap="tab20", vmin=0, vmax=MOST_COLOURS - 1, alpha=OPACITY, aspect=aspect, interpolation="nearest")
+    from matplotlib.colors import ListedColormap
+
+    shown = np.ma.masked_where(labels <= 0, (labels - 1) % len(PALETTE))
+    axis.imshow(shown, cmap=ListedColormap(PALETTE), vmin=0, vmax=len(PALETTE) - 1, alpha=OPACITY, aspect=aspect, interpolation="nearest")
 
 
 def _tint(axis: Any, where: npt.NDArray[np.bool_], tint: str, aspect: float) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
-from nnreg.inference.sliding_window import OnTile, SlidingWindow
+from nnreg.inference.sliding_window import OnTile, SlidingWindow, roomy
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.preprocessing.dense.restore import restore_labels, restore_probabilities
 from nnreg.preprocessing.dense.storage import DenseProperties
@@ -111,6 +111,7 @@ class DensePredictor:
         """Labels on the native grid, class by class in bounded memory."""
         return restore_labels(logits, properties, self.plans, self.configuration, self.labels)
 
-    def probabilities(self, logits: Tensor, properties: DenseProperties) -> npt.NDArray[np.float32]:
-        """Probabilities (K, *native)."""
-        return restore_probabilities(logits, properties, self.plans, self.configuration, self.labels)
+    def probabilities(self, logits: Tensor, properties: DenseProperties) -> npt.NDArray[np.floating]:
+        """Probabilities (K, *native); in a temporary file, in half precision, where they are large."""
+        out = roomy((self.labels.heads, *properties.native.shape), self.window.largest_in_memory).numpy()
+        return restore_probabilities(logits, properties, self.plans, self.configuration, self.labels, out=out)

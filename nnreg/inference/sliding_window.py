@@ -165,7 +165,7 @@ class SlidingWindow:
         for index, depth in enumerate(depths):
             for starts, predicted in self._predicted(source, tile, depth, places, flat):
                 if result is None:
-                    result = self._result((predicted.shape[0], *shape))
+                    result = roomy((predicted.shape[0], *shape), self.largest_in_memory)
                     home = self._home(predicted.shape[0] * tile[0] * math.prod(shape[1:]))
                     sums = torch.zeros((predicted.shape[0], tile[0], *shape[1:]), device=home)
                     counts = torch.zeros((tile[0], *shape[1:]), device=home)
@@ -177,7 +177,10 @@ class SlidingWindow:
             finished = (depths[index + 1] if index + 1 < len(depths) else shape[0]) - depth
             if result is None:
                 continue
-            result[:, depth : depth + finished] = (sums[:, :finished] / counts[:finished]).to(result.dtype).cpu()
+            mean = sums[:, :finished] / counts[:finished]
+            # half precision ends at 65504
+            largest = torch.finfo(result.dtype).max
+            result[:, depth : depth + finished] = mean.clamp(-largest, largest).to(result.dtype).cpu()
             for total in (sums.movedim(1, 0), counts):
                 _advance(total, finished)
         if result is None:
@@ -209,14 +212,6 @@ class SlidingWindow:
             return self.device
         return torch.device("cpu")
 
-    def _result(self, shape: tuple[int, ...]) -> Tensor:
-        count = math.prod(shape)
-        if count * 4 <= self.largest_in_memory:
-            return torch.empty(shape)
-        # the name is gone at once, the space with the last reference to the tensor
-        with tempfile.TemporaryDirectory(prefix="nnreg_") as folder:
-            return torch.from_file(str(Path(folder) / "logits"), shared=True, size=count, dtype=torch.float16).reshape(shape)
-
 
 @dataclass(frozen=True)
 class _Finest:
@@ -227,6 +222,15 @@ class _Finest:
     def __call__(self, tiles: Tensor) -> Tensor:
         found = self.network(tiles)
         return (found if isinstance(found, Tensor) else found[0]).float()
+
+
+def roomy(shape: Sequence[int], largest: int = LARGEST_IN_MEMORY) -> Tensor:
+    """An empty float32 tensor; of more than `largest` bytes one of half precision in a temporary file, which is gone with its last reference."""
+    count = math.prod(shape)
+    if count * 4 <= largest:
+        return torch.empty(tuple(shape))
+    with tempfile.TemporaryDirectory(prefix="nnreg_", ignore_cleanup_errors=True) as folder:
+        return torch.from_file(str(Path(folder) / "values"), shared=True, size=count, dtype=torch.float16).reshape(tuple(shape))
 
 
 def _advance(total: Tensor, by: int) -> None:

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 # no fast mathematics: equal shares are common and must stay equal, so sums are taken in the order in which scipy takes them
-@njit(nogil=True, error_model="numpy", cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, error_model="numpy", cache=True)
 def vote(start: int, stop: int, result: Array, labels: Array, taps: Array, weights: Array, edges: Array) -> None:
     """The label whose linearly interpolated mask is largest; of equal ones that of the nearest voxel, or else the smallest.
 

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.errors import PlansError
-from nnreg.files import writable_folder
+from nnreg.errors import NnRegError, PlansError
+from nnreg.files import read_json, writable_folder
 from nnreg.parallel import default_processes
 from nnreg.planning.duration import Budget
 from nnreg.planning.extract import channel_names, extract_fingerprint
@@ -111,7 +111,7 @@ def plan_dataset(
     Raises
     ------
     PlansError
-        If the dataset was not measured, or cannot be planned for.
+        If the dataset was not measured, or cannot be planned for, or the file holds plans of another task.
     """
     raw, folder = _open(workspace, dataset)
     fingerprint = read_fingerprint(raw, folder)
@@ -125,6 +125,7 @@ def plan_dataset(
         speed = machine_speed(workspace.preprocessed, planned())
         plans = planned(time_budget=Budget(time_budget, speed))
     path = folder / f"{plans_name}.json"
+    refuse_another_task(path, plans.task)
     plans = _still_tuned(plans, path, raw)
     plans.write(path)
     keep_dataset_files(raw, folder, on_note)
@@ -215,6 +216,24 @@ def plan_and_preprocess(
         known = known_configurations(plans, configurations)
         preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=known, processes=processes, clean=clean, progress=progress)
     return plans
+
+
+def refuse_another_task(path: Path, task: str) -> None:
+    """Plans of one task must not take the place of another's, nor their arrays: both lie in folders of the plans' name.
+
+    Raises
+    ------
+    PlansError
+        If the file holds plans of another task.
+    """
+    try:
+        content = read_json(path) if path.is_file() else {}
+    except NnRegError:
+        # damaged: that is why plans are made anew
+        return
+    found = content.get("task", task) if isinstance(content, dict) else task
+    if found != task:
+        raise PlansError(f"{path}: holds plans of the task {found}. Name those of {task} with -overwrite_plans_name, or remove the file.")
 
 
 def known_configurations(plans: Plans, asked: Sequence[str]) -> list[str]:

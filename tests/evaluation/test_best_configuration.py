@@ -129,3 +129,6 @@ def test_what_a_fold_lacks_is_named(tmp_path, raw):
     write_image(again, truth_of("c0")[None], SPACE)
     with pytest.raises(NnRegError, match="'c0' was validated in fold_0 too"):
         accumulate(folder, raw, ("0", "1"))
+    # left by an earlier split: the validation names its own cases
+    (again.parent / "prediction.json").write_text(json.dumps({"task": "dense_prediction", "cases": [{"name": case} for case in FOLDS["1"]]}))
+    assert list(accumulate(folder, raw, ("0", "1")).label_maps) == list(CASES)

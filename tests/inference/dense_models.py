@@ -16,6 +16,10 @@ from nnreg.inference.dense_predictor import DensePredictor
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.planning.dense.resampling import Resampling
 from nnreg.planning.plans import Architecture, LossTerm, Normalization, Training
+from nnreg.task import task_named
+from nnreg.training.configs.trainer_config import TrainerConfig
+from nnreg.training.trainer.checkpoint import FINAL, save_checkpoint
+from nnreg.typed import to_mapping
 
 NAME = "Dataset005_Known"
 SPEC = DatasetSpec({"0": "noNorm"}, 0, ".nii.gz", labels={"background": 0, "low": 1, "high": 4}, task="dense_prediction")
@@ -47,13 +51,12 @@ def configuration(spacing: Sequence[float], patch: Sequence[int], **more) -> Den
         spacing=tuple(spacing),
         patch_size=tuple(patch),
         median_image_size_in_voxels=tuple(map(float, patch)),
-        normalization=(Normalization("none"),),
         batch_dice=False,
         resampling=Resampling(),
         architecture=architecture,
         training=training,
         memory_gb=0.0,
-        **more,
+        **{"normalization": (Normalization("none"),), **more},
     )
 
 
@@ -88,6 +91,19 @@ def truth_of(image: np.ndarray) -> np.ndarray:
 
 def predictor(known: DensePlans, name: str, network, spec: DatasetSpec = SPEC, **more) -> DensePredictor:
     return DensePredictor(plans=known, configuration=known.configuration(name), spec=spec, networks=[network], device=torch.device("cpu"), **more)
+
+
+def saved(results: Path, known: DensePlans, name: str, spec: DatasetSpec = SPEC) -> Path:
+    """A model folder with one fold of random weights."""
+    torch.manual_seed(len(name))
+    planned = known.configuration(name)
+    network = task_named("dense_prediction").network(plans=known, spec=spec, configuration=planned, recipe=TrainerConfig())
+    folder = results / NAME / f"nnRegTrainer__nnRegPlans__{name}"
+    init = {"configuration": to_mapping(planned), "custom_network": False}
+    save_checkpoint(folder / "fold_0" / FINAL, {"network_weights": network.state_dict(), "trainer_name": "nnRegTrainer", "init": init})
+    known.write(folder / "plans.json")
+    spec.write(folder / "dataset.json")
+    return folder
 
 
 def write_images(folder: Path, spaces: dict[str, Space]) -> dict[str, np.ndarray]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from dense_models import HIGH, LOW, NAME, REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, truth_of, write_images
+from dense_models import HIGH, LOW, NAME, REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, saved, truth_of, write_images
 
 from nnreg.cli import ensemble
 from nnreg.dataset.labels import LabelManager
@@ -20,6 +21,8 @@ from nnreg.inference.dense_predictor import TileOptions
 from nnreg.inference.dense_sources import NewCases
 from nnreg.inference.ensemble import labels_of
 from nnreg.inference.probabilities import Probabilities, write_probabilities
+from nnreg.inference.roads import predict
+from nnreg.planning.plans import Normalization
 
 SPACING = (3.0, 1.5, 1.0)
 SHAPES = {"a": (9, 14, 11), "b": (5, 21, 16)}
@@ -71,6 +74,20 @@ def test_pictures_of_two_axes(tmp_path):
     known = plans(**{"2d": configuration((1.0, 1.0), (8, 10))})
     _, found = predicted(tmp_path, known, "2d", by_brightness, "out")
     np.testing.assert_array_equal(found["p"].array[0], truth_of(arrays["p"]))
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_pictures_as_files_of_bytes(tmp_path, colours):
+    """Grey or in colour (one file, three channels); the label map is a PNG too."""
+    space = Space.plain((21, 18))
+    image = np.random.default_rng(0).choice([2, 14, 27], (colours, *space.shape)).astype(np.uint8)
+    write_image(tmp_path / "images" / "p_0000.png", image, space)
+    spec = dataclasses.replace(SPEC, channel_names={str(index): "noNorm" for index in range(colours)}, file_ending=".png")
+    planned = configuration((1.0, 1.0), (8, 10), normalization=(Normalization("none"),) * colours)
+    known = dataclasses.replace(plans(**{"2d": planned}), channel_names=("noNorm",) * colours)
+    source = NewCases(tmp_path / "images", known, "2d", spec)
+    predict_cases(predictor(known, "2d", by_brightness, spec), source, tmp_path / "out", model="known", options=DenseOptions(pictures=True))
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "p.png").array[0], truth_of(image[0]))
 
 
 def test_reading_ahead_and_writing_behind_changes_nothing(tmp_path, images):
@@ -192,6 +209,22 @@ def test_a_second_stage_without_the_first_is_refused(tmp_path, images):
     (tmp_path / "first").mkdir()
     with pytest.raises(NnRegError, match="no label map of case 'a'"):
         predicted(tmp_path, cascade(), "3d_cascade_fullres", by_brightness, "second", previous=tmp_path / "first")
+
+
+def test_a_cascade_runs_its_own_first_stage(tmp_path, images):
+    first, second = (saved(tmp_path / "results", cascade(), name) for name in ("3d_lowres", "3d_cascade_fullres"))
+    quiet = {"device": "cpu", "options": DenseOptions(pictures=False)}
+    predict(second, tmp_path / "images", tmp_path / "alone", **quiet)
+    predict(first, tmp_path / "images", tmp_path / "first", **quiet)
+    predict(second, tmp_path / "images", tmp_path / "given", previous=tmp_path / "first", **quiet)
+    for case in SHAPES:
+        one, other = (read_image(tmp_path / name / f"{case}.nii.gz").array for name in ("alone/3d_lowres", "first"))
+        np.testing.assert_array_equal(one, other)
+        one, other = (read_image(tmp_path / name / f"{case}.nii.gz").array for name in ("alone", "given"))
+        np.testing.assert_array_equal(one, other)
+    shutil.rmtree(first)
+    with pytest.raises(NnRegError, match="needs predictions of 3d_lowres"):
+        predict(second, tmp_path / "images", tmp_path / "alone", **quiet)
 
 
 def test_a_network_of_other_labels_is_refused(tmp_path, images):

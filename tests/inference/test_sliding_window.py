@@ -121,3 +121,8 @@ def test_steps_out_of_range_are_refused(step):
 def test_logits_that_are_not_finite_are_refused():
     with pytest.raises(PredictionError, match="not finite"):
         SlidingWindow([lambda tiles: tiles / 0], (4, 4))(torch.ones(1, 5, 5))
+
+
+def test_large_logits_in_a_file_stay_finite():
+    image = torch.full((1, 5, 6), 1e6)
+    assert SlidingWindow([lambda tiles: tiles], (4, 4), largest_in_memory=0)(image).isfinite().all()

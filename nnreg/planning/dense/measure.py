@@ -76,7 +76,7 @@ def as_volume(image: Image) -> tuple[npt.NDArray[Any], tuple[float, float, float
 
 
 def read_labelled(raw: RawDataset, case: str) -> tuple[Image, Image]:
-    """Image and labels of a training case, finite and on one grid.
+    """Image and labels (a channel per target) of a training case, finite and on one grid.
 
     Raises
     ------
@@ -85,13 +85,13 @@ def read_labelled(raw: RawDataset, case: str) -> tuple[Image, Image]:
     ImageError
         For an unreadable file or one with NaN or infinite voxels.
     """
+    from nnreg.dataset.targets import read_targets, target_paths
     from nnreg.imageio import check_finite
 
-    paths, label_path = raw.image_paths(case), raw.label_path(case)
-    image, labels = raw.read_image(case), raw.read_labels(case)
+    paths = raw.image_paths(case)
+    image = raw.read_image(case)
     check_finite(image, paths[0])
-    if labels is None or label_path is None:
-        raise DatasetError(f"{raw.folder / 'labelsTr'}: case {case!r} has no label file. Add {case}{raw.spec.file_ending}, or remove the case.")
+    labels, label_path = read_targets(raw, case), next(iter(target_paths(raw, case).values()))
     if labels.space.shape != image.space.shape:
         raise DatasetError(f"{label_path}: has shape {labels.space.shape}, its image {paths[0]} {image.space.shape}. Make labels on the grid of the image.")
     return image, labels
@@ -114,7 +114,7 @@ def measure_case(image: Image, labels: Image, *, file_bytes: int = 0) -> tuple[D
     box = nonzero_box(array)
     inside = tuple(slice(low, high) for low, high in box)
     depth, height, width = (high - low for low, high in box)
-    labelled = as_volume(labels)[0][0][inside] > 0
+    labelled = (as_volume(labels)[0] > 0).any(axis=0)[inside]
     foreground = [Foreground.of(channel[inside][labelled]) if labelled.any() else None for channel in array]
     relative = depth * height * width / array[0].size
     return DenseImage(spacing, (depth, height, width), relative, file_bytes), foreground
@@ -184,5 +184,7 @@ def still_true(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
 
 def _file_bytes(raw: RawDataset, case: str) -> int:
     """Size of the files of a case; one that was removed since counts nothing, and so as a change."""
-    labels = raw.label_path(case)
-    return sum(path.stat().st_size for path in (*raw.image_paths(case), *((labels,) if labels else ())) if path.is_file())
+    from nnreg.dataset.targets import target_names
+
+    labels = [path for name in {*target_names(raw), ""} if (path := raw.label_path(case, name)) is not None]
+    return sum(path.stat().st_size for path in (*raw.image_paths(case), *labels) if path.is_file())

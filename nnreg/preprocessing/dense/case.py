@@ -53,7 +53,7 @@ class CroppedCase:
         array = as_volume(image)[0].transpose(axes)
         values = None if labels is None else _checked(case, image, labels).transpose(axes)
         cropped, found, box = crop(array, values)
-        inside = (found != OUTSIDE).all(axis=0)
+        inside = (found != OUTSIDE).any(axis=0)
         normalised = normalise(cropped, inside, configuration.normalization, case=case)
         properties = DenseProperties(case, image.space, tuple(array.shape[1:]), box)
         return cls(normalised, found, labels is not None, properties)
@@ -67,7 +67,8 @@ class CroppedCase:
         image = resample_image(self.image, shape, spacing, target, configuration.resampling)
         labels = resample_labels(self.labels, shape, spacing, target, configuration.resampling)
         wanted = label_manager.sampled if label_manager is not None and self.labelled else ()
-        return DenseCase(image, labels, self.properties, sample_locations(labels[0], wanted) if wanted else {})
+        # of several targets, the largest value: a voxel that any of them labels is worth a patch
+        return DenseCase(image, labels, self.properties, sample_locations(labels.max(axis=0), wanted) if wanted else {})
 
 
 def labels_onto(labels: Image, properties: DenseProperties, plans: DensePlans, configuration_name: str) -> npt.NDArray[np.int16]:

@@ -17,7 +17,16 @@ from nnreg.planning.dense.planner import TASK, plan_dense
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.planning.dense.presets import DEFAULT
 from nnreg.preprocessing.dense.run import preprocess
-from nnreg.preprocessing.pipeline import Note, Progress, keep_dataset_files, known_configurations, read_plans, silent, unheard
+from nnreg.preprocessing.pipeline import (
+    Note,
+    Progress,
+    keep_dataset_files,
+    known_configurations,
+    read_plans,
+    refuse_another_task,
+    silent,
+    unheard,
+)
 from nnreg.workspace import Workspace
 
 
@@ -68,14 +77,16 @@ def plan_dataset(
     Raises
     ------
     PlansError
-        If the dataset was not measured, or has changed since, or cannot be planned for.
+        If the dataset was not measured, or has changed since, or cannot be planned for, or the file holds plans of another task.
     """
     raw, folder = _open(workspace, dataset)
     fingerprint = _read_fingerprint(raw, folder)
     plans = plan_dense(
         fingerprint, planner=planner, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing
     )
-    plans.write(folder / f"{plans.plans_name}.json")
+    path = folder / f"{plans.plans_name}.json"
+    refuse_another_task(path, TASK)
+    plans.write(path)
     keep_dataset_files(raw, folder, on_note)
     return plans
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME
+from nnreg.dataset.targets import target_names, target_paths
 from nnreg.errors import DatasetError
 from nnreg.parallel import run_all
 from nnreg.planning.dense.fingerprint import DenseFingerprint
@@ -37,12 +38,11 @@ class _Work:
 
     def __call__(self, case: str) -> None:
         image, labels = read_labelled(self.raw, case)
-        unknown = self.labels.unknown(labels.array)
-        if unknown:
-            allowed = ", ".join(map(str, self.labels.allowed))
-            raise DatasetError(
-                f"{self.raw.label_path(case)}: holds the value {unknown[0]}, labels in {FILE_NAME} names {allowed}. Add it to labels, or mend the file."
-            )
+        for path, target in zip(target_paths(self.raw, case).values(), labels.array, strict=True):
+            unknown = self.labels.unknown(target)
+            if unknown:
+                allowed = ", ".join(map(str, self.labels.allowed))
+                raise DatasetError(f"{path}: holds the value {unknown[0]}, labels in {FILE_NAME} names {allowed}. Add it to labels, or mend the file.")
         at_hand: CroppedCase | None = None
         normalization = None
         for name in self.configurations:
@@ -93,6 +93,7 @@ def preprocess(
             "normalization": [to_mapping(scheme) for scheme in configuration.normalization],
             "resampling": to_mapping(configuration.resampling),
             "labels": to_mapping(labels),
+            "targets": target_names(raw),
         }
         keep_what_is_true(target, planned, files, SUFFIXES)
     unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in owners)]
