@@ -181,11 +181,11 @@ class LabelManager:
 
             table = torch.from_numpy(table).to(given.device)
         if not self.has_regions:
-            return table[given.argmax(0)]  # type: ignore[no-any-return]
+            return table[given.argmax(0)]
         result = np.zeros(given.shape[1:], self.dtype) if isinstance(predicted, np.ndarray) else table.new_zeros(given.shape[1:])
         for value, head in zip(table, given, strict=True):
             result[head > (0.0 if logits else 0.5)] = value
-        return result  # type: ignore[no-any-return]
+        return result
 
 
 def unique(labels: npt.NDArray[Any]) -> list[int]:
