@@ -163,6 +163,8 @@ class StoredCases:
 
 
 def label_ending(source: DenseSource, case: str) -> str:
-    """Ending of a case's label map: that of its image, unless that format loses something."""
+    """Ending of a case's label map: that of its image, unless that format loses something, or is what probabilities are kept in."""
     ending = ending_of(source.files(case)[0])
+    if ending == ".npz":
+        return ".nii.gz"
     return ".png" if ending in LOSSY else ending
