@@ -76,7 +76,7 @@ def test_training_learns_and_says_what_it_reached(workspace: Workspace, configur
     assert values["train_loss"][-1] < values["train_loss"][0]
     assert all(value <= 0 for name, series in values.items() if "dice_loss" in name for value in series)
     assert all(0 <= value <= 1 for name in ("val_dice", "val_dice_3", "val_dice_7") for value in values[name] if np.isfinite(value))
-    assert "waiting for data" in (trainer.output_folder / "training_log.txt").read_text()
+    assert " waiting)" in (trainer.output_folder / "training_log.txt").read_text()
     saved = torch.load(trainer.output_folder / "checkpoint_best.pth", weights_only=True)
     assert saved["init"]["configuration"]["patch_size"] == list(trainer.configuration.patch_size)  # type: ignore[attr-defined]
 
