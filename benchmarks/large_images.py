@@ -26,12 +26,12 @@ CHUNK = 128
 
 
 def make(folder: Path, size: int) -> None:
-    """Balls of radius SIZE/32 with a bright core that is labelled, on black; a quarter of a million voxels each at 2048^3."""
+    """Balls of radius SIZE/32, at most 32, each of one brightness with a bright core that is labelled, on black."""
     from nnreg.geometry import Space
     from nnreg.imageio.zarr_files import create_zarr
 
     rng = np.random.default_rng(0)
-    radius = max(6, size // 32)
+    radius = min(32, max(6, size // 32))
     centres = rng.integers(radius, size - radius, (max(8, size // 8), 3))
     raw = folder / "nnReg_raw" / NAME
     space = Space.plain((size,) * 3)
@@ -44,9 +44,10 @@ def make(folder: Path, size: int) -> None:
             near = [c for c in centres if all(low - radius <= at < high + radius for at, (low, high) in zip(c, box))]
             if not near:
                 continue
-            distance = np.min([sum((axis - at) ** 2 for axis, at in zip(axes, centre)) for centre in near], axis=0)
-            values = np.where(distance < radius**2, rng.integers(40, 90, distance.shape), 0) + np.where(distance < radius**2 / 4, 100, 0)
-            image.write(box, values[None].astype(np.uint8))
+            values = np.zeros([high - low for low, high in box], np.uint8)
+            for centre in near:
+                _add_ball(values, [int(at) - low for at, (low, _) in zip(centre, box)], radius, rng)
+            image.write(box, values[None])
             label.write(box, (values > 100)[None].astype(np.uint8))
     spec = {
         "channel_names": {"0": "intensity"},
@@ -56,6 +57,15 @@ def make(folder: Path, size: int) -> None:
         "task": "dense_prediction",
     }
     (raw / "dataset.json").write_text(json.dumps(spec))
+
+
+def _add_ball(values, centre: list[int], radius: int, rng) -> None:
+    inside = tuple(slice(max(0, at - radius), min(size, at + radius)) for at, size in zip(centre, values.shape))
+    part = values[inside]
+    distance = sum((axis - at) ** 2 for axis, at in zip(np.ogrid[inside], centre))
+    part[(distance < radius**2) & (part == 0)] = int(rng.integers(40, 90))
+    core = (distance < radius**2 / 4) & (part < 100)
+    part[core] += 100
 
 
 def verify(folder: Path, size: int) -> None:

@@ -72,7 +72,7 @@ class Task(Protocol):
         """What is averaged over an epoch, from the online metrics of its validation batches."""
         ...
 
-    def pictures(self, *, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def pictures(self, *, network: nn.Module, objective: Objective, batch: Batch) -> dict[str, Tensor]:
         """Images (*spatial) of the first sample of a validation batch, by name and all of one shape: what the network is given and makes of it."""
         ...
 

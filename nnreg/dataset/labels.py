@@ -174,17 +174,17 @@ class LabelManager:
         """
         if len(predicted) != self.heads:
             raise DatasetError(f"a prediction has {len(predicted)} channels, the labels in {FILE_NAME} need {self.heads}. Use the model of this dataset.")
-        numpy = isinstance(predicted, np.ndarray)
-        table = np.asarray(self.head_values, self.dtype)
-        if not self.has_regions:
-            if numpy:
-                return table[predicted.argmax(0)]
+        given: Any = predicted  # the two kinds of arrays share what is used here, but no type
+        table: Any = np.asarray(self.head_values, self.dtype)
+        if not isinstance(predicted, np.ndarray):
             import torch
 
-            return torch.from_numpy(table).to(predicted.device)[predicted.argmax(0)]
-        result = np.zeros(predicted.shape[1:], self.dtype) if numpy else predicted.new_zeros(predicted.shape[1:], dtype=_torch_dtype(self.dtype))
-        for value, head in zip(table, predicted, strict=True):
-            result[head > (0.0 if logits else 0.5)] = int(value)
+            table = torch.from_numpy(table).to(given.device)
+        if not self.has_regions:
+            return table[given.argmax(0)]
+        result = np.zeros(given.shape[1:], self.dtype) if isinstance(predicted, np.ndarray) else table.new_zeros(given.shape[1:])
+        for value, head in zip(table, given, strict=True):
+            result[head > (0.0 if logits else 0.5)] = value
         return result
 
 
@@ -220,9 +220,3 @@ def _sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     from scipy.special import expit
 
     return np.asarray(expit(logits, out=logits))
-
-
-def _torch_dtype(dtype: np.dtype[Any]) -> Any:
-    import torch
-
-    return torch.from_numpy(np.empty(0, dtype)).dtype

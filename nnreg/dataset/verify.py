@@ -6,18 +6,20 @@ import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from nnreg.dataset.large import large
 from nnreg.dataset.pairs import check_names
-from nnreg.dataset.raw import Case, RawDataset
+from nnreg.dataset.raw import Case, RawDataset, whole_numbers
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.splits import FILE_NAME as SPLITS_NAME
 from nnreg.dataset.splits import check_splits
 from nnreg.dataset.verify_large import check_large
 from nnreg.errors import DatasetError, NnRegError
 from nnreg.files import read_json
+from nnreg.imageio import Image, read_image
 from nnreg.parallel import run_all
 
 Progress = Callable[[int, int, str], None]
@@ -124,9 +126,9 @@ def _check_case(raw: RawDataset, name: str) -> _Found:
             parts = check_large(raw, name)
             return _Found(extra + parts.problems, parts.notes, parts.ndim)
         case = raw.read_case(name)
+        found.problems.extend(extra + _label_problems(raw, case) + _keypoint_problems(raw, case))
     except NnRegError as error:
         return _Found(problems=[str(error)])
-    found.problems.extend(extra + _label_problems(raw, case) + _keypoint_problems(raw, case))
     found.notes.extend(case.image.notes)
     if not np.ptp(case.image.array):
         found.notes.append(f"{raw.image_paths(name)[0]}: is constant, there is nothing to register")
@@ -147,14 +149,20 @@ def _extra_channels(raw: RawDataset, name: str) -> list[str]:
 
 
 def _label_problems(raw: RawDataset, case: Case) -> list[str]:
-    if case.labels is None or not raw.spec.labels:
+    if not raw.spec.labels:
         return []
+    found = [(raw.label_path(case.name), case.labels)]
+    found += [(path, whole_numbers(read_image(path), path)) for target in raw.spec.targets if (path := raw.label_path(case.name, target)) is not None]
+    return [problem for path, labels in found if labels is not None for problem in _value_problems(raw, path, labels)]
+
+
+def _value_problems(raw: RawDataset, path: Path | None, labels: Image) -> list[str]:
     allowed = {0, *raw.spec.foreground} | ({raw.spec.ignore} if raw.spec.ignore is not None else set())
-    unknown = sorted(set(np.unique(case.labels.array).tolist()) - allowed)
+    unknown = sorted(set(np.unique(labels.array).tolist()) - allowed)
     if not unknown:
         return []
     values = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
-    return [f"{raw.label_path(case.name)}: holds the values {values}, which labels in {FILE_NAME} does not name. Add them or mend the file."]
+    return [f"{path}: holds the values {values}, which labels in {FILE_NAME} does not name. Add them or mend the file."]
 
 
 def _keypoint_problems(raw: RawDataset, case: Case) -> list[str]:

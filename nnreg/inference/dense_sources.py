@@ -214,8 +214,10 @@ def read_stored(array: Any, box: Box) -> npt.NDArray[Any]:
 
 
 def label_ending(source: DenseSource, case: str) -> str:
-    """Ending of a case's label map: that of its image, unless that format loses something; Zarr for images that are read by parts."""
+    """Ending of a case's label map: that of its image, unless that format loses something, or keeps probabilities; Zarr for what is read by parts."""
     if source.is_large(case):
         return LARGE_ENDING
     ending = ending_of(source.files(case)[0])
+    if ending == ".npz":
+        return ".nii.gz"
     return ".png" if ending in LOSSY else ending

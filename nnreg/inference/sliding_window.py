@@ -177,10 +177,9 @@ class SlidingWindow:
             finished = (depths[index + 1] if index + 1 < len(depths) else shape[0]) - depth
             if result is None:
                 continue
-            mean = sums[:, :finished] / counts[:finished]
-            # half precision ends at 65504
+            # half precision ends at 65504; in place, as what is finished is needed no more
             largest = torch.finfo(result.dtype).max
-            result[:, depth : depth + finished] = mean.clamp(-largest, largest).to(result.dtype).cpu()
+            result[:, depth : depth + finished] = sums[:, :finished].div_(counts[:finished]).clamp_(-largest, largest)
             for total in (sums.movedim(1, 0), counts):
                 _advance(total, finished)
         if result is None:
@@ -235,7 +234,7 @@ def roomy(shape: Sequence[int], largest: int = LARGEST_IN_MEMORY) -> Tensor:
 
 def _advance(total: Tensor, by: int) -> None:
     """Drop the first `by` slices, move the rest to the front, make room."""
-    kept = total.shape[0] - by
-    if kept > 0:
-        total[:kept] = total[by:].clone()
-    total[max(kept, 0) :] = 0
+    kept = max(total.shape[0] - by, 0)
+    for index in range(kept):  # one by one: source and target overlap
+        total[index] = total[index + by]
+    total[kept:] = 0

@@ -33,20 +33,22 @@ def vote(start: int, stop: int, result: Array, labels: Array, taps: Array, weigh
     """
     values = np.empty(8, labels.dtype)
     shares = np.empty(8, np.float64)
+    agree = np.empty(labels.shape[2], np.bool_)
     for z in range(start, stop):
         for y in range(edges[0], edges[0] + result.shape[1]):
+            row = labels[taps[0, z], taps[0, y]]
+            others = labels[taps[0, z], taps[1, y]], labels[taps[1, z], taps[0, y]], labels[taps[1, z], taps[1, y]]
+            for x in range(agree.shape[0]):
+                agree[x] = (row[x] == others[0][x]) & (row[x] == others[1][x]) & (row[x] == others[2][x])
             for x in range(edges[1], edges[1] + result.shape[2]):
-                one = labels[taps[0, z], taps[0, y], taps[0, x]]
-                same = True
-                for corner in range(8):
-                    k, j, i = corner >> 2, (corner >> 1) & 1, corner & 1
-                    values[corner] = labels[taps[k, z], taps[j, y], taps[i, x]]
-                    same = same and values[corner] == one
-                if same:
+                left, right = taps[0, x], taps[1, x]
+                one = row[left]
+                if agree[left] and agree[right] and one == row[right]:
                     result[z, y - edges[0], x - edges[1]] = one
                     continue
                 for corner in range(8):
                     k, j, i = corner >> 2, (corner >> 1) & 1, corner & 1
+                    values[corner] = labels[taps[k, z], taps[j, y], taps[i, x]]
                     shares[corner] = weights[k, z] * weights[j, y] * weights[i, x]
                 nearest = labels[taps[2, z], taps[2, y], taps[2, x]]
                 best, most = one, -1.0

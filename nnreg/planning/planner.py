@@ -125,7 +125,7 @@ class _Builder:
     extent: tuple[float, ...]
     pre_alignment: str
     relation: str
-    budget: duration.Budget | None = None
+    time_budget: duration.Budget | None = None
 
     def all(self, target: tuple[float, ...], because: str) -> dict[str, Configuration]:
         """Every configuration the dataset needs."""
@@ -140,7 +140,7 @@ class _Builder:
     def configuration(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
         """The configuration at `target` spacing, or at the finest coarser one that fits the memory target and the time budget."""
         fitting = self._fitting_memory(name, target, spacing_because)
-        return fitting if self.budget is None else self._fitting_time(self.budget, fitting)
+        return fitting if self.time_budget is None else self._fitting_time(self.time_budget, fitting)
 
     def _fitting_memory(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
         coarsened = target
@@ -261,7 +261,7 @@ class _Builder:
             return reasons.keep(f"training.{name}", decision)
 
         similar = keep("similarity", training.similarity(self.relation, target, shape))
-        if self.budget is None:
+        if self.time_budget is None:
             batch = keep("batch_size", training.batch_size(shape, self._memory(shape, architecture, similar, 1), self.memory_gb))
         else:
             batch = keep("batch_size", budget.batch_size())

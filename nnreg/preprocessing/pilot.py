@@ -84,8 +84,16 @@ def _trials(fixed: _Copy, moving: _Copy, found: Registration, truth: Truth) -> t
     result = [first]
     for name in TRIED:
         if name != found.similarity:
-            masks = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
-            again = register(fixed=fixed.image, moving=moving.image, initial=found.start, similarity=name, guided=False, preset=PRESET, **masks)
+            again = register(
+                fixed=fixed.image,
+                moving=moving.image,
+                fixed_mask=fixed.mask,
+                moving_mask=moving.mask,
+                guided=False,
+                initial=found.start,
+                preset=PRESET,
+                similarity=name,
+            )
             result.append(_trial(again, truth))
     return tuple(result)
 
@@ -93,7 +101,7 @@ def _trials(fixed: _Copy, moving: _Copy, found: Registration, truth: Truth) -> t
 def _trial(found: Registration, truth: Truth) -> Trial:
     measures = found.measured_by(truth)
     dice, points = _stages(measures.get("dice"), "mean"), _stages(measures.get("tre_mm"), "median")
-    return Trial(found.similarity, dice and dice.after, points and points.after)
+    return Trial(found.similarity, None if dice is None else dice.after, None if points is None else points.after)
 
 
 class _Copy:

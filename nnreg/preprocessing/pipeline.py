@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.errors import NnRegError, PlansError
-from nnreg.files import read_json, writable_folder
+from nnreg.errors import PlansError
+from nnreg.files import writable_folder
 from nnreg.imageio.lazy import size_on_disk
 from nnreg.parallel import default_processes
 from nnreg.planning.duration import Budget
@@ -21,6 +21,7 @@ from nnreg.planning.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.plans import Plans
 from nnreg.planning.tuning import still_tuned
 from nnreg.preprocessing.pairs import BUDGET_SECONDS, measure_pairs, pairs_digest, pairs_still_true
+from nnreg.preprocessing.plan_files import known_configurations, refuse_another_task
 from nnreg.preprocessing.run import preprocess
 from nnreg.preprocessing.speed import machine_speed
 from nnreg.workspace import Workspace
@@ -217,38 +218,6 @@ def plan_and_preprocess(
         known = known_configurations(plans, configurations)
         preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=known, processes=processes, clean=clean, progress=progress)
     return plans
-
-
-def refuse_another_task(path: Path, task: str) -> None:
-    """Plans of one task must not take the place of another's, nor their arrays: both lie in folders of the plans' name.
-
-    Raises
-    ------
-    PlansError
-        If the file holds plans of another task.
-    """
-    try:
-        content = read_json(path) if path.is_file() else {}
-    except NnRegError:
-        # damaged: that is why plans are made anew
-        return
-    found = content.get("task", task) if isinstance(content, dict) else task
-    if found != task:
-        raise PlansError(f"{path}: holds plans of the task {found}. Name those of {task} with -overwrite_plans_name, or remove the file.")
-
-
-def known_configurations(plans: Plans, asked: Sequence[str]) -> list[str]:
-    """Those of `asked` that the plans have: ``-c 2d 3d_fullres`` serves datasets of either kind, as in nnU-Net.
-
-    Raises
-    ------
-    PlansError
-        If they have none of them.
-    """
-    known = [name for name in asked if name in plans.configurations]
-    if asked and not known:
-        plans.configuration(asked[0])
-    return known
 
 
 def read_plans(folder: Path, plans_name: str, dataset_name: str) -> Plans:

@@ -121,7 +121,8 @@ def write_array(path: Path, array: npt.NDArray[Any], patch: Sequence[int] | None
 def _compression() -> dict[str, Any]:
     import blosc2
 
-    return {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+    # level 5, nnU-Net's, takes seven times as long for files 2 % smaller (images) and reads no faster
+    return {"codec": blosc2.Codec.LZ4HC, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """A dataset as nnU-Net has it, through fingerprint and plans, by library and commands."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -233,6 +235,12 @@ def test_pictures_and_labels_without_names(tmp_path):
         fingerprint_dataset(workspace, 5, processes=1)
 
 
+def test_workers_need_no_torch():
+    """A worker that imports torch takes seconds and hundreds of MB more."""
+    code = "import sys, nnreg.preprocessing.dense.run, nnreg.kernels.resize_cpu; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_plans_of_another_task_are_not_overwritten(blocks):
     fingerprint_dataset(blocks, 3, task="dense_prediction", processes=1)
     plan_dataset(blocks, 3, task="dense_prediction")
@@ -255,7 +263,10 @@ def test_every_target_has_labels_of_its_own(blocks):
         first.rename(folder / "labelsTr" / f"b{index}_ink.nii.gz")
         damage = np.zeros_like(labels.array)
         damage[:, 5:7, 20:25, 30:36] = 2
-        write_image(folder / "labelsTr" / f"b{index}_damage.nii.gz", damage, labels.space)
+        path = folder / "labelsTr" / f"b{index}_damage.nii.gz"
+        write_image(path, damage * 4, labels.space)
+        assert len(verify_dataset(RawDataset.open(folder)).problems) == 1
+        write_image(path, damage, labels.space)
     assert verify_dataset(RawDataset.open(folder)).problems == ()
     plans, folders = _prepared(blocks, overwrite_target_spacing=(3.0, 1.0, 1.0))
     data = DenseDataset(folders["3d_fullres"])

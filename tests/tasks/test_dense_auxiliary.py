@@ -182,6 +182,12 @@ def test_nonsense_is_refused_by_key(entry: dict[str, Any], message: str) -> None
         auxiliary_targets(spec({"extra": entry}))
 
 
+def test_several_targets_are_refused() -> None:
+    two = DatasetSpec.from_dict({**spec({}).to_dict(), "targets": {"ink": {}, "damage": {}}})
+    with pytest.raises(DatasetError, match="ink, damage"):
+        auxiliary_targets(two)
+
+
 def network(name: str = "plain_unet", **options: Any) -> torch.nn.Module:
     stages: dict[str, Any] = {"strides": [(1, 1), (2, 2), (2, 2)], "kernel_sizes": [(3, 3)] * 3, "features_per_stage": (4, 6, 8), "blocks_per_stage": (1, 1, 1)}
     return build_dense_network(name, channels=1, outputs=3, ndim=2, **stages, **options)

@@ -41,7 +41,7 @@ def configuration(ndim: int = 3, *, batch_dice: bool = False, **training: Any) -
         resampling=Resampling(),
         normalization=(Normalization("zscore"),),
         architecture=Architecture("plain_unet", ((1,) * ndim, (2,) * ndim), ((3,) * ndim,) * 2, (4, 8), (1, 1)),
-        training=Training(similarity=(), regularisation=(), **{**plan, **optimiser, **training}),
+        training=Training(**{"similarity": (), "regularisation": (), **plan, **optimiser, **training}),
         memory_gb=1.0,
     )
 
@@ -213,6 +213,9 @@ def test_what_does_not_fit_is_told_before_anything_is_trained(labels: LabelManag
 def test_a_planned_loss_of_fields_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="not one of labels"):
         objective(supervision=(LossTerm("diffusion"),))
+    for options in ({"regularisation": (LossTerm("bending"),)}, {"similarity": (LossTerm("mse"),)}, {"bidirectional": True}):
+        with pytest.raises(ConfigurationError, match="belongs to registration"):
+            objective(**options)
     assert {"negative_dice", "cross_entropy", "binary_cross_entropy"} <= set(LOSSES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_training_learns_and_says_what_it_reached(workspace: Workspace, configur
     assert values["train_loss"][-1] < values["train_loss"][0]
     assert all(value <= 0 for name, series in values.items() if "dice_loss" in name for value in series)
     assert all(0 <= value <= 1 for name in ("val_dice", "val_dice_3", "val_dice_7") for value in values[name] if np.isfinite(value))
-    assert "waiting for data" in (trainer.output_folder / "training_log.txt").read_text()
+    assert " waiting)" in (trainer.output_folder / "training_log.txt").read_text()
     saved = torch.load(trainer.output_folder / "checkpoint_best.pth", weights_only=True)
     assert saved["init"]["configuration"]["patch_size"] == list(trainer.configuration.patch_size)  # type: ignore[attr-defined]
 
@@ -119,7 +120,7 @@ def samples(workspace: Workspace, configuration: str, split: str = "train", **op
 def test_a_sample_is_a_function_of_its_index_alone(workspace: Workspace, configuration: str) -> None:
     drawn = samples(workspace, configuration)
     forwards = [drawn[index] for index in range(6)]
-    again = samples(workspace, configuration)
+    again = pickle.loads(pickle.dumps(samples(workspace, configuration)))
     for index in reversed(range(6)):
         torch.rand(1)
         np.random.rand()  # noqa: NPY002
@@ -132,6 +133,29 @@ def test_a_sample_is_a_function_of_its_index_alone(workspace: Workspace, configu
     assert any(not torch.equal(forwards[0]["image"], other["image"]) for other in forwards[1:])
     # the second of every batch of two is forced to show a label
     assert all((sample["labels"] > 0).any() for sample in [samples(workspace, configuration, "val")[index] for index in (1, 3, 5, 7)])
+
+
+def test_pictures_and_dice_of_regions_are_of_label_values(workspace: Workspace) -> None:
+    plain = make(workspace, "2d", fold=4)
+    regions = dataclasses.replace(plain.spec, labels={"background": 0, "both": (3, 7), "right": 7}, regions_class_order=(3, 7))
+    terms = [{"name": "negative_dice"}, {"name": "binary_cross_entropy", "kwargs": {"sum_channels_of_masked": True}}]
+    settings = SMALL | {"epochs": 1, "supervision": terms, "tracking.picture": True}
+    trainer = nnRegTrainer(plans=plain.plans, configuration="2d", spec=regions, fold=4, folders=plain.folders, name="Regions", overrides=settings)
+    trainer.output_folder = plain.folders.fold("regions")
+    trained(trainer)
+    assert {"val_dice_3+7", "val_dice_7"} <= set(trainer.history.values)
+    assert (trainer.output_folder / "debug.png").is_file()
+    batch = next(iter(trainer.get_dataloaders()[1]))
+    shown = trainer.task.pictures(network=trainer.network.eval(), objective=trainer.objective, batch=batch)
+    assert {value.shape for value in shown.values()} == {batch["image"].shape[2:]}
+    assert set(shown["prediction"].unique().tolist()) <= {0, 3, 7}
+
+
+def test_recipes_leave_augmentation_out(workspace: Workspace) -> None:
+    assert make(workspace, trainer="no_augmentation").configuration.training.augmentation == {}
+    upright = make(workspace, trainer="no_mirroring").configuration.training.augmentation
+    assert upright["pose"]["mirror_axes"] == []
+    assert upright["pose"]["rotation"] == [-30.0, 30.0]
 
 
 def test_without_augmentation_a_patch_is_cut_from_the_stored_arrays(workspace: Workspace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from nnreg.cli import import_
 from nnreg.errors import NnRegError
 from nnreg.inference.predictor import ModelFolder
 from nnreg.planning.dense.plans import DensePlans
-from nnreg.training.importers.nnunet_model import import_nnunet_model, is_nnunet_model
+from nnreg.training.importers.nnunet_model import import_nnunet_model, is_nnunet_model, read_checkpoint
 from nnreg.workspace import Workspace
 
 DATASET = {
@@ -109,7 +110,7 @@ def model(request, tmp_path):
         "logging": {"mean_fg_dice": [np.float64(0.5), np.float32(0.25)], "epoch_end_timestamps": [1.5]},
         "_best_ema": np.float32(0.5),
         "current_epoch": 10,
-        "init_args": {"plans": content, "configuration": "own", "fold": 1, "dataset_json": DATASET},
+        "init_args": {"plans": content, "configuration": "own", "fold": 1, "dataset_json": DATASET, "device": torch.device("cpu")},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": (0,),
     }
@@ -132,6 +133,19 @@ def test_imported_networks_give_the_same_logits(model, tmp_path, whole, capsys):
     with torch.no_grad():
         for ours, expected in zip(found(tile), network(tile), strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoints_of_either_numpy_are_read(model, tmp_path):
+    source, other = model[0] / "fold_1" / "checkpoint_final.pth", tmp_path / "checkpoint_final.pth"
+    with zipfile.ZipFile(source) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    there = b"numpy._core.multiarray" if any(b"numpy._core.multiarray" in part for part in content.values()) else b"numpy.core.multiarray"
+    old, new = (b"c" + name + b"\n" for name in (there, b"numpy.core.multiarray" if b"_" in there else b"numpy._core.multiarray"))
+    assert any(old in part for part in content.values())
+    with zipfile.ZipFile(other, "w") as archive:
+        for name, part in content.items():
+            archive.writestr(name, part.replace(old, new))
+    assert read_checkpoint(other)["_best_ema"] == np.float32(0.5)
 
 
 def test_imported_plans_say_what_nnunets_said(model, tmp_path):

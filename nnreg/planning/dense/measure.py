@@ -120,7 +120,7 @@ def measure_case(image: Image, labels: Image, *, file_bytes: int = 0) -> tuple[D
     box = nonzero_box(array)
     inside = tuple(slice(low, high) for low, high in box)
     depth, height, width = (high - low for low, high in box)
-    labelled = (as_volume(labels)[0] > 0).any(axis=0)[inside]
+    labelled = as_volume(labels)[0].max(axis=0)[inside] > 0
     foreground = [Foreground.of(channel[inside][labelled]) if labelled.any() else None for channel in array]
     relative = depth * height * width / array[0].size
     return DenseImage(spacing, (depth, height, width), relative, file_bytes), foreground

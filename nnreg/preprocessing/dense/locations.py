@@ -34,43 +34,39 @@ def sample_locations(labels: npt.NDArray[np.int16], wanted: Sequence[Label], *, 
         Each of `wanted` to an array (N, 3); N is 0 where it does not occur.
     """
     rng = np.random.default_rng(seed)
-    index = np.int32 if labels.size < 2**31 else np.int64
-    flat = labels.reshape(-1)
-    values = sorted({value for entry in wanted if not isinstance(entry, tuple) or entry[0] >= 0 for value in _values(entry)})
-    places: Mapping[int, npt.NDArray[np.integer]] = _places(flat, values, index)
-    result: dict[Label, Voxels] = {}
-    for entry in wanted:
-        if isinstance(entry, tuple) and entry[0] < 0:
-            # nearly the whole volume: a list of its voxels is made for the moment only
-            pool = [np.flatnonzero(np.isin(flat, entry)).astype(index)]
-        else:
-            pool = [places[value] for value in _values(entry)]
-        result[entry] = _coordinates(_drawn(pool, rng), labels.shape)
-    return result
+    values = sorted({value for entry in wanted for value in _values(entry)})
+    codes = np.full(2**16, len(values), np.uint16)
+    codes[np.asarray(values, np.int16).view(np.uint16)] = np.arange(len(values))
+    # slice by slice, so that nothing of the volume's size is made
+    counts = np.stack([np.bincount(codes[plane.reshape(-1).view(np.uint16)], minlength=len(values) + 1) for plane in labels])
+    members = {entry: [values.index(value) for value in _values(entry)] for entry in wanted}
+    ranks = {entry: _drawn(counts[:, own].sum(axis=1), rng) for entry, own in members.items()}
+    found: dict[Label, list[npt.NDArray[np.int64]]] = {entry: [] for entry in wanted}
+    for depth, plane in enumerate(labels):
+        if not any(len(chosen[depth]) for chosen in ranks.values()):
+            continue
+        groups = _groups(codes[plane.reshape(-1).view(np.uint16)], counts[depth, :-1])
+        for entry, chosen in ranks.items():
+            pool = [groups[index] for index in members[entry]]
+            found[entry].append(np.concatenate(pool)[chosen[depth]] + depth * plane.size)
+    return {entry: _coordinates(np.concatenate([*parts, np.empty(0, np.int64)]), labels.shape) for entry, parts in found.items()}
 
 
-def _places(flat: npt.NDArray[np.int16], values: Sequence[int], index: type[np.integer]) -> dict[int, npt.NDArray[np.integer]]:
-    """Ascending positions of each value."""
-    wanted = np.zeros(2**16, bool)
-    wanted[np.asarray(values, np.int16).view(np.uint16)] = True
-    positions = np.flatnonzero(wanted[flat.view(np.uint16)]).astype(index)
-    found = flat[positions]
-    # a stable sort of 16-bit integers takes time linear in their number
-    order = np.argsort(found, kind="stable")
-    positions, found = positions[order], found[order]
-    edges = np.searchsorted(found, values, side="left"), np.searchsorted(found, values, side="right")
-    return {value: positions[first:last] for value, first, last in zip(values, *edges, strict=True)}
-
-
-def _drawn(pool: list[npt.NDArray[np.integer]], rng: np.random.Generator) -> npt.NDArray[np.integer]:
-    """Without replacement from all of `pool` alike."""
-    ends = np.cumsum([len(part) for part in pool])
+def _drawn(counts: npt.NDArray[np.int64], rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    """How many there are in each slice to which of them are taken, without replacement and all alike."""
+    ends = np.cumsum(counts)
     total = int(ends[-1])
     count = max(min(MOST, total), int(np.ceil(total * SHARE)))
     chosen = np.sort(rng.choice(total, count, replace=False, shuffle=False)) if count < total else np.arange(total)
     parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
-    begins = [0, *ends[:-1]]
-    return np.concatenate([part[inside - begin] for part, inside, begin in zip(pool, parts, begins, strict=True)])
+    return [part - (end - size) for part, end, size in zip(parts, ends, counts, strict=True)]
+
+
+def _groups(codes: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Positions of each code, of which there are `counts`; larger codes are left out."""
+    positions = np.flatnonzero(codes < len(counts))
+    # a stable sort of 16-bit integers takes time linear in their number
+    return np.split(positions[np.argsort(codes[positions], kind="stable")], np.cumsum(counts)[:-1])
 
 
 def _coordinates(positions: npt.NDArray[np.integer], shape: tuple[int, ...]) -> Voxels:

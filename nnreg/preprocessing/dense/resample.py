@@ -36,7 +36,7 @@ def bands(size: int, new_size: int, order: int) -> tuple[Band, ...]:
 
     Equals ``scipy.ndimage.zoom(mode="nearest", grid_mode=True)``, which scikit-image's ``resize`` calls.
     """
-    position = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
+    position = (np.arange(new_size, dtype=np.float64) + 0.5) * (size / new_size) - 0.5
     if order < 2:
         position = np.clip(position, 0, size - 1)
     result = []
@@ -44,7 +44,7 @@ def bands(size: int, new_size: int, order: int) -> tuple[Band, ...]:
         here = position[start : start + OUTPUTS_AT_ONCE]
         low = max(0, int(np.floor(here[0])) - order - REACH[order])
         high = min(size, int(np.floor(here[-1])) + order + 2 + REACH[order])
-        weights = _weights(here - low, high - low, order, low == 0, high == size)
+        weights = _weights(np.asarray(here - low), high - low, order, low == 0, high == size)
         result.append(Band(start, start + len(here), low, high, weights.astype(np.float32)))
     return tuple(result)
 
@@ -58,7 +58,7 @@ def _weights(position: npt.NDArray[np.float64], size: int, order: int, begins: b
     if order > 1:
         before = PADDING if begins else 0
         coefficients = np.pad(coefficients, ((before, PADDING if ends else 0), (0, 0)), mode="edge")
-        coefficients = spline_filter1d(coefficients, order, axis=0, mode="nearest")
+        coefficients = spline_filter1d(coefficients, order, axis=0, mode="nearest")  # type: ignore[call-overload]  # the stub wants a literal order
     if order == 0:
         return np.asarray(coefficients[np.floor(position + 0.5).astype(int)])
     basis = BSpline.basis_element(np.arange(order + 2) - (order + 1) / 2, extrapolate=False)
@@ -71,14 +71,14 @@ def _weights(position: npt.NDArray[np.float64], size: int, order: int, begins: b
     return result
 
 
-def along(array: Floats, axis: int, new_size: int, order: int) -> Floats:
-    """A (D, H, W) array with one axis resampled."""
+def along(array: Floats, axis: int, new_size: int, order: int, out: Floats | None = None) -> Floats:
+    """A (D, H, W) array with one axis resampled, in `out` if that is given and something has to be done."""
     size = array.shape[axis]
     if size == new_size:
         return array
     shape = list(array.shape)
     shape[axis] = new_size
-    result = np.empty(shape, np.float32)
+    result = np.empty(shape, np.float32) if out is None or list(out.shape) != shape else out
     for band in bands(size, new_size, order):
         if axis == 2:
             np.matmul(array[:, :, band.low : band.high], band.weights.T, out=result[:, :, band.start : band.stop])
@@ -137,18 +137,19 @@ def resample_volume(channel: Floats, result: Floats, alone: int | None, order: i
     # slices that no new one is nearest to need no resampling
     if alone is not None and order_between == 0 and result.shape[alone] < channel.shape[alone]:
         part = np.ascontiguousarray(np.take(channel, nearest(channel.shape[alone], result.shape[alone]), alone))
-    limits = tuple(axes) if alone is not None else (0, 1, 2)
-    low, high = part.min(axis=limits, keepdims=True), part.max(axis=limits, keepdims=True)
+    together = tuple(axes) if alone is not None else (0, 1, 2)
+    low, high = part.min(axis=together, keepdims=True), part.max(axis=together, keepdims=True)
     for axis in axes:
-        part = along(part, axis, result.shape[axis], order)
+        part = along(part, axis, result.shape[axis], order, out=result)
     if order > 1:
-        part = np.clip(part, low, high, out=part if part is not channel else None)
+        part = np.clip(part, low, high, out=None if part is channel else part)
     if alone is not None and part.shape[alone] != result.shape[alone]:
         if order_between == 0:
             np.take(part, nearest(part.shape[alone], result.shape[alone]), alone, out=result)
             return
         part = along(part, alone, result.shape[alone], order_between)
-    result[...] = part
+    if part is not result:
+        result[...] = part
 
 
 def resample_labels(

@@ -17,16 +17,8 @@ from nnreg.planning.dense.planner import TASK, plan_dense
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.planning.dense.presets import DEFAULT
 from nnreg.preprocessing.dense.run import preprocess
-from nnreg.preprocessing.pipeline import (
-    Note,
-    Progress,
-    keep_dataset_files,
-    known_configurations,
-    read_plans,
-    refuse_another_task,
-    silent,
-    unheard,
-)
+from nnreg.preprocessing.pipeline import Note, Progress, keep_dataset_files, read_plans, silent, unheard
+from nnreg.preprocessing.plan_files import known_configurations, refuse_another_task
 from nnreg.workspace import Workspace
 
 
@@ -173,6 +165,8 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     """The dataset as one of this task, whatever its dataset.json says of itself; values are named where it names none."""
     name = workspace.dataset_name(dataset)
     raw = RawDataset.open(workspace.raw / name)
-    labels = raw.spec.labels or {"background": 0} | {str(value): value for value in raw.label_values}
+    labels = raw.spec.labels
+    if not labels:
+        labels = {"background": 0, **{str(value): value for value in raw.label_values}}
     raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=TASK, labels=labels), raw.cases, raw.test_cases)
     return raw, writable_folder(workspace.preprocessed / name)

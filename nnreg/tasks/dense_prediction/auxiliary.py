@@ -89,8 +89,10 @@ def auxiliary_targets(spec: DatasetSpec) -> dict[str, AuxiliaryTarget]:
     Raises
     ------
     DatasetError
-        Unknown key, type, choice or loss.
+        Unknown key, type, choice or loss; several targets, of which this version trains one.
     """
+    if len(spec.targets) > 1:
+        raise DatasetError(f"{FILE_NAME}: targets names {len(spec.targets)} outputs ({', '.join(spec.targets)}), one can be trained. Keep one of them.")
     found = {}
     for name, content in spec.auxiliary_tasks.items():
         where = f"{FILE_NAME}: auxiliary_tasks.{name}"

@@ -46,6 +46,10 @@ class DenseObjective(nn.Module):
         self, configuration: DenseConfiguration, recipe: TrainerConfig, labels: LabelManager, auxiliary: Mapping[str, AuxiliaryTarget] | None = None
     ) -> None:
         super().__init__()
+        plan = configuration.training
+        for name, value in (("similarity", plan.similarity), ("regularisation", plan.regularisation), ("bidirectional", plan.bidirectional)):
+            if value:
+                raise ConfigurationError(f"training.{name} belongs to registration, dense prediction has no pairs. Leave it out, or choose another recipe.")
         self.labels = labels
         self.ignore = len(labels.values) if labels.ignore is not None else None
         """Class index of voxels without annotation."""

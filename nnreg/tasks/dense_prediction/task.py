@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from nnreg.architecture import build_dense_network
 from nnreg.architecture.memory import dense_training_memory
-from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.labels import Label, LabelManager
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.planning import memory
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
@@ -102,7 +102,7 @@ class DensePredictionTask:
             return {"loss": loss, **terms}
         loss, terms, logits = objective.scored(network, batch)
         counts = objective.counts(logits[0], batch["labels"])
-        return {"loss": loss, **terms} | {f"{COUNTS}{label}": counts[index] for index, label in enumerate(objective.labels.foreground)}
+        return {"loss": loss, **terms} | {f"{COUNTS}{_name(label)}": counts[index] for index, label in enumerate(objective.labels.foreground)}
 
     def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """The steps without their counts, and one entry more: the Dice of each class over all of them (NaN for one that is nowhere), and their mean."""
@@ -115,10 +115,11 @@ class DensePredictionTask:
         by_class = {f"dice_{name.removeprefix(COUNTS)}": value for name, value in zip(names, dice, strict=True)}
         return [*kept, {"dice": dice.nanmean(), **(by_class if len(names) > 1 else {})}]
 
-    def pictures(self, *, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def pictures(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """First channel, labels and prediction of the first patch."""
-        logits = network(batch["image"])[0][0]
-        return {"image": batch["image"][0, 0], "labels": batch["labels"][0, 0], "prediction": logits.argmax(dim=0)}
+        logits = network(batch["image"])[0][0].float()
+        predicted = objective.labels.to_labels(logits, logits=True) if isinstance(objective, DenseObjective) else logits.argmax(dim=0)
+        return {"image": batch["image"][0, 0], "labels": batch["labels"][0, 0], "prediction": predicted}
 
     def validate(
         self,
@@ -151,6 +152,11 @@ class DensePredictionTask:
             next_stage=None if following is None else (following, model / FOLDER / following),
             on_progress=on_progress,
         )
+
+
+def _name(label: Label) -> str:
+    """Of a label or region in logs: ``2``, ``1+2``."""
+    return str(label) if isinstance(label, int) else "+".join(map(str, label))
 
 
 def previous_stage(model: Path, spec: DatasetSpec, configuration: DenseConfiguration) -> PreviousStage | None:

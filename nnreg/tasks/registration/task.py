@@ -113,7 +113,7 @@ class RegistrationTask:
         """Those of the steps."""
         return steps
 
-    def pictures(self, *, network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def pictures(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fixed, moving and warped image of the first pair, first channel, and what is left between them."""
         field = network(fixed=batch["fixed_input"], moving=batch["moving_input"])[0]
         fixed, moving, warped = (image[0, 0] for image in (batch["fixed"], batch["moving"], warp(batch["moving"], field)))

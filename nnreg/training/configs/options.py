@@ -30,6 +30,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "bf16": ({"mixed_precision": "bf16"}, "mixed precision with bfloat16, also on a CPU"),
     "fp16": ({"mixed_precision": "fp16"}, "mixed precision with float16 and a gradient scaler, on CUDA"),
     "full_precision": ({"mixed_precision": "off"}, "no mixed precision"),
+    "no_augmentation": ({"augmentation": {}}, "images as they are"),
+    "no_mirroring": ({"augmentation.pose.mirror_axes": []}, "dense prediction: patches are not mirrored, in training and prediction"),
     "deterministic": ({"deterministic": True}, "only algorithms that give the same bits again"),
     "early_stopping": ({"early_stopping.patience": 30, "early_stopping.min_delta": 0.001}, "ends after 30 epochs without a better monitored value"),
 }

@@ -27,10 +27,13 @@ from nnreg.typed import to_mapping
 from nnreg.workspace import Workspace
 
 # what plain values nnU-Net's checkpoints hold beside tensors; nothing else is made from a file
-SAFE = [
+_scalar = np.float64(0).__reduce__()[0]
+SAFE: list[Any] = [
     np.dtype,
     np.ndarray,
-    np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,  # type: ignore[attr-defined]
+    # numpy 1 and numpy 2 call it differently
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
     *(type(np.dtype(name)) for name in ("float32", "float64", "int64", "int32", "bool")),
 ]
 

@@ -69,7 +69,7 @@ def epoch_line(epoch: int, epochs: int, numbers: Mapping[str, float], shown: Seq
         return f"[Epoch {epoch + 1:03d}/{epochs:03d}] " + ", ".join(f"{name} = {value:.4f}" for name, value in terms)
     terms = ((name, value) for name, value in numbers.items() if name.startswith(("train_", "val_")))
     said = ", ".join(f"{name} = {value:.4f}" for name, value in terms)
-    seconds = f"{numbers['epoch_seconds']:.1f} s, {numbers['waiting_seconds']:.1f} s of them waiting for data"
+    seconds = f"{numbers['epoch_seconds']:.1f} s ({numbers['waiting_seconds']:.1f} waiting)"  # for data
     return f"[Epoch {epoch + 1:03d}/{epochs:03d}] {said}, lr = {numbers['learning_rate']:.2e}, {seconds}"
 
 

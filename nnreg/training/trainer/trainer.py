@@ -372,7 +372,8 @@ class nnRegTrainer:
             for batch in self._batches(loader, 0, "validating"):
                 if not terms and self.report.wants_pictures:
                     with torch.no_grad():
-                        self.report.pictures(self.current_epoch, self.task.pictures(network=self.network, batch=to_device(batch, self.device)))
+                        shown = self.task.pictures(network=self.network, objective=self.objective, batch=to_device(batch, self.device))
+                    self.report.pictures(self.current_epoch, shown)
                 terms.append(self.validation_step(batch))
         return terms
 
