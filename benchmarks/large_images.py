@@ -40,7 +40,6 @@ def make(folder: Path, size: int) -> None:
     with images as image, labels as label:
         for place in np.ndindex(*[-(-size // CHUNK)] * 3):
             box = [(at * CHUNK, min(size, (at + 1) * CHUNK)) for at in place]
-            axes = np.ogrid[tuple(slice(*sides) for sides in box)]
             near = [c for c in centres if all(low - radius <= at < high + radius for at, (low, high) in zip(c, box))]
             if not near:
                 continue

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.dataset.labels import unique
 from nnreg.dataset.raw import RawDataset, whole_numbers
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.errors import DatasetError
 from nnreg.geometry import Space
-from nnreg.imageio import Image, LazyImage, check_finite, open_image
+from nnreg.imageio import Image, LazyImage, check_finite, open_image, read_image
 from nnreg.imageio.files import check_same_space
 from nnreg.imageio.lazy import Volume, is_large
 
@@ -89,6 +90,21 @@ def open_large_labels(raw: RawDataset, case: str, image: LazyImage, order: Seque
     if labels.channels != len(paths):
         raise DatasetError(f"{labels.path}: has several channels, labels have one. Save it as one channel.")
     return LargeLabels(labels.volume(order), paths)
+
+
+def values_in(path: Path) -> set[int]:
+    """Values of a label file, read by parts where it is large.
+
+    Raises
+    ------
+    NnRegError
+        If it cannot be read or holds values that are not whole.
+    """
+    if not is_large([path]):
+        return set(unique(whole_numbers(read_image(path), path).array))
+    image = open_image(path)
+    labels = LargeLabels(image.volume(), (path,))
+    return {value for box in labels.volume.boxes() for value in unique(labels.read(box))}
 
 
 def refuse_unfinite(values: npt.NDArray[Any], path: Path) -> None:

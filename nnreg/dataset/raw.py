@@ -17,10 +17,8 @@ from nnreg.dataset.keypoints import read_keypoints
 from nnreg.dataset.pairs import Pair, pairs_among, require_names, subjects_of
 from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
 from nnreg.errors import DatasetError, did_you_mean
-from nnreg.geometry import Space
-from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, open_image, read_channels, read_image
+from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, read_channels, read_image
 from nnreg.imageio.files import check_same_space
-from nnreg.imageio.lazy import boxes, is_large
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,11 +232,13 @@ class RawDataset:
         """Sorted label values without background and ignore: from ``dataset.json``, or from the label files if it names none."""
         if self.spec.foreground:
             return self.spec.foreground
+        from nnreg.dataset.large import values_in
+
         found: set[int] = set()
         for case in self.cases:
             path = self.label_path(case)
             if path is not None:
-                found |= _values_in(path)
+                found |= values_in(path)
         return tuple(sorted(found - {0, self.spec.ignore}))
 
     def pairs(self) -> tuple[Pair, ...]:
@@ -276,14 +276,6 @@ def _cases_in(folder: Path, ending: str) -> list[str]:
             raise DatasetError(f"{path}: expected a name such as CASE_0000{ending}, with the channel in four digits. Rename the file.")
         names.add(match[1])
     return sorted(names)
-
-
-def _values_in(path: Path) -> set[int]:
-    if not is_large([path]):
-        return set(np.unique(whole_numbers(read_image(path), path).array).tolist())
-    labels = open_image(path)
-    blocks = (labels.read(box) for box in boxes(labels.space.shape, labels.chunks))
-    return {int(value) for block in blocks for value in np.unique(whole_numbers(Image(block, Space.plain(block.shape[1:])), path).array)}
 
 
 def whole_numbers(image: Image, path: Path) -> Image:

@@ -80,7 +80,7 @@ class LazyFile:
         """
         try:
             return self._read(box)
-        except MemoryError:
+        except (MemoryError, ImageError):
             raise
         except Exception as error:  # every codec has errors of its own
             found = self._damaged(box)

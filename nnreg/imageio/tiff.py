@@ -7,6 +7,7 @@ import logging
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,35 @@ class _Mapped:
         return np.array(np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[index])
 
 
+@dataclass(frozen=True, eq=False)
+class _Tiled:
+    """Compressed voxels, read by tiles or pages; the package for that is needed by the first that is read."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @cached_property
+    def _array(self) -> Any:
+        try:
+            import zarr
+        except ImportError as missing:
+            raise ImageError(f"{self.path}: is compressed; reading it by parts needs the package zarr: pip install 'nnreg[zarr]'.") from missing
+        try:
+            return zarr.open_array(tifffile.imread(self.path, aszarr=True, level=0), mode="r")
+        except Exception as error:  # what a compression lacks is said in many ways
+            raise ImageError(
+                f"{self.path}: cannot be read by parts ({_first_line(error)}). Save it uncompressed or with zlib, or convert it to .zarr."
+            ) from error
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        return np.asarray(self._array[index])
+
+
 def open_tiff(path: Path) -> LazyImage:
     """Open a TIFF without reading its voxels: uncompressed ones are mapped, others read by tiles or pages, which needs the package zarr.
 
@@ -97,21 +127,10 @@ def open_tiff(path: Path) -> LazyImage:
         array: Any = _Mapped(path, int(offset), dtype.newbyteorder(byteorder), shape)
         chunks = (1,) * (len(spatial) - 2) + (max(1, min(shape[spatial[-2]], 2**20 // shape[spatial[-1]])), shape[spatial[-1]])
     else:
-        array = _by_tiles(path)
+        array = _Tiled(path, dtype, shape)
         depth = [1] * (len(spatial) - 2)
         chunks = (*depth, *(min(int(part), shape[axis]) for part, axis in zip(tile[-2:], spatial[-2:], strict=True)))
     return LazyImage((LazyFile(path, array, channel, tuple(spatial), chunks),), _space(geometry, tuple(shape[axis] for axis in spatial), path))
-
-
-def _by_tiles(path: Path) -> Any:
-    try:
-        import zarr
-    except ImportError as missing:
-        raise ImageError(f"{path}: is compressed; reading it by parts needs the package zarr: pip install 'nnreg[zarr]'.") from missing
-    try:
-        return zarr.open_array(tifffile.imread(path, aszarr=True, level=0), mode="r")
-    except Exception as error:  # what a compression lacks is said in many ways
-        raise ImageError(f"{path}: cannot be read by parts ({_first_line(error)}). Save it uncompressed or with zlib, or convert it to .zarr.") from error
 
 
 def _pixels(file: tifffile.TiffFile, path: Path) -> tuple[npt.NDArray[Any], str]:

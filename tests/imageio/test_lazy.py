@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -156,3 +157,23 @@ def test_what_counts_as_large_is_for_the_user_to_say(tmp_path, monkeypatch):
     write_image(path, array, Space.plain((4, 5, 6)))
     with pytest.raises(NnRegError, match="nnReg_whole_voxels"):
         is_large([path])
+
+
+def test_without_the_package_only_zarr_itself_is_missed(tmp_path, monkeypatch):
+    array = some((4, 25, 26))
+    for name in ("a.tif", "a.zarr"):
+        write_image(tmp_path / name, array, Space.plain((4, 25, 26)))
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").array, array)
+    assert not is_large([tmp_path / "a.tif"])
+    for attempt in (lambda: read_image(tmp_path / "a.zarr"), open_image(tmp_path / "a.tif").whole):
+        with pytest.raises(NnRegError, match=r"zarr: pip install 'nnreg\[zarr\]'"):
+            attempt()
+
+
+def test_a_truncated_tiff_is_refused_when_it_is_opened(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.arange(9000, dtype=np.uint16).reshape(9, 20, 50), photometric="minisblack")
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(NnRegError, match="truncated"):
+        open_image(path)
