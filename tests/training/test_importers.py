@@ -21,6 +21,7 @@ from nnreg.planning.plans import Plans
 from nnreg.training.configs import TRAINER_CONFIGS, resolve_trainer
 from nnreg.training.configs.overrides import resolve_configuration
 from nnreg.training.importers import import_run, plan_run, read_run
+from nnreg.training.importers.folders import labelled_folder
 from nnreg.training.importers.values import values_of
 from nnreg.workspace import Workspace
 
@@ -431,3 +432,18 @@ def test_labels_that_are_missing_are_told_and_the_training_goes_without(atlas):
 def test_every_recipe_of_options_resolves():
     for name, recipe in TRAINER_CONFIGS.items():
         resolve_configuration(training_example(), recipe, name, {})
+
+
+def test_zarr_folders_are_linked_not_copied(tmp_path):
+    """Layout `images/ labels/`: the target is told from the names of the labels, and what is read through the dataset is what lies in the folder."""
+    pytest.importorskip("zarr")
+    array, space = np.arange(60, dtype=np.uint8).reshape(1, 3, 4, 5), Space.plain((3, 4, 5))
+    for name in ("images/a", "labels/a_ink", "labels/a_damage"):
+        write_image(tmp_path / "data" / f"{name}.zarr", array, space)
+    found = labelled_folder(tmp_path / "data", name="x")
+    assert sorted(found.spec.targets) == ["damage", "ink"]
+    found.write(tmp_path / "Dataset001_X")
+    path = tmp_path / "Dataset001_X" / "imagesTr" / "a_0000.zarr"
+    assert path.is_symlink()
+    np.testing.assert_array_equal(read_image(path).array, array)
+    assert sorted(entry.name for entry in (tmp_path / "Dataset001_X" / "labelsTr").iterdir()) == ["a_damage.zarr", "a_ink.zarr"]
