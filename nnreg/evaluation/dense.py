@@ -201,11 +201,15 @@ def evaluate_label_files(
 
 
 def _evaluate(job: DenseJob) -> dict[str, Any]:
-    by_parts = is_large([job.prediction]) and is_large([job.reference])
-    reader, measure = (open_image, evaluate_large_labels) if by_parts else (read_image, evaluate_labels)
-    reference, prediction = reader(job.reference), reader(job.prediction)
-    check_same_space(prediction.space, job.prediction, reference.space, job.reference)
-    found = measure(reference=reference, prediction=prediction, labels=job.labels, ignore=job.ignore, surface=job.surface)
+    more: dict[str, Any] = {"labels": job.labels, "ignore": job.ignore, "surface": job.surface}
+    if is_large([job.prediction]) and is_large([job.reference]):
+        truth, by_parts = open_image(job.reference), open_image(job.prediction)
+        check_same_space(by_parts.space, job.prediction, truth.space, job.reference)
+        found = evaluate_large_labels(reference=truth, prediction=by_parts, **more)
+    else:
+        reference, prediction = read_image(job.reference), read_image(job.prediction)
+        check_same_space(prediction.space, job.prediction, reference.space, job.reference)
+        found = evaluate_labels(reference=reference, prediction=prediction, **more)
     return {"case": job.case, "reference_file": str(job.reference), "prediction_file": str(job.prediction), "metrics": found}
 
 

@@ -109,7 +109,7 @@ def open_tiff(path: Path) -> LazyImage:
         If it is damaged, has several images, or is compressed in a way that cannot be read by parts.
     """
     try:
-        with tifffile.TiffFile(path) as file:
+        with _complaints() as complaints, tifffile.TiffFile(path) as file:
             series, geometry = _only_series(file, path), _geometry(file)
             axes, shape, dtype = series.axes, tuple(map(int, series.shape)), series.dtype
             first = series.keyframe
@@ -120,6 +120,8 @@ def open_tiff(path: Path) -> LazyImage:
         raise ImageError(
             f"{path}: cannot be opened as TIFF ({_first_line(error)}). It is truncated, damaged or not what its ending says: make it again."
         ) from error
+    if complaints:
+        raise ImageError(f"{path}: is a damaged or truncated TIFF ({complaints[0]}). Make it again.")
     if dtype is None or dtype.kind not in "iufb":
         raise ImageError(f"{path}: holds values of type {dtype}, expected real numbers. Convert it.")
     channel, spatial = _axis_roles(axes, shape, path)

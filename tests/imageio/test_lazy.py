@@ -15,6 +15,7 @@ from nnreg.imageio.lazy import boxes, is_large
 from nnreg.imageio.zarr_files import create_zarr, open_zarr
 
 zarr = pytest.importorskip("zarr")
+numcodecs = pytest.importorskip("numcodecs")
 
 SHAPES = [(7, 9), (5, 8, 11)]
 
@@ -177,3 +178,16 @@ def test_a_truncated_tiff_is_refused_when_it_is_opened(tmp_path):
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(NnRegError, match="truncated"):
         open_image(path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_truncated_chunk_of_blosc_is_told(tmp_path, version):
+    """Its decoder would return whatever lies behind the end."""
+    array = some((30, 40))[0]
+    compressor = numcodecs.Blosc() if version == 2 else zarr.codecs.BloscCodec()
+    zarr.create_array(str(tmp_path / "a.zarr"), data=array, chunks=(16, 16), compressors=compressor, zarr_format=version)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.zarr").array[0], array)
+    chunk = tmp_path / "a.zarr" / ("1.2" if version == 2 else "c/1/2")
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    with pytest.raises(NnRegError, match=r"chunk 1\.2: cannot be read"):
+        read_image(tmp_path / "a.zarr")
