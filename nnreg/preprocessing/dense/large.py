@@ -14,11 +14,13 @@ from nnreg.dataset.labels import Label, LabelManager
 from nnreg.dataset.large import open_large, open_large_labels
 from nnreg.dataset.raw import RawDataset
 from nnreg.files import write_json
+from nnreg.imageio.lazy import Box
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.preprocessing.chunks import chunks_and_blocks
 from nnreg.preprocessing.dense.locations import MOST, SEED, Voxels, write_locations
 from nnreg.preprocessing.dense.storage import LOCATIONS
-from nnreg.preprocessing.dense.streamed import Box, Normaliser, StreamedCase
+from nnreg.preprocessing.dense.streamed import StreamedCase
+from nnreg.preprocessing.dense.streamed_normalise import Normaliser
 from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, create_array
 
 
@@ -104,7 +106,8 @@ class Drawn:
 
     def voxels(self, shape: Sequence[int]) -> Voxels:
         """(N, 3), in ascending order of their place."""
-        found = self._voxels.astype(np.int16 if max(shape) < 2**15 else np.int32)
+        small = max(shape) < 2**15
+        found: Voxels = self._voxels.astype(np.int16) if small else self._voxels.astype(np.int32)
         return found[np.lexsort(found.T[::-1])]
 
 
