@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from math import isnan, nan, sqrt
@@ -102,28 +103,30 @@ class Dataset:
         return self.work / who / "preprocessed" / self.full
 
     def step(self, who: str, what: str, seed: int = 0) -> Scores:
-        """A step of a program, measured once and remembered."""
+        """A step of a program, measured once and remembered until its options change."""
         kept = self.work / who / (f"{what}_{seed}" if what == "train" else what)
-        given = {
-            "dataset": self.number,
-            "name": self.full,
-            "configuration": self.configuration,
-            "fold": FOLD,
-            "seed": seed,
-            "threads": self.options.threads,
-            "processes": self.options.threads,
-            "workers": self.options.workers,
-            "epochs": self.epochs,
-            "iterations": self.iterations,
-            "validation_iterations": max(1, self.iterations // 5),
-            "timings": str(kept.with_suffix(".timings.json")),
-        }
+        given = {"dataset": self.number, "name": self.full, "configuration": self.configuration, "threads": self.options.threads}
+        if what == "train":
+            given |= {"fold": FOLD, "seed": seed, "workers": self.options.workers, "timings": str(kept.with_suffix(".timings.json"))}
+            given |= {"epochs": self.epochs, "iterations": self.iterations, "validation_iterations": max(1, self.iterations // 5)}
         options, scores = kept.with_suffix(".options.json"), kept.with_suffix(".json")
         if scores.is_file() and read_json(options) == given:
             return dict(read_json(scores))
+        self._forget(who, what, seed)
+        scores.unlink(missing_ok=True)
         write_json(options, given)
         write_json(scores, measured(self._command(who, what, options), self._environment(who, what, seed), kept.with_suffix(".log")))
         return dict(read_json(scores))
+
+    def _forget(self, who: str, what: str, seed: int) -> None:
+        """Nothing of an earlier try makes a step cheaper, or is taken for its result."""
+        made = {
+            "plan": [self.work / who, self.work / "network.json"],
+            "preprocess": list(self.folder(who).glob(f"*_{self.configuration}")),
+            "train": [self.work / who / "results" / f"seed{seed}"],
+        }
+        for path in made[what]:
+            path.unlink(missing_ok=True) if path.is_file() else shutil.rmtree(path, ignore_errors=True)
 
     def _command(self, who: str, what: str, options: Path) -> list[str]:
         """Planning and preprocessing of nnReg are its commands; the rest goes through the worker."""
@@ -144,7 +147,8 @@ class Dataset:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_def_n_proc"), str(self.options.threads))
         own = {
             "CUDA_VISIBLE_DEVICES": "",
-            "nnUNet_n_proc_DA": str(self.options.workers),
+            # nnU-Net's planner takes this number for its threads, of which there must be one
+            "nnUNet_n_proc_DA": str(self.options.workers if what == "train" else self.options.threads),
             "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
         }
         return {f"{prefix}_{kind}": str(path) for kind, path in places.items()} | threads | own
@@ -153,7 +157,7 @@ class Dataset:
         """Plan with both, see that the plans are equal, shrink both alike, split alike, preprocess with both."""
         for who in PROGRAMS:
             self.step(who, "plan")
-        shared = self.work / "network.json"
+        shared = self.work / "network.json"  # written after the plans were made smaller, which happens once
         if not shared.is_file():
             plans = {who: read_json(self.folder(who) / name) for who, name in (("nnreg", "nnRegPlans.json"), ("nnunetv2", "nnUNetPlans.json"))}
             network = agreed(plans["nnreg"], plans["nnunetv2"], self.configuration)

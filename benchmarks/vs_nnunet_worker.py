@@ -52,7 +52,7 @@ def peer(step: str, options: Options) -> None:
         return
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
-    dataset, processes = [options["dataset"]], options["processes"]
+    dataset, processes = [options["dataset"]], options["threads"]
     if step == "plan":
         api.extract_fingerprints(dataset, num_processes=processes, verbose=False, show_progress_bar=False)
         api.plan_experiments(dataset)
