@@ -12,9 +12,11 @@ from pathlib import Path
 
 from nnreg.errors import NnRegError
 
+INTERVAL = 0.05  # seconds
+
 
 class Memory(threading.Thread):
-    """Largest proportional set size (MiB) of a process and its descendants together, looked at every 50 ms."""
+    """Largest proportional set size (MiB) of a process and its descendants together, looked at 20 times a second, or less often where looking takes long."""
 
     def __init__(self, process: int) -> None:
         super().__init__(daemon=True)
@@ -22,8 +24,12 @@ class Memory(threading.Thread):
 
     def run(self) -> None:
         """Look until told that the process ended."""
-        while not self.ended.wait(0.05):
+        pause = INTERVAL
+        while not self.ended.wait(pause):
+            begun = time.thread_time()
             self.peak = max(self.peak, sum(map(_megabytes, _family(self.process))))
+            # what looks must not take from what it looks at
+            pause = max(INTERVAL, 50 * (time.thread_time() - begun))
 
 
 def _family(process: int) -> list[int]:

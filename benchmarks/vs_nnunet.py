@@ -72,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--epochs", type=int, metavar="N", help="epochs (default: 40; 4 with --short)")
     result.add_argument("--iterations", type=int, metavar="N", help="iterations per epoch (default: 100; 25 with --short)")
     result.add_argument("--short", action="store_true", help="smaller patch, network and batch in the plans of both, few iterations")
-    result.add_argument("--threads", type=int, default=2, help="of a training; processes of preprocessing (default: %(default)s)")
+    result.add_argument("--threads", type=int, default=2, help="of a training (default: %(default)s)")
+    result.add_argument("--processes", type=int, default=2, help="of planning and preprocessing (default: %(default)s)")
     result.add_argument("--workers", type=int, default=0, help="processes that load training data (default: 0, the training itself)")
     result.add_argument(
         "--work", type=Path, default=Path("vs_nnunet_work"), help="everything that is made; another run goes on from there (default: %(default)s)"
@@ -105,9 +106,15 @@ class Dataset:
     def step(self, who: str, what: str, seed: int = 0) -> Scores:
         """A step of a program, measured once and remembered until its options change."""
         kept = self.work / who / (f"{what}_{seed}" if what == "train" else what)
-        given = {"dataset": self.number, "name": self.full, "configuration": self.configuration, "threads": self.options.threads}
+        given = {"dataset": self.number, "name": self.full, "configuration": self.configuration, "threads": self.options.processes}
         if what == "train":
-            given |= {"fold": FOLD, "seed": seed, "workers": self.options.workers, "timings": str(kept.with_suffix(".timings.json"))}
+            given |= {
+                "threads": self.options.threads,
+                "fold": FOLD,
+                "seed": seed,
+                "workers": self.options.workers,
+                "timings": str(kept.with_suffix(".timings.json")),
+            }
             given |= {"epochs": self.epochs, "iterations": self.iterations, "validation_iterations": max(1, self.iterations // 5)}
         options, scores = kept.with_suffix(".options.json"), kept.with_suffix(".json")
         if scores.is_file() and read_json(options) == given:
@@ -135,7 +142,7 @@ class Dataset:
                 "plan": ["plan_and_preprocess", "--task", "dense_prediction", "--no_pp"],
                 "preprocess": ["preprocess", "-c", self.configuration],
             }[what]
-            return [sys.executable, "-W", "ignore", "-m", f"nnreg.cli.{words[0]}", "-d", str(self.number), "-np", str(self.options.threads), "-q", *words[1:]]
+            return [sys.executable, "-W", "ignore", "-m", f"nnreg.cli.{words[0]}", "-d", str(self.number), "-np", str(self.options.processes), "-q", *words[1:]]
         python = sys.executable if who == "nnreg" else self.options.peer_python
         return [python, "-W", "ignore", str(Path(__file__).with_name("vs_nnunet_worker.py")), who, what, str(options)]
 
@@ -144,11 +151,12 @@ class Dataset:
         places = {"raw": self.work / "raw", "preprocessed": self.folder(who).parent, "results": self.work / who / "results" / f"seed{seed}"}
         prefix = "nnReg" if who == "nnreg" else "nnUNet"
         paths = [str(Path(__file__).resolve().parents[1])] if who == "nnreg" else list(map(os.path.abspath, self.options.peer_path))
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_def_n_proc"), str(self.options.threads))
+        count = str(self.options.threads if what == "train" else self.options.processes)
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_def_n_proc"), count)
         own = {
             "CUDA_VISIBLE_DEVICES": "",
             # nnU-Net's planner takes this number for its threads, of which there must be one
-            "nnUNet_n_proc_DA": str(self.options.workers if what == "train" else self.options.threads),
+            "nnUNet_n_proc_DA": str(self.options.workers) if what == "train" else count,
             "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
         }
         return {f"{prefix}_{kind}": str(path) for kind, path in places.items()} | threads | own
