@@ -189,12 +189,13 @@ class Dataset:
 
     def dice(self, who: str, seed: int) -> float:
         """Of the label maps that a program wrote: mean over labels of the mean over cases; a label that is nowhere in truth and prediction does not count."""
-        found = list((self.work / who / "results" / f"seed{seed}" / self.full).glob(f"*/fold_{FOLD}/validation*/"))
+        models = (self.work / who / "results" / f"seed{seed}" / self.full).glob(f"*/fold_{FOLD}/validation*")
+        folder = next(path for path in models if path.is_dir())
         values = [label for label in self.raw.spec["labels"].values() if label]
         table = []
         for case in self.cases():
             truth, ending = read_image(self.raw.labels[case]).array, "".join(self.raw.labels[case].suffixes)
-            predicted = read_image(found[0] / f"{case}{ending}").array
+            predicted = read_image(folder / f"{case}{ending}").array
             sizes = [((truth == value).sum(), (predicted == value).sum(), ((truth == value) & (predicted == value)).sum()) for value in values]
             table.append([2 * both / (first + second) if first + second else nan for first, second, both in sizes])
         return float(np.nanmean(np.nanmean(np.array(table), axis=0)))
@@ -247,7 +248,8 @@ def judged(name: str, scores: Scores) -> dict[str, bool | None]:
     (own, own_error), (peer, peer_error) = (mean_and_error([seed[who]["dice"] for seed in scores["seeds"]]) for who in PROGRAMS)
     scatter = 2 * sqrt(own_error**2 + peer_error**2)
     bars["Dice"] = None if isnan(scatter) else own >= peer - scatter
-    print(f"{name}: Dice {own:.4f}, nnU-Net {peer:.4f}; two standard errors of the difference {scatter:.4f}: {_met(bars['Dice'])}")
+    width = "" if isnan(scatter) else f"; two standard errors of the difference {scatter:.4f}"
+    print(f"{name}: Dice {own:.4f}, nnU-Net {peer:.4f}{width}: {_met(bars['Dice'])}")
     speed = {key: _ratio(scores["seeds"], key) for key in ("per_second", "per_processor_second", "computing_per_second")}
     bars["iterations"] = speed["per_processor_second"] >= 1
     print(
