@@ -25,7 +25,7 @@ from nnreg.imageio import read_image, write_image
 
 PROGRAMS = ("nnreg", "nnunetv2")
 FASTER, SMALLER = 3.0, 2.0  # bars of preprocessing: times faster, of the memory
-FOLD = 0
+FOLD, SHORT_CASES = 0, 4  # trained; validated at most with --short
 Scores = dict[str, Any]
 
 
@@ -180,8 +180,12 @@ class Dataset:
         self._split()
 
     def _split(self) -> None:
-        """nnU-Net's five folds for both; a patient with several images is in one fold, as nnReg splits."""
-        write_json(self.folder("nnunetv2") / "splits_final.json", read_json(self.folder("nnreg") / "splits_final.json"))
+        """The same folds for both, patients with several images undivided as nnReg splits; a short run validates few cases."""
+        splits = read_json(self.folder("nnreg") / "splits_final.json")
+        for split in splits if self.options.short else ():
+            split["val"] = split["val"][:SHORT_CASES]
+        for who in PROGRAMS:
+            write_json(self.folder(who) / "splits_final.json", splits)
 
     def cases(self) -> list[str]:
         """What both validate."""
@@ -237,16 +241,12 @@ def print_seed(name: str, seed: int, scores: dict[str, Scores]) -> None:
         )
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Over seeds, with the standard error; NaN for a single one."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / sqrt(len(values))) if len(values) > 1 else nan
-
-
 def judged(name: str, scores: Scores) -> dict[str, bool | None]:
     """Print the comparison of a dataset; which bars are met, None where one seed does not tell."""
     bars: dict[str, bool | None] = {}
-    (own, own_error), (peer, peer_error) = (mean_and_error([seed[who]["dice"] for seed in scores["seeds"]]) for who in PROGRAMS)
-    scatter = 2 * sqrt(own_error**2 + peer_error**2)
+    dice = np.array([[seed[who]["dice"] for seed in scores["seeds"]] for who in PROGRAMS])
+    (own, peer), count = dice.mean(axis=1), dice.shape[1]
+    scatter = 2 * sqrt(dice.var(axis=1, ddof=1).sum() / count) if count > 1 else nan
     bars["Dice"] = None if isnan(scatter) else own >= peer - scatter
     width = "" if isnan(scatter) else f"; two standard errors of the difference {scatter:.4f}"
     print(f"{name}: Dice {own:.4f}, nnU-Net {peer:.4f}{width}: {_met(bars['Dice'])}")
