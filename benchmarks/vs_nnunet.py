@@ -9,56 +9,24 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isnan, nan, sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from process_tree import measured
-from selfconfig_data import Raw, listed
+from vs_nnunet_data import DATASETS
 from vs_nnunet_plans import agreed, small, write_into
 
 from nnreg.errors import NnRegError
 from nnreg.files import read_json, write_json
-from nnreg.imageio import read_image, write_image
+from nnreg.imageio import read_image
 
 PROGRAMS = ("nnreg", "nnunetv2")
 FASTER, SMALLER = 3.0, 2.0  # bars of preprocessing: times faster, of the memory
 FOLD, SHORT_CASES = 0, 4  # trained; validated at most with --short
 Scores = dict[str, Any]
-
-
-def _hippocampus(data: Path, _: Path) -> Raw:
-    images, labels = (listed(data / "msd_hippocampus" / kind, "*.nii.gz", ".nii.gz") for kind in ("images", "labels"))
-    return Raw("dice", images, labels, spec={"channel_names": {"0": "MRI"}, "labels": {"background": 0, "anterior": 1, "posterior": 2}})
-
-
-def _hearts(data: Path, _: Path) -> Raw:
-    labels = listed(data / "acdc_ed_es", "*_gt.nii.gz", "_gt.nii.gz")
-    images = {case: path.with_name(f"{case}.nii.gz") for case, path in labels.items()}
-    names = {"background": 0, "right_ventricle": 1, "myocardium": 2, "left_ventricle": 3}
-    # both frames of a patient are on one side of the split
-    return Raw("dice", images, labels, spec={"channel_names": {"0": "cineMRI"}, "labels": names, "groups": {case: case.partition("_")[0] for case in images}})
-
-
-def _membranes(data: Path, made: Path) -> Raw:
-    """The labels are 255 in cells and 0 on membranes: they become 0 and 1."""
-    labels = {}
-    for case, path in listed(data / "isbi2012_em" / "label", "*.png", ".png").items():
-        labels[f"em_{int(case):02d}"] = made / f"em_{int(case):02d}.png"
-        found = read_image(path)
-        made.mkdir(parents=True, exist_ok=True)
-        write_image(made / f"em_{int(case):02d}.png", (found.array == 0).astype(np.uint8), found.space)
-    images = {f"em_{int(case):02d}": path for case, path in listed(data / "isbi2012_em" / "image", "*.png", ".png").items()}
-    return Raw("dice", images, labels, spec={"channel_names": {"0": "EM"}, "labels": {"background": 0, "membrane": 1}})
-
-
-DATASETS: dict[str, tuple[str, Callable[[Path, Path], Raw]]] = {
-    "msd_hippocampus": ("3d_fullres", _hippocampus),
-    "acdc_ed_es": ("3d_fullres", _hearts),
-    "isbi2012_em": ("2d", _membranes),
-}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -247,7 +215,7 @@ def judged(name: str, scores: Scores) -> dict[str, bool | None]:
     dice = np.array([[seed[who]["dice"] for seed in scores["seeds"]] for who in PROGRAMS])
     (own, peer), count = dice.mean(axis=1), dice.shape[1]
     scatter = 2 * sqrt(dice.var(axis=1, ddof=1).sum() / count) if count > 1 else nan
-    bars["Dice"] = None if isnan(scatter) else own >= peer - scatter
+    bars["Dice"] = None if isnan(scatter) else bool(own >= peer - scatter)
     width = "" if isnan(scatter) else f"; two standard errors of the difference {scatter:.4f}"
     print(f"{name}: Dice {own:.4f}, nnU-Net {peer:.4f}{width}: {_met(bars['Dice'])}")
     speed = {key: _ratio(scores["seeds"], key) for key in ("per_second", "per_processor_second", "computing_per_second")}
