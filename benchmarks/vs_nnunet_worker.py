@@ -79,8 +79,8 @@ def _train_peer(options: Options) -> None:
     trainer.num_epochs, trainer.num_iterations_per_epoch = options["epochs"], options["iterations"]
     trainer.num_val_iterations_per_epoch = options["validation_iterations"]
     trainer.run_training()
-    trainer.perform_actual_validation()
     _leave(trainer.timings, options)
+    trainer.perform_actual_validation()
 
 
 def own(options: Options) -> None:
