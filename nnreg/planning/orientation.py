@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from nnreg.geometry.space import Space
 
@@ -29,6 +28,9 @@ def _axes(space: Space) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
     """World axis nearest to each image axis (x first), each used once, and the sign along it."""
     direction = np.reshape(space.direction, (space.ndim, space.ndim))
     # 45 degree directions are near two world axes: the assignment uses each once
+    # takes longer to import than all else that preprocessing needs, and every worker of it imports this module
+    from scipy.optimize import linear_sum_assignment
+
     images, worlds = linear_sum_assignment(-np.abs(direction.T))
     return worlds, direction[worlds, images]
 

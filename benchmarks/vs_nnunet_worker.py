@@ -1,0 +1,115 @@
+"""One step of one program for ``vs_nnunet.py``, in a process of its own. For nnU-Net's steps nothing of nnReg is imported: its environment need not hold it.
+
+    python vs_nnunet_worker.py {nnunetv2,nnreg} {plan,preprocess,train} OPTIONS.json
+
+The folders come by nnU-Net's and nnReg's environment variables. ``train`` leaves its timings beside the options, in ``timings.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Options = dict[str, Any]
+
+
+def clock() -> np.ndarray:
+    """Seconds on the clock and of this process' processor time."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+class Timed:
+    """Told apart, for every training step: the seconds until its batch was there, and its own. Both trainers have hooks of these names."""
+
+    timings: list[np.ndarray]
+
+    def on_epoch_start(self) -> None:
+        """Begin to wait."""
+        super().on_epoch_start()  # type: ignore[misc]
+        self._since = clock()
+
+    def train_step(self, batch: Any) -> Any:
+        """A step, its seconds taken."""
+        begun = clock()
+        result = super().train_step(batch)  # type: ignore[misc]
+        ended = clock()
+        self.timings.append(np.concatenate([begun - self._since, ended - begun]))
+        self._since = ended
+        return result
+
+
+def peer(step: str, options: Options) -> None:
+    """A step of nnU-Net, through its own functions."""
+    if step == "train":
+        _train_peer(options)
+        return
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+    dataset, processes = [options["dataset"]], options["threads"]
+    if step == "plan":
+        api.extract_fingerprints(dataset, num_processes=processes, verbose=False, show_progress_bar=False)
+        api.plan_experiments(dataset)
+    else:
+        api.preprocess(dataset, configurations=[options["configuration"]], num_processes=[processes], show_progress_bar=False)
+
+
+def _train_peer(options: Options) -> None:
+    """The epochs and the validation."""
+    from nnunetv2.paths import nnUNet_preprocessed
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    class TimedTrainer(Timed, nnUNetTrainer):
+        """nnU-Net's trainer, its steps timed."""
+
+    seed = options["seed"]
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - what the peer draws from
+    torch.manual_seed(seed)
+    folder = Path(str(nnUNet_preprocessed)) / options["name"]
+    plans, spec = (json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+    trainer = TimedTrainer(plans | {"continue_training": False}, options["configuration"], options["fold"], spec, torch.device("cpu"))
+    trainer.timings = []
+    trainer.num_epochs, trainer.num_iterations_per_epoch = options["epochs"], options["iterations"]
+    trainer.num_val_iterations_per_epoch = options["validation_iterations"]
+    trainer.run_training()
+    _leave(trainer.timings, options)
+    trainer.perform_actual_validation()
+
+
+def own(options: Options) -> None:
+    """The epochs and the validation of nnReg."""
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+    class TimedTrainer(Timed, nnRegTrainer):
+        """nnReg's trainer, its steps timed."""
+
+    keys = {"epochs": "epochs", "iterations_per_epoch": "iterations", "validation_iterations": "validation_iterations", "seed": "seed"}
+    overrides = {name: options[key] for name, key in keys.items()}
+    trainer = TimedTrainer(
+        options["dataset"], options["configuration"], options["fold"], name=f"seed{options['seed']}", overrides=overrides, workers=options["workers"]
+    )
+    trainer.timings = []
+    trainer.run_training()
+    _leave(trainer.timings, options)
+
+
+def _leave(timings: list[np.ndarray], options: Options) -> None:
+    """Waiting and computing of every step, on the clock and of the processor."""
+    Path(options["timings"]).write_text(json.dumps(np.stack(timings).tolist()))
+
+
+if __name__ == "__main__":
+    who, what, path = sys.argv[1:]
+    given: Options = json.loads(Path(path).read_text())
+    torch.set_num_threads(given["threads"])
+    if who == "nnreg":
+        own(given)
+    else:
+        peer(what, given)
