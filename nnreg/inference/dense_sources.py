@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
+from nnreg.dataset.target_spec import WHOLE
+from nnreg.dataset.targets import label_file
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense import label_files
 from nnreg.imageio import Image, check_finite, ending_of, read_channels, read_image
@@ -54,8 +56,8 @@ class DenseSource(Protocol):
         """The case on the working grid."""
         ...
 
-    def truth(self, case: str) -> Path | None:
-        """Its labels, if they are known, for the picture."""
+    def truth(self, case: str, target: str = WHOLE) -> Path | None:
+        """Its labels (of a target), if they are known, for the picture."""
         ...
 
     def files(self, case: str) -> list[Path]:
@@ -88,7 +90,7 @@ class NewCases:
         self._files = cases_in(folder, self.channels)
         self._preprocessor = DensePreprocessor(plans, configuration_name)
         labels = folder_beside(folder, "labels")
-        self._truth = label_files(labels) if labels is not None else {}
+        self._truth, self._several = label_files(labels) if labels is not None else {}, len(spec.targets) > 1
         self._previous = None if previous is None else label_files(previous)
         missing = [case for case in self.cases if self._previous is not None and case not in self._previous]
         if missing:
@@ -117,9 +119,9 @@ class NewCases:
         found = self._preprocessor.run(case, image, earlier)
         return Prepared(image, found.image, found.properties, None if earlier is None else found.labels)
 
-    def truth(self, case: str) -> Path | None:
+    def truth(self, case: str, target: str = WHOLE) -> Path | None:
         """Of ``labelsTs`` beside ``imagesTs``."""
-        return self._truth.get(case)
+        return self._truth.get(f"{case}_{target}", None if self._several else self._truth.get(case))
 
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
@@ -153,9 +155,9 @@ class StoredCases:
         """Where its arrays come from."""
         return self._data.properties(case)
 
-    def truth(self, case: str) -> Path | None:
+    def truth(self, case: str, target: str = WHOLE) -> Path | None:
         """Its training labels."""
-        return self.raw.label_path(case)
+        return label_file(self.raw, case, target)
 
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
