@@ -73,7 +73,7 @@ def predict_cases(
     options: DenseOptions = DenseOptions(),
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
-    """Predict the cases of `source` into `output`: ``CASE.ending`` each (of several targets ``CASE_TARGET.ending``), listed in ``prediction.json`` as they finish.
+    """Predict the cases of `source` into `output`: ``CASE.ending`` (of several targets ``CASE_TARGET.ending``), listed in ``prediction.json`` as they finish.
 
     Returns
     -------

@@ -189,7 +189,7 @@ def test_of_several_targets_one_is_the_source() -> None:
         return DatasetSpec.from_dict({**spec(auxiliary).to_dict(), "targets": {"ink": {}, "damage": {}}})
 
     for source in ("", "iink"):
-        with pytest.raises(DatasetError, match="source_target.*ink"):
+        with pytest.raises(DatasetError, match=r"source_target.*ink"):
             auxiliary_targets(two({"d": {"type": "distance_transform", "source_target": source}}))
     with pytest.raises(DatasetError, match="is a target too"):
         auxiliary_targets(two({"ink": {"type": "distance_transform", "source_target": "ink"}}))
