@@ -41,6 +41,8 @@ def parser() -> Parser:
         help="refine every level, or none, in both directions and go on from halfway between them (by default: all levels but the finest; with the preset "
         "fast none, with accurate all)",
     )
+    result.add_argument("--radius", type=float, metavar="VOXELS", help="half the window of local correlation, 1 to 8 (default: the preset's, 2)")
+    result.add_argument("--smoothness", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4: more bends less (default: 1)")
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_quiet()
     return result
@@ -73,6 +75,8 @@ def _work(options: argparse.Namespace) -> int:
         alignment=options.alignment,
         affine_only=options.affine_only,
         symmetric=options.symmetric,
+        radius=options.radius,
+        smoothness=options.smoothness,
         guided=not options.measure_only,
         picture=not options.no_pictures,
         on_progress=progress_bar("registering", quiet=options.quiet),

@@ -90,6 +90,8 @@ def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, pres
             preset=preset,
             similarity=settings.similarity,
             alignment=settings.alignment,
+            radius=settings.radius,
+            smoothness=settings.smoothness,
         )
     except RegistrationError as error:
         raise RegistrationError(f"pair {pair.name}: {error}") from error

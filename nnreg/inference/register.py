@@ -53,6 +53,8 @@ def register_files(
     alignment: str = "affine",
     affine_only: bool = False,
     symmetric: bool | None = None,
+    radius: float | None = None,
+    smoothness: float = 1.0,
     guided: bool = True,
     picture: bool = True,
     on_progress: Progress | None = None,
@@ -66,7 +68,7 @@ def register_files(
     files : PairFiles
     output
         Made if it is absent. Results of an earlier registration in it are replaced.
-    preset, similarity, alignment, affine_only, symmetric, guided
+    preset, similarity, alignment, affine_only, symmetric, radius, smoothness, guided
         As in :func:`nnreg.registration.register`.
     picture
         Whether to draw ``overview.png``.
@@ -102,6 +104,8 @@ def register_files(
         alignment=alignment,
         affine_only=affine_only,
         symmetric=symmetric,
+        radius=radius,
+        smoothness=smoothness,
         on_progress=on_progress,
     )
     # what is not one of the engine's stages

@@ -16,6 +16,8 @@ class Optimisation:
     ----------
     preset, similarity, alignment
         As :func:`nnreg.registration.register` takes them.
+    radius, smoothness
+        As :func:`nnreg.registration.register` takes them: window of local correlation (None: the preset's), and how much less the field may bend.
     use_masks, use_labels, use_keypoints
         What guides it, where both images have it.
     refinement
@@ -27,6 +29,8 @@ class Optimisation:
     preset: str = "default"
     similarity: str = "auto"
     alignment: str = "affine"
+    radius: float | None = None
+    smoothness: float = 1.0
     use_masks: bool = True
     use_labels: bool = False
     use_keypoints: bool = False

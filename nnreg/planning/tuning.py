@@ -21,13 +21,15 @@ from nnreg.planning.validation import PRESETS
 PLANNED = "planned"
 MOST_FOLDING = 0.1  # percent of the voxels of any pair
 SIMILARITIES = {ONE: ("lncc", "mse", "nmi", "mind"), SCALE: ("mse", "lncc", "nmi", "mind"), DIFFERENT: ("nmi", "mind"), MIXED: ("auto", "nmi", "mind")}
+RADII, SMOOTHNESS = (3.0, 4.0), (0.8, 1.25)
+NUMBERS = ("radius", "smoothness")  # settings that are numbers: a table of changes holds text
 FREER = {"none": "rigid", "centre": "rigid", "rigid": "affine"}
 STRICTER = {"affine": "rigid", "rigid": "centre", "centre": "none"}
 TITLES = {"dice": "Dice", "keypoint_mm": "keypoints mm"}
 
 
 def alternatives(planned: Optimisation, relation: str) -> dict[str, Optimisation]:
-    """The planned settings first, then each that differs from them in one: the other presets, the other similarities, alignment freer and stricter.
+    """The planned settings first, then each that differs from them in one: presets, similarities, window, smoothness, alignment.
 
     Parameters
     ----------
@@ -39,6 +41,8 @@ def alternatives(planned: Optimisation, relation: str) -> dict[str, Optimisation
     tries = {
         "preset": PRESETS,
         "similarity": SIMILARITIES[relation],
+        "radius": RADII if planned.similarity in ("lncc", "auto") else (),
+        "smoothness": SMOOTHNESS,
         "alignment": [table[planned.alignment] for table in (FREER, STRICTER) if planned.alignment in table],
     }
     result = {PLANNED: planned}
@@ -176,7 +180,10 @@ def _planned_score(tuning: Tuning) -> Score:
 
 def _winner(tuning: Tuning) -> Optimisation:
     best = _best_engine(tuning)
-    return tuning.planned if best is None else dataclasses.replace(tuning.planned, **cast("dict[str, Any]", best.changes))
+    if best is None:
+        return tuning.planned
+    changed = {key: float(value) if key in NUMBERS else value for key, value in best.changes.items()}
+    return dataclasses.replace(tuning.planned, **cast("dict[str, Any]", changed))
 
 
 def _recommended(tuning: Tuning) -> str:

@@ -15,6 +15,7 @@ from nnreg.planning.training_options import training_problems
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
 PRESETS = ("fast", "default", "accurate")  # the engine's: planning must not import it, a test compares
 SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
+RADII, SMOOTHNESS = (1.0, 8.0), (0.25, 4.0)  # the engine's too
 ALIGNMENT_TARGETS = ("dataset", "group")
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's
 ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{3})$")
@@ -106,6 +107,10 @@ def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:
     for key, (value, known) in named.items():
         if value not in known:
             yield f"optimisation.{key} {value!r} is unknown; {did_you_mean(str(value), [name for name in known if name])}."
+    ranges = {"radius": (optimisation.radius or RADII[0], RADII), "smoothness": (optimisation.smoothness, SMOOTHNESS)}
+    for key, (number, (low, high)) in ranges.items():
+        if not low <= number <= high:
+            yield f"optimisation.{key} {number:g}: expected {low:g} to {high:g}."
 
 
 def _configuration_problems(configuration: Configuration, plans: Plans) -> Iterator[str]:

@@ -21,7 +21,7 @@ from nnreg.registration.choice import choose_similarity
 from nnreg.registration.grids import Level, carried, matrix_between, pyramid, volume_of
 from nnreg.registration.guides import Guides
 from nnreg.registration.mind import mind
-from nnreg.registration.presets import Schedule, preset_named, schedule
+from nnreg.registration.presets import Preset, Schedule, preset_named, schedule, tailored
 from nnreg.registration.refine import Refined, Settings, common_view, refine, score
 from nnreg.registration.result import Decision, Registration, Truth
 from nnreg.registration.search import search
@@ -59,6 +59,8 @@ def register(
     alignment: str = "affine",
     affine_only: bool = False,
     symmetric: bool | None = None,
+    radius: float | None = None,
+    smoothness: float = 1.0,
     on_progress: Progress | None = None,
 ) -> Registration:
     """Register one pair.
@@ -86,6 +88,10 @@ def register(
     symmetric : bool, optional
         Whether each level is refined in both directions and goes on from halfway between them: more accurate at the same smoothness, for a bit more than
         twice the time. By default as the preset has it.
+    radius : voxels of a level, optional
+        Half the window of local correlation. By default as the preset has it.
+    smoothness
+        Factor on the widths of the Gaussians that smooth each update and the whole field: more bends less.
     on_progress
         Called with (done, total, what is being done).
 
@@ -99,15 +105,15 @@ def register(
     RegistrationError
         Naming what the pair lacks: a constant image, NaN, 2D against 3D, other channel counts, an empty mask, no common view.
     ConfigurationError
-        For an unknown preset, similarity or alignment.
+        For an unknown preset, similarity or alignment, and for a radius or smoothness out of range.
     """
     if similarity not in SIMILARITIES:
         raise ConfigurationError(f"similarity {similarity!r} is unknown; {did_you_mean(similarity, SIMILARITIES)}")
-    preset_named(preset)
+    spent = tailored(preset_named(preset), radius, smoothness)
     images = _image(fixed), _image(moving)
     check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
     truth = Truth(fixed_labels, moving_labels, fixed_points, moving_points)
-    engine = _Engine(images, (fixed_mask, moving_mask), truth, guided, preset, symmetric, on_progress)
+    engine = _Engine(images, (fixed_mask, moving_mask), truth, guided, (preset, spent), symmetric, on_progress)
     return engine.run(initial, similarity, alignment, affine_only)
 
 
@@ -133,7 +139,7 @@ class _Engine:
         masks: tuple[Image | None, Image | None],
         truth: Truth,
         guided: bool,
-        preset: str,
+        preset: tuple[str, Preset],
         symmetric: bool | None,
         on_progress: Progress | None,
     ) -> None:
@@ -141,7 +147,7 @@ class _Engine:
         self.truth = truth
         guides = Guides(fixed, moving, truth)  # checked even where they only measure
         self.guides = guides if guided else Guides(fixed, moving, Truth())
-        self.preset, self.preset_name = preset_named(preset), preset
+        self.preset_name, self.preset = preset
         self.symmetric_from = self.preset.symmetric_from if symmetric is None else (1 if symmetric else None)
         self.on_progress = on_progress
         self.total = self.done = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from nnreg.geometry import Space
 # voxels along the shortest axis that is pooled at all: a level with fewer says nothing. In 2D a window holds a fifth of the voxels: on 24 pairs of slices of
 # brains 36 gave a Dice of 0.481, 12 and 24 0.470
 COARSEST = {2: 36, 3: 12}
+RADII, SMOOTHNESS = (1.0, 8.0), (0.25, 4.0)  # what may be asked for
 LARGEST_LEVEL = 40_000_000  # voxels: beyond, the finest level is left out
 USUAL_LEVEL = 5_000_000  # voxels the table's iterations at the finest level are made for; smaller images get more, because they cost less
 
@@ -60,6 +61,26 @@ def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         raise ConfigurationError(f"preset {name!r} is unknown; {did_you_mean(name, PRESETS)}")
     return PRESETS[name]
+
+
+def tailored(preset: Preset, radius: float | None, smoothness: float) -> Preset:
+    """A preset with another window of local correlation and with Gaussians `smoothness` times as wide.
+
+    Raises
+    ------
+    ConfigurationError
+        If one of them is out of range.
+    """
+    if radius is not None and not RADII[0] <= radius <= RADII[1]:
+        raise ConfigurationError(f"radius {radius:g}: expected {RADII[0]:g} to {RADII[1]:g} voxels, half the window of local correlation.")
+    if not SMOOTHNESS[0] <= smoothness <= SMOOTHNESS[1]:
+        raise ConfigurationError(f"smoothness {smoothness:g}: expected {SMOOTHNESS[0]:g} to {SMOOTHNESS[1]:g} times the preset's.")
+    return replace(
+        preset,
+        radius=preset.radius if radius is None else radius,
+        update_smoothing=smoothness * preset.update_smoothing,
+        field_smoothing=smoothness * preset.field_smoothing,
+    )
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_every_alternative_is_compared_on_every_pair_and_the_best_is_kept(measur
     assert all(score.accuracy is not None and score.robust30 >= score.accuracy for score in found.scores)
     best = found.scores[0]
     assert best.rank == min(score.rank for score in found.scores if score.rank is not None)
-    assert {key: getattr(plans.optimisation, key) for key in best.changes} == best.changes
+    assert {key: str(getattr(plans.optimisation, key)) for key in best.changes} == best.changes
     untuned = Plans.read(measured / "untuned.json")
     assert found.planned == untuned.optimisation
     assert plans.recommended == untuned.recommended

@@ -91,12 +91,15 @@ class TestSimilarity:
         assert training.regularisation(relation.MIXED).value == training.regularisation(relation.DIFFERENT).value
 
     def test_the_engine_takes_what_is_planned(self):
+        from nnreg.planning import validation
         from nnreg.planning.validation import PRE_ALIGNMENTS, PRESETS, SIMILARITIES
         from nnreg.registration import PRESETS as ENGINE_PRESETS
+        from nnreg.registration import presets
         from nnreg.registration.affine import KINDS
         from nnreg.registration.engine import SIMILARITIES as ENGINE_SIMILARITIES
 
         assert set(PRESETS) == set(ENGINE_PRESETS)
+        assert (validation.RADII, validation.SMOOTHNESS) == (presets.RADII, presets.SMOOTHNESS)
         assert set(SIMILARITIES) == set(ENGINE_SIMILARITIES)
         assert tuple(PRE_ALIGNMENTS) == tuple(KINDS) == alignment.FREEDOM
 

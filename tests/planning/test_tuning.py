@@ -96,6 +96,8 @@ def test_each_alternative_differs_in_one_setting_that_plans_allow(plans, relatio
         check_plans(plans.replace(optimisation=settings), "here")
     assert {"preset fast", "preset accurate"} < found.keys()
     assert sum(name.startswith("alignment") for name in found) in (1, 2)
+    assert {"smoothness 0.8", "smoothness 1.25"} < found.keys()
+    assert ("radius 4.0" in found) == (planned.similarity in ("lncc", "auto"))
 
 
 def test_the_winner_is_in_the_plans_with_its_numbers_and_comes_out_again(plans, tmp_path):
@@ -108,6 +110,15 @@ def test_the_winner_is_in_the_plans_with_its_numbers_and_comes_out_again(plans, 
     assert Plans.read(tmp_path / "plans.json") == result
     assert before_tuning(result) == plans
     assert [row[0] for row in table(tuning)[1:]] == ["preset fast", PLANNED]
+
+
+def test_a_number_that_wins_is_a_number_in_the_plans(plans, tmp_path):
+    changed = {"radius": "4.0"}
+    result = tuned(plans, _tuning(plans, _score(PLANNED, 0.7, 0.6, 0.3), _score("radius 4.0", 0.8, 0.7, 0.2, changes=changed)))
+    assert result.optimisation.radius == 4.0
+    result.write(tmp_path / "plans.json")
+    assert Plans.read(tmp_path / "plans.json") == result
+    assert before_tuning(result) == plans
 
 
 def test_settings_edited_after_tuning_are_what_is_planned(plans):

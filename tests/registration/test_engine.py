@@ -70,6 +70,22 @@ def test_another_contrast_is_seen_and_registered():
     assert error_voxels(found.transform, truth, fixed) < error_voxels(found.start, truth, fixed)
 
 
+def test_a_smoother_field_bends_less_and_a_window_changes_what_is_seen():
+    pair = known_pair(2, seed=7)
+    found = {value: register(fixed=pair[0], moving=pair[1], preset="fast", similarity="lncc", smoothness=value) for value in (0.7, 1.0, 1.5)}
+    bends = [result.measures["sdlogj"] for result in found.values()]
+    assert bends == sorted(bends, reverse=True)
+    wide = register(fixed=pair[0], moving=pair[1], preset="fast", similarity="lncc", radius=4)
+    assert not np.array_equal(wide.field.displacement, found[1.0].field.displacement)
+    assert error_voxels(wide.transform, pair[4], pair[0]) < before(pair)
+
+
+@pytest.mark.parametrize(("option", "message"), [({"radius": 0.5}, "radius 0.5"), ({"smoothness": 9.0}, "smoothness 9")])
+def test_what_is_out_of_range_is_refused(pair, option, message):
+    with pytest.raises(ConfigurationError, match=message):
+        register(fixed=pair[0], moving=pair[1], **option)
+
+
 def test_presets_cost_and_reach_more_in_turn():
     pair = known_pair(2, seed=7)
     assert list(PRESETS) == ["fast", "default", "accurate"]
