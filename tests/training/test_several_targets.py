@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,18 @@ def test_training_to_evaluation(workspace: Workspace) -> None:
     (folder / f"{cases[0]}_body.nii.gz").unlink()
     with pytest.raises(NnRegError, match=f"{cases[0]}_body"):
         evaluate_dense_folder(folder, raw, surface=False)
+
+
+def test_memory_counts_every_decoder(workspace: Workspace) -> None:
+    trainer = make(workspace)
+
+    def peak(**spec: Any) -> float:
+        given = {"plans": trainer.plans, "spec": dataclasses.replace(trainer.spec, **spec), "configuration": trainer.configuration}
+        found = trainer.task.memory_gb(build=lambda: trainer.task.network(**given, recipe=trainer.recipe), **given)
+        assert found is not None
+        return found
+
+    assert peak() > peak(auxiliary_tasks={}) > peak(auxiliary_tasks={}, targets={})
 
 
 def test_a_mask_of_another_shape_is_refused(workspace: Workspace) -> None:

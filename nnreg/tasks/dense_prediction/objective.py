@@ -97,7 +97,8 @@ class DenseObjective(nn.Module):
             return *self.score(logits, batch), {self.name: logits}
         logits, further = network.with_auxiliary(batch["image"])  # type: ignore[operator]  # networks of several targets have it
         found = {self.name: logits, **{name: further[name] for name in self.others}}
-        total, terms = logits[0].new_zeros((), dtype=torch.float32), {}
+        terms: dict[str, Tensor] = {}
+        total = logits[0].new_zeros((), dtype=torch.float32)
         for name, part in self.parts.items():
             loss, own = part.score(found[name], batch)
             total = total + loss

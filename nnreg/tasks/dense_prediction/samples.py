@@ -177,7 +177,7 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         for _ in range(TRIES):
             labels = self._read(self.data.open(case).labels, start, size, OUTSIDE)
             annotated = self._learnt(case, labels, start, size) if self.data.mask(case) is not None else self.annotation.labelled(labels)
-            share = self.annotation.sufficiency(annotated.numpy().any(axis=0))
+            share = self.annotation.sufficiency(annotated.numpy().max(axis=0) > 0)
             best = max(best, (share, case, start), key=lambda found: found[0])
             if share >= 1:
                 break
