@@ -182,6 +182,15 @@ class TestTriedSimilarities:
         assert relation.modality_relation(fingerprint(measured=[measurement(trials=()) for _ in range(6)])).value == relation.ONE
 
 
+class TestPreset:
+    @pytest.mark.parametrize(("pairing", "size", "expected"), [("all", 200, "accurate"), ("all", 201, "default"), ("pairs", 40, "default")])
+    def test_small_images_of_different_subjects_are_worth_it(self, fingerprint, image, pairing, size, expected):
+        images = {name: image((size, 100, 100), subject=name) for name in "ab"}
+        assert optimisation.SMALL_IMAGE == 200 * 100 * 100
+        found = fingerprint(images, pairing=pairing, pairs=(("a", "b"),) if pairing == "pairs" else ())
+        assert optimisation.preset(found).value == expected
+
+
 class TestTrainOrOptimise:
     def _decide(self, fingerprint, image, measured=(), *, subjects=40, related=relation.ONE, accelerator=True, **more):
         images = {f"c{index:02d}": image(subject=f"s{index}") for index in range(subjects)}
