@@ -122,7 +122,7 @@ def _all_decoded(network: nn.Module, images: Any) -> tuple[Any, Any]:
     """Logits, and the maps of further decoders, if the network has such."""
     if isinstance(network, DenseNetwork) and len(network.decoders):
         return network.with_auxiliary(images)
-    return network(images), {}
+    return network(images), None
 
 
 def _measured(network: nn.Module, images: Any, shape: Sequence[int]) -> TrainingMemory | None:
@@ -131,11 +131,8 @@ def _measured(network: nn.Module, images: Any, shape: Sequence[int]) -> Training
         living.ignore(tensor)
     try:
         with torch.device("meta"), living:
-            if isinstance(images, dict):
-                outputs, further = network(**images), {}
-            else:
-                outputs, further = _all_decoded(network, images)
-            total = sum(output.float().square().sum() for output in tree_leaves((outputs, further)))
+            outputs, further = (network(**images), None) if isinstance(images, dict) else _all_decoded(network, images)
+            total = sum(output.float().square().sum() for output in tree_leaves([outputs, further] if further else outputs))
             total.backward()
     except (ValueError, RuntimeError, NotImplementedError) as error:
         if "meta tensor" in str(error):

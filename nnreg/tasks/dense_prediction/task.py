@@ -109,7 +109,7 @@ class DensePredictionTask:
             loss, terms = objective(network, batch)
             return {"loss": loss, **terms}
         loss, terms, logits = objective.scored(network, batch)
-        counts = {}
+        counts: dict[str, Tensor] = {}
         for target, part in objective.parts.items():
             prefix = f"{COUNTS}{target}{OF}" if objective.others else COUNTS
             found = part.counted(logits[target][0], batch)
