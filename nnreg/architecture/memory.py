@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nnreg.architecture.backbone import DenseNetwork
 from nnreg.errors import ConfigurationError
 
 GB = 1024**3
@@ -117,14 +118,21 @@ def dense_training_memory(build: Callable[[], nn.Module], shape: Sequence[int], 
     return _measured(without_numbers(build).train(), torch.empty(batch_size, channels, *shape, device="meta"), shape)
 
 
+def _all_decoded(network: nn.Module, images: Any) -> tuple[Any, Any]:
+    """Logits, and the maps of further decoders, if the network has such."""
+    if isinstance(network, DenseNetwork) and len(network.decoders):
+        return network.with_auxiliary(images)
+    return network(images), None
+
+
 def _measured(network: nn.Module, images: Any, shape: Sequence[int]) -> TrainingMemory | None:
     living = _Living()
     for tensor in (*network.parameters(), *network.buffers(), *tree_leaves(images)):
         living.ignore(tensor)
     try:
         with torch.device("meta"), living:
-            outputs = network(**images) if isinstance(images, dict) else network(images)
-            total = sum(output.float().square().sum() for output in tree_leaves(outputs))
+            outputs, further = (network(**images), None) if isinstance(images, dict) else _all_decoded(network, images)
+            total = sum(output.float().square().sum() for output in tree_leaves([outputs, further] if further else outputs))
             total.backward()
     except (ValueError, RuntimeError, NotImplementedError) as error:
         if "meta tensor" in str(error):

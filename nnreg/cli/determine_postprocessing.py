@@ -29,15 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    from nnreg.dataset.labels import LabelManager
     from nnreg.dataset.spec import FILE_NAME, DatasetSpec
+    from nnreg.dataset.target_spec import only_labels
     from nnreg.evaluation.dense import label_files
     from nnreg.evaluation.postprocessing import FILE_NAME as POSTPROCESSING
     from nnreg.evaluation.postprocessing import determine_postprocessing, write_steps
     from nnreg.parallel import default_processes
 
     folder = Path(options.input)
-    labels = LabelManager.of(DatasetSpec.read(Path(options.dataset_json or folder / FILE_NAME)))
+    labels = only_labels(DatasetSpec.read(Path(options.dataset_json or folder / FILE_NAME)))
     steps, told = determine_postprocessing(
         label_files(Path(options.reference)),
         label_files(folder),

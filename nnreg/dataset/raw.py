@@ -105,12 +105,12 @@ class RawDataset:
             return self._resolve(listed.label) if listed.label is not None else None
         return self._beside("labels", case, (self.spec.file_ending, *ENDINGS), f"_{target}" if target else "")
 
-    def mask_path(self, case: str) -> Path | None:
-        """Its mask file (1 where the image is valid), None if it has none."""
+    def mask_path(self, case: str, target: str = "") -> Path | None:
+        """Its mask file (1 where the image is valid), or that of one of several `targets`: ``CASE_TARGET``; None if it has none."""
         listed = self._listed(case)
-        if listed is not None and listed.mask is not None:
+        if listed is not None and listed.mask is not None and not target:
             return self._resolve(listed.mask)
-        return self._beside("masks", case, (self.spec.file_ending, *ENDINGS))
+        return self._beside("masks", case, (self.spec.file_ending, *ENDINGS), f"_{target}" if target else "")
 
     def keypoints_path(self, case: str) -> Path | None:
         """Its keypoint file, None if it has none."""
@@ -236,9 +236,9 @@ class RawDataset:
 
         found: set[int] = set()
         for case in self.cases:
-            path = self.label_path(case)
-            if path is not None:
-                found |= values_in(path)
+            for path in (self.label_path(case, target) for target in ("", *self.spec.targets)):
+                if path is not None:
+                    found |= values_in(path)
         return tuple(sorted(found - {0, self.spec.ignore}))
 
     def pairs(self) -> tuple[Pair, ...]:

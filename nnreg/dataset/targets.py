@@ -8,11 +8,10 @@ import numpy as np
 
 from nnreg.dataset.raw import RawDataset, whole_numbers
 from nnreg.dataset.spec import FILE_NAME
+from nnreg.dataset.target_spec import WHOLE
 from nnreg.errors import DatasetError
 from nnreg.imageio import Image, read_image
 from nnreg.imageio.files import check_same_space
-
-WHOLE = ""  # the target of a dataset that names none: its labels
 
 
 def target_names(raw: RawDataset) -> tuple[str, ...]:
@@ -28,11 +27,10 @@ def target_paths(raw: RawDataset, case: str) -> dict[str, Path]:
     DatasetError
         If a target has no file.
     """
-    names, whole = target_names(raw), raw.label_path(case)
+    names = target_names(raw)
     result = {}
     for name in names:
-        path = raw.label_path(case, name) if name else None
-        path = path or (whole if len(names) == 1 else None)
+        path = label_file(raw, case, name)
         if path is None:
             wanted = case if len(names) == 1 else f"{case}_{name}"
             of = f" of the target {name!r} (targets in {FILE_NAME})" if name else ""
@@ -56,3 +54,42 @@ def read_targets(raw: RawDataset, case: str) -> Image:
     for path, image in zip(paths[1:], images[1:], strict=True):
         check_same_space(image.space, path, images[0].space, paths[0])
     return Image(np.concatenate([image.array for image in images]), images[0].space, tuple(note for image in images for note in image.notes))
+
+
+def label_file(raw: RawDataset, case: str, target: str) -> Path | None:
+    """Label file of a target of a case, None if it has none. That of the only target, which need not be named, may also lie in ``CASE.ending``."""
+    names = target_names(raw)
+    target = target or (names[0] if len(names) == 1 else WHOLE)
+    found = raw.label_path(case, target) if target else None
+    return found or (raw.label_path(case) if len(names) == 1 else None)
+
+
+def mask_paths(raw: RawDataset, case: str) -> dict[str, Path | None]:
+    """Mask file of each target of a case: its own, ``masksTr/CASE_TARGET.ending``, or that of all, ``masksTr/CASE.ending``."""
+    whole = raw.mask_path(case)
+    return {name: (raw.mask_path(case, name) if name else None) or whole for name in target_names(raw)}
+
+
+def read_masks(raw: RawDataset, case: str, image: Image) -> Image | None:
+    """Where each target is to be learnt, (T, *spatial) int16, 1 there (any value above 0); None if the case has no mask.
+
+    Raises
+    ------
+    DatasetError
+        If a mask has another shape than `image`, or holds values that are not whole numbers.
+    ImageError
+        If a file is unreadable.
+    """
+    paths = mask_paths(raw, case)
+    if not any(paths.values()):
+        return None
+    parts = []
+    for path in paths.values():
+        if path is None:
+            parts.append(np.ones((1, *image.space.shape), np.int16))
+            continue
+        mask = whole_numbers(read_image(path), path)
+        if mask.array.shape != (1, *image.space.shape):
+            raise DatasetError(f"{path}: has shape {mask.array.shape[1:]}, its image {image.space.shape}. Make the mask on the grid of the image.")
+        parts.append((mask.array > 0).astype(np.int16))
+    return Image(np.concatenate(parts), image.space)

@@ -16,6 +16,7 @@ from nnreg.dataset.raw import Case, RawDataset, whole_numbers
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.splits import FILE_NAME as SPLITS_NAME
 from nnreg.dataset.splits import check_splits
+from nnreg.dataset.target_spec import label_managers, targets_of
 from nnreg.dataset.verify_large import check_large
 from nnreg.errors import DatasetError, NnRegError
 from nnreg.files import read_json
@@ -149,15 +150,17 @@ def _extra_channels(raw: RawDataset, name: str) -> list[str]:
 
 
 def _label_problems(raw: RawDataset, case: Case) -> list[str]:
-    if not raw.spec.labels:
-        return []
-    found = [(raw.label_path(case.name), case.labels)]
-    found += [(path, whole_numbers(read_image(path), path)) for target in raw.spec.targets if (path := raw.label_path(case.name, target)) is not None]
-    return [problem for path, labels in found if labels is not None for problem in _value_problems(raw, path, labels)]
+    spec = raw.spec
+    allowed = {0, *spec.foreground} | ({spec.ignore} if spec.ignore is not None else set())
+    problems = _value_problems(raw.label_path(case.name), case.labels, allowed) if case.labels is not None and spec.labels else []
+    named = bool(spec.labels) or all(target.labels for target in targets_of(spec).values())
+    for name, labels in label_managers(spec).items() if named and spec.targets else ():
+        path = raw.label_path(case.name, name)
+        problems += [] if path is None else _value_problems(path, whole_numbers(read_image(path), path), set(labels.allowed))
+    return problems
 
 
-def _value_problems(raw: RawDataset, path: Path | None, labels: Image) -> list[str]:
-    allowed = {0, *raw.spec.foreground} | ({raw.spec.ignore} if raw.spec.ignore is not None else set())
+def _value_problems(path: Path | None, labels: Image, allowed: set[int]) -> list[str]:
     unknown = sorted(set(np.unique(labels.array).tolist()) - allowed)
     if not unknown:
         return []

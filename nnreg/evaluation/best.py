@@ -105,6 +105,11 @@ def find_best_configuration(
     """
     if not models:
         raise EvaluationError(f"{results}: holds no trained model of these plans. Train one, or name plans and trainer with -p and -tr.")
+    if len(raw.spec.targets) > 1:
+        raise EvaluationError(
+            f"{raw.folder / FILE_NAME}: has several targets ({', '.join(raw.spec.targets)}), which may each have another best configuration. "
+            "Compare them with nnreg_accumulate_crossval_results."
+        )
     joined = [accumulate(model, raw, folds, overwrite=overwrite, processes=processes, on_progress=on_progress) for model in models]
     contestants = [Contestant(found.model.name, (found.model,), found.folder, found.dice) for found in joined]
     if ensembling:
@@ -145,7 +150,7 @@ def _ensemble(
 
 def _postprocess(best: Contestant, raw: RawDataset, processes: int) -> float:
     """Write ``postprocessing.json`` and ``postprocessed/`` beside the best's label maps; returns the Dice they reach."""
-    labels = labels_of_predictions(best.folder, raw)
+    labels = next(iter(labels_of_predictions(best.folder, raw).values()))  # there is one target
     predictions = label_files(best.folder)
     steps, told = determine_postprocessing(references(raw), predictions, labels=labels.foreground, ignore=labels.ignore, processes=processes)
     write_steps(best.folder / POSTPROCESSING, steps, told)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.dataset import RawDataset
-from nnreg.dataset.spec import FILE_NAME
+from nnreg.dataset.spec import FILE_NAME, DatasetSpec
+from nnreg.dataset.target_spec import WHOLE, stem_of_target
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense import Progress, label_files
 from nnreg.evaluation.dense_folder import evaluate_dense_folder
@@ -127,7 +128,10 @@ def validated(model: Path, fold: str) -> dict[str, Path]:
     found = label_files(folder) if folder.is_dir() else {}
     if (folder / PREDICTION_FILE).is_file():
         # not what an earlier validation, of another split, has left there
-        named = {entry["name"] for entry in read_json(folder / PREDICTION_FILE, EvaluationError)["cases"]}
+        cases = [entry["name"] for entry in read_json(folder / PREDICTION_FILE, EvaluationError)["cases"]]
+        spec = DatasetSpec.read(model / FILE_NAME) if (model / FILE_NAME).is_file() else None
+        targets = list(spec.targets) if spec is not None and len(spec.targets) > 1 else []
+        named = {stem_of_target(case, target, bool(targets)) for case in cases for target in targets or [WHOLE]}
         found = {case: path for case, path in found.items() if case in named}
     if not found:
         raise EvaluationError(f"{folder}: holds no predictions. Train fold {fold} to its end (or validate it: nnreg_train ... --val), or leave it out with -f.")

@@ -38,15 +38,15 @@ class DenseJob:
     surface: bool
 
 
-def key_of(label: Label) -> str:
-    """What a label or region is called in a summary.
+def key_of(label: Label, target: str = "") -> str:
+    """What a label or region, of one of several targets, is called in a summary.
 
     Examples
     --------
-    >>> key_of(3), key_of((1, 2))
-    ('3', '(1, 2)')
+    >>> key_of(3), key_of((1, 2)), key_of(1, "ink")
+    ('3', '(1, 2)', 'ink: 1')
     """
-    return str(label)
+    return f"{target}: {label}" if target else str(label)
 
 
 def evaluate_labels(
@@ -220,6 +220,20 @@ def summarise_dense(cases: Sequence[Mapping[str, Any]], meta: Mapping[str, Any])
     mean = {key: {name: finite_mean([case["metrics"][key][name] for case in cases]) for name in names} for key in keys}
     foreground = {name: finite_mean([mean[key][name] for key in keys if key != "0"]) for name in names}
     return {"schema_version": SCHEMA_VERSION, **meta, "metric_per_case": list(cases), "mean": mean, "foreground_mean": foreground}
+
+
+def joined_targets(summaries: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """One summary of several targets of the same cases: labels are called ``TARGET: LABEL``, files stand by target, ``foreground_mean`` is over all labels.
+
+    ``foreground_mean_per_target`` has that of each.
+    """
+    cases = []
+    for parts in zip(*(summary["metric_per_case"] for summary in summaries.values()), strict=True):
+        by_target = dict(zip(summaries, parts, strict=True))
+        files = {key: {target: part[key] for target, part in by_target.items()} for key in ("reference_file", "prediction_file")}
+        figures = {f"{target}: {label}": found for target, part in by_target.items() for label, found in part["metrics"].items()}
+        cases.append({"case": parts[0]["case"], **files, "metrics": figures})
+    return {**summarise_dense(cases, meta), "foreground_mean_per_target": {target: summary["foreground_mean"] for target, summary in summaries.items()}}
 
 
 def dense_table(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:

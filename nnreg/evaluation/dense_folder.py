@@ -9,8 +9,10 @@ from typing import Any
 from nnreg.dataset import RawDataset
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
+from nnreg.dataset.target_spec import WHOLE, label_managers, names_of_labels, stem_of_target, targets_of
+from nnreg.dataset.targets import label_file
 from nnreg.errors import EvaluationError, did_you_mean
-from nnreg.evaluation.dense import Progress, evaluate_label_files, key_of, label_files
+from nnreg.evaluation.dense import Progress, evaluate_label_files, joined_targets, key_of, label_files
 from nnreg.evaluation.folder import PREDICTION_FILE
 from nnreg.files import read_json
 from nnreg.imageio import is_image_file
@@ -49,7 +51,7 @@ def evaluate_dense_folder(
     Parameters
     ----------
     predictions
-        Folder of ``CASE.ending`` label maps.
+        Folder of ``CASE.ending`` label maps, of several targets ``CASE_TARGET.ending``.
     raw
         The dataset with the labels, of training or test cases.
     surface
@@ -57,45 +59,73 @@ def evaluate_dense_folder(
     processes
         Cases evaluated at a time.
     chosen
-        Case to label map, where not all of the folder count.
+        Case (of several targets ``CASE_TARGET``) to label map, where not all of the folder count.
 
     Returns
     -------
     dict
-        See :func:`nnreg.evaluation.dense.evaluate_label_files`.
+        See :func:`nnreg.evaluation.dense.evaluate_label_files`, of several targets :func:`nnreg.evaluation.dense.joined_targets`.
 
     Raises
     ------
     EvaluationError
         If there is no label map, or no labels of its case.
     """
-    labels = labels_of_predictions(predictions, raw)
+    targets = labels_of_predictions(predictions, raw)
     found = label_files(predictions) if chosen is None else chosen
     model = read_json(predictions / PREDICTION_FILE, EvaluationError).get("model") if (predictions / PREDICTION_FILE).is_file() else None
-    return evaluate_label_files(
-        references(raw),
-        found,
-        labels=labels.foreground,
-        ignore=labels.ignore,
-        surface=surface,
-        processes=processes,
-        meta={"dataset": raw.name, "model": model, "predictions": predictions.absolute().name},
-        on_progress=on_progress,
-    )
+    meta = {"dataset": raw.name, "model": model, "predictions": predictions.absolute().name}
+    summaries = {}
+    for target, its_maps in _by_target(found, tuple(targets), raw).items():
+        labels = targets[target]
+        summaries[target] = evaluate_label_files(
+            references(raw, target),
+            its_maps,
+            labels=labels.foreground,
+            ignore=labels.ignore,
+            surface=surface,
+            processes=processes,
+            meta=meta,
+            on_progress=on_progress,
+        )
+    return next(iter(summaries.values())) if len(targets) == 1 else joined_targets(summaries, meta)
 
 
-def labels_of_predictions(folder: Path, raw: RawDataset) -> LabelManager:
-    """As the ``dataset.json`` beside the predictions says, else that of the dataset, which may leave them to be read from the label files."""
+def _by_target(found: Mapping[str, Path], targets: tuple[str, ...], raw: RawDataset) -> dict[str, dict[str, Path]]:
+    """Target to case to label map; of several targets they are called ``CASE_TARGET``."""
+    if len(targets) == 1:
+        return {targets[0]: dict(found)}
+    known = {stem_of_target(case, target, True): (target, case) for case in (*raw.cases, *raw.test_cases) for target in targets}
+    result: dict[str, dict[str, Path]] = {target: {} for target in targets}
+    for stem, path in found.items():
+        if stem not in known:
+            raise EvaluationError(f"{path}: is of no case and target of {raw.name}. Expected CASE_TARGET, with one of the targets {', '.join(targets)}.")
+        target, case = known[stem]
+        result[target][case] = path
+    for target, maps in result.items():
+        absent = sorted({case for others in result.values() for case in others} - set(maps))
+        if absent:
+            raise EvaluationError(f"{stem_of_target(absent[0], target, True)}: there is no such label map, but one of another target. Predict the case again.")
+    return result
+
+
+def labels_of_predictions(folder: Path, raw: RawDataset) -> dict[str, LabelManager]:
+    """By target, as the ``dataset.json`` beside the predictions says, else that of the dataset, which may leave them to be read from the label files."""
     path = folder / FILE_NAME
-    return LabelManager.of(DatasetSpec.read(path), str(path)) if path.is_file() else LabelManager.of(raw.spec, str(raw.folder / FILE_NAME))
+    return label_managers(DatasetSpec.read(path), str(path)) if path.is_file() else label_managers(raw.spec, str(raw.folder / FILE_NAME))
 
 
-def references(raw: RawDataset) -> dict[str, Path]:
-    """Case to its label file, for training and test cases that have one."""
-    found = {case: raw.label_path(case) for case in (*raw.cases, *raw.test_cases)}
+def references(raw: RawDataset, target: str = WHOLE) -> dict[str, Path]:
+    """Case to its label file (of a target), for training and test cases that have one."""
+    found = {case: label_file(raw, case, target) for case in (*raw.cases, *raw.test_cases)}
     return {case: path for case, path in found.items() if path is not None and is_image_file(path)}
 
 
 def names_of(spec: DatasetSpec) -> dict[str, str]:
     """Key of a label or region in a summary to what dataset.json calls it."""
-    return {key_of(value if isinstance(value, int) or len(value) > 1 else value[0]): name for name, value in spec.labels.items()}
+    several = len(spec.targets) > 1
+    return {
+        key_of(value if isinstance(value, int) or len(value) > 1 else value[0], target if several else WHOLE): f"{target} {name}" if several else name
+        for target in targets_of(spec)
+        for name, value in names_of_labels(spec, target).items()
+    }

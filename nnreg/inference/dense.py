@@ -74,7 +74,7 @@ def predict_cases(
     options: DenseOptions = DenseOptions(),
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
-    """Predict the cases of `source` into `output`: ``CASE.ending`` each, listed in ``prediction.json`` as they finish.
+    """Predict the cases of `source` into `output`: ``CASE.ending`` (of several targets ``CASE_TARGET.ending``), listed in ``prediction.json`` as they finish.
 
     Returns
     -------
@@ -86,7 +86,8 @@ def predict_cases(
     predictor.spec.write(output / SPEC)
     cases = source.cases[options.part :: options.parts]
     record = _Record(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
-    kept = record.keep([case for case in cases if _is_finished(output, case, source, options)]) if options.continue_prediction else []
+    finished_before = [case for case in cases if _is_finished(output, case, predictor.stems(case).values(), source, options)]
+    kept = record.keep(finished_before) if options.continue_prediction else []
     on_progress(len(kept), len(cases), "")
     writer = _Writer(predictor, source, output, options)
     with Behind(options.writers) as workers:
@@ -134,9 +135,9 @@ class _Record:
         return len(self.content["cases"])
 
 
-def _is_finished(output: Path, case: str, source: DenseSource, options: DenseOptions) -> bool:
-    wanted = [f"{case}{label_ending(source, case)}", *([f"{case}{PROBABILITIES}"] if options.save_probabilities else [])]
-    return all(is_image_file(output / name) for name in wanted)
+def _is_finished(output: Path, case: str, stems: Iterable[str], source: DenseSource, options: DenseOptions) -> bool:
+    endings = [label_ending(source, case), *([PROBABILITIES] if options.save_probabilities else [])]
+    return all(is_image_file(output / f"{stem}{ending}") for stem in stems for ending in endings)
 
 
 @dataclass(frozen=True)
@@ -151,29 +152,36 @@ class _Writer:
     def __call__(self, case: str, prepared: Prepared, logits: Tensor, seconds: float) -> dict[str, Any]:
         """The case's entry of ``prediction.json``."""
         started = time.monotonic()
-        if self.options.save_probabilities:
-            probabilities = self.predictor.probabilities(logits, prepared.properties)
-            write_probabilities(self.output / f"{case}{PROBABILITIES}", probabilities, probabilities.shape)
-            del probabilities
-        labels = self.predictor.label_map(logits, prepared.properties)
-        if self.options.pictures:
-            path = self.source.truth(case)
-            truth = None if path is None else read_image(path)
-            with _drawing:
-                overview_of_labels(self.output / PICTURES / f"{case}.png", prepared.native, labels, truth=truth, names=self.predictor.label_names)
-        # last: a case that has its label map is whole
-        write_image(self.output / f"{case}{label_ending(self.source, case)}", labels[None], prepared.native.space)
+        for target, stem in self.predictor.stems(case).items():
+            self._write(case, target, stem, prepared, logits)
         return {
             "name": case,
             "images": [path.name for path in self.source.files(case)],
             "seconds": {"network": round(seconds, 3), "writing": round(time.monotonic() - started, 3)},
         }
 
+    def _write(self, case: str, target: str, stem: str, prepared: Prepared, logits: Tensor) -> None:
+        """What is told of one target, in files that begin with `stem`."""
+        if self.options.save_probabilities:
+            probabilities = self.predictor.probabilities(logits, prepared.properties, target)
+            write_probabilities(self.output / f"{stem}{PROBABILITIES}", probabilities, probabilities.shape)
+            del probabilities
+        labels = self.predictor.label_map(logits, prepared.properties, target)
+        if self.options.pictures:
+            path = self.source.truth(case, target)
+            truth = None if path is None else read_image(path)
+            with _drawing:
+                overview_of_labels(self.output / PICTURES / f"{stem}.png", prepared.native, labels, truth=truth, names=self.predictor.label_names(target))
+        # last: a case that has its label maps is whole
+        write_image(self.output / f"{stem}{label_ending(self.source, case)}", labels[None], prepared.native.space)
+
 
 def _predict_large(predictor: DensePredictor, source: DenseSource, case: str, output: Path, options: DenseOptions) -> dict[str, Any]:
     """The entry of a case that does not fit into memory; it gets a label map and no picture."""
     if options.save_probabilities:
         raise PredictionError(f"{source.files(case)[0]}: is too large to keep its probabilities. Leave --save_probabilities (--npz) out, or cut the image.")
+    if len(predictor.stems(case)) > 1:
+        raise PredictionError(f"{source.files(case)[0]}: is too large for a model of several targets ({', '.join(predictor.stems(case))}). Cut the image.")
     started = time.monotonic()
     predict_large(predictor, source.prepare_large(case), output / f"{case}{label_ending(source, case)}")
     return {"name": case, "images": [path.name for path in source.files(case)], "seconds": {"network": round(time.monotonic() - started, 3), "writing": 0.0}}

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.errors import PredictionError
+from nnreg.dataset.target_spec import WHOLE, label_managers, names_of_labels, stem_of_target
+from nnreg.errors import PredictionError, did_you_mean
 from nnreg.inference.sliding_window import OnTile, SlidingWindow, roomy
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.preprocessing.dense.restore import restore_labels, restore_probabilities
@@ -66,10 +66,13 @@ class DensePredictor:
         device: torch.device,
         tiles: TileOptions = DEFAULT_TILES,
     ) -> None:
-        self.plans, self.configuration, self.spec, self.labels = plans, configuration, spec, LabelManager.of(spec)
+        self.plans, self.configuration, self.spec = plans, configuration, spec
+        self.targets = label_managers(spec)
+        """What the logits mean, by target; several lie one behind another."""
+        self.labels = next(iter(self.targets.values()))
         mirrored = configuration.training.augmentation.get("pose", {}).get("mirror_axes", ())
         self.window = SlidingWindow(
-            networks,
+            [_AllTargets(network, tuple(self.targets)) for network in networks] if self.several else networks,
             tuple(configuration.patch_size),
             device,
             step_size=tiles.step_size,
@@ -79,9 +82,17 @@ class DensePredictor:
         )
 
     @property
-    def label_names(self) -> list[tuple[int, str]]:
-        """Values of label maps and what dataset.json calls them."""
-        return [(value, name) for name, value in self.spec.labels.items() if isinstance(value, int)]
+    def several(self) -> bool:
+        """Whether there is more than one target."""
+        return len(self.targets) > 1
+
+    def stems(self, case: str) -> dict[str, str]:
+        """By target, what the files of a case are called without their endings."""
+        return {target: stem_of_target(case, target, self.several) for target in self.targets}
+
+    def label_names(self, target: str = WHOLE) -> list[tuple[int, str]]:
+        """Values of a target's label maps and what dataset.json calls them."""
+        return [(value, name) for name, value in names_of_labels(self.spec, target).items() if isinstance(value, int)]
 
     @property
     def previous_labels(self) -> tuple[int, ...]:
@@ -103,15 +114,40 @@ class DensePredictor:
                 )
             image = np.concatenate([image, *((previous == value).astype(np.float32) for value in self.previous_labels)])
         logits = self.window(image, on_tile)
-        if logits.shape[0] != self.labels.heads:
-            raise PredictionError(f"the network gives {logits.shape[0]} logits per voxel, the labels of dataset.json need {self.labels.heads}.")
+        heads = sum(labels.heads for labels in self.targets.values())
+        if logits.shape[0] != heads:
+            raise PredictionError(f"the network gives {logits.shape[0]} logits per voxel, the labels of dataset.json need {heads}.")
         return logits
 
-    def label_map(self, logits: Tensor, properties: DenseProperties) -> npt.NDArray[np.integer]:
-        """Labels on the native grid, class by class in bounded memory."""
-        return restore_labels(logits, properties, self.plans, self.configuration, self.labels)
+    def of_target(self, logits: Tensor, target: str) -> Tensor:
+        """Those of all logits (K, D, H, W) that are of one target."""
+        before = 0
+        for name, labels in self.targets.items():
+            if name == target:
+                return logits[before : before + labels.heads]
+            before += labels.heads
+        raise PredictionError(f"target {target!r} is unknown; {did_you_mean(target, self.targets)}")
 
-    def probabilities(self, logits: Tensor, properties: DenseProperties) -> npt.NDArray[np.floating]:
-        """Probabilities (K, *native); in a temporary file, in half precision, where they are large."""
-        out = roomy((self.labels.heads, *properties.native.shape), self.window.largest_in_memory).numpy()
-        return restore_probabilities(logits, properties, self.plans, self.configuration, self.labels, out=out)
+    def label_map(self, logits: Tensor, properties: DenseProperties, target: str | None = None) -> npt.NDArray[np.integer]:
+        """Labels (of the first target unless named) on the native grid, class by class in bounded memory."""
+        target = next(iter(self.targets)) if target is None else target
+        return restore_labels(self.of_target(logits, target), properties, self.plans, self.configuration, self.targets[target])
+
+    def probabilities(self, logits: Tensor, properties: DenseProperties, target: str | None = None) -> npt.NDArray[np.floating]:
+        """Probabilities (K, *native) of a target (the first unless named); in a temporary file, in half precision, where they are large."""
+        target = next(iter(self.targets)) if target is None else target
+        labels = self.targets[target]
+        out = roomy((labels.heads, *properties.native.shape), self.window.largest_in_memory).numpy()
+        return restore_probabilities(self.of_target(logits, target), properties, self.plans, self.configuration, labels, out=out)
+
+
+@dataclass(frozen=True)
+class _AllTargets:
+    """The finest logits of all targets of a network, one behind another."""
+
+    network: Any
+    targets: tuple[str, ...]
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        first, others = self.network.with_auxiliary(tiles)
+        return torch.cat([first[0], *(others[name][0] for name in self.targets[1:])], dim=1)

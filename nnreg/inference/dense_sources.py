@@ -14,6 +14,8 @@ import numpy.typing as npt
 from nnreg.dataset import RawDataset
 from nnreg.dataset.large import LargeLabels, large
 from nnreg.dataset.spec import DatasetSpec
+from nnreg.dataset.target_spec import WHOLE
+from nnreg.dataset.targets import label_file
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense import label_files
 from nnreg.imageio import Image, check_finite, ending_of, open_image, read_channels, read_image
@@ -68,8 +70,8 @@ class DenseSource(Protocol):
         """The case on the working grid, read box by box."""
         ...
 
-    def truth(self, case: str) -> Path | None:
-        """Its labels, if they are known, for the picture."""
+    def truth(self, case: str, target: str = WHOLE) -> Path | None:
+        """Its labels (of a target), if they are known, for the picture."""
         ...
 
     def files(self, case: str) -> list[Path]:
@@ -102,7 +104,7 @@ class NewCases:
         self._files = cases_in(folder, self.channels)
         self._preprocessor = DensePreprocessor(plans, configuration_name)
         labels = folder_beside(folder, "labels")
-        self._truth = label_files(labels) if labels is not None else {}
+        self._truth, self._several = label_files(labels) if labels is not None else {}, len(spec.targets) > 1
         self._previous = None if previous is None else label_files(previous)
         missing = [case for case in self.cases if self._previous is not None and case not in self._previous]
         if missing:
@@ -150,9 +152,9 @@ class NewCases:
         streamed = StreamedCase.of(case, image, self._preprocessor.plans, self._preprocessor.configuration, truth=earlier)
         return LargePrepared(streamed.image, streamed.grids.new, streamed.properties, None if earlier is None else streamed.labels)
 
-    def truth(self, case: str) -> Path | None:
+    def truth(self, case: str, target: str = WHOLE) -> Path | None:
         """Of ``labelsTs`` beside ``imagesTs``."""
-        return self._truth.get(case)
+        return self._truth.get(f"{case}_{target}", None if self._several else self._truth.get(case))
 
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
@@ -199,9 +201,9 @@ class StoredCases:
         """Where its arrays come from."""
         return self._data.properties(case)
 
-    def truth(self, case: str) -> Path | None:
+    def truth(self, case: str, target: str = WHOLE) -> Path | None:
         """Its training labels."""
-        return self.raw.label_path(case)
+        return label_file(self.raw, case, target)
 
     def files(self, case: str) -> list[Path]:
         """Its channel files."""

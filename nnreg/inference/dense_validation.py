@@ -69,5 +69,5 @@ def validate_cases(
             labels = read_image(output / f"{case}{label_ending(source, case)}")
             onto = labels_onto(labels, source.properties(case), dense.plans, name)
             write_array(folder / f"{case}{ENDING}", onto, dense.plans.configuration(name).patch_size)
-    chosen = {case: output / f"{case}{label_ending(source, case)}" for case in source.cases}
+    chosen = {stem: output / f"{stem}{label_ending(source, case)}" for case in source.cases for stem in dense.stems(case).values()}
     return evaluate_dense_folder(output, raw, surface=False, chosen=chosen, on_progress=on_progress)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
+from nnreg.dataset.target_spec import only_labels
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense import label_files
 from nnreg.files import read_json, writable_folder, write_json
@@ -109,7 +110,7 @@ def ensemble_cases(
     """Average the probabilities of every case into a label map; returns the content of ``prediction.json``."""
     writable_folder(output)
     on_progress(0, len(cases), "")
-    work = _Work(output, LabelManager.of(spec), save_probabilities)
+    work = _Work(output, only_labels(spec), save_probabilities)
     for done, (case, _) in enumerate(run_all(work, cases, processes=processes, name=lambda case: case.name), 1):
         on_progress(done, len(cases), case.name)
     spec.write(output / FILE_NAME)

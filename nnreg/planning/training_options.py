@@ -100,6 +100,9 @@ def training_problems(training: Training) -> Iterator[str]:
         yield f"gradient_clip is {training.gradient_clip}: expected a positive number or null."
     if training.ema_decay is not None and not 0 < training.ema_decay < 1:
         yield f"ema_decay is {training.ema_decay}: expected a number between 0 and 1, such as 0.999, or null."
+    for key in ("min_labeled_ratio", "min_bbox_percent"):
+        if not 0 <= getattr(training, key) <= 1:
+            yield f"{key} is {getattr(training, key)}: expected a share of the patch, 0 to 1."
     weights = training.deep_supervision_weights
     if any(weight < 0 for weight in weights) or (weights and not sum(weights)):
         yield f"deep_supervision_weights {list(weights)}: expected numbers of 0 or more, not all 0."

@@ -114,7 +114,7 @@ def test_empty_and_full_patches_teach_nothing_wrong(kind: str, full: bool, shape
     assert truth.shape[1] == target.channels(len(shape))
     losses = AuxiliaryLosses({"t": target}, (1.0,) * len(shape))
     prediction = torch.randn_like(truth).requires_grad_()
-    loss, _ = losses({"t": [prediction]}, {"derived_t": truth}, [1.0], [torch.randn(1, 2, *shape)])
+    loss, _ = losses({"t": [prediction]}, {"derived_t": truth}, [1.0], {"": [torch.randn(1, 2, *shape)]})
     (gradient,) = torch.autograd.grad(loss, prediction)
     assert float(loss.detach()) == 0
     assert not gradient.any()
@@ -127,7 +127,7 @@ def test_the_truth_itself_has_next_to_no_loss_and_noise_has(kind: str, shape: tu
     labels = torch.from_numpy(blob(shape).astype(np.int16))[None]
     truth = target.derive(labels, (1,), (1.0,) * len(shape))[None]
     losses = AuxiliaryLosses({"t": target}, (1.0,) * len(shape))
-    logits = [torch.zeros(1, 2, *shape)]
+    logits = {"": [torch.zeros(1, 2, *shape)]}
     right, _ = losses({"t": [truth]}, {"derived_t": truth}, [1.0], logits)
     wrong, terms = losses({"t": [torch.randn_like(truth)]}, {"derived_t": truth}, [1.0], logits)
     assert float(right) < 0.02
@@ -158,7 +158,9 @@ def test_a_loss_may_begin_late() -> None:
     found = []
     for epoch in (0, 1, 2):
         losses.set_epoch(epoch)
-        found.append(float(losses({"n": [prediction]}, {"derived_n": truth}, [1.0], [torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1).expand(1, 2, 12, 14)])[0]))
+        found.append(
+            float(losses({"n": [prediction]}, {"derived_n": truth}, [1.0], {"": [torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1).expand(1, 2, 12, 14)]})[0])
+        )
     assert found[0] == found[1] < found[2]
 
 
@@ -182,10 +184,25 @@ def test_nonsense_is_refused_by_key(entry: dict[str, Any], message: str) -> None
         auxiliary_targets(spec({"extra": entry}))
 
 
-def test_several_targets_are_refused() -> None:
-    two = DatasetSpec.from_dict({**spec({}).to_dict(), "targets": {"ink": {}, "damage": {}}})
-    with pytest.raises(DatasetError, match="ink, damage"):
-        auxiliary_targets(two)
+def test_of_several_targets_one_is_the_source() -> None:
+    def two(auxiliary: dict[str, Any]) -> DatasetSpec:
+        return DatasetSpec.from_dict({**spec(auxiliary).to_dict(), "targets": {"ink": {}, "damage": {}}})
+
+    for source in ("", "iink"):
+        with pytest.raises(DatasetError, match=r"source_target.*ink"):
+            auxiliary_targets(two({"d": {"type": "distance_transform", "source_target": source}}))
+    with pytest.raises(DatasetError, match="is a target too"):
+        auxiliary_targets(two({"ink": {"type": "distance_transform", "source_target": "ink"}}))
+    labels = torch.stack([torch.zeros(10, 12, dtype=torch.int16), torch.from_numpy(blob((10, 12)).astype(np.int16))])
+    of_one, of_other = (DerivedMaps.of(two({"d": {"type": "distance_transform", "source_target": name}}), (1.0, 1.0)) for name in ("ink", "damage"))
+    assert (of_one(labels)["derived_d"] == UNKNOWN).all()
+    alone = DerivedMaps.of(spec({"d": {"type": "distance_transform"}}), (1.0, 1.0))(labels[1:])
+    assert torch.equal(of_other(labels)["derived_d"], alone["derived_d"])
+    seen = torch.zeros(2, 10, 12, dtype=torch.bool)
+    seen[1, :4] = True
+    masked = of_other(labels, seen)["derived_d"]
+    assert torch.equal(masked[:, :4], alone["derived_d"][:, :4])
+    assert (masked[:, 4:] == UNKNOWN).all()
 
 
 def network(name: str = "plain_unet", **options: Any) -> torch.nn.Module:
@@ -215,7 +232,7 @@ def test_a_network_with_one_decoder_is_refused() -> None:
 
 
 def test_maps_of_a_patch_are_derived_from_what_the_network_sees() -> None:
-    maps = DerivedMaps(auxiliary_targets(spec({"d": {"type": "distance_transform"}, "n": {"type": "surface_normals"}})), (1,), (2.0, 1.0))
+    maps = DerivedMaps.of(spec({"d": {"type": "distance_transform"}, "n": {"type": "surface_normals"}}), (2.0, 1.0))
     labels = torch.from_numpy(blob((10, 12)).astype(np.int16))[None]
     found = maps(labels)
     assert {name: tuple(value.shape) for name, value in found.items()} == {"derived_d": (1, 10, 12), "derived_n": (2, 10, 12)}

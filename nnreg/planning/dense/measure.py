@@ -15,6 +15,7 @@ from nnreg.planning.dense.fingerprint import DenseFingerprint, DenseImage, Inten
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
+    from nnreg.dataset.spec import DatasetSpec
     from nnreg.imageio import Image
 
 QUANTILES = 10_000  # of each case and channel; pooled they give the percentiles of the dataset to 1 in 10000
@@ -147,12 +148,11 @@ def measure_dense(raw: RawDataset, *, processes: int = 1, on_progress: Progress 
     intensities = tuple(_pool([found for found in channel if found is not None]) for channel in channels)
     if None in intensities:
         raise PlansError(f"{raw.folder / 'labelsTr'}: no voxel of any training case is labelled (all are background). Mend the labels.")
-    labels = raw.spec.labels
     return DenseFingerprint(
         dataset_name=raw.name,
         channel_names=tuple(raw.spec.channel_names.values()),
-        heads=len(labels) or 1 + len(raw.label_values),
-        regions=any(isinstance(value, tuple) and len(value) > 1 for value in labels.values()),
+        heads=_heads(raw.spec) or 1 + len(raw.label_values),
+        regions=any(isinstance(value, tuple) and len(value) > 1 for value in raw.spec.labels.values()),
         training_cases=raw.spec.numTraining,
         images={case: measured[case][0] for case in raw.cases},
         intensities=tuple(found for found in intensities if found is not None),
@@ -183,15 +183,28 @@ def still_true(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
     spec = raw.spec
     if fingerprint.channel_names != tuple(spec.channel_names.values()) or fingerprint.training_cases != spec.numTraining:
         return False
-    if (spec.labels and fingerprint.heads != len(spec.labels)) or tuple(fingerprint.images) != raw.cases:
+    heads = _heads(spec)
+    if (heads and fingerprint.heads != heads) or tuple(fingerprint.images) != raw.cases:
         return False
     return all(image.file_bytes == _file_bytes(raw, case) for case, image in fingerprint.images.items())
 
 
+def _heads(spec: DatasetSpec) -> int:
+    """Outputs of a network: as nnU-Net counts them, or those of all targets where they are several or have labels of their own; 0 if unknown."""
+    from nnreg.dataset.target_spec import label_managers, targets_of
+
+    targets = targets_of(spec)
+    if len(targets) == 1 and not any(target.says_what_labels_are for target in targets.values()):
+        return len(spec.labels)
+    known = spec.labels or all(target.labels for target in targets.values())
+    return sum(labels.heads for labels in label_managers(spec).values()) if known else 0
+
+
 def _file_bytes(raw: RawDataset, case: str) -> int:
     """Size of the files of a case; one that was removed since counts nothing, and so as a change."""
-    from nnreg.dataset.targets import target_names
+    from nnreg.dataset.targets import mask_paths, target_names
     from nnreg.imageio.lazy import size_on_disk
 
     labels = [path for name in {*target_names(raw), ""} if (path := raw.label_path(case, name)) is not None]
-    return sum(size_on_disk(path) for path in (*raw.image_paths(case), *labels))
+    masks = {path for path in mask_paths(raw, case).values() if path is not None}
+    return sum(size_on_disk(path) for path in (*raw.image_paths(case), *labels, *masks))

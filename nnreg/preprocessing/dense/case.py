@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.dataset.labels import OUTSIDE, LabelManager
+from nnreg.dataset.labels import OUTSIDE, Label, LabelManager
 from nnreg.errors import PreprocessingError
 from nnreg.imageio import Image
 from nnreg.planning.dense.measure import as_volume
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.planning.dense.resampling import new_shape
 from nnreg.preprocessing.dense.crop import crop
-from nnreg.preprocessing.dense.locations import sample_locations
+from nnreg.preprocessing.dense.locations import Voxels, sample_locations
 from nnreg.preprocessing.dense.normalise import Floats, normalise
 from nnreg.preprocessing.dense.resample import resample_image, resample_labels
 from nnreg.preprocessing.dense.storage import DenseCase, DenseProperties
 
 LARGEST_LABEL = int(np.iinfo(np.int16).max)
+NOWHERE = np.int16(np.iinfo(np.int16).min)  # a value that no label has
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +35,18 @@ class CroppedCase:
     labels : array, shape (T, D, H, W), int16
     labelled
         Whether the case has labels, or only what is outside is marked.
+    mask : array, shape (T, D, H, W), int16, optional
+        1 where a target is to be learnt.
     """
 
     image: Floats
     labels: npt.NDArray[np.int16]
     labelled: bool
     properties: DenseProperties
+    mask: npt.NDArray[np.int16] | None = None
 
     @classmethod
-    def of(cls, case: str, image: Image, labels: Image | None, plans: DensePlans, configuration: DenseConfiguration) -> CroppedCase:
+    def of(cls, case: str, image: Image, labels: Image | None, plans: DensePlans, configuration: DenseConfiguration, mask: Image | None = None) -> CroppedCase:
         """From what the files hold.
 
         Raises
@@ -56,19 +61,37 @@ class CroppedCase:
         inside = (found != OUTSIDE).any(axis=0)
         normalised = normalise(cropped, inside, configuration.normalization, case=case)
         properties = DenseProperties(case, image.space, tuple(array.shape[1:]), box)
-        return cls(normalised, found, labels is not None, properties)
+        kept = None if mask is None else as_volume(mask)[0].transpose(axes)[(slice(None), *(slice(low, high) for low, high in box))]
+        return cls(normalised, found, labels is not None, properties, None if kept is None else np.ascontiguousarray(kept))
 
-    def onto(self, plans: DensePlans, configuration: DenseConfiguration, label_manager: LabelManager | None) -> DenseCase:
-        """Resampled to the spacing of a configuration, with the locations of its labels."""
+    def onto(self, plans: DensePlans, configuration: DenseConfiguration, managers: Sequence[LabelManager]) -> DenseCase:
+        """Resampled to the spacing of a configuration, with the locations of what every target's labels name."""
         spacing = self.properties.spacing(plans.transpose_forward)
         # the 2d configuration leaves the distance of slices as it is
         target = (*spacing[: 3 - len(configuration.spacing)], *configuration.spacing)
         shape = tuple(max(1, size) for size in new_shape(self.image.shape[1:], spacing, target))
         image = resample_image(self.image, shape, spacing, target, configuration.resampling)
         labels = resample_labels(self.labels, shape, spacing, target, configuration.resampling)
-        wanted = label_manager.sampled if label_manager is not None and self.labelled else ()
-        # of several targets, the largest value: a voxel that any of them labels is worth a patch
-        return DenseCase(image, labels, self.properties, sample_locations(labels.max(axis=0), wanted) if wanted else {})
+        mask = None if self.mask is None else resample_labels(self.mask, shape, spacing, target, configuration.resampling)
+        return DenseCase(image, labels, self.properties, locations_of(labels, mask, managers) if self.labelled else {}, mask)
+
+
+def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | None, managers: Sequence[LabelManager]) -> dict[Label, Voxels]:
+    """Voxels of every label or region of any target, where they are to be learnt; with masks also of what is annotated.
+
+    Parameters
+    ----------
+    labels, mask : arrays, shape (T, D, H, W)
+    managers
+        Of the targets, in their order.
+    """
+    result: dict[Label, Voxels] = {}
+    for index, manager in enumerate(managers):
+        wanted = manager.sampled if mask is None or manager.ignore is not None else (*manager.sampled, (OUTSIDE, *manager.values))
+        shown = labels[index] if mask is None else np.where(mask[index] > 0, labels[index], NOWHERE)
+        for label, voxels in sample_locations(shown, wanted).items():
+            result[label] = voxels if label not in result else np.concatenate([result[label], voxels])
+    return result
 
 
 def labels_onto(labels: Image, properties: DenseProperties, plans: DensePlans, configuration_name: str) -> npt.NDArray[np.int16]:
@@ -130,4 +153,6 @@ class DensePreprocessor:
         PreprocessingError
             If channels are not the planned ones, labels lie on another grid, or label values need more than 16 bits.
         """
-        return CroppedCase.of(case, image, labels, self.plans, self.configuration).onto(self.plans, self.configuration, self.label_manager)
+        return CroppedCase.of(case, image, labels, self.plans, self.configuration).onto(
+            self.plans, self.configuration, () if self.label_manager is None else (self.label_manager,)
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ def _weights(position: npt.NDArray[np.float64], size: int, order: int, begins: b
     if order > 1:
         before = PADDING if begins else 0
         coefficients = np.pad(coefficients, ((before, PADDING if ends else 0), (0, 0)), mode="edge")
-        coefficients = spline_filter1d(coefficients, order, axis=0, mode="nearest")  # type: ignore[call-overload]  # the stub wants a literal order
+        degree: Any = order  # scipy's stubs, where they are installed, want a literal
+        coefficients = spline_filter1d(coefficients, degree, axis=0, mode="nearest")
     if order == 0:
         return np.asarray(coefficients[np.floor(position + 0.5).astype(int)])
     basis = BSpline.basis_element(np.arange(order + 2) - (order + 1) / 2, extrapolate=False)

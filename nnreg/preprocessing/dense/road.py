@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.dataset import RawDataset
+from nnreg.dataset.target_spec import targets_of
 from nnreg.errors import PlansError
 from nnreg.files import writable_folder
 from nnreg.parallel import default_processes
@@ -166,7 +167,7 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     name = workspace.dataset_name(dataset)
     raw = RawDataset.open(workspace.raw / name)
     labels = raw.spec.labels
-    if not labels:
+    if not labels and not all(target.labels for target in targets_of(raw.spec).values()):
         labels = {"background": 0, **{str(value): value for value in raw.label_values}}
     raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=TASK, labels=labels), raw.cases, raw.test_cases)
     return raw, writable_folder(workspace.preprocessed / name)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.large import large
 from nnreg.dataset.spec import FILE_NAME
-from nnreg.dataset.targets import target_names, target_paths
-from nnreg.errors import DatasetError
+from nnreg.dataset.target_spec import label_managers
+from nnreg.dataset.targets import read_masks, target_names, target_paths
+from nnreg.errors import DatasetError, PreprocessingError
 from nnreg.parallel import run_all
 from nnreg.planning.dense.fingerprint import DenseFingerprint
 from nnreg.planning.dense.measure import read_labelled
@@ -36,28 +37,32 @@ class _Work:
     plans: DensePlans
     folder: Path
     configurations: tuple[str, ...]
-    labels: LabelManager
+    labels: tuple[LabelManager, ...]
 
     def __call__(self, case: str) -> None:
         if large(self.raw, case):
-            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, self.labels)
+            if len(self.labels) > 1:
+                path = self.raw.image_paths(case)[0]
+                raise PreprocessingError(f"{path}: is too large for several targets ({', '.join(target_paths(self.raw, case))}). Keep one, or cut the image.")
+            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, self.labels[0])
             return
         image, labels = read_labelled(self.raw, case)
-        for path, target in zip(target_paths(self.raw, case).values(), labels.array, strict=True):
-            unknown = self.labels.unknown(target)
+        mask = read_masks(self.raw, case, image)
+        for path, target, manager in zip(target_paths(self.raw, case).values(), labels.array, self.labels, strict=True):
+            unknown = manager.unknown(target)
             if unknown:
-                allowed = ", ".join(map(str, self.labels.allowed))
+                allowed = ", ".join(map(str, manager.allowed))
                 raise DatasetError(f"{path}: holds the value {unknown[0]}, labels in {FILE_NAME} names {allowed}. Add it to labels, or mend the file.")
         at_hand: CroppedCase | None = None
         normalization = None
         for name in self.configurations:
             configuration = self.plans.configuration(name)
-            target = self.folder / configuration.data_identifier
-            if (target / f"{case}.json").is_file():
+            folder = self.folder / configuration.data_identifier
+            if (folder / f"{case}.json").is_file():
                 continue
             if at_hand is None or configuration.normalization != normalization:
-                at_hand, normalization = CroppedCase.of(case, image, labels, self.plans, configuration), configuration.normalization
-            at_hand.onto(self.plans, configuration, self.labels).save(target, configuration.patch_size)
+                at_hand, normalization = CroppedCase.of(case, image, labels, self.plans, configuration, mask), configuration.normalization
+            at_hand.onto(self.plans, configuration, self.labels).save(folder, configuration.patch_size)
 
 
 def preprocess(
@@ -86,7 +91,8 @@ def preprocess(
     """
     names = tuple(configurations) or tuple(plans.configurations)
     folders = {name: folder / plans.configuration(name).data_identifier for name in names}
-    labels = LabelManager.of(raw.spec, str(raw.folder / FILE_NAME))
+    managers = label_managers(raw.spec, str(raw.folder / FILE_NAME))
+    labels = [to_mapping(manager) for manager in managers.values()]
     files = {case: image.file_bytes for case, image in fingerprint.images.items()}
     # one configuration per folder
     owners = {target: name for name, target in reversed(folders.items())}
@@ -97,12 +103,12 @@ def preprocess(
             "transpose_forward": plans.transpose_forward,
             "normalization": [to_mapping(scheme) for scheme in configuration.normalization],
             "resampling": to_mapping(configuration.resampling),
-            "labels": to_mapping(labels),
+            "labels": labels[0] if len(labels) == 1 else labels,
             "targets": target_names(raw),
         }
         keep_what_is_true(target, planned, files, SUFFIXES)
     unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in owners)]
-    work = _Work(raw, plans, folder, tuple(reversed(owners.values())), labels)
+    work = _Work(raw, plans, folder, tuple(reversed(owners.values())), tuple(managers.values()))
     done = len(raw.cases) - len(unfinished)
     if on_progress is not None:
         on_progress(done, len(raw.cases), f"{done} cases were finished already" if done else "preprocessing")

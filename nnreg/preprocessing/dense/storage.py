@@ -16,11 +16,11 @@ from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
 from nnreg.planning.dense.measure import Box, volume_spacing
 from nnreg.preprocessing.dense.locations import Voxels, read_locations, write_locations
-from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, write_array
+from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK, write_array
 
 SCHEMA_VERSION: Final = 1
 LOCATIONS = "_locations.npz"
-SUFFIXES = (".json", f"{IMAGE}{ENDING}", f"{LABELS}{ENDING}", LOCATIONS)
+SUFFIXES = (".json", f"{IMAGE}{ENDING}", f"{LABELS}{ENDING}", f"{MASK}{ENDING}", LOCATIONS)
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,26 @@ class DenseCase:
     locations
         Label or region to voxels (N, 3) of the array; empty without labels.
     properties : DenseProperties
+    mask : array, shape (T, D, H, W), int16, optional
+        1 where a target is to be learnt.
     """
 
     image: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int16]
     properties: DenseProperties
     locations: dict[Label, Voxels] = field(default_factory=dict)
+    mask: npt.NDArray[np.int16] | None = None
 
     def save(self, folder: Path, patch: Sequence[int]) -> None:
         """Write the case, cut for reading patches of that size; the JSON comes last, so that a case with a JSON is whole."""
         case = self.properties.case
         write_array(folder / f"{case}{IMAGE}{ENDING}", self.image, patch)
         write_array(folder / f"{case}{LABELS}{ENDING}", self.labels, patch)
+        mask = folder / f"{case}{MASK}{ENDING}"
+        if self.mask is not None:
+            write_array(mask, self.mask, patch)
+        else:
+            mask.unlink(missing_ok=True)
         write_locations(folder / f"{case}{LOCATIONS}", self.locations)
         write_json(folder / f"{case}.json", self.properties.to_dict())
 
@@ -167,6 +175,11 @@ class DenseDataset:
             If a file is missing or damaged.
         """
         return OpenCase(*(_opened(self.folder / f"{case}{suffix}{ENDING}") for suffix in (IMAGE, LABELS)))
+
+    def mask(self, case: str) -> Any | None:
+        """Where each target is to be learnt (1 there), as :meth:`open` gives the labels; None if that is everywhere."""
+        path = self.folder / f"{case}{MASK}{ENDING}"
+        return _opened(path) if path.is_file() else None
 
     def locations(self, case: str) -> dict[Label, Voxels]:
         """Label or region to voxels (N, 3) of the arrays.

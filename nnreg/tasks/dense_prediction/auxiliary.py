@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
+from nnreg.dataset.target_spec import LossEntry, label_managers
 from nnreg.errors import DatasetError, did_you_mean
 from nnreg.losses import LOSSES, build_loss
 from nnreg.tasks.dense_prediction import derived
@@ -21,16 +23,6 @@ PREFIX = "derived_"  # of their entries in a batch
 KINDS = ("distance_transform", "surface_normals", "structure_tensor", "inplane_direction")
 UNIT_VECTORS = ("surface_normals", "inplane_direction")
 CHOICES = {"type": KINDS, "distance_type": ("signed", "inside", "outside"), "compute_from": ("sdt", "binary")}
-
-
-@dataclass(frozen=True)
-class LossEntry:
-    """A registered loss of an auxiliary target; it begins with `start_epoch`, counted from 0."""
-
-    name: str
-    weight: float = 1.0
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    start_epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,8 +39,10 @@ class AuxiliaryTarget:
         Of all its losses beside the main one's.
     distance_type, compute_from, grad_sigma, tensor_sigma
         See :mod:`nnreg.tasks.dense_prediction.derived`.
-    source_target, out_channels, ds_interpolation
-        Understood for files made elsewhere: there is one source, the type gives the channels, coarser levels are means of what is known.
+    source_target
+        Whose labels it is derived from; the first target's if it names none.
+    out_channels, ds_interpolation
+        Understood for files made elsewhere: the type gives the channels, coarser levels are means of what is known.
     """
 
     type: str
@@ -89,10 +83,8 @@ def auxiliary_targets(spec: DatasetSpec) -> dict[str, AuxiliaryTarget]:
     Raises
     ------
     DatasetError
-        Unknown key, type, choice or loss; several targets, of which this version trains one.
+        Unknown key, type, choice or loss; a name that a target has; of several targets a source that is none of them.
     """
-    if len(spec.targets) > 1:
-        raise DatasetError(f"{FILE_NAME}: targets names {len(spec.targets)} outputs ({', '.join(spec.targets)}), one can be trained. Keep one of them.")
     found = {}
     for name, content in spec.auxiliary_tasks.items():
         where = f"{FILE_NAME}: auxiliary_tasks.{name}"
@@ -104,6 +96,10 @@ def auxiliary_targets(spec: DatasetSpec) -> dict[str, AuxiliaryTarget]:
             if entry.name not in LOSSES or getattr(LOSSES[entry.name], "kind", "regression") != "regression":
                 fitting = [other for other, made in LOSSES.items() if getattr(made, "kind", None) == "regression"]
                 raise DatasetError(f"{where}.losses {entry.name!r} is no loss of derived maps; {did_you_mean(entry.name, fitting)}")
+        if name in spec.targets:
+            raise DatasetError(f"{where}: {name!r} is a target too. Give one of them another name.")
+        if len(spec.targets) > 1 and target.source_target not in spec.targets:
+            raise DatasetError(f"{where}.source_target {target.source_target!r} is no target; {did_you_mean(target.source_target, spec.targets)}")
         if not name.isidentifier():
             raise DatasetError(f"{where}: the name becomes a part of a network. Use letters, digits and underscores.")
         found[name] = target
@@ -117,17 +113,33 @@ class DerivedMaps:
     Attributes
     ----------
     targets : by name
-    foreground : label values of the object
+    sources : what labels mean, by the name of the target, in the order of the labels' channels
     spacing : of the patch
     """
 
     targets: dict[str, AuxiliaryTarget]
-    foreground: tuple[int, ...]
+    sources: dict[str, LabelManager]
     spacing: tuple[float, ...]
 
-    def __call__(self, labels: Tensor) -> dict[str, Tensor]:
-        """``derived_NAME`` to (channels, *patch), float32, from labels (T, *patch)."""
-        return {PREFIX + name: target.derive(labels, self.foreground, self.spacing) for name, target in self.targets.items()}
+    @classmethod
+    def of(cls, spec: DatasetSpec, spacing: Sequence[float]) -> DerivedMaps:
+        """All auxiliary targets of a dataset."""
+        return cls(auxiliary_targets(spec), label_managers(spec), tuple(spacing))
+
+    def __call__(self, labels: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """``derived_NAME`` to (channels, *patch), float32, from labels (T, *patch); unknown (-100) where `mask` (T, *patch) is false."""
+        result = {}
+        for name, target in self.targets.items():
+            channel = source_channel(target, self.sources)
+            foreground = list(self.sources.values())[channel].values[1:]
+            found = target.derive(labels[channel : channel + 1], foreground, self.spacing)
+            result[PREFIX + name] = found if mask is None else torch.where(mask[channel], found, derived.UNKNOWN)
+        return result
+
+
+def source_channel(target: AuxiliaryTarget, sources: Mapping[str, Any]) -> int:
+    """Which of the targets it is derived from; one that a dataset of a single target does not have is understood as that one."""
+    return list(sources).index(target.source_target) if target.source_target in sources else 0
 
 
 class AuxiliaryLosses(nn.Module):
@@ -151,7 +163,7 @@ class AuxiliaryLosses(nn.Module):
         self.epoch = epoch
 
     def forward(
-        self, outputs: Mapping[str, Sequence[Tensor]], batch: Mapping[str, Tensor], weights: Sequence[float], logits: Sequence[Tensor]
+        self, outputs: Mapping[str, Sequence[Tensor]], batch: Mapping[str, Tensor], weights: Sequence[float], logits: Mapping[str, Sequence[Tensor]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum over targets and levels, and each target's detached loss at the finest.
 
@@ -164,16 +176,17 @@ class AuxiliaryLosses(nn.Module):
         weights
             Of the levels.
         logits
-            Of the labels, per level.
+            Of the labels, per level, by the name of their target.
         """
-        total, terms = logits[0].new_zeros((), dtype=torch.float32), {}
+        of_targets = list(logits.values())
+        total, terms = of_targets[0][0].new_zeros((), dtype=torch.float32), {}
         for name, target in self.targets.items():
-            truth = batch[PREFIX + name]
+            truth, source = batch[PREFIX + name], of_targets[source_channel(target, logits)]
             for level, (prediction, weight) in enumerate(zip(outputs[name], weights, strict=True)):
                 if weight == 0:
                     continue
                 coarse, known = at_level(truth, prediction.shape[2:], unit=target.type in UNIT_VECTORS)
-                value = self._loss(target, prediction, coarse, known, logits[level], truth.shape[2:])
+                value = self._loss(target, prediction, coarse, known, source[level], truth.shape[2:])
                 total = total + target.loss_weight * weight * value
                 if level == 0:
                     terms[f"{name}_loss"] = value.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.spec import FILE_NAME
+from nnreg.dataset.target_spec import WHOLE, LossEntry, Target
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES, DenseLoss, WeightedSum, build_loss, deep_supervision_weights
 from nnreg.planning.dense.plans import DenseConfiguration
@@ -30,9 +33,11 @@ class DenseObjective(nn.Module):
     recipe
         A TrainerConfig whose loss takes the place of all planned terms.
     labels
-        What the channels of the logits are.
+        What the channels of the logits are; of several targets by their names. The first are the network's logits, each other has a decoder of its own.
     auxiliary
-        Further targets by name, each with a decoder of its own in the network.
+        Further targets by name, derived from labels, each with a decoder of its own too.
+    targets
+        What ``targets`` of dataset.json say of those in `labels`.
 
     Raises
     ------
@@ -43,17 +48,32 @@ class DenseObjective(nn.Module):
     encoding: Tensor
 
     def __init__(
-        self, configuration: DenseConfiguration, recipe: TrainerConfig, labels: LabelManager, auxiliary: Mapping[str, AuxiliaryTarget] | None = None
+        self,
+        configuration: DenseConfiguration,
+        recipe: TrainerConfig,
+        labels: LabelManager | Mapping[str, LabelManager],
+        auxiliary: Mapping[str, AuxiliaryTarget] | None = None,
+        *,
+        targets: Mapping[str, Target] | None = None,
+        channel: int = 0,
     ) -> None:
         super().__init__()
         plan = configuration.training
+        every = {WHOLE: labels} if isinstance(labels, LabelManager) else dict(labels)
+        (name, labels), *others = every.items()
+        self.name, self.channel = name, channel
+        """Of the target, and which of a batch's labels are its."""
+        self.own = (targets or {}).get(name, Target())
+        self.others = nn.ModuleDict(
+            {key: DenseObjective(configuration, recipe, {key: other}, targets=targets, channel=index) for index, (key, other) in enumerate(others, start=1)}
+        )
         for name, value in (("similarity", plan.similarity), ("regularisation", plan.regularisation), ("bidirectional", plan.bidirectional)):
             if value:
                 raise ConfigurationError(f"training.{name} belongs to registration, dense prediction has no pairs. Leave it out, or choose another recipe.")
         self.labels = labels
         self.ignore = len(labels.values) if labels.ignore is not None else None
         """Class index of voxels without annotation."""
-        self.loss = self._planned(configuration) if recipe.loss is None else self._recipes(recipe, configuration)
+        self.loss = self._recipes(recipe, configuration) if recipe.loss is not None and not self.own.losses else self._planned(configuration)
         self.planned_weights = tuple(configuration.training.deep_supervision_weights)
         self.register_buffer("encoding", _encoding(labels), persistent=False)
         self._plain = bool((self.encoding == torch.arange(len(self.encoding), device="cpu")).all())
@@ -65,18 +85,35 @@ class DenseObjective(nn.Module):
         loss, terms, _ = self.scored(network, batch)
         return loss, terms
 
-    def scored(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-        """Loss and terms, and the logits of every level, finest first."""
-        if self.auxiliary is None:
+    @property
+    def parts(self) -> dict[str, DenseObjective]:
+        """What scores each target, this one first."""
+        return {self.name: self, **self.others}  # type: ignore[dict-item]  # a ModuleDict of these
+
+    def scored(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:
+        """Loss and terms, and by target the logits of every level, finest first."""
+        if self.auxiliary is None and not self.others:
             logits: list[Tensor] = network(batch["image"])
-            return *self.score(logits, batch), logits
-        logits, further = network.with_auxiliary(batch["image"])  # type: ignore[operator]  # networks of auxiliary targets have it
-        loss, terms = self.score(logits, batch)
-        other, other_terms = self.auxiliary(further, batch, self.level_weights(len(logits)), logits)
-        return loss + other, {**terms, **other_terms}, logits
+            return *self.score(logits, batch), {self.name: logits}
+        logits, further = network.with_auxiliary(batch["image"])  # type: ignore[operator]  # networks of several targets have it
+        found = {self.name: logits, **{name: further[name] for name in self.others}}
+        terms: dict[str, Tensor] = {}
+        total = logits[0].new_zeros((), dtype=torch.float32)
+        for name, part in self.parts.items():
+            loss, own = part.score(found[name], batch)
+            total = total + loss
+            terms |= {f"{name}_{term}": value for term, value in own.items()} if self.others else own
+        if self.auxiliary is not None:
+            other, other_terms = self.auxiliary(further, batch, self.level_weights(len(logits)), found)
+            total, terms = total + other, {**terms, **other_terms}
+        return total, terms, found
 
     def score(self, outputs: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss of given logits, finest first, and the detached terms of the finest."""
+        """Total loss of given logits of this target, finest first, and the detached terms of the finest.
+
+        A batch may have ``mask`` (B, T, *patch): voxels where it is false are left out, at every level.
+        """
+        mask = self._own(batch["mask"]) if "mask" in batch else None
         weights = self.level_weights(len(outputs))
         coarse = getattr(self.loss, "coarse", lambda: self.loss)()
         total, terms = outputs[0].new_zeros((), dtype=torch.float32), {}
@@ -84,23 +121,36 @@ class DenseObjective(nn.Module):
             loss = self.loss if level == 0 else coarse
             if weight == 0 or loss is None:
                 continue
-            value = loss(logits, self.target(batch["labels"], logits.shape[2:]))
-            total = total + weight * value
+            truth = self.target(self._own(batch["labels"]), logits.shape[2:])
+            value = loss(logits, truth) if mask is None else self._masked(loss, logits, truth, mask)
+            total = total + self.own.loss_weight * weight * value
             if level == 0:
                 terms = {f"{name}_loss": term for name, term in getattr(loss, "last_terms", {}).items()}  # a term named dice is not the metric
         return total, terms
 
+    def _own(self, maps: Tensor) -> Tensor:
+        """Of maps (B, T, *patch) that of the target, (B, 1, *patch)."""
+        return maps[:, self.channel : self.channel + 1]
+
+    def _masked(self, loss: nn.Module, logits: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+        if getattr(loss, "kind", None) != DenseLoss.kind:
+            raise ConfigurationError(f"the loss {type(loss).__name__} is called as loss(logits, target) and knows no masks. Use one of nnReg's, or no masksTr.")
+        valid: Tensor = loss(logits, truth, _nearest(mask, logits.shape[2:]))
+        return valid
+
     def target(self, labels: Tensor, shape: Sequence[int]) -> Tensor:
         """What logits of a shape are held against: class indices (B, 1, *shape), or a map per region (and one of what is ignored)."""
-        found = labels[:, :1]
-        if found.shape[2:] != shape:
-            found = nnf.interpolate(found.float(), tuple(shape), mode="nearest-exact").to(labels.dtype)
+        found = _nearest(labels[:, :1], shape)
         if not self.labels.has_regions:
             return found if self._plain else self.encoding[found.long()]
         regions = [*self.labels.regions, *([] if self.labels.ignore is None else [self.labels.ignore])]
         return torch.cat([_inside(found, region) for region in regions], dim=1)
 
-    def counts(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def counted(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """:meth:`counts` of this target in a batch, where its mask, if there is one, is true."""
+        return self.counts(logits, self._own(batch["labels"]), self._own(batch["mask"]) if "mask" in batch else None)
+
+    def counts(self, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
         """True positives, false positives and false negatives (classes, 3) over the batch: of every region, or every label but background."""
         truth = self.target(labels, logits.shape[2:])
         axes = (0, *range(2, logits.ndim))
@@ -112,6 +162,7 @@ class DenseObjective(nn.Module):
             valid = truth != self.ignore if self.ignore is not None else torch.ones_like(truth, dtype=torch.bool)
             classes = torch.arange(1, self.labels.heads, device=logits.device).reshape(1, -1, *(1,) * (logits.ndim - 2))
             predicted, truth = logits.argmax(dim=1, keepdim=True) == classes, truth == classes
+        valid = valid if mask is None else valid & mask
         pairs = (predicted & truth, predicted & ~truth, ~predicted & truth)
         return torch.stack([(found & valid).sum(dim=axes) for found in pairs], dim=1)
 
@@ -128,13 +179,19 @@ class DenseObjective(nn.Module):
         return self.planned_weights
 
     def _planned(self, configuration: DenseConfiguration) -> DenseLoss:
-        terms = [
-            (term.name, term.weight, build_loss(term.name, **self._arguments(LOSSES[term.name], term.kwargs, configuration)))
-            for term in configuration.training.supervision
-        ]
+        """The target's own terms, or the planned ones."""
+        where = f"{FILE_NAME}: targets.{self.name}.losses" if self.own.losses else "training.supervision"
+        entries = self.own.losses or [LossEntry(self._fitting(term.name), term.weight, term.kwargs) for term in configuration.training.supervision]
+        terms = [(entry.name, entry.weight, build_loss(entry.name, **self._arguments(LOSSES[entry.name], entry.kwargs, configuration))) for entry in entries]
         for name, _, loss in terms:
-            self._check_kind(name, loss, "training.supervision")
-        return WeightedSum(terms, ignore_label=self.ignore, regions=self.labels.has_regions)  # type: ignore[arg-type]  # their kind was checked
+            self._check_kind(name, loss, where)
+        kind = functools.partial(_Scheduled, starts=[entry.start_epoch for entry in entries]) if any(entry.start_epoch for entry in entries) else WeightedSum
+        return kind(terms, ignore_label=self.ignore, regions=self.labels.has_regions)  # type: ignore[arg-type]  # their kind was checked
+
+    def _fitting(self, name: str) -> str:
+        """The planned cross entropy is of the dataset's labels; that of a target with labels of another kind is the other one."""
+        kinds = ("cross_entropy", "binary_cross_entropy")
+        return kinds[self.labels.has_regions] if name in kinds and self.own.says_what_labels_are else name
 
     def _recipes(self, recipe: TrainerConfig, configuration: DenseConfiguration) -> nn.Module:
         if isinstance(recipe.loss, nn.Module):
@@ -170,6 +227,29 @@ class DenseObjective(nn.Module):
         shape = (TRIAL_SIZE,) * ndim
         with torch.device("cpu"):  # networks are also built where tensors have no numbers
             self.loss(torch.zeros(1, self.labels.heads, *shape), self.target(torch.zeros(1, 1, *shape, dtype=torch.int16), shape))
+
+
+class _Scheduled(WeightedSum):
+    """A sum whose terms may begin late."""
+
+    def __init__(self, terms: Sequence[tuple[str, float, DenseLoss]], starts: Sequence[int], **options: Any) -> None:
+        super().__init__(terms, **options)
+        self._full = [(weight, start) for (_, weight, _), start in zip(terms, starts, strict=True) if weight != 0]
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Of the training, counted from 0: a term that has not begun is computed, for the log, but weighs nothing."""
+        self.weights = [weight if epoch >= start else 0.0 for weight, start in self._full]
+
+    def coarse(self) -> DenseLoss | None:
+        """The terms that mean something on coarser levels, once one of them has begun."""
+        begun = any(weight and not loss.full_resolution_only for weight, loss in zip(self.weights, self.losses, strict=True))
+        return super().coarse() if begun else None
+
+
+def _nearest(maps: Tensor, shape: Sequence[int]) -> Tensor:
+    """Maps (B, C, *patch) at another resolution, of their type, by their nearest voxels."""
+    return maps if maps.shape[2:] == shape else nnf.interpolate(maps.float(), tuple(shape), mode="nearest-exact").to(maps.dtype)
 
 
 def _encoding(labels: LabelManager) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,68 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nnreg.dataset.labels import OUTSIDE
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.dataset.target_spec import label_managers, targets_of
+from nnreg.planning.dense.measure import nonzero_box
 from nnreg.planning.dense.plans import DenseConfiguration
+from nnreg.planning.plans import Training
 from nnreg.preprocessing.dense.storage import DenseDataset
 from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps
 from nnreg.tasks.dense_prediction.cascade import PreviousStage
 from nnreg.tasks.dense_prediction.patches import draw_start, is_forced
-from nnreg.training.augmentation.dense import build_dense_augmentation
+from nnreg.training.augmentation.dense import DenseDraw, build_dense_augmentation
 
 SPLITS = ("train", "val")
+TRIES = 16  # of a patch that shows too few labels
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What of the labels is learnt, and how much of it a patch must show.
+
+    Attributes
+    ----------
+    label_only
+        Per target, whether voxels of value 0 teach nothing in cases without a mask.
+    ignore
+        Per target, the value that says nothing.
+    min_labeled_ratio
+        Share of a patch that is labelled or, where a mask says what is annotated, in it.
+    min_bbox_percent
+        Share of a patch that the box around that fills.
+    """
+
+    label_only: tuple[bool, ...] = (False,)
+    ignore: tuple[int | None, ...] = (None,)
+    min_labeled_ratio: float = 0.0
+    min_bbox_percent: float = 0.0
+
+    @classmethod
+    def of(cls, spec: DatasetSpec, training: Training) -> Annotation:
+        """As dataset.json and the training plan have it."""
+        only = tuple(training.loss_on_label_only or target.loss_on_label_only for target in targets_of(spec).values())
+        return cls(only, tuple(labels.ignore for labels in label_managers(spec).values()), training.min_labeled_ratio, training.min_bbox_percent)
+
+    @property
+    def selective(self) -> bool:
+        """Whether a patch may show too little."""
+        return max(self.min_labeled_ratio, self.min_bbox_percent) > 0
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        """(T, *spatial), 1 where the labels of a target are neither background nor ignored."""
+        ignored = torch.stack(
+            [torch.zeros_like(one, dtype=torch.bool) if value is None else one == value for one, value in zip(labels, self.ignore, strict=True)]
+        )
+        return ((labels > 0) & ~ignored).to(labels.dtype)
+
+    def sufficiency(self, annotated: npt.NDArray[np.bool_]) -> float:
+        """How much of what it must show a patch (*spatial) shows: 1 or more is enough."""
+        box = prod(high - low for low, high in nonzero_box(annotated[None])) if annotated.any() else 0
+        wanted = ((float(annotated.mean()), self.min_labeled_ratio), (box / annotated.size, self.min_bbox_percent))
+        return min(found / least for found, least in wanted if least > 0)
+
+
+EVERYTHING = Annotation()
 
 
 class PatchSamples(Dataset[dict[str, Tensor]]):
@@ -39,8 +95,9 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
     split : ``train`` or ``val``
     augment
         Whether to augment.
-    partly_annotated
-        Whether there is an ignore label: then every patch is placed on a voxel that is annotated.
+    annotation
+        What of the labels is learnt, and how much of it a patch must show. Where parts of images are not annotated (an ignore label, masks), every patch is
+        placed on a voxel that is; where there are masks, samples have ``mask`` (T, *patch), bool, too.
     previous
         Label maps of the stage before, in a cascade: they become further channels of the image.
     derived
@@ -56,13 +113,15 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         split: str,
         augment: bool,
         *,
-        partly_annotated: bool = False,
+        annotation: Annotation = EVERYTHING,
         previous: PreviousStage | None = None,
         derived: DerivedMaps | None = None,
     ) -> None:
         self.data = DenseDataset(folder)
         self.cases, self.length, self.split, self.previous = list(cases), length, split, previous
-        self.partly_annotated, self.derived = partly_annotated, derived
+        self.annotation, self.derived = annotation, derived
+        self.masked = any(annotation.label_only) or any(self.data.mask(case) is not None for case in self.cases)
+        self.partly_annotated = self.masked or any(value is not None for value in annotation.ignore)
         plan = configuration.training
         self.seed, self.batch_size, self.patch = plan.seed, plan.batch_size, tuple(configuration.patch_size)
         masked = [channel for channel, used in enumerate(configuration.use_mask_for_norm) if used]
@@ -76,21 +135,17 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         case = self.cases[int(rng.integers(len(self.cases)))]
-        stored = self.data.open(case)
         draw = None if self.augmentation is None else self.augmentation.draw(rng)
-        wide = self.patch if self.augmentation is None else self.augmentation.read
-        # a plane is a patch of one slice
-        flat = (1,) * (3 - len(self.patch))
         forced = is_forced(index % self.batch_size, self.batch_size)
-        # a file of its own, which a patch that may lie anywhere need not wait for
-        locations = self.data.locations(case) if forced or self.partly_annotated else {}
-        start = draw_start(rng, stored.image.shape[1:], flat + wide, flat + self.patch, locations, forced=forced)
-        size = flat + self.patch
-        if draw is not None:
-            start = tuple(first + inner for first, inner in zip(start, (0,) * len(flat) + draw.start, strict=True))
-            size = flat + draw.size
+        start, size = self._place(case, rng, draw, forced)
+        if self.annotation.selective:
+            case, start = self._chosen(case, start, size, rng, draw, forced)
+        stored = self.data.open(case)
         image = self._read(stored.image, start, size, 0)
         labels = self._read(stored.labels, start, size, OUTSIDE)
+        targets = len(labels)
+        if self.masked:
+            labels = torch.cat([labels, self._learnt(case, labels, start, size)])
         if self.previous is not None:
             labels = torch.cat([labels, self._read(self.previous.open(case), start, size, OUTSIDE)])
         if draw is not None:
@@ -98,7 +153,46 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         if self.previous is not None:
             image, labels = self.previous.onto(image, labels, rng if self.augmentation is not None else None)
         labels = labels.clamp_(min=0)
-        return {"image": image, "labels": labels} | ({} if self.derived is None else self.derived(labels))
+        mask = labels[targets:] > 0 if self.masked else None
+        sample = {"image": image, "labels": labels[:targets]} | ({} if mask is None else {"mask": mask})
+        return sample | ({} if self.derived is None else self.derived(sample["labels"], mask))
+
+    def _place(self, case: str, rng: np.random.Generator, draw: DenseDraw | None, forced: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Start and size of what is read for a patch of a case."""
+        wide = self.patch if self.augmentation is None else self.augmentation.read
+        # a plane is a patch of one slice
+        flat = (1,) * (3 - len(self.patch))
+        # a file of its own, which a patch that may lie anywhere need not wait for
+        locations = self.data.locations(case) if forced or self.partly_annotated else {}
+        start = draw_start(rng, self.data.open(case).image.shape[1:], flat + wide, flat + self.patch, locations, forced=forced)
+        if draw is None:
+            return start, flat + self.patch
+        return tuple(first + inner for first, inner in zip(start, (0,) * len(flat) + draw.start, strict=True)), flat + draw.size
+
+    def _chosen(
+        self, case: str, start: tuple[int, ...], size: tuple[int, ...], rng: np.random.Generator, draw: DenseDraw | None, forced: bool
+    ) -> tuple[str, tuple[int, ...]]:
+        """The first of a few places that shows as many labels as a patch must; else that which shows most."""
+        best = (-1.0, case, start)
+        for _ in range(TRIES):
+            labels = self._read(self.data.open(case).labels, start, size, OUTSIDE)
+            annotated = self._learnt(case, labels, start, size) if self.data.mask(case) is not None else self.annotation.labelled(labels)
+            share = self.annotation.sufficiency(annotated.numpy().max(axis=0) > 0)
+            best = max(best, (share, case, start), key=lambda found: found[0])
+            if share >= 1:
+                break
+            case = self.cases[int(rng.integers(len(self.cases)))]
+            start, _ = self._place(case, rng, draw, forced)
+        return best[1:]
+
+    def _learnt(self, case: str, labels: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+        """(T, *size), 1 where a target is learnt: what the case's mask says; without one what is labelled, if labels alone are learnt; else everything."""
+        mask = self.data.mask(case)
+        if mask is not None:
+            return self._read(mask, start, size, 0)
+        labelled = self.annotation.labelled(labels)
+        alone = torch.tensor(self.annotation.label_only).reshape(-1, *(1,) * (labels.ndim - 1))
+        return (labelled.bool() | ~alone).to(labels.dtype)
 
     def _read(self, array: Any, start: Sequence[int], size: Sequence[int], fill: int) -> Tensor:
         """(C, *size) of a stored array, of the patch's axes."""

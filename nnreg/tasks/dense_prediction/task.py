@@ -15,8 +15,10 @@ from torch.utils.data import Dataset
 
 from nnreg.architecture import build_dense_network
 from nnreg.architecture.memory import dense_training_memory
-from nnreg.dataset.labels import Label, LabelManager
+from nnreg.dataset.labels import Label
 from nnreg.dataset.spec import DatasetSpec
+from nnreg.dataset.target_spec import label_managers, targets_of
+from nnreg.errors import ConfigurationError
 from nnreg.planning import memory
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.planning.plans import Training
@@ -24,9 +26,10 @@ from nnreg.task import Objective
 from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps, auxiliary_targets
 from nnreg.tasks.dense_prediction.cascade import FOLDER, PreviousStage
 from nnreg.tasks.dense_prediction.objective import DenseObjective
-from nnreg.tasks.dense_prediction.samples import PatchSamples
+from nnreg.tasks.dense_prediction.samples import Annotation, PatchSamples
 from nnreg.training.configs.trainer_config import TrainerConfig
 
+OF = ": "  # between the name of a target and that of its class
 COUNTS = "counts of "  # true positives, false positives and false negatives of a class in one batch; summed over an epoch before they become a Dice
 LOSS_COPIES = 4  # of the logits, in float32, that a loss and its gradient keep
 
@@ -39,19 +42,24 @@ class DensePredictionTask:
 
     def network(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
-        labels = LabelManager.of(spec)
-        DenseObjective(configuration, recipe, labels, auxiliary_targets(spec))  # a loss that does not fit is told before anything large is made
+        first, *others = label_managers(spec).items()
+        if others and configuration.previous_stage is not None:
+            raise ConfigurationError(f"a cascade takes label maps of one target, dataset.json names {len(others) + 1}. Train a configuration without stages.")
+        # a loss that does not fit is told before anything large is made
+        self.objective(plans=plans, spec=spec, configuration=configuration, recipe=recipe)
         plan = configuration.architecture
         arguments: dict[str, Any] = {
             "channels": input_channels(plans, spec, configuration),
-            "outputs": labels.heads,
+            "outputs": first[1].heads,
             "ndim": configuration.ndim,
             "strides": plan.strides,
             "kernel_sizes": plan.kernel_sizes,
             "features_per_stage": plan.features_per_stage,
             "blocks_per_stage": plan.blocks_per_stage,
         }
-        further = {name: target.channels(configuration.ndim) for name, target in auxiliary_targets(spec).items()}
+        further = {name: labels.heads for name, labels in others} | {
+            name: target.channels(configuration.ndim) for name, target in auxiliary_targets(spec).items()
+        }
         if further:
             arguments["auxiliary"] = further
         if recipe.architecture is None or isinstance(recipe.architecture, str):
@@ -72,12 +80,12 @@ class DensePredictionTask:
         found = dense_training_memory(build, configuration.grid, channels=input_channels(plans, spec, configuration), batch_size=batch)
         if found is None:
             return None
-        logits = batch * LabelManager.of(spec).heads * sum(prod(shape) for shape in found.outputs)
+        logits = batch * sum(labels.heads for labels in label_managers(spec).values()) * sum(prod(shape) for shape in found.outputs)
         return found.gb + LOSS_COPIES * logits * memory.BYTES / memory.GB
 
     def objective(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> DenseObjective:
         """The planned terms, or the recipe's loss, at every resolution."""
-        return DenseObjective(configuration, recipe, LabelManager.of(spec), auxiliary_targets(spec))
+        return DenseObjective(configuration, recipe, label_managers(spec), auxiliary_targets(spec), targets=targets_of(spec))
 
     def units(self, *, spec: DatasetSpec, cases: Sequence[str]) -> list[str]:
         """The cases themselves."""
@@ -91,9 +99,9 @@ class DensePredictionTask:
         self, *, folder: Path, model: Path, spec: DatasetSpec, units: Sequence[str], configuration: DenseConfiguration, length: int, split: str, augment: bool
     ) -> Dataset[dict[str, Tensor]]:
         """Drawn and augmented patches; in a cascade with what the stage before predicted."""
-        derived = DerivedMaps(auxiliary_targets(spec), spec.foreground, tuple(configuration.spacing))
-        partly, previous = spec.ignore is not None, previous_stage(model, spec, configuration)
-        return PatchSamples(folder, units, configuration, length, split, augment, partly_annotated=partly, previous=previous, derived=derived)
+        derived, previous = DerivedMaps.of(spec, configuration.spacing), previous_stage(model, spec, configuration)
+        annotation = Annotation.of(spec, configuration.training)
+        return PatchSamples(folder, units, configuration, length, split, augment, annotation=annotation, previous=previous, derived=derived)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, and what the pseudo-Dice of the epoch is made of: hits and misses of every class in this batch."""
@@ -101,25 +109,41 @@ class DensePredictionTask:
             loss, terms = objective(network, batch)
             return {"loss": loss, **terms}
         loss, terms, logits = objective.scored(network, batch)
-        counts = objective.counts(logits[0], batch["labels"])
-        return {"loss": loss, **terms} | {f"{COUNTS}{_name(label)}": counts[index] for index, label in enumerate(objective.labels.foreground)}
+        counts: dict[str, Tensor] = {}
+        for target, part in objective.parts.items():
+            prefix = f"{COUNTS}{target}{OF}" if objective.others else COUNTS
+            found = part.counted(logits[target][0], batch)
+            counts |= {f"{prefix}{_name(label)}": found[index] for index, label in enumerate(part.labels.foreground)}
+        return {"loss": loss, **terms, **counts}
 
     def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """The steps without their counts, and one entry more: the Dice of each class over all of them (NaN for one that is nowhere), and their mean."""
+        """The steps without their counts, and one entry more: the Dice of each class over all of them (NaN for one that is nowhere), and their mean.
+
+        Of several targets the mean is that of their means: one of many labels is no more than one of few.
+        """
         names = [name for name in (steps[0] if steps else ()) if name.startswith(COUNTS)]
         kept = [{name: value for name, value in step.items() if not name.startswith(COUNTS)} for step in steps]
         if not names:
             return kept
         hits, false, missed = torch.stack([torch.stack([step[name] for step in steps]).double().sum(dim=0) for name in names]).unbind(1)
         dice = 2 * hits / (2 * hits + false + missed)  # 0 / 0 is NaN
-        by_class = {f"dice_{name.removeprefix(COUNTS)}": value for name, value in zip(names, dice, strict=True)}
-        return [*kept, {"dice": dice.nanmean(), **(by_class if len(names) > 1 else {})}]
+        by_class = {f"dice_{name.removeprefix(COUNTS).replace(OF, '_')}": value for name, value in zip(names, dice, strict=True)}
+        targets = [name.removeprefix(COUNTS).rpartition(OF)[0] for name in names]
+        means = {target: dice[[index for index, other in enumerate(targets) if other == target]].nanmean() for target in dict.fromkeys(targets)}
+        by_target = {f"dice_{target}": value for target, value in means.items()} if len(means) > 1 else {}
+        return [*kept, {"dice": torch.stack(list(means.values())).nanmean(), **by_target, **(by_class if len(names) > len(means) else {})}]
 
     def pictures(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """First channel, labels and prediction of the first patch."""
-        logits = network(batch["image"])[0][0].float()
-        predicted = objective.labels.to_labels(logits, logits=True) if isinstance(objective, DenseObjective) else logits.argmax(dim=0)
-        return {"image": batch["image"][0, 0], "labels": batch["labels"][0, 0], "prediction": predicted}
+        """First channel, labels and prediction of the first patch, of every target."""
+        shown = {"image": batch["image"][0, 0]}
+        if not isinstance(objective, DenseObjective):
+            return shown | {"labels": batch["labels"][0, 0], "prediction": network(batch["image"])[0][0].argmax(dim=0)}
+        _, _, logits = objective.scored(network, batch)
+        for target, part in objective.parts.items():
+            more = f" {target}" if objective.others else ""
+            found = part.labels.to_labels(logits[target][0][0].float(), logits=True)
+            shown |= {f"labels{more}": batch["labels"][0, part.channel], f"prediction{more}": found}
+        return shown
 
     def validate(
         self,

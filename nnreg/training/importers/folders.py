@@ -78,7 +78,10 @@ def labelled_folder(
     if validation_share is not None and len(cases) > 1:
         count = min(len(cases) - 1, max(1, round(len(cases) * validation_share)))
         split = (cases[:-count], cases[-count:])
-    return ImportedDataset(camel_case(name), spec, partial(_copy, images, {"labelsTr": labels, "masksTr": masks}, ending), split)
+    # a mask without a target's name, or of a dataset of one target, is that of all
+    names_of_masks = {target if len(wanted) > 1 and target != ONLY else "": files for target, files in masks.items()}
+    names_of_labels = {target if len(labels) > 1 else "": files for target, files in labels.items()}
+    return ImportedDataset(camel_case(name), spec, partial(_copy, images, {"labelsTr": names_of_labels, "masksTr": names_of_masks}, ending), split)
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -110,7 +113,7 @@ def _copy(images: Mapping[str, Path], beside: Mapping[str, Mapping[str, Mapping[
         for target, files in targets.items():
             (folder / kind).mkdir(exist_ok=True)
             for case, path in files.items():
-                name = case if len(targets) == 1 else f"{case}_{target}"
+                name = f"{case}_{target}" if target else case
                 _copy_image(path, folder / kind / f"{name}{ending_of(path)}")
 
 

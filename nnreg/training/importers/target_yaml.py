@@ -214,6 +214,8 @@ def _recipe(config: _Config, file: _File) -> TrainerConfig:
         "checkpoints.keep_last": 10,
         "tracking.picture": True,
     }
+    shares = {"min_labeled_ratio": file.dataset_config.min_labeled_ratio, "min_bbox_percent": file.dataset_config.min_bbox_percent}
+    training |= {name: share for name, share in shares.items() if share is not None}
     if file.model_config.features_per_stage is not None:
         training["architecture.features_per_stage"] = list(file.model_config.features_per_stage)
     elif file.model_config.base_features is not None:

@@ -1,0 +1,146 @@
+"""Entries of ``targets`` in ``dataset.json``: what each output of a dense prediction is, its labels and its losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.spec import FILE_NAME, DatasetSpec
+from nnreg.errors import DatasetError
+from nnreg.typed import from_mapping
+
+WHOLE = ""  # the target of a dataset that names none: its labels
+OLD_NAMES = {"weight": "loss_weight", "channels": "out_channels"}  # what files made elsewhere call a key
+
+
+@dataclass(frozen=True)
+class LossEntry:
+    """A registered loss of a target; it begins with `start_epoch`, counted from 0."""
+
+    name: str
+    weight: float = 1.0
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    start_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """An entry of ``targets``. What it does not say is as the dataset has it.
+
+    Attributes
+    ----------
+    labels, regions_class_order, ignore_label
+        As the keys of the dataset.
+    activation
+        ``softmax``: labels exclude each other; ``sigmoid``: each is told by itself, as regions are; None: as the labels are.
+    out_channels
+        Number of network outputs, for files made elsewhere: without labels of its own, a target has as many as it says.
+    losses
+        In place of the planned ones.
+    loss_weight
+        Of all its losses beside those of other targets.
+    loss_on_label_only
+        As the training option of that name, for this target.
+    """
+
+    labels: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
+    regions_class_order: tuple[int, ...] | None = None
+    ignore_label: int | None = None
+    activation: Literal["softmax", "sigmoid", "none"] | None = None
+    out_channels: int | None = None
+    losses: tuple[LossEntry, ...] = ()
+    loss_weight: float = 1.0
+    loss_on_label_only: bool = False
+
+    @property
+    def says_what_labels_are(self) -> bool:
+        """Whether its outputs may be of another kind than the dataset's."""
+        return bool(self.labels or self.activation or self.out_channels)
+
+
+def targets_of(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, Target]:
+    """The targets of a dataset by name, in the order of the file; `WHOLE` where none is named.
+
+    Raises
+    ------
+    DatasetError
+        Unknown key, a value of the wrong type or out of range, a name that cannot be part of a file's and a network's.
+    """
+    found = {}
+    for name, content in spec.targets.items():
+        here = f"{where}: targets.{name}"
+        if not name.isidentifier():
+            raise DatasetError(f"{here}: the name becomes a part of file names and of a network. Use letters, digits and underscores.")
+        if isinstance(content, Mapping):
+            content = {OLD_NAMES[key] if key in OLD_NAMES and OLD_NAMES[key] not in content else key: value for key, value in content.items()}
+        target = from_mapping(Target, content, where=here, error=DatasetError)
+        if target.activation == "none":
+            raise DatasetError(f"{here}.activation is 'none': this version predicts labels, not continuous values. Use softmax or sigmoid.")
+        if target.loss_weight < 0 or any(entry.weight < 0 or entry.start_epoch < 0 for entry in target.losses):
+            raise DatasetError(f"{here}: loss_weight, and weight and start_epoch of losses, must be 0 or more.")
+        found[name] = target
+    return found or {WHOLE: Target()}
+
+
+def label_managers(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, LabelManager]:
+    """What the network's outputs of every target mean, by its name.
+
+    Raises
+    ------
+    DatasetError
+        If a target is wrong (:func:`targets_of`) or its labels are (:meth:`LabelManager.of`), or it asks for another number of outputs than its labels need.
+    """
+    return {name: _manager(spec, target, f"{where}: targets.{name}" if name else where) for name, target in targets_of(spec, where).items()}
+
+
+def names_of_labels(spec: DatasetSpec, target: str) -> dict[str, int | tuple[int, ...]]:
+    """Name to value, or values, of the labels of a target: its own, else those of the dataset."""
+    return targets_of(spec).get(target, Target()).labels or spec.labels
+
+
+def only_labels(spec: DatasetSpec, where: str = FILE_NAME) -> LabelManager:
+    """The labels of a dataset of one target.
+
+    Raises
+    ------
+    DatasetError
+        If there are several targets.
+    """
+    managers = label_managers(spec, where)
+    if len(managers) > 1:
+        raise DatasetError(f"{where}: has {len(managers)} targets ({', '.join(managers)}), this command takes label maps of one. nnreg_evaluate takes all.")
+    return next(iter(managers.values()))
+
+
+def stem_of_target(case: str, target: str, several: bool) -> str:
+    """File name, without its ending, of a target of a case: ``CASE`` of the only one, else ``CASE_TARGET``."""
+    return f"{case}_{target}" if several else case
+
+
+def _manager(spec: DatasetSpec, target: Target, where: str) -> LabelManager:
+    labels, order, ignore = spec.labels, spec.regions_class_order, spec.ignore_label
+    if target.labels:
+        labels, order = target.labels, target.regions_class_order
+    ignore = target.ignore_label if target.ignore_label is not None else ignore
+    found = _activated(LabelManager.of(dataclasses.replace(spec, labels=labels, regions_class_order=order, ignore_label=ignore), where), target, where)
+    if target.out_channels is None or target.out_channels == found.heads:
+        return found
+    if target.labels:
+        raise DatasetError(f"{where}: out_channels is {target.out_channels}, its labels need {found.heads}. Leave out_channels out, or mend labels.")
+    foreground = target.out_channels if target.activation == "sigmoid" else target.out_channels - 1
+    if foreground < 1:
+        raise DatasetError(f"{where}: out_channels is {target.out_channels}, softmax needs 2 or more. Use more, or activation 'sigmoid'.")
+    return _activated(LabelManager(tuple(range(foreground + 1)), ignore=found.ignore), target, where)
+
+
+def _activated(labels: LabelManager, target: Target, where: str) -> LabelManager:
+    """With sigmoid, labels that exclude each other are regions of one value each."""
+    if target.activation == "softmax" and labels.has_regions:
+        raise DatasetError(f"{where}: activation is 'softmax', but labels holds regions, which may overlap. Use 'sigmoid', or leave activation out.")
+    if target.activation != "sigmoid" or labels.has_regions:
+        return labels
+    values = labels.values[1:]
+    return dataclasses.replace(labels, regions=values, region_values=values)
