@@ -131,3 +131,14 @@ def test_moments_of_parts_are_those_of_the_whole():
     whole = np.concatenate([values, np.zeros(900)]).astype(np.float64)
     assert (found.count, found.low, found.high) == (5900, 0, values.max())
     assert (found.mean, found.std) == pytest.approx((whole.mean(), whole.std()), rel=1e-6)
+
+
+@pytest.mark.parametrize("scrolls", ["MR"], indirect=True)
+def test_masks_of_what_is_read_by_parts_are_refused_not_forgotten(scrolls, monkeypatch):
+    folder = scrolls.raw / NAME
+    labels = RawDataset.open(folder).read_case("s0").labels
+    write_image(folder / "masksTr" / "s0.zarr", (labels.array >= 0).astype(np.uint8), labels.space)
+    prepared(scrolls)
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    with pytest.raises(NnRegError, match=r"masksTr/s0\.zarr: masks of images this large"):
+        prepared(scrolls)

@@ -11,7 +11,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.large import large
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.target_spec import label_managers
-from nnreg.dataset.targets import read_masks, target_names, target_paths
+from nnreg.dataset.targets import mask_paths, read_masks, target_names, target_paths
 from nnreg.errors import DatasetError, PreprocessingError
 from nnreg.parallel import run_all
 from nnreg.planning.dense.fingerprint import DenseFingerprint
@@ -44,6 +44,9 @@ class _Work:
             if len(self.labels) > 1:
                 path = self.raw.image_paths(case)[0]
                 raise PreprocessingError(f"{path}: is too large for several targets ({', '.join(target_paths(self.raw, case))}). Keep one, or cut the image.")
+            mask = next(filter(None, mask_paths(self.raw, case).values()), None)
+            if mask is not None:
+                raise PreprocessingError(f"{mask}: masks of images this large are not read. Give what is not to be learnt the ignore label, or cut the image.")
             preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, self.labels[0])
             return
         image, labels = read_labelled(self.raw, case)
