@@ -40,7 +40,7 @@ def _work(options: argparse.Namespace) -> int:
     if report.problems:
         print(f"{report.dataset}: {len(report.problems)} problem{'s' if len(report.problems) > 1 else ''} in {report.cases} cases", file=sys.stderr)
         return EXIT_ERROR
-    pairs = f"; training pairs ({raw.spec.pairing}): {len(raw.pairs())}" if raw.spec.task == "registration" else ""
+    pairs = f"; training pairs ({raw.spec.pairing}): {len(raw.pairs())}" if raw.spec.registers_pairs else ""
     print(f"{report.dataset}: {len(raw.cases)} training and {len(raw.test_cases)} test cases are sound{pairs}")
     return 0
 

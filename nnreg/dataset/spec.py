@@ -151,6 +151,11 @@ class DatasetSpec:
         return named if isinstance(named, int) else self.ignore_label
 
     @property
+    def registers_pairs(self) -> bool:
+        """Whether the dataset is one of pairs to be registered, not of images with labels to be predicted."""
+        return self.task == "registration"
+
+    @property
     def foreground(self) -> tuple[int, ...]:
         """Sorted label values other than background and ignore; empty if `labels` is empty."""
         values = {value for entry in self.labels.values() for value in (entry if isinstance(entry, tuple) else (entry,))}

@@ -206,7 +206,7 @@ def _across_cases(raw: RawDataset, found: dict[str, _Found], where: str) -> list
 def _pair_problems(raw: RawDataset, found: dict[str, _Found]) -> list[str]:
     pairs = raw.pairs()
     problems = []
-    if not pairs and raw.spec.task == "registration":
+    if not pairs and raw.spec.registers_pairs:
         problems.append(
             f"{raw.folder / FILE_NAME}: pairing {raw.spec.pairing!r} gives no training pair among {len(raw.cases)} cases. Add cases, or choose another pairing."
         )

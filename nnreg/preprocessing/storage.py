@@ -136,8 +136,8 @@ def create_array(path: Path, shape: Sequence[int], dtype: npt.DTypeLike, patch: 
         yield blosc2.full(tuple(shape), kind.type(fill), dtype=kind, urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=_compression())
 
 
-def read_array(path: Path) -> npt.NDArray[Any]:
-    """Read a whole blosc2 array.
+def open_array(path: Path) -> Any:
+    """A stored array, of which only the blocks that are asked for are read.
 
     Raises
     ------
@@ -148,14 +148,32 @@ def read_array(path: Path) -> npt.NDArray[Any]:
 
     if not path.is_file():
         raise PreprocessingError(f"{path}: does not exist. Preprocess the dataset again.")
-    try:
-        stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+    with _damage_told(path):
+        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """Read a whole blosc2 array.
+
+    Raises
+    ------
+    PreprocessingError
+        If the file is missing or damaged.
+    """
+    stored = open_array(path)
+    with _damage_told(path):
         return np.asarray(stored[:])
+
+
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError, OSError) as error:
         raise PreprocessingError(f"{path}: is damaged ({str(error).splitlines()[0]}). Remove it and preprocess the dataset again.") from error
 
 
-class PreprocessedDataset:
+class PreparedFolder:
     """The preprocessed cases of one configuration.
 
     Parameters
@@ -178,6 +196,10 @@ class PreprocessedDataset:
     def cases(self) -> list[str]:
         """Names of the finished cases, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.json") if not path.name.startswith("."))
+
+
+class PreprocessedDataset(PreparedFolder):
+    """Cases of a registration: whole arrays and their geometry."""
 
     @property
     def any_labels(self) -> bool:

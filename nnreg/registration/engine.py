@@ -86,10 +86,9 @@ def register(
     affine_only
         Stop after linear alignment.
     symmetric : bool, optional
-        Whether each level is refined in both directions and goes on from halfway between them: more accurate at the same smoothness, for a bit more than
-        twice the time. By default as the preset has it.
+        Whether each level is refined in both directions and goes on from halfway: more accurate, in twice the time. By default as the preset has it.
     radius : voxels of a level, optional
-        Half the window of local correlation. By default as the preset has it.
+        Half the window of local correlation; the preset's if absent.
     smoothness
         Factor on the widths of the Gaussians that smooth each update and the whole field: more bends less.
     on_progress
@@ -113,8 +112,7 @@ def register(
     images = _image(fixed), _image(moving)
     check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
     truth = Truth(fixed_labels, moving_labels, fixed_points, moving_points)
-    engine = _Engine(images, (fixed_mask, moving_mask), truth, guided, (preset, spent), symmetric, on_progress)
-    return engine.run(initial, similarity, alignment, affine_only)
+    return _Engine(images, (fixed_mask, moving_mask), truth, guided, (preset, spent), symmetric, on_progress).run(initial, similarity, alignment, affine_only)
 
 
 @dataclass(frozen=True, eq=False)

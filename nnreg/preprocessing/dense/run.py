@@ -44,9 +44,9 @@ class _Work:
             if len(self.labels) > 1:
                 path = self.raw.image_paths(case)[0]
                 raise PreprocessingError(f"{path}: is too large for several targets ({', '.join(target_paths(self.raw, case))}). Keep one, or cut the image.")
-            mask = next(filter(None, mask_paths(self.raw, case).values()), None)
-            if mask is not None:
-                raise PreprocessingError(f"{mask}: masks of images this large are not read. Give what is not to be learnt the ignore label, or cut the image.")
+            unread = next(filter(None, mask_paths(self.raw, case).values()), None)
+            if unread is not None:
+                raise PreprocessingError(f"{unread}: masks of images this large are not read. Give what is not to be learnt the ignore label, or cut the image.")
             preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, self.labels[0])
             return
         image, labels = read_labelled(self.raw, case)

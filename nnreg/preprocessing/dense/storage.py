@@ -16,7 +16,7 @@ from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
 from nnreg.planning.dense.measure import Box, volume_spacing
 from nnreg.preprocessing.dense.locations import Voxels, read_locations, write_locations
-from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK, write_array
+from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK, PreparedFolder, open_array, write_array
 
 SCHEMA_VERSION: Final = 1
 LOCATIONS = "_locations.npz"
@@ -131,29 +131,8 @@ class OpenCase(NamedTuple):
     labels: Any
 
 
-class DenseDataset:
-    """The preprocessed cases of one configuration.
-
-    Parameters
-    ----------
-    folder
-        ``nnReg_preprocessed/DatasetXXX_Name/<data_identifier>``.
-
-    Raises
-    ------
-    PreprocessingError
-        If the folder is missing.
-    """
-
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise PreprocessingError(f"{self.folder}: does not exist. Run nnreg_plan_and_preprocess first.")
-
-    @property
-    def cases(self) -> list[str]:
-        """Names of the finished cases, sorted."""
-        return sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json") if not path.name.startswith("."))
+class DenseDataset(PreparedFolder):
+    """Cases of dense prediction: arrays that are read in parts, and the voxels of their labels."""
 
     def properties(self, case: str) -> DenseProperties:
         """Where a case comes from.
@@ -174,12 +153,12 @@ class DenseDataset:
         PreprocessingError
             If a file is missing or damaged.
         """
-        return OpenCase(*(_opened(self.folder / f"{case}{suffix}{ENDING}") for suffix in (IMAGE, LABELS)))
+        return OpenCase(*(open_array(self.folder / f"{case}{suffix}{ENDING}") for suffix in (IMAGE, LABELS)))
 
     def mask(self, case: str) -> Any | None:
         """Where each target is to be learnt (1 there), as :meth:`open` gives the labels; None if that is everywhere."""
         path = self.folder / f"{case}{MASK}{ENDING}"
-        return _opened(path) if path.is_file() else None
+        return open_array(path) if path.is_file() else None
 
     def locations(self, case: str) -> dict[Label, Voxels]:
         """Label or region to voxels (N, 3) of the arrays.
@@ -190,14 +169,3 @@ class DenseDataset:
             If the file is missing or damaged.
         """
         return read_locations(self.folder / f"{case}{LOCATIONS}")
-
-
-def _opened(path: Path) -> Any:
-    import blosc2
-
-    if not path.is_file():
-        raise PreprocessingError(f"{path}: does not exist. Preprocess the dataset again.")
-    try:
-        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
-    except (RuntimeError, ValueError, OSError) as error:
-        raise PreprocessingError(f"{path}: is damaged ({str(error).splitlines()[0]}). Remove it and preprocess the dataset again.") from error

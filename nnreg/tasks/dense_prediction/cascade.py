@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from nnreg.errors import TrainingError
-from nnreg.preprocessing.storage import ENDING
+from nnreg.preprocessing.storage import ENDING, open_array
 from nnreg.training.augmentation.seeding import global_seed
 
 FOLDER = "predicted_next_stage"
@@ -45,9 +45,7 @@ class PreviousStage:
 
     def open(self, case: str) -> Any:
         """The stored map (1, D, H, W) of a case, to be read in parts."""
-        import blosc2
-
-        return blosc2.open(str(self._path(case)), mode="r", dparams={"nthreads": 1})
+        return open_array(self._path(case))
 
     def onto(self, image: Tensor, labels: Tensor, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
         """The last map of `labels` (T + 1, *patch) as further channels of `image` (C, *patch); damaged if there is an `rng`."""
