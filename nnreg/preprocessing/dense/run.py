@@ -46,7 +46,9 @@ class _Work:
                 raise PreprocessingError(f"{path}: is too large for several targets ({', '.join(target_paths(self.raw, case))}). Keep one, or cut the image.")
             unread = next(filter(None, mask_paths(self.raw, case).values()), None)
             if unread is not None:
-                raise PreprocessingError(f"{unread}: masks of images this large are not read. Give what is not to be learnt the ignore label, or cut the image.")
+                raise PreprocessingError(
+                    f"{unread}: masks of images this large are not read. Give what is not to be learnt the ignore label, or cut the image."
+                )
             preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, self.labels[0])
             return
         image, labels = read_labelled(self.raw, case)
