@@ -109,6 +109,12 @@ def measure(name: str, size: int, ndim: int, device: str) -> dict[str, float]:
     }
 
 
+def why(done: subprocess.CompletedProcess[str]) -> str:
+    """What stopped a process: its last words, or what the system did to it."""
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else f"stopped without a word by signal {-done.returncode} (9: out of memory)" if done.returncode < 0 else f"exit {done.returncode}"
+
+
 def main() -> int:
     """Run every network in a process of its own and print the table."""
     parser = argparse.ArgumentParser(description="Networks: parameters, time and memory of a training step")
@@ -131,7 +137,7 @@ def main() -> int:
     for name in options.networks:
         command = [sys.executable, __file__, "--one", name, "--size", str(options.size), "--ndim", str(options.ndim), "--device", options.device]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"skipped": done.stderr.strip().splitlines()[-1]}
+        found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"skipped": why(done)}
         results[name] = found
         if "skipped" in found:
             print(f"| {name} | {found['skipped']} |", flush=True)

@@ -279,3 +279,34 @@ class TestBuilding:
         }
         with pytest.raises(ConfigurationError, match=message):
             build_network("dual_pyramid", **{**plan, **change})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("globalnet", "localnet", "plain_unet", "resenc_unet", "kiunet", "uiunet", "unetreg", "dual_pyramid", "corrmlp"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY_OPTIONS),
+    ],
+)
+@pytest.mark.parametrize(("shape", "stages"), [((64, 64), 7), ((9, 5), 5), ((17, 16), 5), ((2, 3), 4), ((7, 9, 8), 4), ((16, 1, 3), 4)], ids=str)
+@pytest.mark.usefixtures("importable")
+def test_trains_on_images_smaller_than_its_depth(name: str, shape: tuple[int, ...], stages: int) -> None:
+    """The deepest map is never a single voxel, which a batch of one could not be normalised by."""
+    ndim = len(shape)
+    grid = Grid(shape, ((1,) * ndim, *((2,) * ndim,) * (stages - 1)))
+    small = HEAVY_OPTIONS.get(name, (name, {}))[1]
+    network = build_network(
+        name,
+        channels=1,
+        ndim=ndim,
+        strides=grid.strides,
+        kernel_sizes=[(3,) * ndim] * stages,
+        features_per_stage=(4,) * stages,
+        blocks_per_stage=(1,) * stages,
+        **small,
+    ).train()
+    awaken(network)
+    field = network(**pair(shape))[0]
+    assert tuple(field.shape[2:]) == shape
+    field.square().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters() if parameter.grad is not None)
