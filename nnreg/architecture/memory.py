@@ -21,7 +21,9 @@ from nnreg.errors import ConfigurationError
 
 GB = 1024**3
 KEPT_COPIES = 3  # the weights and Adam's two moments
-FIXED_GB = 0.2  # libraries and workspace of the convolutions, as nnreg.planning.memory has it
+FIXED_GB = 0.2  # libraries, as nnreg.planning.memory has it
+# they work in a layout of their own: what they read and return is copied while they do (oneDNN; cuDNN takes about as much)
+CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class _Living(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage())
+        if func in CONVOLUTIONS:
+            copies = sum(leaf.untyped_storage().nbytes() for leaf in (*args, result) if isinstance(leaf, Tensor))
+            self.peak = max(self.peak, self.now + copies)
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
