@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ RADII = (1.2, 2.4)  # voxels, of the small objects
 CONTRAST = (0.5, 1.0)  # of each small object; the large one has 1
 BLUR, NOISE = 0.7, 0.4
 FOUND = 0.5  # share of an object's voxels
-BATCH, RATE, TESTED = 4, 1e-3, 16
+BATCH, RATE, TESTED = 4, 2e-3, 16
 LOSS_NAMES = ("dice", "dice_ce", "blob_dice", "blob_dice_ce", "dice_blob_ce", "region_dice", "region_dice_ce")
 Array = npt.NDArray[Any]
 
@@ -51,6 +52,7 @@ def scene(rng: np.random.Generator, ndim: int) -> tuple[Array, Array]:
     return gaussian_filter(image, BLUR) + NOISE * rng.standard_normal(shape), truth
 
 
+@functools.cache
 def batch(seed: int, index: int, count: int, ndim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (B, 1, *spatial) and labels of the same shape; the same seed and index give the same ones."""
     made = [scene(np.random.default_rng([seed, index, number]), ndim) for number in range(count)]
@@ -104,10 +106,10 @@ def plan(ndim: int) -> dict[str, Any]:
     """A small U-Net."""
     return {
         "ndim": ndim,
-        "strides": [(1,) * ndim, *[(2,) * ndim] * 3],
-        "kernel_sizes": [(3,) * ndim] * 4,
-        "features_per_stage": (8, 16, 32, 32),
-        "blocks_per_stage": (2,) * 4,
+        "strides": [(1,) * ndim, *[(2,) * ndim] * 2],
+        "kernel_sizes": [(3,) * ndim] * 3,
+        "features_per_stage": (8, 16, 32),
+        "blocks_per_stage": (1,) * 3,
     }
 
 
