@@ -27,7 +27,7 @@ RADII = (1.2, 2.4)  # voxels, of the small objects
 CONTRAST = (0.5, 1.0)  # of each small object; the large one has 1
 BLUR, NOISE = 0.7, 0.4
 FOUND = 0.5  # share of an object's voxels
-BATCH, RATE, TESTED = 4, 2e-3, 16
+BATCH, BATCHES, RATE, TESTED = 4, 16, 2e-3, 16
 LOSS_NAMES = ("dice", "dice_ce", "blob_dice", "blob_dice_ce", "dice_blob_ce", "region_dice", "region_dice_ce")
 Array = npt.NDArray[Any]
 
@@ -35,19 +35,20 @@ Array = npt.NDArray[Any]
 def scene(rng: np.random.Generator, ndim: int) -> tuple[Array, Array]:
     """An image and its truth: 1 where the objects are. Small objects touch neither each other nor the large one, whose outline is uneven."""
     shape = (SIZE[ndim],) * ndim
-    grid = np.stack(np.meshgrid(*(np.arange(size, dtype=float) for size in shape), indexing="ij"))
+    grid = np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in shape), indexing="ij"))
     away = grid - rng.uniform(0.35, 0.65, ndim).reshape(-1, *(1,) * ndim) * SIZE[ndim]
     bumps = gaussian_filter(rng.standard_normal(shape), 0.06 * SIZE[ndim])
     truth = np.sqrt((away**2).sum(axis=0)) < SIZE[ndim] * (0.2 + 0.03 * bumps / bumps.std())
-    image = truth.astype(float)
+    image = truth.astype(np.float32)
     placed = 0
     while placed < SMALL:
         radius = rng.uniform(*RADII)
-        centre = rng.uniform(radius + 1, SIZE[ndim] - radius - 1, ndim).reshape(-1, *(1,) * ndim)
-        distance = np.sqrt(((grid - centre) ** 2).sum(axis=0))
-        if not truth[distance < radius + 2.5].any():
-            truth |= distance < radius
-            image[distance < radius] = rng.uniform(*CONTRAST)
+        centre = rng.uniform(radius + 1, SIZE[ndim] - radius - 1, ndim)
+        near = tuple(slice(max(0, int(place - radius - 3)), int(place + radius + 4)) for place in centre)
+        distance = np.sqrt(((grid[(slice(None), *near)] - centre.reshape(-1, *(1,) * ndim)) ** 2).sum(axis=0))
+        if not truth[near][distance < radius + 2.5].any():
+            truth[near][distance < radius] = True
+            image[near][distance < radius] = rng.uniform(*CONTRAST)
             placed += 1
     return gaussian_filter(image, BLUR) + NOISE * rng.standard_normal(shape), truth
 
@@ -91,7 +92,7 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> dict[str, floa
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
     begun = time.monotonic()
     for index in range(options.steps):
-        images, truth = batch(seed, index, BATCH, options.ndim)
+        images, truth = batch(seed, index % BATCHES, BATCH, options.ndim)
         optimizer.zero_grad()
         loss(network(images)[0], truth).backward()
         optimizer.step()
