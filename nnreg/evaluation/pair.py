@@ -74,9 +74,10 @@ def evaluate_pair(
     -------
     dict
         ``metrics``: name to number, ``dice_header, dice_before, dice_after``, likewise ``hd95_mm``, ``asd_mm``, ``ncc``, ``tre_mm``,
-        ``tre_median_mm``, ``epe`` (voxels of the fixed grid), ``epe_mm``, ``epe_labels`` (voxels, where the fixed image has a label), and of the whole map ``sdlogj``, ``folding_percent``,
-        ``ndv_percent``, ``grad_l2``. ``labels``: label to the per-label numbers. ``labels_lost``: labels that the transform left
-        nothing of, whose surface distance is infinite and not part of any mean. What cannot be measured is NaN, what was not given is left out.
+        ``tre_median_mm``, ``epe`` (voxels of the fixed grid), ``epe_mm``, ``epe_labels`` (voxels, where the fixed image has a label), and of
+        the whole map ``sdlogj``, ``folding_percent``, ``ndv_percent``, ``grad_l2``. ``labels``: label to the per-label numbers.
+        ``labels_lost``: labels that the transform left nothing of, whose surface distance is infinite and not part of any mean. What cannot be
+        measured is NaN, what was not given is left out.
 
     Raises
     ------

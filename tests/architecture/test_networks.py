@@ -15,6 +15,7 @@ from torch import Tensor
 from nnreg.architecture import NETWORKS, RegistrationNetwork, build_network
 from nnreg.architecture.blocks import FlowHead
 from nnreg.architecture.custom import GlobalNet
+from nnreg.architecture.custom.original_unet import _residual_unet
 from nnreg.architecture.custom.transformers import _primus, _swin_unetr
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import compose, warp
@@ -63,6 +64,7 @@ NETWORK_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 HEAVY_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "primus": ("primus", {"embed_dim": 24, "depth": 1, "heads": 2}),
+    "unetreg_original": ("unetreg_original", {}),
     "swin_unetr": ("swin_unetr", {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}),
 }
 
@@ -106,7 +108,7 @@ def every_network() -> list[Any]:
 def importable(name: str) -> None:
     """Skip networks whose package is not there, or not usable."""
     try:
-        {"primus": _primus, "swin_unetr": _swin_unetr}.get(name, bool)()
+        {"primus": _primus, "swin_unetr": _swin_unetr, "unetreg_original": _residual_unet}.get(name, bool)()
     except ConfigurationError as error:
         pytest.skip(str(error))
 
