@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from nnreg.files import write_json
 from nnreg.planning.topology import topology
 
 GB = 1024**3
+# the C library keeps what is freed for later, so that nothing outside it sees what a step takes: where memory is measured, it gives all back
+NOTHING_KEPT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 # what -tr NAME builds
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "dual_pyramid": ("dual_pyramid", {}),
@@ -77,36 +80,56 @@ def step(network: torch.nn.Module, images: dict[str, torch.Tensor]) -> float:
     return time.perf_counter() - start
 
 
-def measure(name: str, size: int, ndim: int, device: str) -> dict[str, float]:
-    """One network; the memory, predicted and measured, is what both passes add to weights that are there already."""
+def measure(name: str, size: int, ndim: int, device: str, what: str) -> dict[str, float]:
+    """One network: its `seconds`, or its `memory`, predicted and measured, which is what both passes add to weights that are there already."""
     network_name, options = NETWORKS[name]
     arguments = plan(size, ndim)
-    predicted = training_memory(lambda: build_network(network_name, **arguments, **options), (size,) * ndim, channels=1)
-    if predicted is None:
-        raise NnRegError(f"{name} cannot run without numbers: its memory is not predicted.")
     network = build_network(network_name, **arguments, **options).to(device)
     images = {key: torch.rand(1, 1, *(size,) * ndim, device=device) for key in ("fixed", "moving")}
     small = {key: torch.rand(1, 1, *(64,) * ndim, device=device) for key in ("fixed", "moving")} if size > 64 else images
     step(network, small)  # loads code, which is memory too
-    network.zero_grad(set_to_none=True)
-    if device == "cpu":
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before = resident()
-        first = step(network, images)
-        peak = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    else:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        first = step(network, images)
-        peak = torch.cuda.max_memory_allocated()
+    if what == "seconds":
+        return {"seconds": min(step(network, images) for _ in range(2))}
+    predicted = training_memory(lambda: build_network(network_name, **arguments, **options), (size,) * ndim, channels=1)
+    if predicted is None:
+        raise NnRegError(f"{name} cannot run without numbers: its memory is not predicted.")
+    taken = added(network, images)
     return {
         "parameters": predicted.parameters,
-        "seconds": min(first, step(network, images)),
         "predicted_gb": predicted.passes / GB,
-        "measured_gb": (peak - before) / GB,
-        "ratio": predicted.passes / max(1, peak - before),
+        "measured_gb": taken / GB,
+        "ratio": predicted.passes / max(1, taken),
         "training_gb": predicted.gb,
     }
+
+
+def added(network: torch.nn.Module, images: dict[str, torch.Tensor]) -> int:
+    """Bytes that a step adds at its peak."""
+    network.zero_grad(set_to_none=True)
+    if images["fixed"].is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step(network, images)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident()
+    step(network, images)
+    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")) - before
+
+
+def in_a_process(name: str, what: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`measure` returns, or why not."""
+    command = [sys.executable, __file__, "--one", name, "--what", what, "--size", str(options.size), "--ndim", str(options.ndim), "--device", options.device]
+    environment = os.environ | (NOTHING_KEPT if what == "memory" else {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"skipped": why(done)}
+    return found
+
+
+def why(done: subprocess.CompletedProcess[str]) -> str:
+    """What stopped a process: its last words, or what the system did to it."""
+    said = done.stderr.strip().splitlines()
+    return said[-1] if said else f"stopped without a word by signal {-done.returncode} (9: out of memory)" if done.returncode < 0 else f"exit {done.returncode}"
 
 
 def main() -> int:
@@ -118,10 +141,11 @@ def main() -> int:
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("-o", "--output", type=Path, default=Path("networks.json"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--what", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         try:
-            print(json.dumps(measure(options.one, options.size, options.ndim, options.device)))
+            print(json.dumps(measure(options.one, options.size, options.ndim, options.device, options.what)))
         except NnRegError as error:
             print(json.dumps({"skipped": str(error)}))
         return 0
@@ -129,9 +153,9 @@ def main() -> int:
     print(f"| network, {'x'.join([str(options.size)] * options.ndim)} | parameters | forward + backward s | predicted GB | measured GB | ratio |")
     print("|---|---|---|---|---|---|")
     for name in options.networks:
-        command = [sys.executable, __file__, "--one", name, "--size", str(options.size), "--ndim", str(options.ndim), "--device", options.device]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"skipped": done.stderr.strip().splitlines()[-1]}
+        found = in_a_process(name, "seconds", options)
+        if "skipped" not in found:
+            found |= in_a_process(name, "memory", options)
         results[name] = found
         if "skipped" in found:
             print(f"| {name} | {found['skipped']} |", flush=True)

@@ -3,7 +3,7 @@
 from nnreg.architecture.backbone import Backbone, DenseNetwork, FieldNetwork
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
 from nnreg.architecture.building import build_dense_network, build_network, find_network, network_names
-from nnreg.architecture.custom import CorrMLP, DynamicKiUNet, DynamicUIUNet, GlobalNet, LocalNet, Primus, SwinUNETR
+from nnreg.architecture.custom import CorrMLP, DynamicKiUNet, DynamicUIUNet, GlobalNet, LocalNet, OriginalUNetReg, Primus, SwinUNETR
 from nnreg.architecture.dual_pyramid import DualPyramid
 from nnreg.architecture.unetreg import UNetReg
 from nnreg.architecture.unets import PlainUNet, ResidualEncoderUNet
@@ -19,6 +19,7 @@ __all__ = [
     "FieldNetwork",
     "GlobalNet",
     "LocalNet",
+    "OriginalUNetReg",
     "PlainUNet",
     "Primus",
     "RegistrationNetwork",

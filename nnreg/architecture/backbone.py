@@ -68,8 +68,13 @@ def total_strides(strides: Sequence[Sequence[int]]) -> list[Stride]:
 
 
 def pad_to_multiple(images: Tensor, divisor: Sequence[int]) -> Tensor:
-    """Repeat the last voxels of (B, C, *spatial) until every size is a multiple of `divisor`."""
+    """Repeat the last voxels of (B, C, *spatial) until every size is a multiple of `divisor`, and one of them two of it or more.
+
+    A map of a single voxel has no statistics to be normalised by, so the deepest one gets two.
+    """
     missing = [-size % unit for size, unit in zip(images.shape[2:], divisor)]
+    if all(size <= unit for size, unit in zip(images.shape[2:], divisor)):
+        missing[-1] += divisor[-1]
     if not any(missing):
         return images
     return nnf.pad(images, [side for extra in reversed(missing) for side in (0, extra)], mode="replicate")
@@ -144,6 +149,11 @@ class FieldNetwork(RegistrationNetwork):
         self.heads = nn.ModuleList(FlowHead(ndim, width, (3,) * ndim) for width in self.backbone.widths)
         initialise(self.entry)
         initialise(self.heads)
+
+    @property
+    def coarsest_stride(self) -> Stride:
+        """Voxels of the images that one of the deepest map stands for."""
+        return tuple(first * step for first, step in zip(self.entry_stride, self.backbone.divisor))
 
     @property
     def field_count(self) -> int:
@@ -245,6 +255,11 @@ class DenseNetwork(nn.Module):
     def output_count(self) -> int:
         """How many logits a call returns with deep supervision on."""
         return len(self.heads)
+
+    @property
+    def coarsest_stride(self) -> Stride:
+        """Voxels of the image that one of the deepest map stands for."""
+        return self.backbone.divisor
 
     @property
     def output_strides(self) -> tuple[Stride, ...]:

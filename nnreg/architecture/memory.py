@@ -21,7 +21,9 @@ from nnreg.errors import ConfigurationError
 
 GB = 1024**3
 KEPT_COPIES = 3  # the weights and Adam's two moments
-FIXED_GB = 0.2  # libraries and workspace of the convolutions, as nnreg.planning.memory has it
+FIXED_GB = 0.2  # libraries, as nnreg.planning.memory has it
+# they work in a layout of their own: what they read and return is copied while they do (oneDNN; cuDNN takes about as much)
+CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class _Living(TorchDispatchMode):
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage())
+        if func in CONVOLUTIONS:
+            copies = sum(leaf.untyped_storage().nbytes() for leaf in (*args, result) if isinstance(leaf, Tensor))
+            self.peak = max(self.peak, self.now + copies)
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -107,7 +112,7 @@ def training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, cha
     Raises
     ------
     ConfigurationError
-        If the network cannot run on images of that shape: the plan has more stages than the images bear.
+        If images of that shape are too small for the network: its deepest map would be a single voxel.
     """
     images = {name: torch.empty(batch_size, channels, *shape, device="meta") for name in ("fixed", "moving")}
     return _measured(without_numbers(build).train(), images, shape)
@@ -125,7 +130,18 @@ def _all_decoded(network: nn.Module, images: Any) -> tuple[Any, Any]:
     return network(images), None
 
 
+def _check_depth(network: nn.Module, shape: Sequence[int]) -> None:
+    """A network takes any image, for one small case must not stop a prediction; to train on nothing but padding is a mistake."""
+    stride = getattr(network, "coarsest_stride", None)
+    if stride is not None and all(size <= step for size, step in zip(shape, stride)):
+        raise ConfigurationError(
+            f"network {type(network).__name__} cannot work on images of {'x'.join(map(str, shape))} voxels: one of its deepest map stands for "
+            f"{'x'.join(map(str, stride))}. Use fewer stages, or a larger grid or patch."
+        )
+
+
 def _measured(network: nn.Module, images: Any, shape: Sequence[int]) -> TrainingMemory | None:
+    _check_depth(network, shape)
     living = _Living()
     for tensor in (*network.parameters(), *network.buffers(), *tree_leaves(images)):
         living.ignore(tensor)

@@ -74,9 +74,10 @@ def evaluate_pair(
     -------
     dict
         ``metrics``: name to number, ``dice_header, dice_before, dice_after``, likewise ``hd95_mm``, ``asd_mm``, ``ncc``, ``tre_mm``,
-        ``tre_median_mm``, ``epe`` (voxels of the fixed grid), ``epe_mm``, and of the whole map ``sdlogj``, ``folding_percent``,
-        ``ndv_percent``, ``grad_l2``. ``labels``: label to the per-label numbers. ``labels_lost``: labels that the transform left
-        nothing of, whose surface distance is infinite and not part of any mean. What cannot be measured is NaN, what was not given is left out.
+        ``tre_median_mm``, ``epe`` (voxels of the fixed grid), ``epe_mm``, ``epe_labels`` (voxels, where the fixed image has a label), and of
+        the whole map ``sdlogj``, ``folding_percent``, ``ndv_percent``, ``grad_l2``. ``labels``: label to the per-label numbers.
+        ``labels_lost``: labels that the transform left nothing of, whose surface distance is infinite and not part of any mean. What cannot be
+        measured is NaN, what was not given is left out.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def evaluate_pair(
     field = transform.sampled_on(space)
     result["metrics"].update(_regularity(field, mask))
     if truth is not None:
-        result["metrics"].update(_truth(truth, {**stages, "after": field}, mask))
+        result["metrics"].update(_truth(truth, {**stages, "after": field}, mask, None if fixed.labels is None else _on_grid(fixed.labels, space)))
     return result
 
 
@@ -194,7 +195,9 @@ def _regularity(field: FieldMap, mask: npt.NDArray[np.bool_] | None) -> dict[str
     }
 
 
-def _truth(truth: FieldMap, stages: Mapping[str, Transform | FieldMap], mask: npt.NDArray[np.bool_] | None) -> dict[str, float]:
+def _truth(
+    truth: FieldMap, stages: Mapping[str, Transform | FieldMap], mask: npt.NDArray[np.bool_] | None, labelled: npt.NDArray[np.bool_] | None
+) -> dict[str, float]:
     space = next(stage.space for stage in stages.values() if isinstance(stage, FieldMap))
     true = truth if truth.space.same_as(space) else Transform((truth,), space.ndim).sampled_on(space)
     result = {}
@@ -202,4 +205,7 @@ def _truth(truth: FieldMap, stages: Mapping[str, Transform | FieldMap], mask: np
         field = stage if isinstance(stage, FieldMap) else stage.sampled_on(space)
         result[f"epe_{name}"] = metrics.endpoint_error(field.displacement, true.displacement, mask=mask)
         result[f"epe_mm_{name}"] = metrics.endpoint_error(field.displacement, true.displacement, spacing=space.spacing, mask=mask)
+        if labelled is not None:
+            inside = labelled if mask is None else labelled & mask
+            result[f"epe_labels_{name}"] = metrics.endpoint_error(field.displacement, true.displacement, mask=inside)
     return result

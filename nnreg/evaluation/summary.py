@@ -23,6 +23,7 @@ ROWS = (
     ("TRE, median (mm)", "tre_median_mm", "{:.3f}"),
     ("end-point error (voxels)", "epe", "{:.3f}"),
     ("end-point error (mm)", "epe_mm", "{:.3f}"),
+    ("end-point error in labels (voxels)", "epe_labels", "{:.3f}"),
     ("NCC", "ncc", "{:.4f}"),
 )
 FIELD_ROWS = (

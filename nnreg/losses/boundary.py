@@ -28,15 +28,16 @@ def _dilated(maps: Tensor, reach: Sequence[int]) -> Tensor:
 
 @LOSSES.register("region_dice", "RegionDiceLoss")
 class RegionDice(DenseLoss):
-    """Minus the weighted mean of the Dice near the surface of each class and the Dice of the rest.
+    """Minus the weighted mean of the Dice near the surface of each class and the Dice of its interior.
 
-    The band holds the voxels within `band_width` of the class's surface, on both sides. The rest is the class's interior with all other background: alone, the
-    interior would have no false positives and the background no true ones. A class too thin to have an interior is one region.
+    The interior are the voxels further than `band_width` from what is not of the class; there only a hole can be wrong. Near the surface is all else: the outer
+    voxels of the class, and the background wherever it is, for a false object has a surface that should not be there. A class too thin to have an interior is
+    one region, and its loss the Dice.
 
     Parameters
     ----------
     band_width
-        Half width of the band: voxels, or mm with `spacing`. A box, not a ball: it is found by two sweeps of the image.
+        Depth at which the interior begins: voxels, or mm with `spacing`. A box, not a ball: it is found by sweeps along the axes.
     boundary_weight, interior_weight
         Of the two regions.
     smooth, batch_dice, ddp
@@ -74,23 +75,20 @@ class RegionDice(DenseLoss):
         """See :class:`DenseLoss`."""
         p = scored.masked(scored.probabilities[:, scored.first_class :])
         g = (scored.maps[:, scored.first_class :] > 0.5).to(p.dtype)
-        band = self._band(scored, g)
+        interior = self._interior(scored, g)
         axes = spatial_axes(p, batch=False)
-        parts = [torch.stack([(region * p * g).sum(dim=axes), (region * p).sum(dim=axes), (region * g).sum(dim=axes)]) for region in (band, 1 - band)]
+        parts = [torch.stack([(region * p * g).sum(dim=axes), (region * p).sum(dim=axes), (region * g).sum(dim=axes)]) for region in (1 - interior, interior)]
         if self.batch_dice:
             summed = [part.sum(dim=1, keepdim=True) for part in parts]
             parts = list(over_ranks(*summed)) if self.ddp else summed
-        # a class without an interior: its rest is background alone
-        thin = parts[1][2] == 0
-        near, rest = torch.where(thin, parts[0] + parts[1], parts[0]), parts[1]
-        dices = [(2 * overlap + self.smooth) / (predicted + true + self.smooth).clamp(min=1e-8) for overlap, predicted, true in (near, rest)]
-        boundary, interior = self.weights
-        whole = (boundary * dices[0] + interior * dices[1]) / (boundary + interior)
-        dice, present = torch.where(thin, dices[0], whole), near[2] + rest[2] > 0
+        near, inside = ((2 * overlap + self.smooth) / (predicted + true + self.smooth).clamp(min=1e-8) for overlap, predicted, true in parts)
+        boundary, weight = self.weights
+        dice = torch.where(parts[1][2] == 0, near, (boundary * near + weight * inside) / (boundary + weight))
+        present = parts[0][2] + parts[1][2] > 0
         return -torch.where(present, dice, 0.0).sum() / present.sum().clamp(min=1) + 0.0 * scored.logits.sum()
 
-    def _band(self, scored: Scored, g: Tensor) -> Tensor:
-        """1 near the surface of each map (B, C, *spatial); neither the border of the image nor what is ignored is a surface."""
+    def _interior(self, scored: Scored, g: Tensor) -> Tensor:
+        """1 deep inside each map (B, C, *spatial); neither the border of the image nor what is ignored is a surface."""
         spatial = g.ndim - 2
         if self.spacing is not None and len(self.spacing) != spatial:
             raise ConfigurationError(f"region_dice: spacing has {len(self.spacing)} values for {spatial} axes.")
@@ -99,7 +97,7 @@ class RegionDice(DenseLoss):
         if not any(reach):
             raise ConfigurationError(f"region_dice: a band of {self.band_width} is less than half a voxel of {tuple(steps)}. Widen it.")
         with torch.no_grad():
-            return _dilated(g, reach) * _dilated(scored.masked(1 - g), reach)
+            return g * (1 - _dilated(scored.masked(1 - g), reach))
 
 
 def surface_distance(maps: np.ndarray[Any, np.dtype[Any]], valid: np.ndarray[Any, np.dtype[Any]], spacing: Sequence[float] | None) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from nnreg.architecture import NETWORKS, Backbone, build_dense_network, build_network
 from nnreg.architecture.backbone import FieldNetwork, pad_to_multiple, sampled_along_axes, total_strides
-from nnreg.architecture.custom import CorrMLP, DynamicKiUNet, DynamicUIUNet, DynamicUIUNet3D, GlobalNet, LocalNet
+from nnreg.architecture.custom import CorrMLP, DynamicKiUNet, DynamicUIUNet, DynamicUIUNet3D, GlobalNet, LocalNet, OriginalUNetReg
 from nnreg.architecture.custom.window_mlp import WindowMLP
 from nnreg.architecture.memory import without_numbers
 from nnreg.errors import ConfigurationError
@@ -157,6 +157,10 @@ class TestPublishedSizes:
     @pytest.mark.parametrize(("depth", "size", "published"), [(2, 64, 3_506_700), (3, 64, 2_254_092), (4, 64, 6_089_484), (3, 128, 7_759_116)])
     def test_globalnet(self, depth: int, size: int, published: int) -> None:
         assert count(GlobalNet(channels=1, **cubes(3, 5), depth=depth, num_channel_initial=16, image_size=(size,) * 3)) == published
+
+    def test_unetreg(self) -> None:
+        pytest.importorskip("monai")
+        assert count(OriginalUNetReg(channels=1, **cubes(3, 5, (16, 32, 64, 128, 256)))) == 4_808_346
 
     @pytest.mark.parametrize(("features", "levels", "published"), [(16, (0, 1, 2, 3), 1_500_400), (16, (3,), 764_672), (32, (0, 1, 2, 3), 5_937_120)])
     def test_localnet(self, features: int, levels: tuple[int, ...], published: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from nnreg.architecture import NETWORKS, RegistrationNetwork, build_network
 from nnreg.architecture.blocks import FlowHead
 from nnreg.architecture.custom import GlobalNet
+from nnreg.architecture.custom.original_unet import _residual_unet
 from nnreg.architecture.custom.transformers import _primus, _swin_unetr
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import compose, warp
@@ -63,6 +64,7 @@ NETWORK_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 HEAVY_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "primus": ("primus", {"embed_dim": 24, "depth": 1, "heads": 2}),
+    "unetreg_original": ("unetreg_original", {}),
     "swin_unetr": ("swin_unetr", {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}),
 }
 
@@ -106,7 +108,7 @@ def every_network() -> list[Any]:
 def importable(name: str) -> None:
     """Skip networks whose package is not there, or not usable."""
     try:
-        {"primus": _primus, "swin_unetr": _swin_unetr}.get(name, bool)()
+        {"primus": _primus, "swin_unetr": _swin_unetr, "unetreg_original": _residual_unet}.get(name, bool)()
     except ConfigurationError as error:
         pytest.skip(str(error))
 
@@ -279,3 +281,34 @@ class TestBuilding:
         }
         with pytest.raises(ConfigurationError, match=message):
             build_network("dual_pyramid", **{**plan, **change})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("globalnet", "localnet", "plain_unet", "resenc_unet", "kiunet", "uiunet", "unetreg", "dual_pyramid", "corrmlp"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY_OPTIONS),
+    ],
+)
+@pytest.mark.parametrize(("shape", "stages"), [((64, 64), 7), ((9, 5), 5), ((17, 16), 5), ((2, 3), 4), ((7, 9, 8), 4), ((16, 1, 3), 4)], ids=str)
+@pytest.mark.usefixtures("importable")
+def test_trains_on_images_smaller_than_its_depth(name: str, shape: tuple[int, ...], stages: int) -> None:
+    """The deepest map is never a single voxel, which a batch of one could not be normalised by."""
+    ndim = len(shape)
+    grid = Grid(shape, ((1,) * ndim, *((2,) * ndim,) * (stages - 1)))
+    small = HEAVY_OPTIONS.get(name, (name, {}))[1]
+    network = build_network(
+        name,
+        channels=1,
+        ndim=ndim,
+        strides=grid.strides,
+        kernel_sizes=[(3,) * ndim] * stages,
+        features_per_stage=(4,) * stages,
+        blocks_per_stage=(1,) * stages,
+        **small,
+    ).train()
+    awaken(network)
+    field = network(**pair(shape))[0]
+    assert tuple(field.shape[2:]) == shape
+    field.square().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters() if parameter.grad is not None)

@@ -123,6 +123,11 @@ def test_the_mask_of_the_fixed_image_restricts_similarity_and_truth(shape, rotat
     assert evaluate_pair(fixed=masked, **arguments)["metrics"]["epe_after"] == pytest.approx(0, abs=1e-9)
     assert evaluate_pair(fixed=CaseData(case.image), **arguments)["metrics"]["ncc_after"] < 0.9
     assert evaluate_pair(fixed=CaseData(case.image), **arguments)["metrics"]["epe_after"] > 1
+    # labels say where the anatomy is: what is wrong elsewhere is in `epe` alone
+    labelled = evaluate_pair(fixed=CaseData(case.image, labels=Image(half, space)), **arguments)["metrics"]
+    assert labelled["epe_labels_after"] == pytest.approx(0, abs=1e-9)
+    assert labelled["epe_after"] > 1
+    assert "epe_labels_after" not in evaluate_pair(fixed=CaseData(case.image), **arguments)["metrics"]
 
 
 def test_a_label_pushed_out_of_the_image_is_lost_and_an_absent_one_is_nothing(rotated_space):

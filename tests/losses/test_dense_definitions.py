@@ -265,17 +265,25 @@ class TestSurfaces:
         labels[..., 3:12, 4:15] = 1
         return labels
 
-    def test_a_band_holds_both_sides_of_the_surface(self) -> None:
-        """Errors in the band cost the band's Dice, errors far out the other's."""
+    def test_false_objects_are_errors_of_the_surface_and_holes_of_the_interior(self) -> None:
         labels, loss = self.square(), RegionDice(band_width=1.0, boundary_weight=2.0, interior_weight=1.0)
-        band = np.zeros((16, 18), bool)
-        inside = labels[0, 0].numpy() > 0
-        box = np.ones((3, 3))
-        band = ndimage.binary_dilation(inside, box) & ~ndimage.binary_erosion(inside, box, border_value=1)
+        truth = labels[0, 0].numpy() > 0
+        interior = ndimage.binary_erosion(truth, np.ones((3, 3)), border_value=1)
         logits = torch.randn(1, 2, 16, 18)
         p = logits.softmax(dim=1)[0, 1].numpy()
-        dices = [2 * (p * inside * region).sum() / ((p * region).sum() + (inside & region).sum()) for region in (band, ~band)]
+        dices = [2 * (p * truth * region).sum() / ((p * region).sum() + (truth & region).sum()) for region in (~interior, interior)]
         assert float(loss(logits, labels)) == pytest.approx(-(2 * dices[0] + dices[1]) / 3, rel=1e-4)
+        perfect = 20 * one_hot(labels, 2).float()
+        far, hole = perfect.clone(), perfect.clone()
+        far[:, 1, 14:16, 16:18] = hole[:, 0, 6:8, 8:10] = 40.0
+        surface_alone, interior_alone = RegionDice(interior_weight=0.0), RegionDice(boundary_weight=0.0)
+        assert float(surface_alone(far, labels)) > float(surface_alone(perfect, labels)) + 0.01
+        assert float(interior_alone(far, labels)) == pytest.approx(float(interior_alone(perfect, labels)))
+        assert float(interior_alone(hole, labels)) > float(interior_alone(perfect, labels)) + 0.01
+        assert float(surface_alone(hole, labels)) == pytest.approx(float(surface_alone(perfect, labels)))
+
+    def test_a_band_may_be_in_mm(self) -> None:
+        labels, loss, logits = self.square(), RegionDice(band_width=1.0), torch.randn(1, 2, 16, 18)
         mm = RegionDice(band_width=1.0, spacing=(1.0, 0.5))
         assert float(mm(logits, labels)) != pytest.approx(float(loss(logits, labels)), rel=1e-3)
         torch.testing.assert_close(RegionDice(band_width=3.0, spacing=(3.0, 3.0))(logits, labels), loss(logits, labels))
@@ -292,7 +300,7 @@ class TestSurfaces:
         labels[..., 8:] = 0
         logits = torch.randn(1, 2, 12, 12)
         missed = logits.clone()
-        missed[:, 1, :, 0] = -20  # inside, by the border: the rest's Dice alone
+        missed[:, 1, :, 0] = -20  # inside, by the border: the interior's Dice alone
         weights = {"boundary_weight": 1.0, "interior_weight": 0.0}
         torch.testing.assert_close(RegionDice(**weights)(missed, labels), RegionDice(**weights)(logits, labels))
 

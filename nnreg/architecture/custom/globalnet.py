@@ -118,6 +118,11 @@ class GlobalNet(RegistrationNetwork):
         nn.init.zeros_(self.head.bias)
 
     @property
+    def coarsest_stride(self) -> tuple[int, ...]:
+        """Voxels of the images that one of the last map stands for."""
+        return tuple(prod(axis) for axis in zip(*self.pool_strides))
+
+    @property
     def field_count(self) -> int:
         """One: an affine map has no coarser part."""
         return 1

@@ -41,10 +41,13 @@ def resized(features: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def pooled(features: Tensor, stride: Sequence[int], pool_type: str) -> Tensor:
-    """Largest (``max``) or mean (``avg``) value of every block of `stride` voxels; what is left over at the end is a block of its own."""
-    if max(stride) == 1:
-        return features
+    """Largest (``max``) or mean (``avg``) value of every block of `stride` voxels; what is left over at the end is a block of its own.
+
+    A map that would become a single voxel stays as it is: that voxel would have no statistics to be normalised by.
+    """
     step = [min(by, size) for by, size in zip(stride, features.shape[2:])]
+    if max(step) == 1 or all(by == size for by, size in zip(step, features.shape[2:])):
+        return features
     if pool_type == "max":
         return (nnf.max_pool2d if features.ndim == 4 else nnf.max_pool3d)(features, step, ceil_mode=True)
     if features.ndim == 4:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from nnreg.architecture.backbone import Backbone, pad_to_multiple, total_strides
+from nnreg.architecture.backbone import Backbone, total_strides
 from nnreg.architecture.base import NETWORKS
 from nnreg.errors import ConfigurationError, did_you_mean
 
@@ -144,10 +144,7 @@ class SwinUNETR(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features at full resolution."""
-        last = images.shape[-1]
-        if max(images.shape[2:]) == SWIN_DIVISOR:  # the deepest map would be one voxel, which has no statistics to normalise by
-            images = pad_to_multiple(images, (*(SWIN_DIVISOR,) * (self.ndim - 1), 2 * SWIN_DIVISOR))
-        return [self.network(images)[..., :last]]
+        return [self.network(images)]
 
 
 def _primus() -> tuple[Any, Any]:

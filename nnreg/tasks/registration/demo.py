@@ -67,7 +67,8 @@ def run_demo(
     Returns
     -------
     dict
-        ``epe_before`` and ``epe_after`` (mean end-point error in voxels on the held-out pairs, by headers and in the end), ``folding_percent``,
+        ``epe_before`` and ``epe_after`` (mean end-point error in voxels on the held-out pairs, by headers and in the end), ``body_epe_before`` and
+        ``body_epe_after`` (the same inside the bodies: what lies at the border of the image is seen from one side only), ``folding_percent``,
         ``seconds`` (in all and by step), paths of the pictures.
     """
     started = time.monotonic()
@@ -92,6 +93,8 @@ def run_demo(
     content = {
         "epe_before": summary["mean"]["epe_header"],  # what the pairs were made with: alignment is part of the road
         "epe_after": summary["mean"]["epe_after"],
+        "body_epe_before": summary["mean"]["epe_labels_header"],
+        "body_epe_after": summary["mean"]["epe_labels_after"],
         "folding_percent": summary["mean"]["folding_percent"],
         "seconds": round(time.monotonic() - started, 1),
         "seconds_by_step": seconds,

@@ -27,8 +27,8 @@ DENSE = {
     "blob_dice": "dense prediction: Dice of every component",
     "blob_dice_ce": "dense prediction: Dice of every component, and cross entropy",
     "dice_blob_ce": "dense prediction: Dice, Dice of every component, and cross entropy",
-    "region_dice": "dense prediction: Dice near the surface and away from it",
-    "region_dice_ce": "dense prediction: Dice near the surface and away from it, and cross entropy",
+    "region_dice": "dense prediction: Dice near the surface and of the interior",
+    "region_dice_ce": "dense prediction: Dice near the surface and of the interior, and cross entropy",
 }
 TERMS: dict[str, tuple[dict[str, Any], str]] = {
     "diffusion_l1": ({"regularisation": [{"name": "diffusion", "kwargs": {"norm": "l1"}}]}, "registration: mean absolute gradient of the field"),
