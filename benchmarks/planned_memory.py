@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -14,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import resident
+from networks import NOTHING_KEPT, resident
 
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.errors import NnRegError
 from nnreg.files import write_json
 from nnreg.planning.plans import Configuration, Plans
-from nnreg.planning.rules.training import LABELS_PER_STEP
+from nnreg.planning.rules.training import drawn_labels
 from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.trainer.optimizers import build_optimizer
@@ -35,10 +36,11 @@ def batch_of(plans: Plans, configuration: Configuration, device: str) -> dict[st
     size = (configuration.training.batch_size, len(plans.channel_names), *configuration.grid)
     images = {role: torch.rand(size, device=device) for role in ("fixed", "moving")}
     batch = images | {f"{role}_input": image.clone() for role, image in images.items()}
-    if configuration.training.supervision:
+    labels = drawn_labels(configuration.training.supervision)
+    if labels:
         shape = (size[0], 1, *configuration.grid)
-        batch |= {f"{role}_labels": torch.randint(0, LABELS_PER_STEP + 1, shape, device=device, dtype=torch.int16) for role in ("fixed", "moving")}
-        batch["label_subset"] = torch.arange(1, LABELS_PER_STEP + 1, dtype=torch.int16, device=device).repeat(size[0], 1)
+        batch |= {f"{role}_labels": torch.randint(0, labels + 1, shape, device=device, dtype=torch.int16) for role in ("fixed", "moving")}
+        batch["label_subset"] = torch.arange(1, labels + 1, dtype=torch.int16, device=device).repeat(size[0], 1)
     return batch
 
 
@@ -82,7 +84,7 @@ def main() -> int:
             if options.configurations and name not in options.configurations:
                 continue
             command = [sys.executable, __file__, str(path), "--one", name, "--device", options.device]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | NOTHING_KEPT)
             if done.returncode:
                 raise NnRegError(f"{path}: {name} cannot be trained: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
             found = results[f"{plans.dataset_name} {name}"] = json.loads(done.stdout.splitlines()[-1])

@@ -12,7 +12,7 @@ FIXED_GB = 0.2  # libraries and workspace of the convolutions
 ON_THE_WAY = 0.25  # of what is kept: gradients and temporary results while the finest level is passed backwards
 WEIGHT_COPIES = 4  # weight, gradient, two moments of Adam
 MIND_SLAB = 2**19  # voxels that self-similarity looks at at a time (nnreg.losses.mind)
-MIND_NUMBERS = 22  # of each map and voxel of a slab, while its derivative is taken: 250 to 290 were measured for the twelve maps of a volume
+MIND_NUMBERS = 12  # of each map and voxel of a slab, while its derivative is taken
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def training_memory_gb(
     kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
     weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
     passing = needed_in_passing(similarities, prod(grid), len(grid))
-    return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights + passing) * BYTES / GB + FIXED_GB
+    # the losses are done when the network is passed backwards
+    more = max(batch_size * kept * ON_THE_WAY, passing)
+    return (batch_size * kept + more + WEIGHT_COPIES * weights) * BYTES / GB + FIXED_GB
 
 
 def kept_by_network(
@@ -138,7 +140,7 @@ def kept_by_losses(voxels: Sequence[int], channels: int, ndim: int, labels: int 
 
 
 def needed_in_passing(similarities: Sequence[str], voxels: int, ndim: int) -> float:
-    """Numbers that similarities need for a moment, on top of what is kept: only self-similarity's maps are many."""
+    """Numbers that similarities need for a moment, beside what is kept: only self-similarity's maps are many."""
     maps = 2 * ndim * (ndim - 1)  # pairs of the nearest neighbours that are not opposite each other
     return float("mind" in similarities) * min(voxels, MIND_SLAB) * maps * MIND_NUMBERS
 
