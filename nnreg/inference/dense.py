@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
+from nnreg.dataset.continuous import Continuous
 from nnreg.dataset.spec import FILE_NAME as SPEC
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_pictures import overview_of_labels
+from nnreg.evaluation.value_pictures import overview_of_values
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.imageio import is_image_file, read_image, write_image
+from nnreg.imageio.endings import WHOLE_NUMBERS_ONLY, ending_for
 from nnreg.inference.dense_predictor import DEFAULT_TILES, DensePredictor, TileOptions
 from nnreg.inference.dense_sources import DenseSource, NewCases, Prepared, label_ending
 from nnreg.inference.large import predict_large
@@ -86,7 +91,7 @@ def predict_cases(
     predictor.spec.write(output / SPEC)
     cases = source.cases[options.part :: options.parts]
     record = _Record(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
-    finished_before = [case for case in cases if _is_finished(output, case, predictor.stems(case).values(), source, options)]
+    finished_before = [case for case in cases if _is_finished(output, case, predictor, source, options)]
     kept = record.keep(finished_before) if options.continue_prediction else []
     on_progress(len(kept), len(cases), "")
     writer = _Writer(predictor, source, output, options)
@@ -135,9 +140,19 @@ class _Record:
         return len(self.content["cases"])
 
 
-def _is_finished(output: Path, case: str, stems: Iterable[str], source: DenseSource, options: DenseOptions) -> bool:
-    endings = [label_ending(source, case), *([PROBABILITIES] if options.save_probabilities else [])]
-    return all(is_image_file(output / f"{stem}{ending}") for stem in stems for ending in endings)
+def target_files(predictor: DensePredictor, source: DenseSource, case: str) -> dict[str, str]:
+    """By target, the name of the file that is predicted of a case. Values of a format that holds whole numbers alone become TIFF, unless they are such."""
+    ending = label_ending(source, case)
+    return {
+        target: f"{stem}{ending_for(ending, predictor.dtype(target)) if isinstance(predictor.targets[target], Continuous) else ending}"
+        for target, stem in predictor.stems(case).items()
+    }
+
+
+def _is_finished(output: Path, case: str, predictor: DensePredictor, source: DenseSource, options: DenseOptions) -> bool:
+    stems = predictor.stems(case)
+    probabilities = [f"{stem}{PROBABILITIES}" for target, stem in stems.items() if options.save_probabilities and predictor.has_labels(target)]
+    return all(is_image_file(output / name) for name in (*target_files(predictor, source, case).values(), *probabilities))
 
 
 @dataclass(frozen=True)
@@ -152,28 +167,50 @@ class _Writer:
     def __call__(self, case: str, prepared: Prepared, logits: Tensor, seconds: float) -> dict[str, Any]:
         """The case's entry of ``prediction.json``."""
         started = time.monotonic()
-        for target, stem in self.predictor.stems(case).items():
-            self._write(case, target, stem, prepared, logits)
+        stems = self.predictor.stems(case)
+        for target, name in target_files(self.predictor, self.source, case).items():
+            write = self._write if self.predictor.has_labels(target) else self._write_values
+            write(case, target, stems[target], self.output / name, prepared, logits)
         return {
             "name": case,
             "images": [path.name for path in self.source.files(case)],
             "seconds": {"network": round(seconds, 3), "writing": round(time.monotonic() - started, 3)},
         }
 
-    def _write(self, case: str, target: str, stem: str, prepared: Prepared, logits: Tensor) -> None:
-        """What is told of one target, in files that begin with `stem`."""
+    def _write_values(self, case: str, target: str, stem: str, path: Path, prepared: Prepared, outputs: Tensor) -> None:
+        """What is told of a continuous target."""
+        values = self.predictor.value_map(outputs, prepared.properties, target)
+        if self.options.pictures:
+            found = self.source.truth(case, target)
+            truth = None if found is None else read_image(found)
+            with _drawing:
+                overview_of_values(self.output / PICTURES / f"{stem}.png", prepared.native, values, truth=truth)
+        whole = path.name.lower().endswith(WHOLE_NUMBERS_ONLY)
+        write_image(path, as_stored(values, self.predictor.dtype(target) if whole else "float32"), prepared.native.space)
+
+    def _write(self, case: str, target: str, stem: str, path: Path, prepared: Prepared, logits: Tensor) -> None:
+        """What is told of a target of labels, in files that begin with `stem`."""
         if self.options.save_probabilities:
             probabilities = self.predictor.probabilities(logits, prepared.properties, target)
             write_probabilities(self.output / f"{stem}{PROBABILITIES}", probabilities, probabilities.shape)
             del probabilities
         labels = self.predictor.label_map(logits, prepared.properties, target)
         if self.options.pictures:
-            path = self.source.truth(case, target)
-            truth = None if path is None else read_image(path)
+            found = self.source.truth(case, target)
+            truth = None if found is None else read_image(found)
             with _drawing:
                 overview_of_labels(self.output / PICTURES / f"{stem}.png", prepared.native, labels, truth=truth, names=self.predictor.label_names(target))
         # last: a case that has its label maps is whole
-        write_image(self.output / f"{stem}{label_ending(self.source, case)}", labels[None], prepared.native.space)
+        write_image(path, labels[None], prepared.native.space)
+
+
+def as_stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.generic]:
+    """Values as files of that type hold them: rounded and clipped to whole numbers, or as they are."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return values
+    limits = np.iinfo(kind)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(kind)
 
 
 def _predict_large(predictor: DensePredictor, source: DenseSource, case: str, output: Path, options: DenseOptions) -> dict[str, Any]:

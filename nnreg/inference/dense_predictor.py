@@ -11,12 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import WHOLE, label_managers, names_of_labels, stem_of_target
+from nnreg.dataset.target_spec import WHOLE, names_of_labels, outputs_of, stem_of_target
 from nnreg.errors import PredictionError, did_you_mean
 from nnreg.inference.sliding_window import OnTile, SlidingWindow, roomy
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
-from nnreg.preprocessing.dense.restore import restore_labels, restore_probabilities
+from nnreg.preprocessing.dense.restore import restore_labels, restore_maps, restore_probabilities
 from nnreg.preprocessing.dense.storage import DenseProperties
 
 
@@ -67,9 +68,8 @@ class DensePredictor:
         tiles: TileOptions = DEFAULT_TILES,
     ) -> None:
         self.plans, self.configuration, self.spec = plans, configuration, spec
-        self.targets = label_managers(spec)
-        """What the logits mean, by target; several lie one behind another."""
-        self.labels = next(iter(self.targets.values()))
+        self.targets = outputs_of(spec)
+        """What the outputs mean, by target; several lie one behind another."""
         mirrored = configuration.training.augmentation.get("pose", {}).get("mirror_axes", ())
         self.window = SlidingWindow(
             [_AllTargets(network, tuple(self.targets)) for network in networks] if self.several else networks,
@@ -80,6 +80,20 @@ class DensePredictor:
             # what was trained in half precision may be predicted where there is none
             precision="off" if configuration.training.mixed_precision == "off" else "auto",
         )
+
+    @property
+    def labels(self) -> LabelManager:
+        """Of the first target that has any.
+
+        Raises
+        ------
+        PredictionError
+            If all are continuous.
+        """
+        found = next((output for output in self.targets.values() if isinstance(output, LabelManager)), None)
+        if found is None:
+            raise PredictionError(f"this model predicts values ({', '.join(self.targets)}), no labels.")
+        return found
 
     @property
     def several(self) -> bool:
@@ -107,7 +121,7 @@ class DensePredictor:
         PredictionError
             If the network gives another number of logits than the labels need, or the earlier stage is missing.
         """
-        if self.previous_labels:
+        if self.configuration.previous_stage:
             if previous is None:
                 raise PredictionError(
                     f"this configuration needs predictions of {self.configuration.previous_stage}: name their folder (-prev_stage_predictions)."
@@ -131,12 +145,31 @@ class DensePredictor:
     def label_map(self, logits: Tensor, properties: DenseProperties, target: str | None = None) -> npt.NDArray[np.integer]:
         """Labels (of the first target unless named) on the native grid, class by class in bounded memory."""
         target = next(iter(self.targets)) if target is None else target
-        return restore_labels(self.of_target(logits, target), properties, self.plans, self.configuration, self.targets[target])
+        return restore_labels(self.of_target(logits, target), properties, self.plans, self.configuration, self._labels_of(target))
+
+    def value_map(self, logits: Tensor, properties: DenseProperties, target: str) -> npt.NDArray[np.float32]:
+        """Values (channels, *native) of a continuous target, in the units of its training files."""
+        return restore_maps(self.of_target(logits, target), properties, self.plans, self.configuration, self.plans.targets[target])
+
+    def has_labels(self, target: str) -> bool:
+        """Whether a target is one of labels, not of values."""
+        return isinstance(self.targets[target], LabelManager)
+
+    def dtype(self, target: str) -> str:
+        """Of the files of a continuous target: ``uint8`` or ``uint16`` if those of the training are, else ``float32``."""
+        kinds = {values.dtype for values in self.plans.targets[target]}
+        return kinds.pop() if len(kinds) == 1 else "float32"
+
+    def _labels_of(self, target: str) -> LabelManager:
+        labels = self.targets[target]
+        if not isinstance(labels, LabelManager):
+            raise PredictionError(f"the target {target!r} has values, no labels or probabilities.")
+        return labels
 
     def probabilities(self, logits: Tensor, properties: DenseProperties, target: str | None = None) -> npt.NDArray[np.floating]:
         """Probabilities (K, *native) of a target (the first unless named); in a temporary file, in half precision, where they are large."""
         target = next(iter(self.targets)) if target is None else target
-        labels = self.targets[target]
+        labels = self._labels_of(target)
         out = roomy((labels.heads, *properties.native.shape), self.window.largest_in_memory).numpy()
         return restore_probabilities(self.of_target(logits, target), properties, self.plans, self.configuration, labels, out=out)
 

@@ -13,7 +13,7 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.evaluation.dense_folder import evaluate_dense_folder
 from nnreg.imageio import read_image
-from nnreg.inference.dense import DenseOptions, dense_predictor, predict_cases
+from nnreg.inference.dense import DenseOptions, dense_predictor, predict_cases, target_files
 from nnreg.inference.dense_sources import StoredCases, label_ending
 from nnreg.inference.predictor import Predictor
 from nnreg.preprocessing.dense.case import labels_onto
@@ -69,5 +69,5 @@ def validate_cases(
             labels = read_image(output / f"{case}{label_ending(source, case)}")
             onto = labels_onto(labels, source.properties(case), dense.plans, name)
             write_array(folder / f"{case}{ENDING}", onto, dense.plans.configuration(name).patch_size)
-    chosen = {stem: output / f"{stem}{label_ending(source, case)}" for case in source.cases for stem in dense.stems(case).values()}
+    chosen = {dense.stems(case)[target]: output / name for case in source.cases for target, name in target_files(dense, source, case).items()}
     return evaluate_dense_folder(output, raw, surface=False, chosen=chosen, on_progress=on_progress)

@@ -71,10 +71,12 @@ def plan_dense(
         transpose_forward=order.value,
         configurations=configurations,
         recommended=recommended,
+        targets=fingerprint.maps,
         because={
             "spacing": spacing.because,
             "transpose_forward": order.because,
             "recommended": "the finest 3D configuration, or 2d where images are single slices",
+            **settings.reasons_of_maps(fingerprint),
         },
     )
 
@@ -168,6 +170,7 @@ class _Builder:
             deep_supervision_weights=keep("training.deep_supervision_weights", settings.deep_supervision_weights(len(shape.strides))),
             batch_size=batch,
             augmentation=keep("training.augmentation", settings.augmentation(shape.patch)),
+            monitor=keep("training.monitor", settings.monitor(self.fingerprint)),
             **keep("training.optimizer", settings.training()),
         )
         owner = DEFAULT.plans_name if name in SHARED_ARRAYS and self.shares_arrays and self.plans_name == self.preset.plans_name else self.plans_name
