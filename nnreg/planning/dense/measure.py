@@ -114,7 +114,9 @@ class _Measure:
         if large(self.raw, case):
             return *measure_large(self.raw, case, file_bytes=file_bytes), []
         image, labels, maps = read_labelled(self.raw, case)
-        return *measure_case(image, Image(_foreground(self.raw, image.array, labels.array), labels.space), file_bytes=file_bytes), measure_maps(self.raw, case, image, maps)
+        return *measure_case(image, Image(_foreground(self.raw, image.array, labels.array), labels.space), file_bytes=file_bytes), measure_maps(
+            self.raw, case, image, maps
+        )
 
 
 def _foreground(raw: RawDataset, image: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
