@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,6 +88,9 @@ def targets_of(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, Target]:
         if isinstance(content, Mapping):
             content = {OLD_NAMES[key] if key in OLD_NAMES and OLD_NAMES[key] not in content else key: value for key, value in content.items()}
         target = from_mapping(Target, content, where=here, error=DatasetError)
+        nested = next((other for other in spec.targets if other != name and name.endswith(f"_{other}")), None)
+        if nested is not None:
+            raise DatasetError(f"{here}: ends with '_{nested}', so CASE_{name} could be of the target {nested!r} too. Rename one of them.")
         if target.activation == "none" or target.is_continuous:
             target = _continuous(target, here)
         if target.loss_weight < 0 or any(entry.weight < 0 or entry.start_epoch < 0 for entry in target.losses):
@@ -115,6 +118,11 @@ def label_managers(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, Label
     return {name: output for name, output in outputs_of(spec, where).items() if isinstance(output, LabelManager)}
 
 
+def previous_channels(spec: DatasetSpec) -> tuple[tuple[int, ...], ...]:
+    """In a cascade: by target that has labels, the values that become channels of the second stage's input."""
+    return tuple(labels.values[1:] for labels in label_managers(spec).values())
+
+
 def label_targets(spec: DatasetSpec) -> tuple[str, ...]:
     """Names of the targets that have labels."""
     return tuple(name for name, target in targets_of(spec).items() if not target.is_continuous)
@@ -126,18 +134,23 @@ def names_of_labels(spec: DatasetSpec, target: str) -> dict[str, int | tuple[int
     return {} if found.is_continuous else found.labels or spec.labels
 
 
-def only_labels(spec: DatasetSpec, where: str = FILE_NAME) -> LabelManager:
-    """The labels of a dataset of one target.
+def target_of(stem: str, targets: Collection[str]) -> str | None:
+    """Of which target a file is whose name, without its ending, is `stem`: of the only one whatever it is called, of several as ``CASE_TARGET`` says, or none.
 
-    Raises
-    ------
-    DatasetError
-        If there are several targets.
+    Examples
+    --------
+    >>> target_of("a_ink", ["ink", "damage"]), target_of("a_b", ["ink"]), target_of("a_b", ["ink", "damage"])
+    ('ink', 'ink', None)
     """
-    managers = label_managers(spec, where)
-    if len(managers) > 1:
-        raise DatasetError(f"{where}: has {len(managers)} targets ({', '.join(managers)}), this command takes label maps of one. nnreg_evaluate takes all.")
-    return next(iter(managers.values()))
+    if len(targets) == 1:
+        return next(iter(targets))
+    return next((target for target in targets if stem.endswith(f"_{target}")), None)
+
+
+def case_of(stem: str, spec: DatasetSpec) -> str:
+    """The case of a file whose name, without its ending, is `stem`: the inverse of :func:`stem_of_target`."""
+    target = target_of(stem, spec.targets) if len(spec.targets) > 1 else None
+    return stem if target is None else stem.removesuffix(f"_{target}")
 
 
 def stem_of_target(case: str, target: str, several: bool) -> str:

@@ -109,11 +109,6 @@ def outputs_of_predictions(folder: Path, raw: RawDataset) -> dict[str, Output]:
     return outputs_of(DatasetSpec.read(path), str(path)) if path.is_file() else outputs_of(raw.spec, str(raw.folder / FILE_NAME))
 
 
-def labels_of_predictions(folder: Path, raw: RawDataset) -> dict[str, LabelManager]:
-    """:func:`outputs_of_predictions` of the targets that have labels."""
-    return {target: output for target, output in outputs_of_predictions(folder, raw).items() if isinstance(output, LabelManager)}
-
-
 def references(raw: RawDataset, target: str = WHOLE) -> dict[str, Path]:
     """Case to its label file (of a target), for training and test cases that have one."""
     found = {case: label_file(raw, case, target) for case in (*raw.cases, *raw.test_cases)}

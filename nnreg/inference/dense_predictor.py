@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import WHOLE, names_of_labels, outputs_of, stem_of_target
+from nnreg.dataset.target_spec import WHOLE, names_of_labels, outputs_of, previous_channels, stem_of_target
 from nnreg.errors import PredictionError, did_you_mean
 from nnreg.inference.sliding_window import OnTile, SlidingWindow, roomy
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
@@ -109,12 +109,12 @@ class DensePredictor:
         return [(value, name) for name, value in names_of_labels(self.spec, target).items() if isinstance(value, int)]
 
     @property
-    def previous_labels(self) -> tuple[int, ...]:
-        """Label values that an earlier stage gives as channels of the input; none but in a cascade."""
-        return tuple(value for value in self.labels.values if value) if self.configuration.previous_stage else ()
+    def previous_labels(self) -> tuple[tuple[int, ...], ...]:
+        """Per target, label values that an earlier stage gives as channels of the input; none but in a cascade."""
+        return previous_channels(self.spec) if self.configuration.previous_stage else ()
 
     def logits(self, image: npt.NDArray[np.float32], previous: npt.NDArray[np.integer] | None = None, on_tile: OnTile = lambda done, total: None) -> Tensor:
-        """Logits (K, D, H, W) of a preprocessed image (C, D, H, W), in a cascade with the labels (1, D, H, W) of the stage before.
+        """Logits (K, D, H, W) of a preprocessed image (C, D, H, W), in a cascade with the labels (T, D, H, W) of the stage before.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class DensePredictor:
                 raise PredictionError(
                     f"this configuration needs predictions of {self.configuration.previous_stage}: name their folder (-prev_stage_predictions)."
                 )
-            image = np.concatenate([image, *((previous == value).astype(np.float32) for value in self.previous_labels)])
+            image = with_previous(image, previous, self.previous_labels)
         logits = self.window(image, on_tile)
         heads = sum(labels.heads for labels in self.targets.values())
         if logits.shape[0] != heads:
@@ -172,6 +172,11 @@ class DensePredictor:
         labels = self._labels_of(target)
         out = roomy((labels.heads, *properties.native.shape), self.window.largest_in_memory).numpy()
         return restore_probabilities(self.of_target(logits, target), properties, self.plans, self.configuration, labels, out=out)
+
+
+def with_previous(image: npt.NDArray[np.float32], previous: npt.NDArray[np.integer], labels: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    """An image (C, *spatial) and, as further channels, where each of the `labels` of every target was found in `previous` (T, *spatial)."""
+    return np.concatenate([image, *((found[None] == value).astype(np.float32) for found, values in zip(previous, labels, strict=True) for value in values)])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ import numpy.typing as npt
 from nnreg.dataset import RawDataset
 from nnreg.dataset.large import LargeLabels, large
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import WHOLE
+from nnreg.dataset.target_spec import WHOLE, label_targets, stem_of_target
 from nnreg.dataset.targets import label_file
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense import label_files
-from nnreg.imageio import Image, check_finite, ending_of, open_image, read_channels, read_image
+from nnreg.imageio import Image, check_finite, ending_of, open_image, read_channels
 from nnreg.imageio.endings import LOSSY
 from nnreg.imageio.files import check_same_space
 from nnreg.imageio.lazy import Box, is_large
@@ -40,7 +40,7 @@ class Prepared:
     native : Image
     image : array, shape (C, D, H, W), float32
     properties : DenseProperties
-    previous : array, shape (1, D, H, W), optional
+    previous : array, shape (T, D, H, W), optional
         Labels that the stage before predicted.
     """
 
@@ -105,12 +105,7 @@ class NewCases:
         self._preprocessor = DensePreprocessor(plans, configuration_name)
         labels = folder_beside(folder, "labels")
         self._truth, self._several = label_files(labels) if labels is not None else {}, len(spec.targets) > 1
-        self._previous = None if previous is None else label_files(previous)
-        missing = [case for case in self.cases if self._previous is not None and case not in self._previous]
-        if missing:
-            raise PredictionError(
-                f"{previous}: has no label map of case {missing[0]!r}. Predict the stage before for every image, or leave -prev_stage_predictions out."
-            )
+        self._previous = None if previous is None else _earlier_files(previous, self.cases, spec)
 
     @property
     def cases(self) -> list[str]:
@@ -128,8 +123,8 @@ class NewCases:
             )
         earlier = None
         if self._previous is not None:
-            earlier = read_image(self._previous[case])
-            check_same_space(earlier.space, self._previous[case], image.space, paths[0])
+            earlier = read_channels(self._previous[case])
+            check_same_space(earlier.space, self._previous[case][0], image.space, paths[0])
         found = self._preprocessor.run(case, image, earlier)
         return Prepared(image, found.image, found.properties, None if earlier is None else found.labels)
 
@@ -148,7 +143,7 @@ class NewCases:
         if self._previous is not None:
             labels = open_image(self._previous[case])
             check_same_space(labels.space, labels.path, image.space, image.path)
-            earlier = LargeLabels(labels.volume(self._preprocessor.plans.transpose_forward), (labels.path,))
+            earlier = LargeLabels(labels.volume(self._preprocessor.plans.transpose_forward), tuple(self._previous[case]))
         streamed = StreamedCase.of(case, image, self._preprocessor.plans, self._preprocessor.configuration, truth=earlier)
         return LargePrepared(streamed.image, streamed.grids.new, streamed.properties, None if earlier is None else streamed.labels)
 
@@ -159,6 +154,21 @@ class NewCases:
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
         return self._files[case]
+
+
+def _earlier_files(folder: Path, cases: Sequence[str], spec: DatasetSpec) -> dict[str, list[Path]]:
+    """Case to what the stage before predicted of each target that has labels."""
+    found, targets = label_files(folder), label_targets(spec)
+    result: dict[str, list[Path]] = {}
+    for case in cases:
+        stems = [stem_of_target(case, target, len(spec.targets) > 1) for target in targets]
+        missing = [stem for stem in stems if stem not in found]
+        if missing:
+            raise PredictionError(
+                f"{folder}: has no label map of case {missing[0]!r}. Predict the stage before for every image, or leave -prev_stage_predictions out."
+            )
+        result[case] = [found[stem] for stem in stems]
+    return result
 
 
 class StoredCases:
@@ -173,7 +183,7 @@ class StoredCases:
     chosen
         Which cases.
     previous
-        Case to the labels (1, D, H, W) that the stage before predicted, on this configuration's grid.
+        Case to the labels (T, D, H, W) that the stage before predicted, on this configuration's grid.
     """
 
     def __init__(self, raw: RawDataset, arrays: Path, chosen: list[str], previous: Callable[[str], npt.NDArray[np.integer]] | None = None) -> None:

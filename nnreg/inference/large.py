@@ -18,7 +18,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.errors import PredictionError
 from nnreg.imageio.lazy import BLOCK_VOXELS, Box, boxes
 from nnreg.imageio.zarr_files import CHUNK, ZarrWriter, create_zarr
-from nnreg.inference.dense_predictor import DensePredictor
+from nnreg.inference.dense_predictor import DensePredictor, with_previous
 from nnreg.inference.sliding_window import OnTile
 from nnreg.inference.streamed_window import StreamedWindow
 from nnreg.kernels.resize_cpu import strongest
@@ -39,7 +39,7 @@ class LargePrepared:
     shape : voxels per axis of the working grid
     properties : DenseProperties
     previous
-        (1, *box) labels of the stage before, in a cascade.
+        (T, *box) labels of the stage before, in a cascade.
     """
 
     read: Callable[[Box], npt.NDArray[np.float32]]
@@ -93,8 +93,7 @@ def _input(predictor: DensePredictor, prepared: LargePrepared) -> Callable[[Box]
         raise PredictionError(f"this configuration needs predictions of {predictor.configuration.previous_stage}: name their folder (-prev_stage_predictions).")
 
     def read(box: Box) -> npt.NDArray[np.float32]:
-        earlier = previous(box)
-        return np.concatenate([prepared.read(box), *((earlier == value).astype(np.float32) for value in values)])
+        return with_previous(prepared.read(box), previous(box), values)
 
     return read
 

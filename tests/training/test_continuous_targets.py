@@ -23,9 +23,9 @@ from nnreg.preprocessing import plan_and_preprocess
 from nnreg.preprocessing.dense.maps import normalise_maps, resample_maps, restore_values
 from nnreg.preprocessing.dense.restore import restore_maps
 from nnreg.preprocessing.dense.storage import DenseDataset
+from nnreg.task import task_named
 from nnreg.tasks.dense_prediction.samples import Annotation, PatchSamples
 from nnreg.tasks.dense_prediction.target_objective import TargetObjective
-from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.workspace import Workspace
 
@@ -118,9 +118,9 @@ def test_samples_move_values_with_the_image(workspace: Workspace, planned: str) 
         assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1]) + 1) < 0.02  # up to the interpolation of the one that has unknown parts
 
 
-def objective(workspace: Workspace, name: str, recipe: TrainerConfig = TrainerConfig()) -> tuple[TargetObjective, DensePlans, Any]:
+def objective(workspace: Workspace, name: str, recipe: TrainerConfig | None = None) -> tuple[TargetObjective, DensePlans, Any]:
     plans, spec = plans_of(workspace, name), RawDataset.open(workspace.raw / name).spec
-    made = task_named("dense_prediction").objective(plans=plans, spec=spec, configuration=plans.configurations["2d"], recipe=recipe)
+    made = task_named("dense_prediction").objective(plans=plans, spec=spec, configuration=plans.configurations["2d"], recipe=recipe or TrainerConfig())
     assert isinstance(made, TargetObjective)
     return made, plans, spec
 

@@ -174,12 +174,12 @@ def test_a_cascade_sees_what_the_stage_before_predicted(workspace: Workspace, tm
     folder = tmp_path / "nnRegTrainer__nnRegPlans__3d_lowres" / FOLDER / "3d_fullres"
     folder.mkdir(parents=True)
     with pytest.raises(TrainingError, match="Train every fold of 3d_lowres first"):
-        samples(workspace, "3d_fullres", "val", previous=PreviousStage(folder, (3, 7)))
+        samples(workspace, "3d_fullres", "val", previous=PreviousStage(folder, ((3, 7),)))
     cases = make(workspace).split()
     for case in (*cases[0], *cases[1]):
         write_array(folder / f"{case}.b2nd", np.asarray(plain.data.open(case).labels[:]).clip(min=0))
     for split in ("val", "train"):
-        cascade = samples(workspace, "3d_fullres", split, previous=PreviousStage(folder, (3, 7)))
+        cascade = samples(workspace, "3d_fullres", split, previous=PreviousStage(folder, ((3, 7),)))
         for index in range(3):
             sample = cascade[index]
             assert sample["image"].shape[0] == 3

@@ -112,6 +112,9 @@ class _Builder:
         planned = self._patch(spacing.value, median.value)
         companion = geometry.companion(spacing.value, median.value, planned.value, self._patch)
         full = self._build("3d_fullres", spacing, median, planned, voxels, has_companion=companion.value is not None, lowres=companion.because)
+        if companion.value is not None and not self.fingerprint.has_labels:
+            full.because["3d_lowres"] = "continuous values: there are no labels that a second stage could refine"
+            return result | {"3d_fullres": full}
         if companion.value is None:
             return result | {"3d_fullres": full}
         coarse = companion.value

@@ -120,7 +120,7 @@ def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | No
 
 
 def labels_onto(labels: Image, properties: DenseProperties, plans: DensePlans, configuration_name: str) -> npt.NDArray[np.int16]:
-    """A label map on the native grid as (1, D, H, W) on the working grid of a configuration: what an earlier stage of a cascade predicted."""
+    """Label maps (T, *native) as (T, D, H, W) on the working grid of a configuration: what an earlier stage of a cascade predicted."""
     configuration = plans.configuration(configuration_name)
     values = _checked(properties.case, Image(labels.array[:1], properties.native), labels).transpose(0, *(axis + 1 for axis in plans.transpose_forward))
     inside = values[(slice(None), *(slice(low, high) for low, high in properties.box))].astype(np.int16)

@@ -17,8 +17,7 @@ from nnreg.architecture import build_dense_network
 from nnreg.architecture.memory import dense_training_memory
 from nnreg.dataset.labels import Label
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import outputs_of, targets_of
-from nnreg.errors import ConfigurationError
+from nnreg.dataset.target_spec import outputs_of, previous_channels, targets_of
 from nnreg.planning import memory
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.planning.plans import Training
@@ -46,8 +45,6 @@ class DensePredictionTask:
     def network(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
         first, *others = outputs_of(spec).items()
-        if others and configuration.previous_stage is not None:
-            raise ConfigurationError(f"a cascade takes label maps of one target, dataset.json names {len(others) + 1}. Train a configuration without stages.")
         # a loss that does not fit is told before anything large is made
         self.objective(plans=plans, spec=spec, configuration=configuration, recipe=recipe)
         plan = configuration.architecture
@@ -214,9 +211,9 @@ def previous_stage(model: Path, spec: DatasetSpec, configuration: DenseConfigura
     if configuration.previous_stage is None:
         return None
     trainer, plans, name = model.name.split("__")
-    return PreviousStage(model.with_name(f"{trainer}__{plans}__{configuration.previous_stage}") / FOLDER / name, spec.foreground)
+    return PreviousStage(model.with_name(f"{trainer}__{plans}__{configuration.previous_stage}") / FOLDER / name, previous_channels(spec))
 
 
 def input_channels(plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration) -> int:
-    """Channels that a network is given: those of the images and, after another stage, one per label."""
-    return len(plans.channel_names) + (len(spec.foreground) if configuration.previous_stage is not None else 0)
+    """Channels that a network is given: those of the images and, after another stage, one per label of every target."""
+    return len(plans.channel_names) + (sum(map(len, previous_channels(spec))) if configuration.previous_stage is not None else 0)
