@@ -203,6 +203,41 @@ def test_the_second_stage_sees_what_the_first_predicted(tmp_path, images):
         np.testing.assert_array_equal(second[case].array, first[case].array)
 
 
+class Told:
+    """A network of two targets."""
+
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+
+    def with_auxiliary(self, tiles):
+        return [self.first(tiles)], {"bright": [self.second(tiles)]}
+
+
+def test_a_second_stage_sees_every_target_of_the_first(tmp_path, images):
+    """Channels of the second stage: the image, both labels of the one target, the label of the other; it repeats the last two the other way round."""
+    spec = dataclasses.replace(SPEC, targets={"levels": {}, "bright": {"labels": {"background": 0, "high": 7}}})
+    first = Told(by_brightness, lambda tiles: torch.cat([HIGH - tiles[:, :1], tiles[:, :1] - HIGH], dim=1))
+
+    def half(tiles, *channels):
+        assert tiles.shape[1] == 4
+        return torch.cat([0.5 + 0 * tiles[:, :1], tiles[:, channels]], dim=1)
+
+    second = Told(lambda tiles: half(tiles, 1, 3), lambda tiles: half(tiles, 2))
+    for name, network, previous in (("3d_lowres", first, None), ("3d_cascade_fullres", second, tmp_path / "3d_lowres")):
+        source = NewCases(tmp_path / "images", cascade(), name, spec, previous)
+        predict_cases(predictor(cascade(), name, network, spec), source, tmp_path / name, model="known", options=DenseOptions(pictures=False))
+    for case in SHAPES:
+        one, other = (
+            {target: read_image(tmp_path / name / f"{case}_{target}.nii.gz").array for target in ("levels", "bright")} for name in cascade().configurations
+        )
+        np.testing.assert_array_equal(one["bright"] == 7, one["levels"] == 4)
+        for target in one:
+            np.testing.assert_array_equal(other[target], one[target])
+    (tmp_path / "3d_lowres" / "b_bright.nii.gz").unlink()
+    with pytest.raises(NnRegError, match="no label map of case 'b_bright'"):
+        NewCases(tmp_path / "images", cascade(), "3d_cascade_fullres", spec, tmp_path / "3d_lowres")
+
+
 def test_a_second_stage_without_the_first_is_refused(tmp_path, images):
     with pytest.raises(NnRegError, match="-prev_stage_predictions"):
         predicted(tmp_path, cascade(), "3d_cascade_fullres", by_brightness, "second")

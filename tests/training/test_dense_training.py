@@ -189,6 +189,17 @@ def test_a_cascade_sees_what_the_stage_before_predicted(workspace: Workspace, tm
                 assert torch.equal(sample["image"][:1], plain[index]["image"])
 
 
+def test_a_cascade_sees_every_target_of_the_stage_before(tmp_path: Path) -> None:
+    labels = torch.randint(-1, 8, (4, 5, 6)).to(torch.int16)
+    image = torch.randn(1, 5, 6)
+    found, kept = PreviousStage(tmp_path, ((3, 7), (2,))).onto(image, labels, None)
+    assert torch.equal(kept, labels[:2])
+    assert torch.equal(found, torch.stack([image[0], *(plane.float() for plane in (labels[2] == 3, labels[2] == 7, labels[3] == 2))]))
+    damaged, _ = PreviousStage(tmp_path, ((3, 7), (2,))).onto(image, labels, np.random.default_rng(0))
+    assert damaged.shape == found.shape
+    assert torch.equal(damaged[0], image[0])
+
+
 def test_auxiliary_targets_are_learnt_beside_the_labels(workspace: Workspace) -> None:
     auxiliary = {
         "distance": {"type": "distance_transform", "source_target": "organs", "losses": [{"name": "SignedDistanceLoss", "kwargs": {"rho": 6}}]},
