@@ -19,10 +19,11 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_pictures import overview_of_labels
 from nnreg.evaluation.value_pictures import overview_of_values
-from nnreg.files import read_json, writable_folder, write_json
+from nnreg.files import writable_folder
 from nnreg.imageio import is_image_file, read_image, write_image
 from nnreg.imageio.endings import WHOLE_NUMBERS_ONLY, ending_for
 from nnreg.inference.dense_predictor import DEFAULT_TILES, DensePredictor, TileOptions
+from nnreg.inference.dense_record import PREDICTION_FILE, PredictionRecord
 from nnreg.inference.dense_sources import DenseSource, NewCases, Prepared, label_ending
 from nnreg.inference.large import predict_large
 from nnreg.inference.overlapped import Behind, ahead
@@ -33,9 +34,7 @@ from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.training.runtime_utils.runtime import device_named
 
 Progress = Callable[[int, int, str], None]
-PREDICTION_FILE = "prediction.json"
 PICTURES = "overview"
-SCHEMA_VERSION = 1
 _drawing = threading.Lock()  # matplotlib is not made for several threads
 
 
@@ -90,7 +89,7 @@ def predict_cases(
     predictor.plans.write(output / "plans.json")
     predictor.spec.write(output / SPEC)
     cases = source.cases[options.part :: options.parts]
-    record = _Record(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
+    record = PredictionRecord(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
     finished_before = [case for case in cases if _is_finished(output, case, predictor, source, options)]
     kept = record.keep(finished_before) if options.continue_prediction else []
     on_progress(len(kept), len(cases), "")
@@ -111,33 +110,6 @@ def predict_cases(
             finished(workers.give(writer, case, prepared, logits, time.monotonic() - started))
         finished(workers.rest())
     return record.content
-
-
-class _Record:
-    """``prediction.json``, written anew with every case."""
-
-    def __init__(self, path: Path, predictor: DensePredictor, model: str) -> None:
-        self.path = path
-        self.content: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "task": predictor.plans.task,
-            "dataset": predictor.plans.dataset_name,
-            "model": model,
-            "cases": [],
-        }
-
-    def keep(self, cases: Sequence[str]) -> list[str]:
-        """Take over the entries of those `cases` that an earlier record has; returns which."""
-        earlier = {entry["name"]: entry for entry in read_json(self.path, PredictionError)["cases"]} if self.path.is_file() else {}
-        found = [case for case in cases if case in earlier]
-        self.content["cases"] = [earlier[case] for case in found]
-        return found
-
-    def add(self, entry: dict[str, Any]) -> int:
-        """Returns how many there are."""
-        self.content["cases"] = sorted([*self.content["cases"], entry], key=lambda one: str(one["name"]))
-        write_json(self.path, self.content)
-        return len(self.content["cases"])
 
 
 def target_files(predictor: DensePredictor, source: DenseSource, case: str) -> dict[str, str]:
@@ -217,10 +189,11 @@ def _predict_large(predictor: DensePredictor, source: DenseSource, case: str, ou
     """The entry of a case that does not fit into memory; it gets a label map and no picture."""
     if options.save_probabilities:
         raise PredictionError(f"{source.files(case)[0]}: is too large to keep its probabilities. Leave --save_probabilities (--npz) out, or cut the image.")
-    if len(predictor.stems(case)) > 1:
-        raise PredictionError(f"{source.files(case)[0]}: is too large for a model of several targets ({', '.join(predictor.stems(case))}). Cut the image.")
+    continuous = [target for target in predictor.targets if not predictor.has_labels(target)]
+    if continuous:
+        raise PredictionError(f"{source.files(case)[0]}: is too large for the values of the target {continuous[0]!r}. Cut the image.")
     started = time.monotonic()
-    predict_large(predictor, source.prepare_large(case), output / f"{case}{label_ending(source, case)}")
+    predict_large(predictor, source.prepare_large(case), {target: output / name for target, name in target_files(predictor, source, case).items()})
     return {"name": case, "images": [path.name for path in source.files(case)], "seconds": {"network": round(time.monotonic() - started, 3), "writing": 0.0}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,20 +83,6 @@ class DensePredictor:
         )
 
     @property
-    def labels(self) -> LabelManager:
-        """Of the first target that has any.
-
-        Raises
-        ------
-        PredictionError
-            If all are continuous.
-        """
-        found = next((output for output in self.targets.values() if isinstance(output, LabelManager)), None)
-        if found is None:
-            raise PredictionError(f"this model predicts values ({', '.join(self.targets)}), no labels.")
-        return found
-
-    @property
     def several(self) -> bool:
         """Whether there is more than one target."""
         return len(self.targets) > 1
@@ -135,17 +122,20 @@ class DensePredictor:
 
     def of_target(self, logits: Tensor, target: str) -> Tensor:
         """Those of all logits (K, D, H, W) that are of one target."""
-        before = 0
-        for name, labels in self.targets.items():
-            if name == target:
-                return logits[before : before + labels.heads]
-            before += labels.heads
-        raise PredictionError(f"target {target!r} is unknown; {did_you_mean(target, self.targets)}")
+        if target not in self.targets:
+            raise PredictionError(f"target {target!r} is unknown; {did_you_mean(target, self.targets)}")
+        return logits[self.places[target]]
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """Which of all logits are those of each target."""
+        ends = list(itertools.accumulate(output.heads for output in self.targets.values()))
+        return {name: slice(end - output.heads, end) for (name, output), end in zip(self.targets.items(), ends, strict=True)}
 
     def label_map(self, logits: Tensor, properties: DenseProperties, target: str | None = None) -> npt.NDArray[np.integer]:
         """Labels (of the first target unless named) on the native grid, class by class in bounded memory."""
         target = next(iter(self.targets)) if target is None else target
-        return restore_labels(self.of_target(logits, target), properties, self.plans, self.configuration, self._labels_of(target))
+        return restore_labels(self.of_target(logits, target), properties, self.plans, self.configuration, self.labels_of(target))
 
     def value_map(self, logits: Tensor, properties: DenseProperties, target: str) -> npt.NDArray[np.float32]:
         """Values (channels, *native) of a continuous target, in the units of its training files."""
@@ -160,7 +150,14 @@ class DensePredictor:
         kinds = {values.dtype for values in self.plans.targets[target]}
         return kinds.pop() if len(kinds) == 1 else "float32"
 
-    def _labels_of(self, target: str) -> LabelManager:
+    def labels_of(self, target: str) -> LabelManager:
+        """What the outputs of a target of labels mean.
+
+        Raises
+        ------
+        PredictionError
+            If it is continuous.
+        """
         labels = self.targets[target]
         if not isinstance(labels, LabelManager):
             raise PredictionError(f"the target {target!r} has values, no labels or probabilities.")
@@ -169,7 +166,7 @@ class DensePredictor:
     def probabilities(self, logits: Tensor, properties: DenseProperties, target: str | None = None) -> npt.NDArray[np.floating]:
         """Probabilities (K, *native) of a target (the first unless named); in a temporary file, in half precision, where they are large."""
         target = next(iter(self.targets)) if target is None else target
-        labels = self._labels_of(target)
+        labels = self.labels_of(target)
         out = roomy((labels.heads, *properties.native.shape), self.window.largest_in_memory).numpy()
         return restore_probabilities(self.of_target(logits, target), properties, self.plans, self.configuration, labels, out=out)
 

@@ -112,11 +112,16 @@ def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | No
             # every voxel may be learnt from, unless some are unknown or masked: then patches are drawn from the others
             wanted: tuple[Label, ...] = () if mask is None and labels[index].all() else ((OUTSIDE, KNOWN),)
         else:
-            wanted = manager.sampled if mask is None or manager.ignore is not None else (*manager.sampled, (OUTSIDE, *manager.values))
+            wanted = wanted_locations(manager, masked=mask is not None)
         shown = labels[index] if mask is None else np.where(mask[index] > 0, labels[index], NOWHERE)
         for label, voxels in sample_locations(shown, wanted).items():
             result[label] = voxels if label not in result else np.concatenate([result[label], voxels])
     return result
+
+
+def wanted_locations(manager: LabelManager, *, masked: bool) -> tuple[Label, ...]:
+    """What voxels are drawn of; with masks also of what is annotated, so that patches can be placed there."""
+    return (*manager.sampled, (OUTSIDE, *manager.values)) if masked and manager.ignore is None else manager.sampled
 
 
 def labels_onto(labels: Image, properties: DenseProperties, plans: DensePlans, configuration_name: str) -> npt.NDArray[np.int16]:

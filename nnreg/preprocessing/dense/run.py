@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.dataset.continuous import Continuous
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.large import large
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.target_spec import Output, outputs_of
-from nnreg.dataset.targets import mask_paths, read_masks, target_names, target_paths
-from nnreg.errors import DatasetError, PreprocessingError
+from nnreg.dataset.targets import read_masks, target_names, target_paths
+from nnreg.errors import DatasetError
 from nnreg.parallel import run_all
 from nnreg.planning.dense.fingerprint import DenseFingerprint
 from nnreg.planning.dense.measure import read_labelled
@@ -42,18 +41,8 @@ class _Work:
 
     def __call__(self, case: str) -> None:
         if large(self.raw, case):
-            if len(self.labels) > 1:
-                path = self.raw.image_paths(case)[0]
-                raise PreprocessingError(f"{path}: is too large for several targets ({', '.join(target_paths(self.raw, case))}). Keep one, or cut the image.")
-            unread = next(filter(None, mask_paths(self.raw, case).values()), None)
-            if unread is not None:
-                raise PreprocessingError(
-                    f"{unread}: masks of images this large are not read. Give what is not to be learnt the ignore label, or cut the image."
-                )
-            (manager,) = self.labels
-            if isinstance(manager, Continuous):
-                raise PreprocessingError(f"{self.raw.image_paths(case)[0]}: is too large for a regression, which is not read by parts. Cut the image.")
-            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, manager)
+            managers = [manager for manager in self.labels if isinstance(manager, LabelManager)]  # values are refused where the case is opened
+            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, managers)
             return
         image, labels, maps = read_labelled(self.raw, case)
         mask = read_masks(self.raw, case, image)
