@@ -37,7 +37,7 @@ class Annotation:
     Attributes
     ----------
     label_only
-        Per target, whether voxels of value 0 teach nothing in cases without a mask.
+        Per target, whether voxels of value 0 teach nothing, whatever a mask says.
     ignore
         Per target, the value that says nothing.
     min_labeled_ratio
@@ -196,13 +196,11 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         return best[1:]
 
     def _learnt(self, case: str, labels: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-        """(T, *size), 1 where a target is learnt: what the case's mask says; without one what is labelled, if labels alone are learnt; else everything."""
+        """(T, *size), 1 where a target is learnt: where the case's mask says so (all is, without one) and, if labels alone are learnt, where there are any."""
         mask = self.data.mask(case)
-        if mask is not None:
-            return self._read(mask, start, size, 0)
-        labelled = self.annotation.labelled(labels)
         alone = torch.tensor(self.annotation.label_only).reshape(-1, *(1,) * (labels.ndim - 1))
-        return (labelled.bool() | ~alone).to(labels.dtype)
+        learnt = (self.annotation.labelled(labels).bool() | ~alone).to(labels.dtype)
+        return learnt if mask is None else learnt * (self._read(mask, start, size, 0) > 0)
 
     def _read(self, array: Any, start: Sequence[int], size: Sequence[int], fill: float) -> Tensor:
         """(C, *size) of a stored array, of the patch's axes."""
