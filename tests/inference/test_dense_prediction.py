@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from dense_models import HIGH, LOW, NAME, REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, saved, truth_of, write_images
 
+from nnreg import files
 from nnreg.cli import ensemble
 from nnreg.dataset.labels import LabelManager
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
-from nnreg.imageio import read_image, write_image
+from nnreg.imageio import itk_files, read_image, write_image
 from nnreg.inference.dense import DenseOptions, predict_cases
 from nnreg.inference.dense_predictor import TileOptions
 from nnreg.inference.dense_sources import NewCases
@@ -279,3 +284,52 @@ def test_overview_shows_image_prediction_truth_and_difference(tmp_path, images):
     with_truth, without = (matplotlib.image.imread(tmp_path / "out" / "overview" / f"{case}.png") for case in ("a", "b"))
     assert with_truth.shape[1] == pytest.approx(2 * without.shape[1], rel=0.02)  # four columns and two
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["dataset"] == NAME
+
+
+def full_disk_at(monkeypatch, name):
+    """The disk is full as soon as a file of that name was written, half of it; returns how to make room."""
+    real = itk_files.sitk.WriteImage
+
+    def half(image, path, **options):
+        real(image, path, **options)
+        if path.endswith(name):
+            content = Path(path).read_bytes()
+            Path(path).write_bytes(content[: len(content) // 2])  # without a word, as ITK does it
+
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(itk_files.sitk, "WriteImage", half)
+    monkeypatch.setattr(itk_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(files, "_flush", lambda path: full(path) if path.name.endswith(name) else None)
+    return monkeypatch.undo
+
+
+@pytest.mark.parametrize("name", ["b.nii.gz", "b.npz", "b.png"])
+def test_on_a_full_disk_nothing_half_written_stays_and_the_rest_goes_on_later(tmp_path, images, monkeypatch, name):
+    known = plans(**{"3d_fullres": configuration(SPACING, (4, 8, 8))})
+    source = NewCases(tmp_path / "images", known, "3d_fullres", SPEC)
+    output, told = tmp_path / "out", DenseOptions(save_probabilities=True, continue_prediction=True, pictures=name.endswith(".png"))
+
+    def predict_all():
+        predict_cases(predictor(known, "3d_fullres", by_brightness), source, output, model="known", options=told)
+
+    make_room = full_disk_at(monkeypatch, name)
+    with pytest.raises(NnRegError, match=rf"{name}: cannot be written.*Make room there and run it again") as failure:
+        predict_all()
+    assert "\n" not in str(failure.value)
+    make_room()
+    assert not [path for path in output.rglob("*") if path.name.startswith(".") or path.name in (name, "b.nii.gz")]
+    assert [case["name"] for case in json.loads((output / "prediction.json").read_text())["cases"]] == ["a"]
+    before = (output / "a.nii.gz").stat().st_mtime_ns
+    predict_all()
+    assert (output / "a.nii.gz").stat().st_mtime_ns == before
+    for case, image in images[1].items():
+        np.testing.assert_array_equal(read_image(output / f"{case}.nii.gz").array[0], truth_of(image))
+
+
+def test_a_disk_that_is_nearly_full_is_no_full_disk(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(itk_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    known = plans(**{"3d_fullres": configuration(SPACING, (4, 8, 8))})
+    found = predicted(tmp_path, known, "3d_fullres", by_brightness, "out")[1]
+    assert found.keys() == SHAPES.keys()
