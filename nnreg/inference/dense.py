@@ -151,7 +151,7 @@ class _Writer:
 
     def _write_values(self, case: str, target: str, stem: str, path: Path, prepared: Prepared, outputs: Tensor) -> None:
         """What is told of a continuous target."""
-        values = self.predictor.value_map(outputs, prepared.properties, target)
+        values = prepared.back(self.predictor.value_map(outputs, prepared.properties, target))
         if self.options.pictures:
             found = self.source.truth(case, target)
             truth = None if found is None else read_image(found)
@@ -163,10 +163,10 @@ class _Writer:
     def _write(self, case: str, target: str, stem: str, path: Path, prepared: Prepared, logits: Tensor) -> None:
         """What is told of a target of labels, in files that begin with `stem`."""
         if self.options.save_probabilities:
-            probabilities = self.predictor.probabilities(logits, prepared.properties, target)
+            probabilities = prepared.back(self.predictor.probabilities(logits, prepared.properties, target))
             write_probabilities(self.output / f"{stem}{PROBABILITIES}", probabilities, probabilities.shape)
             del probabilities
-        labels = self.predictor.label_map(logits, prepared.properties, target)
+        labels = prepared.back(self.predictor.label_map(logits, prepared.properties, target)[None])[0]
         if self.options.pictures:
             found = self.source.truth(case, target)
             truth = None if found is None else read_image(found)

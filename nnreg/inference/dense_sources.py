@@ -26,6 +26,7 @@ from nnreg.inference.cases import cases_in, folder_beside
 from nnreg.inference.large import ENDING as LARGE_ENDING
 from nnreg.inference.large import LargePrepared
 from nnreg.planning.dense.plans import DensePlans
+from nnreg.planning.orientation import code, reoriented, turned, turned_back
 from nnreg.preprocessing.dense.case import DensePreprocessor
 from nnreg.preprocessing.dense.storage import DenseDataset, DenseProperties
 from nnreg.preprocessing.dense.streamed import StreamedCase
@@ -42,12 +43,19 @@ class Prepared:
     properties : DenseProperties
     previous : array, shape (T, D, H, W), optional
         Labels that the stage before predicted.
+    orientation
+        To which the image was turned, if it was: `properties` are of that grid.
     """
 
     native: Image
     image: npt.NDArray[np.float32]
     properties: DenseProperties
     previous: npt.NDArray[np.integer] | None = None
+    orientation: str = ""
+
+    def back(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What was predicted, (C, *grid), on the grid of the files."""
+        return turned_back(values, self.native.space, self.orientation) if self.orientation else values
 
 
 class DenseSource(Protocol):
@@ -125,8 +133,11 @@ class NewCases:
         if self._previous is not None:
             earlier = read_channels(self._previous[case])
             check_same_space(earlier.space, self._previous[case][0], image.space, paths[0])
-        found = self._preprocessor.run(case, image, earlier)
-        return Prepared(image, found.image, found.properties, None if earlier is None else found.labels)
+        # a plane has no third axis to be turned about
+        wanted = self._preprocessor.plans.orientation if image.ndim == 3 else ""
+        seen, before = (_turned(one, wanted) for one in (image, earlier))
+        found = self._preprocessor.run(case, seen or image, before)
+        return Prepared(image, found.image, found.properties, None if earlier is None else found.labels, wanted)
 
     def is_large(self, case: str) -> bool:
         """Zarr or TIFF of more than ``nnReg_whole_voxels``."""
@@ -139,6 +150,9 @@ class NewCases:
             raise PredictionError(
                 f"{image.path}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
             )
+        wanted = self._preprocessor.plans.orientation
+        if wanted and code(image.space) != wanted:
+            raise PredictionError(f"{image.path}: runs {code(image.space)}, the model takes {wanted}; what is read by parts is not turned. Turn the image.")
         earlier = None
         if self._previous is not None:
             labels = open_image(self._previous[case])
@@ -154,6 +168,12 @@ class NewCases:
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
         return self._files[case]
+
+
+def _turned(image: Image | None, wanted: str) -> Image | None:
+    if image is None or not wanted:
+        return image
+    return Image(np.ascontiguousarray(turned(image.array, image.space, wanted)), reoriented(image.space, wanted), image.notes)
 
 
 def _earlier_files(folder: Path, cases: Sequence[str], spec: DatasetSpec) -> dict[str, list[Path]]:

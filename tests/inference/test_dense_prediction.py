@@ -27,7 +27,9 @@ from nnreg.inference.dense_sources import NewCases
 from nnreg.inference.ensemble import labels_of
 from nnreg.inference.probabilities import Probabilities, write_probabilities
 from nnreg.inference.roads import predict
-from nnreg.planning.plans import Normalization
+from nnreg.planning.dense.measure import nonzero_box
+from nnreg.planning.orientation import reoriented
+from nnreg.planning.plans import Normalization, Plans
 
 SPACING = (3.0, 1.5, 1.0)
 SHAPES = {"a": (9, 14, 11), "b": (5, 21, 16)}
@@ -333,3 +335,27 @@ def test_a_disk_that_is_nearly_full_is_no_full_disk(tmp_path, images, monkeypatc
     known = plans(**{"3d_fullres": configuration(SPACING, (4, 8, 8))})
     found = predicted(tmp_path, known, "3d_fullres", by_brightness, "out")[1]
     assert found.keys() == SHAPES.keys()
+
+
+@pytest.mark.parametrize("stored", ["LPI", "ASL", "RAS"])
+def test_a_model_of_turned_images_turns_them_and_its_predictions_back(tmp_path, rotated_space, stored):
+    """The network gives every voxel the label of its neighbour to the left of the patient, however the file runs."""
+    space = reoriented(dataclasses.replace(rotated_space((9, 12, 14), 3), spacing=(1.0, 1.0, 1.0)), stored)
+    image = write_images(tmp_path / "images", {"a": space})["a"]
+    seen = []
+
+    def neighbour(tiles):
+        seen.append(tiles.shape)
+        return by_brightness(torch.nn.functional.pad(tiles, (1, 0))[..., :-1])
+
+    known = plans(**{"3d_fullres": configuration((1.0, 1.0, 1.0), (16, 16, 16))}).replace(orientation="RAS")
+    _, found = predicted(tmp_path, known, "3d_fullres", neighbour, "out", tiles=TileOptions(mirror=False))
+    assert found["a"].space.same_as(space)
+    axis = 2 - next(index for index, letter in enumerate(stored) if letter in "LR")
+    step = -1 if "L" in stored else 1  # one towards the left, in the file
+    left = np.roll(image, step, axis)
+    edge = tuple(slice(None) if other != axis else (-1 if step < 0 else 0) for other in range(3))
+    left[edge] = 0
+    inside = tuple(slice(low, high) for low, high in nonzero_box(image[None]))  # elsewhere nothing is predicted
+    np.testing.assert_array_equal(found["a"].array[0][inside], truth_of(left)[inside])
+    assert Plans.from_dict(known.to_dict()).orientation == "RAS"

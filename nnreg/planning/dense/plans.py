@@ -51,6 +51,8 @@ class DensePlans(Plans):
     ----------
     transpose_forward
         Array axis that each planned axis is; spacings, patches and shapes of the configurations are in this order.
+    orientation : letters, image axis x first
+        Images are turned to it before anything else, and predictions back; empty: they stay as they are stored.
     targets
         Continuous target to the values of each of its channels in training: how they are normalised, and brought back.
     """
@@ -63,7 +65,7 @@ class DensePlans(Plans):
     alignment_target: str = field(default="group", init=False)
     alignment_spacing: tuple[float, ...] = field(default=(), init=False)
     reference_case: str | None = field(default=None, init=False)
-    orientation: str = field(default="", init=False)
+    orientation: str = ""
     optimisation: Optimisation = field(default=Optimisation(), init=False)
     tuning: Tuning | None = field(default=None, init=False)
 
