@@ -133,7 +133,7 @@ def _predict(folder: Path, network, region_of=None) -> Path:
     prepared = NewCases(folder / "nnReg_raw" / NAME / "imagesTr", predictor.plans, "3d_fullres", spec).prepare_large("balls")
     path = folder / "predicted.zarr"
     counted = [0]
-    predict_large(predictor, prepared, path, region=region_of and region_of(prepared.shape), on_tile=lambda done, total: counted.__setitem__(0, total))
+    predict_large(predictor, prepared, {"": path}, region=region_of and region_of(prepared.shape), on_tile=lambda done, total: counted.__setitem__(0, total))
     print(f"     {counted[0]} tiles of {predictor.configuration.patch_size}")
     return path
 

@@ -20,6 +20,8 @@ from nnreg.errors import NnRegError
 # what the user can mend: permissions, a file where a folder should be, a read-only or full disk
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -42,7 +44,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
+        raise NnRegError(f"{path}: cannot be written ({error.strerror}). {_remedy(error)}") from error
     finally:
         with contextlib.suppress(NotADirectoryError):  # a parent is a file: said above
             temporary.unlink(missing_ok=True)
@@ -76,6 +78,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to with room on its disk, or make room.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno in FULL:
+        return "Make room there and run it again, or choose a folder on another disk."
+    return "Choose a folder you may write to, or change its permissions."
 
 
 def _flush(path: Path) -> None:

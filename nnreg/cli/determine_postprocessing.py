@@ -30,21 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> None:
     from nnreg.dataset.spec import FILE_NAME, DatasetSpec
-    from nnreg.dataset.target_spec import only_labels
+    from nnreg.dataset.target_spec import outputs_of
     from nnreg.evaluation.dense import label_files
     from nnreg.evaluation.postprocessing import FILE_NAME as POSTPROCESSING
-    from nnreg.evaluation.postprocessing import determine_postprocessing, write_steps
+    from nnreg.evaluation.postprocessing import determine_for_targets, write_steps
     from nnreg.parallel import default_processes
 
     folder = Path(options.input)
-    labels = only_labels(DatasetSpec.read(Path(options.dataset_json or folder / FILE_NAME)))
-    steps, told = determine_postprocessing(
-        label_files(Path(options.reference)),
-        label_files(folder),
-        labels=labels.foreground,
-        ignore=labels.ignore,
-        processes=options.processes or default_processes(),
-    )
+    outputs = outputs_of(DatasetSpec.read(Path(options.dataset_json or folder / FILE_NAME)))
+    references, predictions = label_files(Path(options.reference)), label_files(folder)
+    steps, told = determine_for_targets(references, predictions, outputs, processes=options.processes or default_processes())
     output = Path(options.output or folder / POSTPROCESSING)
     write_steps(output, steps, told)
     for line in told:

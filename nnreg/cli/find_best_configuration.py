@@ -52,8 +52,8 @@ def _work(options: argparse.Namespace) -> None:
         on_progress=progress_bar("evaluating", quiet=options.quiet),
     )
     for contestant in found.contestants:
-        print(f"{contestant.dice:.4f}  {contestant.name}")
-    print(f"\nbest: {found.best.name}, mean Dice {found.best.dice:.4f}, postprocessed {found.dice_postprocessed:.4f}\n")
+        print(f"{contestant.score:.4f}  {contestant.name}")
+    print(f"\nbest: {found.best.name}, mean {found.figure} {found.best.score:.4f}, postprocessed {found.postprocessed:.4f}\n")
     print(found.instructions)
     print(f"{results / INSTRUCTIONS}\n{results / INFORMATION}")
 

@@ -71,8 +71,8 @@ def _work(options: argparse.Namespace) -> None:
     if source is None:
         raise ConfigurationError("nothing to import: name a FILE or a folder (nnreg_import -h).")
     if is_nnunet_model(Path(source)):
-        folder, notes = import_nnunet_model(Path(source), workspace_of(options), number=options.dataset)
-        print("\n".join([*notes, f"model: {folder}", f"nnreg_predict -m {folder} -i INPUT_FOLDER -o OUTPUT_FOLDER"]))
+        folder = import_nnunet_model(Path(source), workspace_of(options), number=options.dataset)
+        print(f"model: {folder}\nnnreg_predict -m {folder} -i INPUT_FOLDER -o OUTPUT_FOLDER")
         return
     flags: dict[str, Any] = {name: getattr(options, name) for name in (*ATLAS, *NUMBERS, "run_validation", "batch_size")}
     flags |= {"patch_size": options.patch_size, "loss": options.loss, "train_split": options.train_split, "format": options.format}

@@ -30,6 +30,7 @@ def _work(options: argparse.Namespace) -> None:
 
     workspace = workspace_of(options)
     for dataset in options.dataset:
+        shared.say_assumed_task(workspace, dataset, options.task)
         plans = plan_and_preprocess(
             workspace,
             dataset,

@@ -24,6 +24,7 @@ def _work(options: argparse.Namespace) -> None:
 
     workspace = workspace_of(options)
     for dataset in options.dataset:
+        shared.say_assumed_task(workspace, dataset, options.task)
         plans = plan_dataset(workspace, dataset, **shared.planning(options))
         shared.print_plans(plans, shared.preprocessed_folder(workspace, dataset))
         if options.explain:

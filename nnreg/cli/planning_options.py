@@ -35,6 +35,15 @@ def add_task(parser: Parser) -> None:
     parser.add_argument("--task", metavar="NAME", help="registration or dense_prediction (default: what dataset.json says, else registration)")
 
 
+def say_assumed_task(workspace: Workspace, dataset: int | str, asked: str | None) -> None:
+    """Which task a dataset is taken for, where nobody said."""
+    from nnreg.preprocessing.roads import assumed_task
+
+    assumed = assumed_task(workspace, dataset, asked)
+    if assumed is not None:
+        print(assumed)
+
+
 def add_planning(parser: Parser) -> None:
     """What changes a plan."""
     add_task(parser)

@@ -49,6 +49,24 @@ class LargeLabels:
         return np.concatenate([whole_numbers(Image(target[None], space), path).array for target, path in zip(values, self.paths, strict=True)])
 
 
+@dataclass(frozen=True, eq=False)
+class LargeMasks:
+    """Masks on disk, one per target; None where the target is learnt everywhere.
+
+    Attributes
+    ----------
+    volumes
+        On the grid of the image, in any order of its axes.
+    """
+
+    volumes: tuple[Volume | None, ...]
+
+    def read(self, box: Sequence[tuple[int, int]]) -> npt.NDArray[np.int16]:
+        """(T, *box), 1 where a target is learnt."""
+        every = np.ones([1, *(high - low for low, high in box)], np.int16)
+        return np.concatenate([every if volume is None else (volume.read(box) > 0).astype(np.int16) for volume in self.volumes])
+
+
 def large(raw: RawDataset, case: str) -> bool:
     """Whether a case is read by parts: Zarr or TIFF with more values than ``nnReg_whole_voxels``."""
     return is_large(raw.image_paths(case))
@@ -82,14 +100,39 @@ def open_large_labels(raw: RawDataset, case: str, image: LazyImage, order: Seque
     ImageError
         If a file cannot be read by parts, or lies on another grid.
     """
-    from nnreg.dataset.targets import target_paths
+    from nnreg.dataset.target_spec import label_targets
+    from nnreg.dataset.targets import target_names, target_paths
 
+    continuous = [name for name in target_names(raw) if name not in label_targets(raw.spec)]
+    if continuous:
+        raise DatasetError(f"{image.path}: is too large for the values of the target {continuous[0]!r}, which are not read by parts. Cut the image.")
     paths = tuple(target_paths(raw, case).values())
     labels = open_image(paths)
     check_same_space(labels.space, labels.path, image.space, image.path)
     if labels.channels != len(paths):
         raise DatasetError(f"{labels.path}: has several channels, labels have one. Save it as one channel.")
     return LargeLabels(labels.volume(order), paths)
+
+
+def open_large_masks(raw: RawDataset, case: str, image: LazyImage, order: Sequence[int] = (0, 1, 2)) -> LargeMasks | None:
+    """The masks of every target, on the grid of `image`; None if the case has none.
+
+    Raises
+    ------
+    DatasetError
+        If a file has several channels.
+    ImageError
+        If it cannot be read by parts, or lies on another grid.
+    """
+    from nnreg.dataset.targets import mask_paths
+
+    paths = mask_paths(raw, case)
+    opened = {path: open_image(path) for path in paths.values() if path is not None}
+    for path, mask in opened.items():
+        check_same_space(mask.space, path, image.space, image.path)
+        if mask.channels != 1:
+            raise DatasetError(f"{path}: has {mask.channels} channels, masks have one. Save it as one channel.")
+    return LargeMasks(tuple(None if path is None else opened[path].volume(order) for path in paths.values())) if opened else None
 
 
 def values_in(path: Path) -> set[int]:

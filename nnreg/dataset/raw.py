@@ -16,6 +16,7 @@ from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
 from nnreg.dataset.keypoints import read_keypoints
 from nnreg.dataset.pairs import Pair, pairs_among, require_names, subjects_of
 from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
+from nnreg.dataset.target_spec import label_targets
 from nnreg.errors import DatasetError, did_you_mean
 from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, read_channels, read_image
 from nnreg.imageio.files import check_same_space
@@ -173,7 +174,7 @@ class RawDataset:
         return image
 
     def read_labels(self, case: str) -> Image | None:
-        """Labels (1, *spatial) as int16, or int32 where values need it; None if the case has none.
+        """Labels (1, *spatial) as int16, or int32 where values need it; None if the case has none, or its only target is no label map.
 
         Raises
         ------
@@ -181,7 +182,7 @@ class RawDataset:
             If the file holds several channels or values that are not whole numbers.
         """
         path = self.label_path(case)
-        return None if path is None else whole_numbers(read_image(path), path)
+        return None if path is None or not label_targets(self.spec) else whole_numbers(read_image(path), path)
 
     def read_mask(self, case: str) -> Image | None:
         """Mask (1, *spatial) uint8, 1 where the image is valid (any value above 0); None if the case has none."""
@@ -235,8 +236,9 @@ class RawDataset:
         from nnreg.dataset.large import values_in
 
         found: set[int] = set()
+        named = label_targets(self.spec)
         for case in self.cases:
-            for path in (self.label_path(case, target) for target in ("", *self.spec.targets)):
+            for path in (self.label_path(case, target) for target in (("", *named) if named else ())):
                 if path is not None:
                     found |= values_in(path)
         return tuple(sorted(found - {0, self.spec.ignore}))

@@ -14,6 +14,8 @@ from nnreg.files import read_json, write_json
 from nnreg.imageio.endings import ENDINGS
 from nnreg.typed import from_mapping, to_mapping
 
+PREDICTS = ("targets", "regions_class_order")  # keys that mean something to dense prediction alone
+REGISTERS = ("pairing", "pairs", "atlas", "modalities")  # to registration alone
 PairSpec = Pair
 PAIRINGS = ("all", "atlas", "pairs", "groups")
 FILE_NAME = "dataset.json"
@@ -65,7 +67,7 @@ class DatasetSpec:
     labels
         Name to value, or to several values (a region). ``background`` is 0. Empty: the values are read from the label files.
     task
-        ``registration`` or ``dense_prediction``.
+        ``registration`` or ``dense_prediction``; where it is not named, what `PREDICTS` and `REGISTERS` tell, else ``registration``.
     pairing
         ``all``: every ordered pair of different subjects; ``atlas``: `atlas` is fixed, every other case moving;
         ``pairs``: as listed in `pairs`; ``groups``: every ordered pair within a subject of `groups`.
@@ -130,6 +132,7 @@ class DatasetSpec:
         """Build from parsed JSON; `where` starts every message."""
         if isinstance(content, Mapping):
             content = {OLD_NAMES[key] if key in OLD_NAMES and OLD_NAMES[key] not in content else key: value for key, value in content.items()}
+            content = {"task": told_task(content) or "registration", **content}
         spec = from_mapping(cls, content, where=where, error=DatasetError)
         for problem in spec.contradictions():
             raise DatasetError(f"{where}: {problem}")
@@ -212,3 +215,18 @@ class DatasetSpec:
         repeated = {pair.name for pair in self.pairs if self.pairs.count(pair) > 1}
         problems += [f"pairs lists {name} twice. Remove one." for name in sorted(repeated)]
         return problems
+
+
+def told_task(content: Mapping[str, Any]) -> str | None:
+    """The task that a ``dataset.json`` names, or that its keys tell; None if it could be either.
+
+    Examples
+    --------
+    >>> told_task({"labels": {}}), told_task({"targets": {"ink": {}}}), told_task({"pairing": "all", "targets": {"ink": {}}})
+    (None, 'dense_prediction', 'registration')
+    """
+    if "task" in content:
+        return str(content["task"])
+    if any(content.get(key) for key in REGISTERS):
+        return "registration"
+    return "dense_prediction" if any(content.get(key) for key in PREDICTS) else None

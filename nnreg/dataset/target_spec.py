@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nnreg.dataset.continuous import Continuous
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.errors import DatasetError
 from nnreg.typed import from_mapping
 
 WHOLE = ""  # the target of a dataset that names none: its labels
+Output = LabelManager | Continuous
+"""What the outputs of a target mean."""
 OLD_NAMES = {"weight": "loss_weight", "channels": "out_channels"}  # what files made elsewhere call a key
 
 
@@ -32,12 +35,14 @@ class Target:
 
     Attributes
     ----------
+    kind
+        ``labels``, or ``regression``: continuous values.
     labels, regions_class_order, ignore_label
         As the keys of the dataset.
     activation
-        ``softmax``: labels exclude each other; ``sigmoid``: each is told by itself, as regions are; None: as the labels are.
+        ``softmax``: labels exclude each other; ``sigmoid``: each is told by itself, as regions are; None: as the labels are; ``none``: as kind ``regression``.
     out_channels
-        Number of network outputs, for files made elsewhere: without labels of its own, a target has as many as it says.
+        Number of network outputs: of a regression (1 unless it says more), and in files made elsewhere of a target without labels of its own.
     losses
         In place of the planned ones.
     loss_weight
@@ -46,6 +51,7 @@ class Target:
         As the training option of that name, for this target.
     """
 
+    kind: Literal["labels", "regression"] = "labels"
     labels: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
     regions_class_order: tuple[int, ...] | None = None
     ignore_label: int | None = None
@@ -58,7 +64,12 @@ class Target:
     @property
     def says_what_labels_are(self) -> bool:
         """Whether its outputs may be of another kind than the dataset's."""
-        return bool(self.labels or self.activation or self.out_channels)
+        return bool(self.labels or self.activation or self.out_channels or self.is_continuous)
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether its values are numbers, not labels."""
+        return self.kind == "regression"
 
 
 def targets_of(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, Target]:
@@ -77,15 +88,18 @@ def targets_of(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, Target]:
         if isinstance(content, Mapping):
             content = {OLD_NAMES[key] if key in OLD_NAMES and OLD_NAMES[key] not in content else key: value for key, value in content.items()}
         target = from_mapping(Target, content, where=here, error=DatasetError)
-        if target.activation == "none":
-            raise DatasetError(f"{here}.activation is 'none': this version predicts labels, not continuous values. Use softmax or sigmoid.")
+        nested = next((other for other in spec.targets if other != name and name.endswith(f"_{other}")), None)
+        if nested is not None:
+            raise DatasetError(f"{here}: ends with '_{nested}', so CASE_{name} could be of the target {nested!r} too. Rename one of them.")
+        if target.activation == "none" or target.is_continuous:
+            target = _continuous(target, here)
         if target.loss_weight < 0 or any(entry.weight < 0 or entry.start_epoch < 0 for entry in target.losses):
             raise DatasetError(f"{here}: loss_weight, and weight and start_epoch of losses, must be 0 or more.")
         found[name] = target
     return found or {WHOLE: Target()}
 
 
-def label_managers(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, LabelManager]:
+def outputs_of(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, Output]:
     """What the network's outputs of every target mean, by its name.
 
     Raises
@@ -93,31 +107,68 @@ def label_managers(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, Label
     DatasetError
         If a target is wrong (:func:`targets_of`) or its labels are (:meth:`LabelManager.of`), or it asks for another number of outputs than its labels need.
     """
-    return {name: _manager(spec, target, f"{where}: targets.{name}" if name else where) for name, target in targets_of(spec, where).items()}
+    return {
+        name: Continuous(target.out_channels or 1) if target.is_continuous else _manager(spec, target, f"{where}: targets.{name}" if name else where)
+        for name, target in targets_of(spec, where).items()
+    }
+
+
+def label_managers(spec: DatasetSpec, where: str = FILE_NAME) -> dict[str, LabelManager]:
+    """:func:`outputs_of` those targets that have labels."""
+    return {name: output for name, output in outputs_of(spec, where).items() if isinstance(output, LabelManager)}
+
+
+def previous_channels(spec: DatasetSpec) -> tuple[tuple[int, ...], ...]:
+    """In a cascade: by target that has labels, the values that become channels of the second stage's input."""
+    return tuple(labels.values[1:] for labels in label_managers(spec).values())
+
+
+def label_targets(spec: DatasetSpec) -> tuple[str, ...]:
+    """Names of the targets that have labels."""
+    return tuple(name for name, target in targets_of(spec).items() if not target.is_continuous)
 
 
 def names_of_labels(spec: DatasetSpec, target: str) -> dict[str, int | tuple[int, ...]]:
-    """Name to value, or values, of the labels of a target: its own, else those of the dataset."""
-    return targets_of(spec).get(target, Target()).labels or spec.labels
+    """Name to value, or values, of the labels of a target: its own, else those of the dataset; none of a continuous one."""
+    found = targets_of(spec).get(target, Target())
+    return {} if found.is_continuous else found.labels or spec.labels
 
 
-def only_labels(spec: DatasetSpec, where: str = FILE_NAME) -> LabelManager:
-    """The labels of a dataset of one target.
+def target_of(stem: str, targets: Collection[str]) -> str | None:
+    """Of which target a file is whose name, without its ending, is `stem`: of the only one whatever it is called, of several as ``CASE_TARGET`` says, or none.
 
-    Raises
-    ------
-    DatasetError
-        If there are several targets.
+    Examples
+    --------
+    >>> target_of("a_ink", ["ink", "damage"]), target_of("a_b", ["ink"]), target_of("a_b", ["ink", "damage"])
+    ('ink', 'ink', None)
     """
-    managers = label_managers(spec, where)
-    if len(managers) > 1:
-        raise DatasetError(f"{where}: has {len(managers)} targets ({', '.join(managers)}), this command takes label maps of one. nnreg_evaluate takes all.")
-    return next(iter(managers.values()))
+    if len(targets) == 1:
+        return next(iter(targets))
+    return next((target for target in targets if stem.endswith(f"_{target}")), None)
+
+
+def case_of(stem: str, spec: DatasetSpec) -> str:
+    """The case of a file whose name, without its ending, is `stem`: the inverse of :func:`stem_of_target`."""
+    target = target_of(stem, spec.targets) if len(spec.targets) > 1 else None
+    return stem if target is None else stem.removesuffix(f"_{target}")
 
 
 def stem_of_target(case: str, target: str, several: bool) -> str:
     """File name, without its ending, of a target of a case: ``CASE`` of the only one, else ``CASE_TARGET``."""
     return f"{case}_{target}" if several else case
+
+
+def _continuous(target: Target, where: str) -> Target:
+    """The target as a regression; refused if it speaks of labels."""
+    given = {"labels": target.labels, "regions_class_order": target.regions_class_order, "ignore_label": target.ignore_label}
+    told = [key for key, value in given.items() if value not in ({}, None)]
+    if target.activation in ("softmax", "sigmoid"):
+        told.append("activation")
+    if told:
+        raise DatasetError(f"{where}: is a regression (continuous values), but {told[0]} speaks of labels. Leave {told[0]} out, or kind.")
+    if target.out_channels is not None and target.out_channels < 1:
+        raise DatasetError(f"{where}.out_channels is {target.out_channels}. Use 1 or more.")
+    return dataclasses.replace(target, kind="regression", activation="none")
 
 
 def _manager(spec: DatasetSpec, target: Target, where: str) -> LabelManager:

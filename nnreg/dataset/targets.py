@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nnreg.dataset.continuous import Continuous, known, read_map
 from nnreg.dataset.raw import RawDataset, whole_numbers
 from nnreg.dataset.spec import FILE_NAME
-from nnreg.dataset.target_spec import WHOLE
+from nnreg.dataset.target_spec import WHOLE, outputs_of
 from nnreg.errors import DatasetError
 from nnreg.imageio import Image, read_image
 from nnreg.imageio.files import check_same_space
@@ -39,21 +40,34 @@ def target_paths(raw: RawDataset, case: str) -> dict[str, Path]:
     return result
 
 
-def read_targets(raw: RawDataset, case: str) -> Image:
-    """Labels of every target of a case, (T, *spatial), on one grid.
+def read_targets(raw: RawDataset, case: str) -> tuple[Image, Image | None]:
+    """Every target of a case, on one grid.
+
+    Returns
+    -------
+    labels : (T, *spatial)
+        Of a continuous target 1 where its values are known, else 0.
+    maps : (M, *spatial) float32
+        Channels of the continuous targets, NaN where unknown; None if there is none.
 
     Raises
     ------
     DatasetError
-        If a target has no file, or holds values that are not whole numbers.
+        If a target has no file, or one of labels holds values that are not whole numbers.
     ImageError
         If a file is unreadable, or two lie on different grids.
     """
-    paths = list(target_paths(raw, case).values())
-    images = [whole_numbers(read_image(path), path) for path in paths]
-    for path, image in zip(paths[1:], images[1:], strict=True):
-        check_same_space(image.space, path, images[0].space, paths[0])
-    return Image(np.concatenate([image.array for image in images]), images[0].space, tuple(note for image in images for note in image.notes))
+    paths, outputs = target_paths(raw, case), outputs_of(raw.spec)
+    images, first = {}, next(iter(paths.values()))
+    for name, path in paths.items():
+        output = outputs[name]
+        images[name] = read_map(path, output.channels) if isinstance(output, Continuous) else whole_numbers(read_image(path), path)
+        if path != first:
+            check_same_space(images[name].space, path, next(iter(images.values())).space, first)
+    maps = [image.array for name, image in images.items() if isinstance(outputs[name], Continuous)]
+    labels = [known(image.array) if isinstance(outputs[name], Continuous) else image.array for name, image in images.items()]
+    space, notes = next(iter(images.values())).space, tuple(note for image in images.values() for note in image.notes)
+    return Image(np.concatenate(labels), space, notes), Image(np.concatenate(maps), space) if maps else None
 
 
 def label_file(raw: RawDataset, case: str, target: str) -> Path | None:

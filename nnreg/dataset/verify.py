@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
+from nnreg.dataset.continuous import Continuous, read_map
 from nnreg.dataset.large import large
 from nnreg.dataset.pairs import check_names
 from nnreg.dataset.raw import Case, RawDataset, whole_numbers
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.splits import FILE_NAME as SPLITS_NAME
 from nnreg.dataset.splits import check_splits
-from nnreg.dataset.target_spec import label_managers, targets_of
+from nnreg.dataset.target_spec import outputs_of, targets_of
+from nnreg.dataset.targets import label_file
 from nnreg.dataset.verify_large import check_large
 from nnreg.errors import DatasetError, NnRegError
 from nnreg.files import read_json
@@ -153,11 +155,24 @@ def _label_problems(raw: RawDataset, case: Case) -> list[str]:
     spec = raw.spec
     allowed = {0, *spec.foreground} | ({spec.ignore} if spec.ignore is not None else set())
     problems = _value_problems(raw.label_path(case.name), case.labels, allowed) if case.labels is not None and spec.labels else []
-    named = bool(spec.labels) or all(target.labels for target in targets_of(spec).values())
-    for name, labels in label_managers(spec).items() if named and spec.targets else ():
-        path = raw.label_path(case.name, name)
-        problems += [] if path is None else _value_problems(path, whole_numbers(read_image(path), path), set(labels.allowed))
+    named = bool(spec.labels) or all(target.labels for target in targets_of(spec).values() if not target.is_continuous)
+    for name, output in outputs_of(spec).items() if named and spec.targets else ():
+        path = label_file(raw, case.name, name) if isinstance(output, Continuous) else raw.label_path(case.name, name)
+        if isinstance(output, Continuous):
+            problems += [] if path is None else _map_problems(path, output.channels, case.image)
+        elif path is not None:
+            problems += _value_problems(path, whole_numbers(read_image(path), path), set(output.allowed))
     return problems
+
+
+def _map_problems(path: Path, channels: int, image: Image) -> list[str]:
+    try:
+        found = read_map(path, channels)
+    except NnRegError as error:
+        return [str(error)]
+    if found.space.shape == image.space.shape:
+        return []
+    return [f"{path}: has shape {found.space.shape}, its image {image.space.shape}. Make the target on the grid of the image."]
 
 
 def _value_problems(path: Path | None, labels: Image, allowed: set[int]) -> list[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from nnreg.dataset.labels import unique
-from nnreg.dataset.large import open_large, open_large_labels, refuse_unfinite
+from nnreg.dataset.large import open_large, open_large_labels, open_large_masks, refuse_unfinite
 from nnreg.dataset.raw import RawDataset
 from nnreg.dataset.spec import FILE_NAME
-from nnreg.imageio import open_image
-from nnreg.imageio.files import check_same_space
+from nnreg.dataset.target_spec import label_managers, targets_of
 
 
 @dataclass
@@ -43,12 +43,17 @@ def check_large(raw: RawDataset, case: str) -> LargeFindings:
         found.notes.append(f"{image.path}: is constant, there is nothing to learn")
     if any(raw.label_path(case, target) for target in ("", *raw.spec.targets)):
         labels = open_large_labels(raw, case, image)
-        allowed = {0, *raw.spec.foreground} | ({raw.spec.ignore} if raw.spec.ignore is not None else set())
-        unknown = sorted({value for box in volume.boxes() for value in unique(labels.read(box))} - allowed) if raw.spec.labels else []
-        if unknown:
-            values = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
-            found.problems.append(f"{labels.paths[0]}: holds the values {values}, which labels in {FILE_NAME} does not name. Add them or mend the file.")
-    mask = raw.mask_path(case)
-    if mask is not None:
-        check_same_space(open_image(mask).space, mask, image.space, image.path)
+        named = raw.spec.labels or all(target.labels for target in targets_of(raw.spec).values())
+        allowed = [set(manager.allowed) for manager in label_managers(raw.spec).values()] if named else []
+        unknown: list[set[int]] = [set() for _ in allowed]
+        for box in volume.boxes():
+            for values, target, known in zip(unknown, labels.read(box), allowed):
+                values |= set(unique(target)) - known
+        found.problems += [_told(path, sorted(values)) for path, values in zip(labels.paths, unknown) if values]
+    open_large_masks(raw, case, image)
     return found
+
+
+def _told(path: Path, unknown: list[int]) -> str:
+    values = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
+    return f"{path}: holds the values {values}, which labels in {FILE_NAME} does not name. Add them or mend the file."

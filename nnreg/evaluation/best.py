@@ -11,16 +11,16 @@ from typing import Any
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
+from nnreg.dataset.target_spec import stem_of_target
 from nnreg.errors import EvaluationError
-from nnreg.evaluation.crossval import FOLDS, SUMMARY, Crossval, accumulate, dice_of
+from nnreg.evaluation.crossval import FOLDS, SUMMARY, Crossval, accumulate, figure_of, score_of
 from nnreg.evaluation.dense import Progress, label_files
-from nnreg.evaluation.dense_folder import evaluate_dense_folder, labels_of_predictions, references
+from nnreg.evaluation.dense_folder import evaluate_dense_folder, outputs_of_predictions, references
 from nnreg.evaluation.postprocessing import FILE_NAME as POSTPROCESSING
-from nnreg.evaluation.postprocessing import apply_to_folder, determine_postprocessing, write_steps
+from nnreg.evaluation.postprocessing import apply_to_folder, determine_for_targets, write_steps
 from nnreg.evaluation.summary import write_summary
 from nnreg.files import read_json, write_json, write_text
-from nnreg.inference.ensemble import EnsembleCase, ensemble_cases
-from nnreg.inference.probabilities import ENDING as PROBABILITIES
+from nnreg.inference.ensemble import EnsembleCase, ensemble_cases, member_files
 
 INFORMATION, INSTRUCTIONS = "inference_information.json", "inference_instructions.txt"
 SCHEMA_VERSION = 1
@@ -36,13 +36,14 @@ class Contestant:
     name : that of the model's folder, or ``ensemble___A___B___folds``
     models : folders TRAINER__PLANS__CONFIGURATION
     folder : with the label maps of all cases
-    dice : foreground mean
+    score
+        Mean foreground Dice; without labels the mean PSNR. See :func:`nnreg.evaluation.crossval.score_of`.
     """
 
     name: str
     models: tuple[Path, ...]
     folder: Path
-    dice: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,18 @@ class BestConfiguration:
     ----------
     contestants : all of them, in the order in which ties are decided
     best : Contestant
-    dice_postprocessed
-        Foreground mean Dice of the best after postprocessing.
+    postprocessed
+        Score of the best after postprocessing.
+    figure
+        What the scores are: ``Dice`` or ``PSNR``.
     instructions : text
         Commands for new images.
     """
 
     contestants: tuple[Contestant, ...]
     best: Contestant
-    dice_postprocessed: float
+    postprocessed: float
+    figure: str
     instructions: str
 
 
@@ -105,23 +109,18 @@ def find_best_configuration(
     """
     if not models:
         raise EvaluationError(f"{results}: holds no trained model of these plans. Train one, or name plans and trainer with -p and -tr.")
-    if len(raw.spec.targets) > 1:
-        raise EvaluationError(
-            f"{raw.folder / FILE_NAME}: has several targets ({', '.join(raw.spec.targets)}), which may each have another best configuration. "
-            "Compare them with nnreg_accumulate_crossval_results."
-        )
     joined = [accumulate(model, raw, folds, overwrite=overwrite, processes=processes, on_progress=on_progress) for model in models]
-    contestants = [Contestant(found.model.name, (found.model,), found.folder, found.dice) for found in joined]
+    contestants = [Contestant(found.model.name, (found.model,), found.folder, found.score) for found in joined]
     if ensembling:
         for pair in itertools.combinations(joined, 2):
             found = _ensemble(results, raw, pair, overwrite, processes, on_note, on_progress)
             contestants += [] if found is None else [found]
-    best = max(contestants, key=lambda contestant: contestant.dice)
+    best = max(contestants, key=lambda contestant: contestant.score)
     after = _postprocess(best, raw, processes)
     instructions = instructions_for(best, raw, tuple(folds))
     write_json(results / INFORMATION, _information(contestants, best, after, raw, folds, ensembling))
     write_text(results / INSTRUCTIONS, instructions)
-    return BestConfiguration(tuple(contestants), best, after, instructions)
+    return BestConfiguration(tuple(contestants), best, after, figure_of(joined[0].summary), instructions)
 
 
 def _ensemble(
@@ -129,12 +128,12 @@ def _ensemble(
 ) -> Contestant | None:
     first, second = pair
     name = f"ensemble___{first.model.name}___{second.model.name}___{'_'.join(first.folds)}"
-    folder = results / "ensembles" / name
+    folder, spec = results / "ensembles" / name, DatasetSpec.read(first.model / FILE_NAME)
     cases = []
     for case, path in first.label_maps.items():
         if case not in second.label_maps:
             raise EvaluationError(f"{second.model}: did not validate case {case!r}, {first.model.name} did. Train all configurations on one split.")
-        members = tuple(member.label_maps[case].parent / f"{case}{PROBABILITIES}" for member in pair)
+        members = member_files(case, [member.label_maps[case] for member in pair], spec)
         missing = [member for member in members if not member.is_file()]
         if missing:
             on_note(f"{name}: left out, {missing[0]} does not exist. Validate again with probabilities: nnreg_train ... --val --npz.")
@@ -142,24 +141,23 @@ def _ensemble(
         cases.append(EnsembleCase(case, members, path))
     if overwrite or not (folder / SUMMARY).is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        spec = DatasetSpec.read(first.model / FILE_NAME)
         ensemble_cases(cases, folder, spec, dataset=raw.name, model=name, processes=processes, on_progress=on_progress)
         write_summary(folder / SUMMARY, evaluate_dense_folder(folder, raw, surface=False, processes=processes))
-    return Contestant(name, (first.model, second.model), folder, dice_of(read_json(folder / SUMMARY, EvaluationError)))
+    return Contestant(name, (first.model, second.model), folder, score_of(read_json(folder / SUMMARY, EvaluationError)))
 
 
 def _postprocess(best: Contestant, raw: RawDataset, processes: int) -> float:
-    """Write ``postprocessing.json`` and ``postprocessed/`` beside the best's label maps; returns the Dice they reach."""
-    labels = next(iter(labels_of_predictions(best.folder, raw).values()))  # there is one target
-    predictions = label_files(best.folder)
-    steps, told = determine_postprocessing(references(raw), predictions, labels=labels.foreground, ignore=labels.ignore, processes=processes)
+    """Write ``postprocessing.json`` and ``postprocessed/`` beside the best's label maps; returns the score they reach."""
+    outputs = outputs_of_predictions(best.folder, raw)
+    truth = {stem_of_target(case, target, len(outputs) > 1): path for target in outputs for case, path in references(raw, target).items()}
+    steps, told = determine_for_targets(truth, label_files(best.folder), outputs, processes=processes)
     write_steps(best.folder / POSTPROCESSING, steps, told)
     output = best.folder / "postprocessed"
     shutil.rmtree(output, ignore_errors=True)
     apply_to_folder(best.folder, output, steps, processes=processes)
     summary = evaluate_dense_folder(output, raw, surface=False, processes=processes)
     write_summary(output / SUMMARY, summary)
-    return dice_of(summary)
+    return score_of(summary)
 
 
 def _information(contestants: Sequence[Contestant], best: Contestant, after: float, raw: RawDataset, folds: Sequence[str], ensembling: bool) -> dict[str, Any]:
@@ -171,9 +169,9 @@ def _information(contestants: Sequence[Contestant], best: Contestant, after: flo
         "dataset_name_or_id": raw.name,
         "considered_models": [_described(contestant.models[0]) for contestant in single],
         "ensembling_allowed": ensembling,
-        "all_results": {contestant.name: contestant.dice for contestant in contestants},
+        "all_results": {contestant.name: contestant.score for contestant in contestants},
         "best_model_or_ensemble": {
-            "result_on_crossval_pre_pp": best.dice,
+            "result_on_crossval_pre_pp": best.score,
             "result_on_crossval_post_pp": after,
             "postprocessing_file": str(best.folder / POSTPROCESSING),
             "some_plans_file": str(best.models[0] / "plans.json"),

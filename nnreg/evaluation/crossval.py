@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
-from nnreg.dataset.target_spec import WHOLE, stem_of_target
+from nnreg.dataset.target_spec import WHOLE, case_of, stem_of_target
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense import Progress, label_files
 from nnreg.evaluation.dense_folder import evaluate_dense_folder
@@ -43,15 +44,22 @@ class Crossval:
     summary: dict[str, Any]
 
     @property
-    def dice(self) -> float:
-        """Mean over foreground labels of the mean Dice over cases."""
-        return dice_of(self.summary)
+    def score(self) -> float:
+        """See :func:`score_of`."""
+        return score_of(self.summary)
 
 
-def dice_of(summary: dict[str, Any]) -> float:
-    """Foreground mean of the Dice coefficient; 0 where none exists."""
-    value = summary["foreground_mean"].get("Dice")
-    return float(value) if value is not None and value == value else 0.0
+def figure_of(summary: Mapping[str, Any]) -> str:
+    """What predictions are compared by: ``Dice``, or ``PSNR`` where nothing was predicted but values."""
+    return "Dice" if "Dice" in summary["foreground_mean"] else "PSNR"
+
+
+def score_of(summary: Mapping[str, Any]) -> float:
+    """Mean over foreground labels of the mean Dice over cases, of several targets the mean of that; without labels the mean PSNR. 0 where none exists."""
+    name = figure_of(summary)
+    parts = summary.get("foreground_mean_per_target", {"": summary["foreground_mean"]}).values()
+    values = [float(part[name]) for part in parts if part.get(name) is not None and math.isfinite(part[name])]
+    return sum(values) / len(values) if values else 0.0
 
 
 def folder_name(folds: Sequence[str]) -> str:
@@ -109,7 +117,7 @@ def accumulate(
             "task": "dense_prediction",
             "dataset": raw.name,
             "model": model.name,
-            "cases": [{"name": case} for case in sorted(found)],
+            "cases": [{"name": case} for case in sorted({case_of(stem, raw.spec) for stem in found})],
         }
         write_json(folder / PREDICTION_FILE, content)
         write_summary(folder / SUMMARY, evaluate_dense_folder(folder, raw, surface=False, processes=processes, on_progress=on_progress))

@@ -22,8 +22,11 @@ from nnreg.parallel import run_all
 Label = int | tuple[int, ...]
 """A label value, or the values of a region."""
 Progress = Callable[[int, int, str], None]
+Measure = Callable[[Path, Path], dict[str, dict[str, float]]]
+"""Figures by label, or by channel, of a reference and a prediction. Picklable."""
 SCHEMA_VERSION = 1
 COUNTS = ("TP", "FP", "FN", "TN")
+COLUMNS = ("Dice", "IoU", "HD95", "ASD", "MAE", "RMSE", "PSNR", "SSIM")  # of a table, as far as they were measured
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,7 @@ class DenseJob:
     case: str
     reference: Path
     prediction: Path
-    labels: tuple[Label, ...]
-    ignore: int | None
-    surface: bool
+    measure: Measure
 
 
 def key_of(label: Label, target: str = "") -> str:
@@ -153,24 +154,29 @@ def label_files(folder: Path) -> dict[str, Path]:
 
 
 def evaluate_label_files(
+    references: Mapping[str, Path], predictions: Mapping[str, Path], *, labels: Sequence[Label], ignore: int | None = None, surface: bool = False, **more: Any
+) -> dict[str, Any]:
+    """Evaluate predicted label maps: :func:`evaluate_files` with `labels`, `ignore` and `surface` as :func:`evaluate_labels` takes them."""
+    return evaluate_files(references, predictions, LabelMeasure(tuple(labels), ignore, surface), **more)
+
+
+def evaluate_files(
     references: Mapping[str, Path],
     predictions: Mapping[str, Path],
+    measure: Measure,
     *,
-    labels: Sequence[Label],
-    ignore: int | None = None,
-    surface: bool = False,
     processes: int = 1,
     meta: Mapping[str, Any] | None = None,
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
-    """Evaluate predicted label maps.
+    """Evaluate predicted files.
 
     Parameters
     ----------
     references, predictions
         Case to file; every prediction needs a reference.
-    labels, ignore, surface
-        As in :func:`evaluate_labels`.
+    measure
+        What is done with two of them.
     processes
         Cases evaluated at a time.
     meta
@@ -191,7 +197,7 @@ def evaluate_label_files(
     for case, path in predictions.items():
         if case not in references:
             raise EvaluationError(f"{path}: there are no labels of case {case!r} to compare it with. Add them, or take the prediction out of the folder.")
-    jobs = [DenseJob(case, references[case], path, tuple(labels), ignore, surface) for case, path in sorted(predictions.items())]
+    jobs = [DenseJob(case, references[case], path, measure) for case, path in sorted(predictions.items())]
     results = {}
     on_progress(0, len(jobs), "")
     for job, result in run_all(_evaluate, jobs, processes=processes, name=lambda job: job.case):
@@ -200,25 +206,37 @@ def evaluate_label_files(
     return summarise_dense([results[job.case] for job in jobs], meta or {})
 
 
+@dataclass(frozen=True)
+class LabelMeasure:
+    """:func:`evaluate_labels` of two files, by parts where they do not fit into memory."""
+
+    labels: tuple[Label, ...]
+    ignore: int | None = None
+    surface: bool = False
+
+    def __call__(self, reference: Path, prediction: Path) -> dict[str, dict[str, float]]:
+        """Figures by label."""
+        more: dict[str, Any] = {"labels": self.labels, "ignore": self.ignore, "surface": self.surface}
+        if is_large([prediction]) and is_large([reference]):
+            truth, by_parts = open_image(reference), open_image(prediction)
+            check_same_space(by_parts.space, prediction, truth.space, reference)
+            return evaluate_large_labels(reference=truth, prediction=by_parts, **more)
+        whole, found = read_image(reference), read_image(prediction)
+        check_same_space(found.space, prediction, whole.space, reference)
+        return evaluate_labels(reference=whole, prediction=found, **more)
+
+
 def _evaluate(job: DenseJob) -> dict[str, Any]:
-    more: dict[str, Any] = {"labels": job.labels, "ignore": job.ignore, "surface": job.surface}
-    if is_large([job.prediction]) and is_large([job.reference]):
-        truth, by_parts = open_image(job.reference), open_image(job.prediction)
-        check_same_space(by_parts.space, job.prediction, truth.space, job.reference)
-        found = evaluate_large_labels(reference=truth, prediction=by_parts, **more)
-    else:
-        reference, prediction = read_image(job.reference), read_image(job.prediction)
-        check_same_space(prediction.space, job.prediction, reference.space, job.reference)
-        found = evaluate_labels(reference=reference, prediction=prediction, **more)
-    return {"case": job.case, "reference_file": str(job.reference), "prediction_file": str(job.prediction), "metrics": found}
+    figures = job.measure(job.reference, job.prediction)
+    return {"case": job.case, "reference_file": str(job.reference), "prediction_file": str(job.prediction), "metrics": figures}
 
 
 def summarise_dense(cases: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> dict[str, Any]:
     """Join the results of all cases: means per label over the cases where a figure exists, and over the foreground labels."""
-    keys = list(cases[0]["metrics"])
-    names = list(cases[0]["metrics"][keys[0]]) if keys else []
-    mean = {key: {name: finite_mean([case["metrics"][key][name] for case in cases]) for name in names} for key in keys}
-    foreground = {name: finite_mean([mean[key][name] for key in keys if key != "0"]) for name in names}
+    names = {key: list(figures) for key, figures in cases[0]["metrics"].items()}  # labels and values have figures of their own
+    mean = {key: {name: finite_mean([case["metrics"][key][name] for case in cases]) for name in figures} for key, figures in names.items()}
+    every = dict.fromkeys(name for figures in names.values() for name in figures)
+    foreground = {name: finite_mean([figures[name] for key, figures in mean.items() if key != "0" and name in figures]) for name in every}
     return {"schema_version": SCHEMA_VERSION, **meta, "metric_per_case": list(cases), "mean": mean, "foreground_mean": foreground}
 
 
@@ -238,12 +256,19 @@ def joined_targets(summaries: Mapping[str, Mapping[str, Any]], meta: Mapping[str
 
 def dense_table(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
     """The means as text: one line per label. `names` says what a label's key is called."""
-    columns = [name for name in ("Dice", "IoU", "HD95", "ASD") if name in summary["foreground_mean"]]
+    columns = [name for name in COLUMNS if name in summary["foreground_mean"]]
     rows = [("", *columns, "cases")]
     for key, means in summary["mean"].items():
-        found = sum(math.isfinite(_number(case["metrics"][key]["Dice"])) for case in summary["metric_per_case"])
-        rows.append(((names or {}).get(key, key), *(_shown(means[name], name) for name in columns), str(found)))
-    rows.append(("foreground mean", *(_shown(summary["foreground_mean"][name], name) for name in columns), str(len(summary["metric_per_case"]))))
+        first = "Dice" if "Dice" in means else "MAE"
+        found = sum(math.isfinite(_number(case["metrics"][key][first])) for case in summary["metric_per_case"])
+        rows.append(((names or {}).get(key, key), *(_shown(means.get(name), name) for name in columns), str(found)))
+    rows.append(
+        (
+            "foreground mean" if "Dice" in columns else "mean",
+            *(_shown(summary["foreground_mean"][name], name) for name in columns),
+            str(len(summary["metric_per_case"])),
+        )
+    )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(text.rjust(width) if column else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))) for row in rows
@@ -257,4 +282,12 @@ def _number(value: float | None) -> float:
 
 def _shown(value: float | None, name: str) -> str:
     value = _number(value)
-    return "-" if not math.isfinite(value) else f"{value:.4f}" if name in ("Dice", "IoU") else f"{value:.2f}"
+    return (
+        "-"
+        if not math.isfinite(value)
+        else f"{value:.4f}"
+        if name in ("Dice", "IoU", "SSIM")
+        else f"{value:.4g}"
+        if name in ("MAE", "RMSE")
+        else f"{value:.2f}"
+    )

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.dataset import RawDataset
+from nnreg.dataset.continuous import Continuous
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
-from nnreg.dataset.target_spec import WHOLE, label_managers, names_of_labels, stem_of_target, targets_of
+from nnreg.dataset.target_spec import WHOLE, Output, label_targets, names_of_labels, outputs_of, stem_of_target, targets_of
 from nnreg.dataset.targets import label_file
 from nnreg.errors import EvaluationError, did_you_mean
-from nnreg.evaluation.dense import Progress, evaluate_label_files, joined_targets, key_of, label_files
+from nnreg.evaluation.dense import LabelMeasure, Progress, evaluate_files, joined_targets, key_of, label_files
+from nnreg.evaluation.dense_values import ValueMeasure, value_key
 from nnreg.evaluation.folder import PREDICTION_FILE
 from nnreg.files import read_json
 from nnreg.imageio import is_image_file
@@ -71,23 +73,15 @@ def evaluate_dense_folder(
     EvaluationError
         If there is no label map, or no labels of its case.
     """
-    targets = labels_of_predictions(predictions, raw)
+    targets = outputs_of_predictions(predictions, raw)
     found = label_files(predictions) if chosen is None else chosen
     model = read_json(predictions / PREDICTION_FILE, EvaluationError).get("model") if (predictions / PREDICTION_FILE).is_file() else None
     meta = {"dataset": raw.name, "model": model, "predictions": predictions.absolute().name}
     summaries = {}
     for target, its_maps in _by_target(found, tuple(targets), raw).items():
-        labels = targets[target]
-        summaries[target] = evaluate_label_files(
-            references(raw, target),
-            its_maps,
-            labels=labels.foreground,
-            ignore=labels.ignore,
-            surface=surface,
-            processes=processes,
-            meta=meta,
-            on_progress=on_progress,
-        )
+        output = targets[target]
+        measure = LabelMeasure(output.foreground, output.ignore, surface) if isinstance(output, LabelManager) else ValueMeasure(output.channels)
+        summaries[target] = evaluate_files(references(raw, target), its_maps, measure, processes=processes, meta=meta, on_progress=on_progress)
     return next(iter(summaries.values())) if len(targets) == 1 else joined_targets(summaries, meta)
 
 
@@ -109,10 +103,10 @@ def _by_target(found: Mapping[str, Path], targets: tuple[str, ...], raw: RawData
     return result
 
 
-def labels_of_predictions(folder: Path, raw: RawDataset) -> dict[str, LabelManager]:
-    """By target, as the ``dataset.json`` beside the predictions says, else that of the dataset, which may leave them to be read from the label files."""
+def outputs_of_predictions(folder: Path, raw: RawDataset) -> dict[str, Output]:
+    """By target, as the ``dataset.json`` beside the predictions says, else that of the dataset, which may leave labels to be read from the label files."""
     path = folder / FILE_NAME
-    return label_managers(DatasetSpec.read(path), str(path)) if path.is_file() else label_managers(raw.spec, str(raw.folder / FILE_NAME))
+    return outputs_of(DatasetSpec.read(path), str(path)) if path.is_file() else outputs_of(raw.spec, str(raw.folder / FILE_NAME))
 
 
 def references(raw: RawDataset, target: str = WHOLE) -> dict[str, Path]:
@@ -122,9 +116,14 @@ def references(raw: RawDataset, target: str = WHOLE) -> dict[str, Path]:
 
 
 def names_of(spec: DatasetSpec) -> dict[str, str]:
-    """Key of a label or region in a summary to what dataset.json calls it."""
+    """Key of a label, a region or a channel of values in a summary to what dataset.json calls it."""
     several = len(spec.targets) > 1
-    return {
+    values: dict[str, str] = {}
+    for target, output in outputs_of(spec).items() if several or not label_targets(spec) else ():
+        for channel in range(output.channels) if isinstance(output, Continuous) else ():
+            key = value_key(channel, output.heads)
+            values[f"{target}: {key}" if several else key] = target if output.heads == 1 else f"{target} {channel}"
+    return values | {
         key_of(value if isinstance(value, int) or len(value) > 1 else value[0], target if several else WHOLE): f"{target} {name}" if several else name
         for target in targets_of(spec)
         for name, value in names_of_labels(spec, target).items()

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.target_spec import WHOLE, Output, target_of
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense import Label, Progress, evaluate_labels, key_of, label_files, summarise_dense
 from nnreg.files import read_json, write_json
 from nnreg.imageio import Image, read_image, write_image
+from nnreg.imageio.endings import stem_of
 from nnreg.imageio.files import check_same_space
 from nnreg.parallel import run_all
 from nnreg.registry import Registry
@@ -29,10 +32,11 @@ STEPS: Registry[Callable[[LabelMap, Sequence[Label]], LabelMap]] = Registry("pos
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to do: a registered function, and the labels or regions it is done to, together."""
+    """One thing to do: a registered function, and the labels or regions it is done to, together; of several targets, in the files of which."""
 
     name: str
     labels: tuple[Label, ...]
+    target: str = WHOLE
 
     def __call__(self, labels: LabelMap) -> LabelMap:
         """The label map (*spatial) after the step."""
@@ -69,7 +73,11 @@ def keep_largest_component(labels: LabelMap, chosen: Sequence[Label]) -> LabelMa
 
 def write_steps(path: Path, steps: Sequence[Step], because: Sequence[str] = ()) -> None:
     """Write ``postprocessing.json``; `because` says of what was tried how it went."""
-    content = [{"name": step.name, "labels": [label if isinstance(label, int) else list(label) for label in step.labels]} for step in steps]
+    content = [
+        {"name": step.name, "labels": [label if isinstance(label, int) else list(label) for label in step.labels]}
+        | ({"target": step.target} if step.target else {})
+        for step in steps
+    ]
     write_json(path, {"schema_version": SCHEMA_VERSION, "steps": content, "because": list(because)})
 
 
@@ -87,14 +95,17 @@ def read_steps(path: Path) -> tuple[Step, ...]:
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise EvaluationError(f"{path}: expected schema_version {SCHEMA_VERSION}. Give the {FILE_NAME} that nnreg_find_best_configuration wrote.")
     try:
-        steps = tuple(
-            Step(entry["name"], tuple(label if isinstance(label, int) else tuple(map(int, label)) for label in entry["labels"])) for entry in content["steps"]
-        )
+        steps = tuple(_step(entry) for entry in content["steps"])
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(f"{path}: expected steps, each with name and labels ({error}). Determine the postprocessing again.") from error
     for step in steps:
         STEPS[step.name]
     return steps
+
+
+def _step(entry: Mapping[str, Any]) -> Step:
+    labels = tuple(label if isinstance(label, int) else tuple(map(int, label)) for label in entry["labels"])
+    return Step(entry["name"], labels, str(entry.get("target", WHOLE)))
 
 
 @dataclass(frozen=True)
@@ -106,10 +117,12 @@ class _Apply:
 
     def __call__(self, path: Path) -> None:
         image = read_image(path)
+        own = [step for step in self.steps if not step.target or stem_of(path).endswith(f"_{step.target}")]
         array = image.array[0]
-        for step in self.steps:
+        for step in own:
             array = step(array)
-        write_image(self.output / path.name, array[None].astype(image.array.dtype, copy=False), image.space)
+        # values have no steps, and may have several channels
+        write_image(self.output / path.name, array[None].astype(image.array.dtype, copy=False) if own else image.array, image.space)
 
 
 def apply_to_folder(folder: Path, output: Path, steps: Sequence[Step], *, processes: int = 1, on_progress: Progress = lambda done, total, what: None) -> int:
@@ -169,6 +182,7 @@ class _Search:
     labels: tuple[Label, ...]
     ignore: int | None
     processes: int
+    target: str = WHOLE
     steps: tuple[Step, ...] = ()
 
     def scores(self, candidates: Sequence[tuple[Step, ...]]) -> list[dict[str, Any]]:
@@ -187,7 +201,7 @@ class _Search:
                 self.steps = (*self.steps, step)
             names = ", ".join(map(key_of, step.labels))
             change = f"{before['foreground_mean']['Dice']:.5f} to {result['foreground_mean']['Dice']:.5f}"
-            told.append(f"{step.name} of {names}: mean Dice {change}, {'kept' if verdict else 'left out'}")
+            told.append(f"{step.name} of {f'{self.target}: ' if self.target else ''}{names}: mean Dice {change}, {'kept' if verdict else 'left out'}")
         return told
 
 
@@ -205,6 +219,7 @@ def determine_postprocessing(
     labels: Sequence[Label],
     ignore: int | None = None,
     processes: int = 1,
+    target: str = WHOLE,
 ) -> tuple[tuple[Step, ...], list[str]]:
     """Find out which components are better removed: all but the largest of the whole foreground, then of every label (nnU-Net's order).
 
@@ -216,6 +231,8 @@ def determine_postprocessing(
         Values or regions, without background.
     ignore
         Value that is not scored.
+    target
+        Of several, that of the files; the steps say so.
 
     Returns
     -------
@@ -229,11 +246,35 @@ def determine_postprocessing(
         raise EvaluationError(
             f"postprocessing is determined on predictions of labelled cases; {f'{missing[0]!r} has no labels' if missing else 'there are none'}."
         )
-    search = _Search(references, predictions, tuple(labels), ignore, processes)
-    told = search.tried([Step("keep_largest_component", tuple(labels))])
-    single = [Step("keep_largest_component", (label,)) for label in labels] if len(labels) > 1 else []
+    search = _Search(references, predictions, tuple(labels), ignore, processes, target)
+    told = search.tried([Step("keep_largest_component", tuple(labels), target)])
+    single = [Step("keep_largest_component", (label,), target) for label in labels] if len(labels) > 1 else []
     # what is removed of one label changes no other: one pass tells of all
     together = [single] if all(isinstance(label, int) for label in labels) else [[step] for step in single]
     for candidates in filter(None, together):
         told += search.tried(candidates)
     return search.steps, told
+
+
+def determine_for_targets(
+    references: Mapping[str, Path], predictions: Mapping[str, Path], outputs: Mapping[str, Output], *, processes: int = 1
+) -> tuple[tuple[Step, ...], list[str]]:
+    """:func:`determine_postprocessing` of every target that has labels.
+
+    Parameters
+    ----------
+    references, predictions
+        File by its name without the ending: the case, of several targets ``CASE_TARGET``.
+    outputs
+        What the targets are.
+    """
+    steps: tuple[Step, ...] = ()
+    told: list[str] = []
+    for target, output in outputs.items():
+        if not isinstance(output, LabelManager):
+            continue
+        own = {stem: path for stem, path in predictions.items() if target_of(stem, outputs) == target}
+        named = target if len(outputs) > 1 else WHOLE
+        more, said = determine_postprocessing(references, own, labels=output.foreground, ignore=output.ignore, processes=processes, target=named)
+        steps, told = (*steps, *more), told + said
+    return steps, told

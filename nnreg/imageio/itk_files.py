@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from nnreg.quiet import STDERR, STDOUT, caught
 
 CORNER_TOLERANCE = 0.1  # of the smallest voxel: how far a corner may move when a header is rounded to what ITK can represent
 PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"  # ITK's switch: take the nearest rectangular grid instead of refusing
+ROOM = 2**20  # bytes for a header and what a file system needs for itself
 NOT_ORTHONORMAL = "orthonormal"  # what its refusal says
 
 
@@ -258,6 +260,21 @@ def _write(image: sitk.Image, temporary: Path, path: Path) -> None:
         raise ImageError(
             f"{path}: cannot be written ({(said or str(failure).splitlines())[-1]}). Check the free space and the folder's permissions."
         ) from failure
+    if not _is_whole(image, temporary):
+        raise ImageError(f"{path}: cannot be written, its disk is full. Make room there and run it again, or choose a folder on another disk.")
+
+
+def _is_whole(image: sitk.Image, path: Path) -> bool:
+    """Whether a file just written holds the image. ITK does not notice that a disk is full, so where it nearly is the file is read again."""
+    values = sitk.GetArrayViewFromImage(image)
+    if shutil.disk_usage(path.parent).free > values.nbytes + ROOM:
+        return True
+    with caught():
+        try:
+            found = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        except RuntimeError:
+            return False
+    return found.tobytes() == values.tobytes()
 
 
 def _write_with_data_file(path: Path, image: sitk.Image) -> None:

@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
+from nnreg.dataset.continuous import Continuous
 from nnreg.dataset.spec import FILE_NAME as SPEC
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_pictures import overview_of_labels
-from nnreg.files import read_json, writable_folder, write_json
+from nnreg.evaluation.value_pictures import overview_of_values
+from nnreg.files import writable_folder
 from nnreg.imageio import is_image_file, read_image, write_image
+from nnreg.imageio.endings import WHOLE_NUMBERS_ONLY, ending_for
 from nnreg.inference.dense_predictor import DEFAULT_TILES, DensePredictor, TileOptions
+from nnreg.inference.dense_record import PREDICTION_FILE, PredictionRecord
 from nnreg.inference.dense_sources import DenseSource, NewCases, Prepared, label_ending
 from nnreg.inference.large import predict_large
 from nnreg.inference.overlapped import Behind, ahead
@@ -28,9 +34,7 @@ from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.training.runtime_utils.runtime import device_named
 
 Progress = Callable[[int, int, str], None]
-PREDICTION_FILE = "prediction.json"
 PICTURES = "overview"
-SCHEMA_VERSION = 1
 _drawing = threading.Lock()  # matplotlib is not made for several threads
 
 
@@ -85,8 +89,8 @@ def predict_cases(
     predictor.plans.write(output / "plans.json")
     predictor.spec.write(output / SPEC)
     cases = source.cases[options.part :: options.parts]
-    record = _Record(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
-    finished_before = [case for case in cases if _is_finished(output, case, predictor.stems(case).values(), source, options)]
+    record = PredictionRecord(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
+    finished_before = [case for case in cases if _is_finished(output, case, predictor, source, options)]
     kept = record.keep(finished_before) if options.continue_prediction else []
     on_progress(len(kept), len(cases), "")
     writer = _Writer(predictor, source, output, options)
@@ -108,36 +112,19 @@ def predict_cases(
     return record.content
 
 
-class _Record:
-    """``prediction.json``, written anew with every case."""
-
-    def __init__(self, path: Path, predictor: DensePredictor, model: str) -> None:
-        self.path = path
-        self.content: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "task": predictor.plans.task,
-            "dataset": predictor.plans.dataset_name,
-            "model": model,
-            "cases": [],
-        }
-
-    def keep(self, cases: Sequence[str]) -> list[str]:
-        """Take over the entries of those `cases` that an earlier record has; returns which."""
-        earlier = {entry["name"]: entry for entry in read_json(self.path, PredictionError)["cases"]} if self.path.is_file() else {}
-        found = [case for case in cases if case in earlier]
-        self.content["cases"] = [earlier[case] for case in found]
-        return found
-
-    def add(self, entry: dict[str, Any]) -> int:
-        """Returns how many there are."""
-        self.content["cases"] = sorted([*self.content["cases"], entry], key=lambda one: str(one["name"]))
-        write_json(self.path, self.content)
-        return len(self.content["cases"])
+def target_files(predictor: DensePredictor, source: DenseSource, case: str) -> dict[str, str]:
+    """By target, the name of the file that is predicted of a case. Values of a format that holds whole numbers alone become TIFF, unless they are such."""
+    ending = label_ending(source, case)
+    return {
+        target: f"{stem}{ending_for(ending, predictor.dtype(target)) if isinstance(predictor.targets[target], Continuous) else ending}"
+        for target, stem in predictor.stems(case).items()
+    }
 
 
-def _is_finished(output: Path, case: str, stems: Iterable[str], source: DenseSource, options: DenseOptions) -> bool:
-    endings = [label_ending(source, case), *([PROBABILITIES] if options.save_probabilities else [])]
-    return all(is_image_file(output / f"{stem}{ending}") for stem in stems for ending in endings)
+def _is_finished(output: Path, case: str, predictor: DensePredictor, source: DenseSource, options: DenseOptions) -> bool:
+    stems = predictor.stems(case)
+    probabilities = [f"{stem}{PROBABILITIES}" for target, stem in stems.items() if options.save_probabilities and predictor.has_labels(target)]
+    return all(is_image_file(output / name) for name in (*target_files(predictor, source, case).values(), *probabilities))
 
 
 @dataclass(frozen=True)
@@ -152,38 +139,61 @@ class _Writer:
     def __call__(self, case: str, prepared: Prepared, logits: Tensor, seconds: float) -> dict[str, Any]:
         """The case's entry of ``prediction.json``."""
         started = time.monotonic()
-        for target, stem in self.predictor.stems(case).items():
-            self._write(case, target, stem, prepared, logits)
+        stems = self.predictor.stems(case)
+        for target, name in target_files(self.predictor, self.source, case).items():
+            write = self._write if self.predictor.has_labels(target) else self._write_values
+            write(case, target, stems[target], self.output / name, prepared, logits)
         return {
             "name": case,
             "images": [path.name for path in self.source.files(case)],
             "seconds": {"network": round(seconds, 3), "writing": round(time.monotonic() - started, 3)},
         }
 
-    def _write(self, case: str, target: str, stem: str, prepared: Prepared, logits: Tensor) -> None:
-        """What is told of one target, in files that begin with `stem`."""
+    def _write_values(self, case: str, target: str, stem: str, path: Path, prepared: Prepared, outputs: Tensor) -> None:
+        """What is told of a continuous target."""
+        values = prepared.back(self.predictor.value_map(outputs, prepared.properties, target))
+        if self.options.pictures:
+            found = self.source.truth(case, target)
+            truth = None if found is None else read_image(found)
+            with _drawing:
+                overview_of_values(self.output / PICTURES / f"{stem}.png", prepared.native, values, truth=truth)
+        whole = path.name.lower().endswith(WHOLE_NUMBERS_ONLY)
+        write_image(path, as_stored(values, self.predictor.dtype(target) if whole else "float32"), prepared.native.space)
+
+    def _write(self, case: str, target: str, stem: str, path: Path, prepared: Prepared, logits: Tensor) -> None:
+        """What is told of a target of labels, in files that begin with `stem`."""
         if self.options.save_probabilities:
-            probabilities = self.predictor.probabilities(logits, prepared.properties, target)
+            probabilities = prepared.back(self.predictor.probabilities(logits, prepared.properties, target))
             write_probabilities(self.output / f"{stem}{PROBABILITIES}", probabilities, probabilities.shape)
             del probabilities
-        labels = self.predictor.label_map(logits, prepared.properties, target)
+        labels = prepared.back(self.predictor.label_map(logits, prepared.properties, target)[None])[0]
         if self.options.pictures:
-            path = self.source.truth(case, target)
-            truth = None if path is None else read_image(path)
+            found = self.source.truth(case, target)
+            truth = None if found is None else read_image(found)
             with _drawing:
                 overview_of_labels(self.output / PICTURES / f"{stem}.png", prepared.native, labels, truth=truth, names=self.predictor.label_names(target))
         # last: a case that has its label maps is whole
-        write_image(self.output / f"{stem}{label_ending(self.source, case)}", labels[None], prepared.native.space)
+        write_image(path, labels[None], prepared.native.space)
+
+
+def as_stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.generic]:
+    """Values as files of that type hold them: rounded and clipped to whole numbers, or as they are."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return values
+    limits = np.iinfo(kind)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(kind)
 
 
 def _predict_large(predictor: DensePredictor, source: DenseSource, case: str, output: Path, options: DenseOptions) -> dict[str, Any]:
     """The entry of a case that does not fit into memory; it gets a label map and no picture."""
     if options.save_probabilities:
         raise PredictionError(f"{source.files(case)[0]}: is too large to keep its probabilities. Leave --save_probabilities (--npz) out, or cut the image.")
-    if len(predictor.stems(case)) > 1:
-        raise PredictionError(f"{source.files(case)[0]}: is too large for a model of several targets ({', '.join(predictor.stems(case))}). Cut the image.")
+    continuous = [target for target in predictor.targets if not predictor.has_labels(target)]
+    if continuous:
+        raise PredictionError(f"{source.files(case)[0]}: is too large for the values of the target {continuous[0]!r}. Cut the image.")
     started = time.monotonic()
-    predict_large(predictor, source.prepare_large(case), output / f"{case}{label_ending(source, case)}")
+    predict_large(predictor, source.prepare_large(case), {target: output / name for target, name in target_files(predictor, source, case).items()})
     return {"name": case, "images": [path.name for path in source.files(case)], "seconds": {"network": round(time.monotonic() - started, 3), "writing": 0.0}}
 
 

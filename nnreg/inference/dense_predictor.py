@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import WHOLE, label_managers, names_of_labels, stem_of_target
+from nnreg.dataset.target_spec import WHOLE, names_of_labels, outputs_of, previous_channels, stem_of_target
 from nnreg.errors import PredictionError, did_you_mean
 from nnreg.inference.sliding_window import OnTile, SlidingWindow, roomy
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
-from nnreg.preprocessing.dense.restore import restore_labels, restore_probabilities
+from nnreg.preprocessing.dense.restore import restore_labels, restore_maps, restore_probabilities
 from nnreg.preprocessing.dense.storage import DenseProperties
 
 
@@ -67,9 +69,8 @@ class DensePredictor:
         tiles: TileOptions = DEFAULT_TILES,
     ) -> None:
         self.plans, self.configuration, self.spec = plans, configuration, spec
-        self.targets = label_managers(spec)
-        """What the logits mean, by target; several lie one behind another."""
-        self.labels = next(iter(self.targets.values()))
+        self.targets = outputs_of(spec)
+        """What the outputs mean, by target; several lie one behind another."""
         mirrored = configuration.training.augmentation.get("pose", {}).get("mirror_axes", ())
         self.window = SlidingWindow(
             [_AllTargets(network, tuple(self.targets)) for network in networks] if self.several else networks,
@@ -95,24 +96,24 @@ class DensePredictor:
         return [(value, name) for name, value in names_of_labels(self.spec, target).items() if isinstance(value, int)]
 
     @property
-    def previous_labels(self) -> tuple[int, ...]:
-        """Label values that an earlier stage gives as channels of the input; none but in a cascade."""
-        return tuple(value for value in self.labels.values if value) if self.configuration.previous_stage else ()
+    def previous_labels(self) -> tuple[tuple[int, ...], ...]:
+        """Per target, label values that an earlier stage gives as channels of the input; none but in a cascade."""
+        return previous_channels(self.spec) if self.configuration.previous_stage else ()
 
     def logits(self, image: npt.NDArray[np.float32], previous: npt.NDArray[np.integer] | None = None, on_tile: OnTile = lambda done, total: None) -> Tensor:
-        """Logits (K, D, H, W) of a preprocessed image (C, D, H, W), in a cascade with the labels (1, D, H, W) of the stage before.
+        """Logits (K, D, H, W) of a preprocessed image (C, D, H, W), in a cascade with the labels (T, D, H, W) of the stage before.
 
         Raises
         ------
         PredictionError
             If the network gives another number of logits than the labels need, or the earlier stage is missing.
         """
-        if self.previous_labels:
+        if self.configuration.previous_stage:
             if previous is None:
                 raise PredictionError(
                     f"this configuration needs predictions of {self.configuration.previous_stage}: name their folder (-prev_stage_predictions)."
                 )
-            image = np.concatenate([image, *((previous == value).astype(np.float32) for value in self.previous_labels)])
+            image = with_previous(image, previous, self.previous_labels)
         logits = self.window(image, on_tile)
         heads = sum(labels.heads for labels in self.targets.values())
         if logits.shape[0] != heads:
@@ -121,24 +122,58 @@ class DensePredictor:
 
     def of_target(self, logits: Tensor, target: str) -> Tensor:
         """Those of all logits (K, D, H, W) that are of one target."""
-        before = 0
-        for name, labels in self.targets.items():
-            if name == target:
-                return logits[before : before + labels.heads]
-            before += labels.heads
-        raise PredictionError(f"target {target!r} is unknown; {did_you_mean(target, self.targets)}")
+        if target not in self.targets:
+            raise PredictionError(f"target {target!r} is unknown; {did_you_mean(target, self.targets)}")
+        return logits[self.places[target]]
+
+    @property
+    def places(self) -> dict[str, slice]:
+        """Which of all logits are those of each target."""
+        ends = list(itertools.accumulate(output.heads for output in self.targets.values()))
+        return {name: slice(end - output.heads, end) for (name, output), end in zip(self.targets.items(), ends, strict=True)}
 
     def label_map(self, logits: Tensor, properties: DenseProperties, target: str | None = None) -> npt.NDArray[np.integer]:
         """Labels (of the first target unless named) on the native grid, class by class in bounded memory."""
         target = next(iter(self.targets)) if target is None else target
-        return restore_labels(self.of_target(logits, target), properties, self.plans, self.configuration, self.targets[target])
+        return restore_labels(self.of_target(logits, target), properties, self.plans, self.configuration, self.labels_of(target))
+
+    def value_map(self, logits: Tensor, properties: DenseProperties, target: str) -> npt.NDArray[np.float32]:
+        """Values (channels, *native) of a continuous target, in the units of its training files."""
+        return restore_maps(self.of_target(logits, target), properties, self.plans, self.configuration, self.plans.targets[target])
+
+    def has_labels(self, target: str) -> bool:
+        """Whether a target is one of labels, not of values."""
+        return isinstance(self.targets[target], LabelManager)
+
+    def dtype(self, target: str) -> str:
+        """Of the files of a continuous target: ``uint8`` or ``uint16`` if those of the training are, else ``float32``."""
+        kinds = {values.dtype for values in self.plans.targets[target]}
+        return kinds.pop() if len(kinds) == 1 else "float32"
+
+    def labels_of(self, target: str) -> LabelManager:
+        """What the outputs of a target of labels mean.
+
+        Raises
+        ------
+        PredictionError
+            If it is continuous.
+        """
+        labels = self.targets[target]
+        if not isinstance(labels, LabelManager):
+            raise PredictionError(f"the target {target!r} has values, no labels or probabilities.")
+        return labels
 
     def probabilities(self, logits: Tensor, properties: DenseProperties, target: str | None = None) -> npt.NDArray[np.floating]:
         """Probabilities (K, *native) of a target (the first unless named); in a temporary file, in half precision, where they are large."""
         target = next(iter(self.targets)) if target is None else target
-        labels = self.targets[target]
+        labels = self.labels_of(target)
         out = roomy((labels.heads, *properties.native.shape), self.window.largest_in_memory).numpy()
         return restore_probabilities(self.of_target(logits, target), properties, self.plans, self.configuration, labels, out=out)
+
+
+def with_previous(image: npt.NDArray[np.float32], previous: npt.NDArray[np.integer], labels: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+    """An image (C, *spatial) and, as further channels, where each of the `labels` of every target was found in `previous` (T, *spatial)."""
+    return np.concatenate([image, *((found[None] == value).astype(np.float32) for found, values in zip(previous, labels, strict=True) for value in values)])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,11 @@ import numpy.typing as npt
 from nnreg.dataset import RawDataset
 from nnreg.dataset.large import LargeLabels, large
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import WHOLE
+from nnreg.dataset.target_spec import WHOLE, label_targets, stem_of_target
 from nnreg.dataset.targets import label_file
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense import label_files
-from nnreg.imageio import Image, check_finite, ending_of, open_image, read_channels, read_image
+from nnreg.imageio import Image, check_finite, ending_of, open_image, read_channels
 from nnreg.imageio.endings import LOSSY
 from nnreg.imageio.files import check_same_space
 from nnreg.imageio.lazy import Box, is_large
@@ -26,6 +26,7 @@ from nnreg.inference.cases import cases_in, folder_beside
 from nnreg.inference.large import ENDING as LARGE_ENDING
 from nnreg.inference.large import LargePrepared
 from nnreg.planning.dense.plans import DensePlans
+from nnreg.planning.orientation import code, reoriented, turned, turned_back
 from nnreg.preprocessing.dense.case import DensePreprocessor
 from nnreg.preprocessing.dense.storage import DenseDataset, DenseProperties
 from nnreg.preprocessing.dense.streamed import StreamedCase
@@ -40,14 +41,21 @@ class Prepared:
     native : Image
     image : array, shape (C, D, H, W), float32
     properties : DenseProperties
-    previous : array, shape (1, D, H, W), optional
+    previous : array, shape (T, D, H, W), optional
         Labels that the stage before predicted.
+    orientation
+        To which the image was turned, if it was: `properties` are of that grid.
     """
 
     native: Image
     image: npt.NDArray[np.float32]
     properties: DenseProperties
     previous: npt.NDArray[np.integer] | None = None
+    orientation: str = ""
+
+    def back(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What was predicted, (C, *grid), on the grid of the files."""
+        return turned_back(values, self.native.space, self.orientation) if self.orientation else values
 
 
 class DenseSource(Protocol):
@@ -105,12 +113,7 @@ class NewCases:
         self._preprocessor = DensePreprocessor(plans, configuration_name)
         labels = folder_beside(folder, "labels")
         self._truth, self._several = label_files(labels) if labels is not None else {}, len(spec.targets) > 1
-        self._previous = None if previous is None else label_files(previous)
-        missing = [case for case in self.cases if self._previous is not None and case not in self._previous]
-        if missing:
-            raise PredictionError(
-                f"{previous}: has no label map of case {missing[0]!r}. Predict the stage before for every image, or leave -prev_stage_predictions out."
-            )
+        self._previous = None if previous is None else _earlier_files(previous, self.cases, spec)
 
     @property
     def cases(self) -> list[str]:
@@ -128,10 +131,13 @@ class NewCases:
             )
         earlier = None
         if self._previous is not None:
-            earlier = read_image(self._previous[case])
-            check_same_space(earlier.space, self._previous[case], image.space, paths[0])
-        found = self._preprocessor.run(case, image, earlier)
-        return Prepared(image, found.image, found.properties, None if earlier is None else found.labels)
+            earlier = read_channels(self._previous[case])
+            check_same_space(earlier.space, self._previous[case][0], image.space, paths[0])
+        # a plane has no third axis to be turned about
+        wanted = self._preprocessor.plans.orientation if image.ndim == 3 else ""
+        seen, before = (_turned(one, wanted) for one in (image, earlier))
+        found = self._preprocessor.run(case, seen or image, before)
+        return Prepared(image, found.image, found.properties, None if earlier is None else found.labels, wanted)
 
     def is_large(self, case: str) -> bool:
         """Zarr or TIFF of more than ``nnReg_whole_voxels``."""
@@ -144,11 +150,14 @@ class NewCases:
             raise PredictionError(
                 f"{image.path}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
             )
+        wanted = self._preprocessor.plans.orientation
+        if wanted and code(image.space) != wanted:
+            raise PredictionError(f"{image.path}: runs {code(image.space)}, the model takes {wanted}; what is read by parts is not turned. Turn the image.")
         earlier = None
         if self._previous is not None:
             labels = open_image(self._previous[case])
             check_same_space(labels.space, labels.path, image.space, image.path)
-            earlier = LargeLabels(labels.volume(self._preprocessor.plans.transpose_forward), (labels.path,))
+            earlier = LargeLabels(labels.volume(self._preprocessor.plans.transpose_forward), tuple(self._previous[case]))
         streamed = StreamedCase.of(case, image, self._preprocessor.plans, self._preprocessor.configuration, truth=earlier)
         return LargePrepared(streamed.image, streamed.grids.new, streamed.properties, None if earlier is None else streamed.labels)
 
@@ -159,6 +168,27 @@ class NewCases:
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
         return self._files[case]
+
+
+def _turned(image: Image | None, wanted: str) -> Image | None:
+    if image is None or not wanted:
+        return image
+    return Image(np.ascontiguousarray(turned(image.array, image.space, wanted)), reoriented(image.space, wanted), image.notes)
+
+
+def _earlier_files(folder: Path, cases: Sequence[str], spec: DatasetSpec) -> dict[str, list[Path]]:
+    """Case to what the stage before predicted of each target that has labels."""
+    found, targets = label_files(folder), label_targets(spec)
+    result: dict[str, list[Path]] = {}
+    for case in cases:
+        stems = [stem_of_target(case, target, len(spec.targets) > 1) for target in targets]
+        missing = [stem for stem in stems if stem not in found]
+        if missing:
+            raise PredictionError(
+                f"{folder}: has no label map of case {missing[0]!r}. Predict the stage before for every image, or leave -prev_stage_predictions out."
+            )
+        result[case] = [found[stem] for stem in stems]
+    return result
 
 
 class StoredCases:
@@ -173,7 +203,7 @@ class StoredCases:
     chosen
         Which cases.
     previous
-        Case to the labels (1, D, H, W) that the stage before predicted, on this configuration's grid.
+        Case to the labels (T, D, H, W) that the stage before predicted, on this configuration's grid.
     """
 
     def __init__(self, raw: RawDataset, arrays: Path, chosen: list[str], previous: Callable[[str], npt.NDArray[np.integer]] | None = None) -> None:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.evaluation.dense_folder import evaluate_dense_folder
-from nnreg.imageio import read_image
-from nnreg.inference.dense import DenseOptions, dense_predictor, predict_cases
-from nnreg.inference.dense_sources import StoredCases, label_ending
+from nnreg.imageio import Image, read_image
+from nnreg.inference.dense import DenseOptions, dense_predictor, predict_cases, target_files
+from nnreg.inference.dense_sources import StoredCases
 from nnreg.inference.predictor import Predictor
 from nnreg.preprocessing.dense.case import labels_onto
 from nnreg.preprocessing.storage import ENDING, write_array
@@ -50,7 +50,7 @@ def validate_cases(
     output
         ``validation_raw`` of the fold.
     previous
-        In a cascade: case to the labels (1, D, H, W) that the stage before predicted, on this configuration's grid.
+        In a cascade: case to the labels (T, D, H, W) that the stage before predicted, on this configuration's grid.
     next_stage
         A configuration that takes what is predicted here as input, and the folder where it looks for ``CASE.b2nd`` on its grid.
 
@@ -66,8 +66,9 @@ def validate_cases(
     if next_stage is not None:
         name, folder = next_stage
         for case in source.cases:
-            labels = read_image(output / f"{case}{label_ending(source, case)}")
-            onto = labels_onto(labels, source.properties(case), dense.plans, name)
+            files = [read_image(output / file) for target, file in target_files(dense, source, case).items() if dense.has_labels(target)]
+            labels = np.concatenate([found.array for found in files])
+            onto = labels_onto(Image(labels, files[0].space), source.properties(case), dense.plans, name)
             write_array(folder / f"{case}{ENDING}", onto, dense.plans.configuration(name).patch_size)
-    chosen = {stem: output / f"{stem}{label_ending(source, case)}" for case in source.cases for stem in dense.stems(case).values()}
+    chosen = {dense.stems(case)[target]: output / name for case in source.cases for target, name in target_files(dense, source, case).items()}
     return evaluate_dense_folder(output, raw, surface=False, chosen=chosen, on_progress=on_progress)

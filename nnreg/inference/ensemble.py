@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.dataset.continuous import Continuous, read_map
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
-from nnreg.dataset.target_spec import only_labels
+from nnreg.dataset.target_spec import Output, case_of, outputs_of, target_of
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense import label_files
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.imageio import read_image, write_image
+from nnreg.imageio.files import check_same_space
 from nnreg.inference.probabilities import ENDING, Probabilities, write_probabilities
 from nnreg.parallel import run_all
 
@@ -64,8 +66,8 @@ class EnsembleCase:
     Attributes
     ----------
     name : str
-    members : files ``CASE.npz``
-    like : a label map of the case, whose grid and ending the new one gets
+    members : files ``CASE.npz``, of a continuous target the predicted values
+    like : a label map of the case, or its values, whose grid and ending the new one gets
     """
 
     name: str
@@ -78,22 +80,43 @@ class _Work:
     """Picklable: one case into a folder."""
 
     output: Path
-    labels: LabelManager
+    outputs: Mapping[str, Output]
     save_probabilities: bool
 
     def __call__(self, case: EnsembleCase) -> None:
+        target = target_of(case.name, self.outputs)
+        if target is None:
+            raise PredictionError(f"{case.like}: is of none of the targets {', '.join(self.outputs)}. Expected CASE_TARGET; remove the file.")
+        output = self.outputs[target]
+        write = self._values if isinstance(output, Continuous) else self._labels
+        write(case, output)  # type: ignore[arg-type]  # each writes its own kind
+
+    def _values(self, case: EnsembleCase, output: Continuous) -> None:
+        like, images = read_image(case.like), [read_map(path, output.channels) for path in case.members]
+        for path, image in zip(case.members, images, strict=True):
+            check_same_space(image.space, path, like.space, case.like)
+        mean = np.asarray(np.mean([image.array for image in images], axis=0, dtype=np.float32))
+        write_image(self.output / case.like.name, mean if like.array.dtype.kind == "f" else np.rint(mean).astype(like.array.dtype), like.space)
+
+    def _labels(self, case: EnsembleCase, labels: LabelManager) -> None:
         members = [Probabilities(path) for path in case.members]
-        first = members[0]
         space = read_image(case.like).space
         for member in members:
-            if member.shape != (self.labels.heads, *space.shape):
+            if member.shape != (labels.heads, *space.shape):
                 raise PredictionError(
-                    f"{member.path}: has shape {member.shape}, expected {(self.labels.heads, *space.shape)}: a class per label of {FILE_NAME}, on the grid of "
+                    f"{member.path}: has shape {member.shape}, expected {(labels.heads, *space.shape)}: a class per label of {FILE_NAME}, on the grid of "
                     f"{case.like.name}. Predict all members from the same images."
                 )
         if self.save_probabilities:
-            write_probabilities(self.output / f"{case.name}{ENDING}", mean_classes(members), first.shape)
-        write_image(self.output / case.like.name, labels_of(mean_classes(members), self.labels)[None], space)
+            write_probabilities(self.output / f"{case.name}{ENDING}", mean_classes(members), members[0].shape)
+        write_image(self.output / case.like.name, labels_of(mean_classes(members), labels)[None], space)
+
+
+def member_files(stem: str, files: Sequence[Path], spec: DatasetSpec) -> tuple[Path, ...]:
+    """What an ensemble averages for predicted files of one name: the probabilities beside label maps, values themselves."""
+    outputs = outputs_of(spec)
+    continuous = isinstance(outputs.get(target_of(stem, outputs) or ""), Continuous)
+    return tuple(path if continuous else path.with_name(f"{stem}{ENDING}") for path in files)
 
 
 def ensemble_cases(
@@ -110,7 +133,7 @@ def ensemble_cases(
     """Average the probabilities of every case into a label map; returns the content of ``prediction.json``."""
     writable_folder(output)
     on_progress(0, len(cases), "")
-    work = _Work(output, only_labels(spec), save_probabilities)
+    work = _Work(output, outputs_of(spec), save_probabilities)
     for done, (case, _) in enumerate(run_all(work, cases, processes=processes, name=lambda case: case.name), 1):
         on_progress(done, len(cases), case.name)
     spec.write(output / FILE_NAME)
@@ -119,7 +142,7 @@ def ensemble_cases(
         "task": "dense_prediction",
         "dataset": dataset,
         "model": model,
-        "cases": [{"name": case.name} for case in cases],
+        "cases": [{"name": name} for name in dict.fromkeys(case_of(case.name, spec) for case in cases)],
     }
     write_json(output / PREDICTION_FILE, content)
     return content
@@ -168,7 +191,7 @@ def ensemble_folders(
             what = f"case {missing[0]!r} is in one of them only" if missing else "it holds no label maps"
             raise PredictionError(f"{folder} and {folders[0]}: do not hold the same cases, {what}. Predict the same images with every model.")
     spec = DatasetSpec.read(folders[0] / FILE_NAME)
-    cases = [EnsembleCase(name, tuple(folder / f"{name}{ENDING}" for folder in folders), path) for name, path in files[0].items()]
+    cases = [EnsembleCase(name, member_files(name, [found[name] for found in files], spec), path) for name, path in files[0].items()]
     told = [read_json(folder / PREDICTION_FILE, PredictionError) if (folder / PREDICTION_FILE).is_file() else {} for folder in folders]
     names = [str(content.get("model", folder.name)) for content, folder in zip(told, folders, strict=True)]
     content = ensemble_cases(

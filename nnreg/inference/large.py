@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.errors import PredictionError
 from nnreg.imageio.lazy import BLOCK_VOXELS, Box, boxes
 from nnreg.imageio.zarr_files import CHUNK, ZarrWriter, create_zarr
-from nnreg.inference.dense_predictor import DensePredictor
+from nnreg.inference.dense_predictor import DensePredictor, with_previous
 from nnreg.inference.sliding_window import OnTile
 from nnreg.inference.streamed_window import StreamedWindow
 from nnreg.kernels.resize_cpu import strongest
@@ -39,7 +39,7 @@ class LargePrepared:
     shape : voxels per axis of the working grid
     properties : DenseProperties
     previous
-        (1, *box) labels of the stage before, in a cascade.
+        (T, *box) labels of the stage before, in a cascade.
     """
 
     read: Callable[[Box], npt.NDArray[np.float32]]
@@ -49,39 +49,53 @@ class LargePrepared:
 
 
 def predict_large(
-    predictor: DensePredictor, prepared: LargePrepared, path: Path, *, region: Box | None = None, on_tile: OnTile = lambda done, total: None
+    predictor: DensePredictor,
+    prepared: LargePrepared,
+    paths: Mapping[str, Path],
+    *,
+    region: Box | None = None,
+    on_tile: OnTile = lambda done, total: None,
 ) -> None:
-    """Predict a case into the label map `path`, a Zarr on the image's own grid.
+    """Predict a case into label maps, each a Zarr on the image's own grid.
 
     Memory is bounded whatever the size: logits are compared as soon as no further tile reaches them; where the working grid is another than the
     image's, they lie in a temporary file in half precision until they are interpolated.
 
     Parameters
     ----------
+    paths
+        Of the label map of each target.
     region
         Box of the working grid that alone is predicted; what is outside is background.
 
     Raises
     ------
     PredictionError
-        If the network does not fit the labels, or the earlier stage of a cascade is missing.
+        If the network does not fit the labels, a target is continuous, or the earlier stage of a cascade is missing.
     NnRegError
         If the image has an unreadable chunk, or the disk is full; a label map that was there before stays.
     """
-    properties, labels = prepared.properties, predictor.labels
+    properties, places = prepared.properties, predictor.places
+    labels = {target: predictor.labels_of(target) for target in places}
+    heads = sum(manager.heads for manager in labels.values())
     grids = _back(predictor, prepared)
-    streamed = StreamedWindow(predictor.window, _input(predictor, prepared), prepared.shape, labels.heads)
-    with create_zarr(path, 1, labels.dtype, properties.native) as writer:
-        native = _Native(writer, properties, predictor.plans.transpose_forward)
+    streamed = StreamedWindow(predictor.window, _input(predictor, prepared), prepared.shape, heads)
+    with contextlib.ExitStack() as stack:
+        native = {
+            target: _Native(stack.enter_context(create_zarr(paths[target], 1, manager.dtype, properties.native)), properties, predictor.plans.transpose_forward)
+            for target, manager in labels.items()
+        }
         if grids.same:
             for box, logits in streamed(region, on_tile):
-                native.write(box, _labels_of(logits, labels))
+                for target, place in places.items():
+                    native[target].write(box, _labels_of(logits[place], labels[target]))
             return
-        with _kept_logits(labels.heads, prepared.shape) as stored:
-            for box, logits in streamed(region, on_tile):
-                stored[(slice(None), *_slices(box))] = _half(logits)
-            for box in boxes(grids.new, (CHUNK,) * 3, None, BLOCK_VOXELS // labels.heads):
-                native.write(box, _interpolated_labels(stored, grids, box, labels))
+        stored = stack.enter_context(_kept_logits(heads, prepared.shape))
+        for box, logits in streamed(region, on_tile):
+            stored[(slice(None), *_slices(box))] = _half(logits)
+        for box in boxes(grids.new, (CHUNK,) * 3, None, BLOCK_VOXELS // heads):
+            for target, place in places.items():
+                native[target].write(box, _interpolated_labels(stored, place, grids, box, labels[target]))
 
 
 def _input(predictor: DensePredictor, prepared: LargePrepared) -> Callable[[Box], npt.NDArray[np.float32]]:
@@ -93,8 +107,7 @@ def _input(predictor: DensePredictor, prepared: LargePrepared) -> Callable[[Box]
         raise PredictionError(f"this configuration needs predictions of {predictor.configuration.previous_stage}: name their folder (-prev_stage_predictions).")
 
     def read(box: Box) -> npt.NDArray[np.float32]:
-        earlier = previous(box)
-        return np.concatenate([prepared.read(box), *((earlier == value).astype(np.float32) for value in values)])
+        return with_previous(prepared.read(box), previous(box), values)
 
     return read
 
@@ -120,10 +133,10 @@ def _half(logits: Tensor) -> npt.NDArray[np.float16]:
     return logits.clamp(-65504, 65504).half().numpy()
 
 
-def _interpolated_labels(stored: Any, grids: Grids, box: Box, labels: LabelManager) -> npt.NDArray[Any]:
-    """Labels in a box of the cropped image, from the logits around it."""
+def _interpolated_labels(stored: Any, place: slice, grids: Grids, box: Box, labels: LabelManager) -> npt.NDArray[Any]:
+    """Labels of a target in a box of the cropped image, from its logits around it."""
     source, taps, weights, edges = grids.taps(box)
-    part = np.asarray(stored[(slice(None), *_slices(source))], dtype=np.float32)
+    part = np.asarray(stored[(place, *_slices(source))], dtype=np.float32)
     winner = np.empty([high - low for low, high in box], np.int16)
     strongest(0, winner.shape[0], winner, part, taps, weights, edges, labels.has_regions)
     # -1, no region, is the last entry of the table

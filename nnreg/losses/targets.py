@@ -77,9 +77,9 @@ class MaskedMSE(TargetLoss):
         return _mean((prediction - _needed(target, "masked_mse")).square(), valid)
 
 
-@LOSSES.register("weighted_smooth_l1", "WeightedSmoothL1Loss")
+@LOSSES.register("smooth_l1", "weighted_smooth_l1", "WeightedSmoothL1Loss")
 class WeightedSmoothL1(TargetLoss):
-    """Mean smooth absolute difference, weighted by which side of a threshold the target lies on (near or far from a surface, say).
+    """Mean smooth absolute difference; it may be weighted by which side of a threshold the target lies on (near or far from a surface, say).
 
     Parameters
     ----------

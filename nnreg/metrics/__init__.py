@@ -14,7 +14,7 @@ from nnreg.metrics.fields import (
 )
 from nnreg.metrics.overlap import confusion, dice
 from nnreg.metrics.points import point_distances, tre
-from nnreg.metrics.similarity import mae, mse, ncc
+from nnreg.metrics.similarity import mae, mse, ncc, psnr, rmse, ssim
 from nnreg.metrics.surface import SurfaceDistances, average_surface_distance, hausdorff95, nsd, surface_distances
 
 __all__ = [
@@ -33,8 +33,11 @@ __all__ = [
     "non_diffeomorphic_volume",
     "nsd",
     "point_distances",
+    "psnr",
+    "rmse",
     "sdlogj",
     "sdlogj_learn2reg",
+    "ssim",
     "surface_distances",
     "tre",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.errors import GeometryError
 from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, same_shape
 
+SSIM_SIGMA, SSIM_REACH = 1.5, 5  # voxels
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -38,6 +41,72 @@ def mae(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None 
     """Mean absolute difference of all values (within the mask)."""
     first, second = _values(fixed, warped, mask)
     return float(np.mean(np.abs(first - second))) if first.size else float("nan")
+
+
+def rmse(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """Root of the mean squared difference of all values (within the mask)."""
+    return math.sqrt(mse(fixed, warped, mask))
+
+
+def psnr(reference: ArrayOrTensor, prediction: ArrayOrTensor, mask: ArrayOrTensor | None = None, *, data_range: float | None = None) -> float:
+    """Peak signal-to-noise ratio, ``20 log10(data_range / rmse)`` dB; infinite for equal images, NaN for a flat reference.
+
+    Parameters
+    ----------
+    reference, prediction : arrays of one shape
+    mask : array that broadcasts to them, optional
+        Only voxels where it is not zero count.
+    data_range
+        Largest minus smallest value that there may be; of the reference (within the mask) if absent.
+    """
+    first, second = _values(reference, prediction, mask)
+    extent = _extent(first, data_range)
+    if not extent > 0:
+        return float("nan")
+    error = math.sqrt(float(np.mean((first - second) ** 2)))
+    return 20 * math.log10(extent / error) if error else math.inf
+
+
+def ssim(reference: ArrayOrTensor, prediction: ArrayOrTensor, mask: ArrayOrTensor | None = None, *, data_range: float | None = None) -> float:
+    """Mean structural similarity of two images (*spatial) of one channel: Wang et al. 2004, Gaussian window of sigma 1.5 that ends after 5 voxels.
+
+    Where an axis is shorter than the window of 11 voxels, it is left out: thin volumes are compared slice by slice. Windows that reach beyond the image or
+    the mask are not counted; NaN where there is no other, or the reference is flat.
+
+    Parameters
+    ----------
+    reference, prediction : arrays of one shape (*spatial)
+    mask : array of that shape, optional
+        Voxels where it is not zero count.
+    data_range
+        As for :func:`psnr`.
+    """
+    from scipy import ndimage
+
+    first, second = (np.asarray(as_numpy(image), dtype=np.float64) for image in (reference, prediction))
+    same_shape(first, second)
+    valid = np.ones(first.shape, bool) if mask is None else np.asarray(as_numpy(mask) != 0)
+    extent = _extent(first[valid], data_range)
+    axes = tuple(axis for axis, size in enumerate(first.shape) if size > 2 * SSIM_REACH)
+    if not axes or not extent > 0:
+        return float("nan")
+    first, second = np.where(valid, first, 0), np.where(valid, second, 0)
+
+    def mean(values: FloatArray) -> FloatArray:
+        return np.asarray(ndimage.gaussian_filter(values, SSIM_SIGMA, radius=SSIM_REACH, axes=axes, mode="nearest"))
+
+    one, other = mean(first), mean(second)
+    variances = mean(first**2) - one**2 + mean(second**2) - other**2
+    covariance = mean(first * second) - one * other
+    small, smaller = (0.01 * extent) ** 2, (0.03 * extent) ** 2
+    similarity = (2 * one * other + small) * (2 * covariance + smaller) / ((one**2 + other**2 + small) * (variances + smaller))
+    window = np.ones([2 * SSIM_REACH + 1 if axis in axes else 1 for axis in range(first.ndim)], bool)
+    counted = ndimage.binary_erosion(valid, window, border_value=0)
+    return float(similarity[counted].mean()) if counted.any() else float("nan")
+
+
+def _extent(values: FloatArray, given: float | None) -> float:
+    return given if given is not None else float(np.ptp(values)) if values.size else float("nan")
 
 
 def _values(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None) -> tuple[FloatArray, FloatArray]:

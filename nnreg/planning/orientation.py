@@ -62,6 +62,27 @@ def reoriented(space: Space, wanted: str) -> Space:
     return Space.from_matrix(shape, result)
 
 
+def turned(array: npt.NDArray[np.generic], space: Space, wanted: str) -> npt.NDArray[np.generic]:
+    """Values (C, *space.shape) on the grid :func:`reoriented` of `space`."""
+    order, axes = _steps(space, wanted)
+    return np.flip(array.transpose(0, *(axis + 1 for axis in order)), axes)
+
+
+def turned_back(array: npt.NDArray[np.generic], space: Space, wanted: str) -> npt.NDArray[np.generic]:
+    """The inverse of :func:`turned`: values (C, *) of the reoriented grid on `space`."""
+    order, axes = _steps(space, wanted)
+    back = np.argsort(order)
+    return np.ascontiguousarray(np.flip(array, axes).transpose(0, *(int(axis) + 1 for axis in back)))
+
+
+def _steps(space: Space, wanted: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Array axes in their new order, and which of those (counted with the channels) run the other way then."""
+    found = code(space)
+    order = permutation(found, wanted)
+    letters = found[::-1]
+    return order, tuple(axis + 1 for axis, (old, new) in enumerate(zip(order, reversed(wanted[: space.ndim]), strict=True)) if letters[old] != new)
+
+
 def commonest(orientations: Sequence[str]) -> str:
     """The orientation most images have; the first in the alphabet of those that tie."""
     return min(set(orientations), key=lambda orientation: (-list(orientations).count(orientation), orientation))

@@ -85,7 +85,7 @@ class Training:
     monitor_mode : whether more of it is better; None: told by its name
     synthetic : ``train`` and ``val`` to a generator of ``nnreg.dataset.GENERATORS`` that makes the pairs on the fly (``{"name": ...}`` and its
         arguments, ``num_samples`` among them); None: the arrays on disk
-    loss_on_label_only : dense prediction learns only where labels are not 0, or where a case's mask says that it is annotated
+    loss_on_label_only : dense prediction learns only where labels are not 0 (and a case's mask, if it has one, is)
     min_labeled_ratio, min_bbox_percent : shares (0 to 1) of a patch that labels, and the box around them, must fill; patches are drawn again until they do
     """
 

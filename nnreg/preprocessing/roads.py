@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnreg.errors import ConfigurationError, did_you_mean
-from nnreg.files import writable_folder
+from nnreg.errors import ConfigurationError, DatasetError, did_you_mean
+from nnreg.files import read_json, writable_folder
 from nnreg.planning.dense.presets import PRESETS
 from nnreg.planning.plans import Plans
 from nnreg.workspace import Workspace
@@ -63,6 +63,17 @@ def task_of(workspace: Workspace, dataset: int | str, asked: str | None = None) 
     if task not in ROADS:
         raise ConfigurationError(f"--task {task!r} is unknown; {did_you_mean(task, ROADS)}")
     return task
+
+
+def assumed_task(workspace: Workspace, dataset: int | str, asked: str | None = None) -> str | None:
+    """In a sentence, what is assumed of a dataset whose task was neither asked for nor told by its ``dataset.json``; None if it was."""
+    from nnreg.dataset.spec import FILE_NAME, told_task
+
+    path = workspace.raw_folder(dataset) / FILE_NAME
+    content = read_json(path, DatasetError)
+    if asked is not None or not isinstance(content, dict) or told_task(content) is not None:
+        return None
+    return f"{path}: names no task, so its images are registered, every subject to every other. To predict its labels: --task dense_prediction"
 
 
 def fingerprint_dataset(workspace: Workspace, dataset: int | str, *, task: str | None = None, **options: Any) -> Any:

@@ -118,3 +118,19 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 def test_the_room_imports_no_torch():
     code = "import sys, nnreg.dataset, nnreg.imageio; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "task"),
+    [
+        ({}, "registration"),
+        ({"regions_class_order": [1]}, "dense_prediction"),
+        ({"targets": {"ink": {}}}, "dense_prediction"),
+        ({"targets": {"ink": {}}, "pairing": "all"}, "registration"),
+        ({"targets": {"ink": {}}, "task": "registration"}, "registration"),
+        ({"task": "dense_prediction"}, "dense_prediction"),
+    ],
+)
+def test_the_task_is_the_one_named_else_the_one_that_keys_tell(more, task):
+    content = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}, "numTraining": 1, "file_ending": ".nii.gz"}
+    assert DatasetSpec.from_dict({**content, **more}).task == task

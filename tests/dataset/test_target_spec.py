@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from nnreg.dataset.continuous import Continuous
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import label_managers, names_of_labels, only_labels, targets_of
+from nnreg.dataset.target_spec import label_managers, names_of_labels, outputs_of, target_of, targets_of
 from nnreg.errors import DatasetError
 
 
@@ -18,7 +19,7 @@ def spec(targets: dict[str, Any], **more: Any) -> DatasetSpec:
 
 @pytest.mark.parametrize("targets", [{}, {"ink": {}}, {"ink": {"loss_weight": 1.0}}])
 def test_one_target_has_the_labels_of_the_dataset(targets: dict[str, Any]) -> None:
-    labels = only_labels(spec(targets))
+    (labels,) = label_managers(spec(targets)).values()
     assert (labels.values, labels.heads, labels.has_regions) == ((0, 2, 5), 3, False)
 
 
@@ -28,8 +29,7 @@ def test_each_target_has_labels_of_its_own_or_those_of_the_dataset() -> None:
     assert list(found) == ["organs", "ink"]
     assert (found["organs"].allowed, found["ink"].allowed) == ((0, 2, 5, 7), (0, 1, 9))
     assert names_of_labels(two, "ink") == {"background": 0, "ink": 1}
-    with pytest.raises(DatasetError, match="organs, ink"):
-        only_labels(two)
+    assert [target_of(stem, found) for stem in ("a_organs", "a_ink", "a_b")] == ["organs", "ink", None]
 
 
 def test_activation_says_whether_labels_exclude_each_other() -> None:
@@ -70,3 +70,16 @@ def test_nonsense_is_refused_by_key(entry: dict[str, Any], message: str) -> None
 def test_a_name_becomes_a_part_of_files() -> None:
     with pytest.raises(DatasetError, match="letters, digits"):
         targets_of(spec({"a/b": {}}))
+    with pytest.raises(DatasetError, match="of the target 'ink' too"):
+        targets_of(spec({"ink": {}, "dry_ink": {}}))
+
+
+def test_continuous_values_have_no_labels() -> None:
+    made = spec({"dose": {"kind": "regression", "out_channels": 2}, "flow": {"activation": "none"}, "organs": {}})
+    found = outputs_of(made)
+    assert (found["dose"], found["flow"]) == (Continuous(2), Continuous(1))
+    assert list(label_managers(made)) == ["organs"]
+    assert names_of_labels(made, "dose") == {}
+    for more in ({"labels": {"background": 0, "a": 1}}, {"ignore_label": 4}, {"activation": "sigmoid"}):
+        with pytest.raises(DatasetError, match=rf"targets\.t: is a regression .*{next(iter(more))}"):
+            outputs_of(spec({"t": {"kind": "regression", **more}}))

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from dense_models import HIGH, LOW, NAME, REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, saved, truth_of, write_images
 
+from nnreg import files
 from nnreg.cli import ensemble
 from nnreg.dataset.labels import LabelManager
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
-from nnreg.imageio import read_image, write_image
+from nnreg.imageio import itk_files, read_image, write_image
 from nnreg.inference.dense import DenseOptions, predict_cases
 from nnreg.inference.dense_predictor import TileOptions
 from nnreg.inference.dense_sources import NewCases
 from nnreg.inference.ensemble import labels_of
 from nnreg.inference.probabilities import Probabilities, write_probabilities
 from nnreg.inference.roads import predict
-from nnreg.planning.plans import Normalization
+from nnreg.planning.dense.measure import nonzero_box
+from nnreg.planning.orientation import reoriented
+from nnreg.planning.plans import Normalization, Plans
 
 SPACING = (3.0, 1.5, 1.0)
 SHAPES = {"a": (9, 14, 11), "b": (5, 21, 16)}
@@ -203,6 +210,41 @@ def test_the_second_stage_sees_what_the_first_predicted(tmp_path, images):
         np.testing.assert_array_equal(second[case].array, first[case].array)
 
 
+class Told:
+    """A network of two targets."""
+
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+
+    def with_auxiliary(self, tiles):
+        return [self.first(tiles)], {"bright": [self.second(tiles)]}
+
+
+def test_a_second_stage_sees_every_target_of_the_first(tmp_path, images):
+    """Channels of the second stage: the image, both labels of the one target, the label of the other; it repeats the last two the other way round."""
+    spec = dataclasses.replace(SPEC, targets={"levels": {}, "bright": {"labels": {"background": 0, "high": 7}}})
+    first = Told(by_brightness, lambda tiles: torch.cat([HIGH - tiles[:, :1], tiles[:, :1] - HIGH], dim=1))
+
+    def half(tiles, *channels):
+        assert tiles.shape[1] == 4
+        return torch.cat([0.5 + 0 * tiles[:, :1], tiles[:, channels]], dim=1)
+
+    second = Told(lambda tiles: half(tiles, 1, 3), lambda tiles: half(tiles, 2))
+    for name, network, previous in (("3d_lowres", first, None), ("3d_cascade_fullres", second, tmp_path / "3d_lowres")):
+        source = NewCases(tmp_path / "images", cascade(), name, spec, previous)
+        predict_cases(predictor(cascade(), name, network, spec), source, tmp_path / name, model="known", options=DenseOptions(pictures=False))
+    for case in SHAPES:
+        one, other = (
+            {target: read_image(tmp_path / name / f"{case}_{target}.nii.gz").array for target in ("levels", "bright")} for name in cascade().configurations
+        )
+        np.testing.assert_array_equal(one["bright"] == 7, one["levels"] == 4)
+        for target in one:
+            np.testing.assert_array_equal(other[target], one[target])
+    (tmp_path / "3d_lowres" / "b_bright.nii.gz").unlink()
+    with pytest.raises(NnRegError, match="no label map of case 'b_bright'"):
+        NewCases(tmp_path / "images", cascade(), "3d_cascade_fullres", spec, tmp_path / "3d_lowres")
+
+
 def test_a_second_stage_without_the_first_is_refused(tmp_path, images):
     with pytest.raises(NnRegError, match="-prev_stage_predictions"):
         predicted(tmp_path, cascade(), "3d_cascade_fullres", by_brightness, "second")
@@ -244,3 +286,76 @@ def test_overview_shows_image_prediction_truth_and_difference(tmp_path, images):
     with_truth, without = (matplotlib.image.imread(tmp_path / "out" / "overview" / f"{case}.png") for case in ("a", "b"))
     assert with_truth.shape[1] == pytest.approx(2 * without.shape[1], rel=0.02)  # four columns and two
     assert json.loads((tmp_path / "out" / "prediction.json").read_text())["dataset"] == NAME
+
+
+def full_disk_at(monkeypatch, name):
+    """The disk is full as soon as a file of that name was written, half of it; returns how to make room."""
+    real = itk_files.sitk.WriteImage
+
+    def half(image, path, **options):
+        real(image, path, **options)
+        if path.endswith(name):
+            content = Path(path).read_bytes()
+            Path(path).write_bytes(content[: len(content) // 2])  # without a word, as ITK does it
+
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(itk_files.sitk, "WriteImage", half)
+    monkeypatch.setattr(itk_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(files, "_flush", lambda path: full(path) if path.name.endswith(name) else None)
+    return monkeypatch.undo
+
+
+@pytest.mark.parametrize("name", ["b.nii.gz", "b.npz", "b.png"])
+def test_on_a_full_disk_nothing_half_written_stays_and_the_rest_goes_on_later(tmp_path, images, monkeypatch, name):
+    known = plans(**{"3d_fullres": configuration(SPACING, (4, 8, 8))})
+    source = NewCases(tmp_path / "images", known, "3d_fullres", SPEC)
+    output, told = tmp_path / "out", DenseOptions(save_probabilities=True, continue_prediction=True, pictures=name.endswith(".png"))
+
+    def predict_all():
+        predict_cases(predictor(known, "3d_fullres", by_brightness), source, output, model="known", options=told)
+
+    make_room = full_disk_at(monkeypatch, name)
+    with pytest.raises(NnRegError, match=rf"{name}: cannot be written.*Make room there and run it again") as failure:
+        predict_all()
+    assert "\n" not in str(failure.value)
+    make_room()
+    assert not [path for path in output.rglob("*") if path.name.startswith(".") or path.name in (name, "b.nii.gz")]
+    assert [case["name"] for case in json.loads((output / "prediction.json").read_text())["cases"]] == ["a"]
+    before = (output / "a.nii.gz").stat().st_mtime_ns
+    predict_all()
+    assert (output / "a.nii.gz").stat().st_mtime_ns == before
+    for case, image in images[1].items():
+        np.testing.assert_array_equal(read_image(output / f"{case}.nii.gz").array[0], truth_of(image))
+
+
+def test_a_disk_that_is_nearly_full_is_no_full_disk(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(itk_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    known = plans(**{"3d_fullres": configuration(SPACING, (4, 8, 8))})
+    found = predicted(tmp_path, known, "3d_fullres", by_brightness, "out")[1]
+    assert found.keys() == SHAPES.keys()
+
+
+@pytest.mark.parametrize("stored", ["LPI", "ASL", "RAS"])
+def test_a_model_of_turned_images_turns_them_and_its_predictions_back(tmp_path, rotated_space, stored):
+    """The network gives every voxel the label of its neighbour to the left of the patient, however the file runs."""
+    space = reoriented(dataclasses.replace(rotated_space((9, 12, 14), 3), spacing=(1.0, 1.0, 1.0)), stored)
+    image = write_images(tmp_path / "images", {"a": space})["a"]
+    seen = []
+
+    def neighbour(tiles):
+        seen.append(tiles.shape)
+        return by_brightness(torch.nn.functional.pad(tiles, (1, 0))[..., :-1])
+
+    known = plans(**{"3d_fullres": configuration((1.0, 1.0, 1.0), (16, 16, 16))}).replace(orientation="RAS")
+    _, found = predicted(tmp_path, known, "3d_fullres", neighbour, "out", tiles=TileOptions(mirror=False))
+    assert found["a"].space.same_as(space)
+    axis = 2 - next(index for index, letter in enumerate(stored) if letter in "LR")
+    step = -1 if "L" in stored else 1  # one towards the left, in the file
+    left = np.roll(image, step, axis)
+    edge = tuple(slice(None) if other != axis else (-1 if step < 0 else 0) for other in range(3))
+    left[edge] = 0
+    inside = tuple(slice(low, high) for low, high in nonzero_box(image[None]))  # elsewhere nothing is predicted
+    np.testing.assert_array_equal(found["a"].array[0][inside], truth_of(left)[inside])
+    assert Plans.from_dict(known.to_dict()).orientation == "RAS"

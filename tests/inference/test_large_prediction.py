@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from dense_models import REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, truth_of
+from dense_models import HIGH, REGIONS, SPEC, by_brightness, configuration, plans, predictor, regions_by_brightness, truth_of
 
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
@@ -112,6 +112,34 @@ def test_a_cascade_reads_the_stage_before_by_parts(tmp_path, monkeypatch):
     parts = predicted(tmp_path, known, "3d_cascade_fullres", network, "parts", previous=tmp_path / "low")
     for case in SHAPES:
         np.testing.assert_array_equal(parts[case].array, whole[case].array)
+
+
+class Told:
+    """A network of two targets."""
+
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+
+    def with_auxiliary(self, tiles):
+        return [self.first(tiles)], {"bright": [self.second(tiles)]}
+
+
+@pytest.mark.parametrize("spacing", [SPACING, (4.0, 1.1, 1.3)], ids=["as it is", "resampled"])
+def test_several_targets_by_parts_are_as_whole(tmp_path, monkeypatch, spacing):
+    arrays = write_zarrs(tmp_path / "images")
+    spec = dataclasses.replace(SPEC, targets={"levels": {}, "bright": {"labels": {"background": 0, "high": 7}, "activation": "sigmoid"}})
+    known = plans(**{"3d_fullres": configuration(spacing, (4, 8, 8))})
+    network = Told(by_brightness, lambda tiles: tiles[:, :1] - HIGH)
+    found = {}
+    for name, bound in (("whole", "1000000"), ("parts", "100")):
+        monkeypatch.setenv("nnReg_whole_voxels", bound)
+        source = NewCases(tmp_path / "images", known, "3d_fullres", spec)
+        predict_cases(predictor(known, "3d_fullres", network, spec), source, tmp_path / name, model="known", options=DenseOptions(pictures=False))
+        found[name] = {(case, target): read_image(tmp_path / name / f"{case}_{target}.zarr").array for case in SHAPES for target in spec.targets}
+    for (case, target), whole in found["whole"].items():
+        assert (found["parts"][case, target] != whole).mean() < 2e-3
+        if spacing == SPACING:
+            np.testing.assert_array_equal(whole[0], truth_of(arrays[case]) if target == "levels" else 7 * (arrays[case] > HIGH))
 
 
 def test_what_cannot_be_is_said_and_what_was_there_stays(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -231,3 +232,56 @@ def test_differences_within_a_mask(shape):
     assert np.isnan(metrics.mse(one, other, np.zeros(shape)))
     with pytest.raises(GeometryError):
         metrics.mse(one, other, np.ones((3, 3)))
+
+
+def test_psnr_is_that_of_its_definition():
+    reference, prediction = np.array([[0.0, 10.0], [4.0, 6.0]]), np.array([[1.0, 9.0], [5.0, 5.0]])
+    assert metrics.rmse(reference, prediction) == 1
+    assert metrics.psnr(reference, prediction) == pytest.approx(20)
+    assert metrics.psnr(reference, prediction, data_range=100) == pytest.approx(40)
+    assert metrics.psnr(reference, reference) == np.inf
+    assert np.isnan(metrics.psnr(np.ones(3), np.zeros(3)))
+    mask = np.array([[1, 1], [0, 0]])
+    assert metrics.psnr(reference, np.where(mask, prediction, np.nan), mask) == pytest.approx(20)
+
+
+def naive_ssim(first, second, extent):
+    """Wang et al. 2004, window by window."""
+    line = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    weights = functools.reduce(np.multiply.outer, [line] * first.ndim)
+    weights /= weights.sum()
+    found = []
+    for start in np.ndindex(*(size - 10 for size in first.shape)):
+        x, y = (image[tuple(slice(low, low + 11) for low in start)] for image in (first, second))
+        mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
+        variance_x, variance_y, covariance = (
+            (weights * (a - b) * (c - d)).sum() for a, b, c, d in ((x, mean_x, x, mean_x), (y, mean_y, y, mean_y), (x, mean_x, y, mean_y))
+        )
+        one, two = (0.01 * extent) ** 2, (0.03 * extent) ** 2
+        found.append((2 * mean_x * mean_y + one) * (2 * covariance + two) / ((mean_x**2 + mean_y**2 + one) * (variance_x + variance_y + two)))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("shape", [(17, 14), (12, 13, 14)])
+def test_ssim_is_that_of_its_definition(shape):
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=shape)
+    second = 0.7 * first + 0.3 * rng.normal(size=shape)
+    assert metrics.ssim(first, second) == pytest.approx(naive_ssim(first, second, np.ptp(first)), rel=1e-6)
+    assert metrics.ssim(first, first) == pytest.approx(1)
+    shifted = np.roll(second, 1, axis=0)
+    mask = np.ones(shape, bool)
+    mask[13:] = False
+    hidden = np.where(mask, second, 1e6)
+    if len(shape) == 2:
+        expected = naive_ssim(first[:13], second[:13], np.ptp(first[:13]))
+        assert metrics.ssim(first, hidden, mask) == pytest.approx(expected, rel=1e-6)
+    assert metrics.ssim(first, shifted) < metrics.ssim(first, second)
+
+
+def test_ssim_of_a_thin_volume_is_the_mean_of_its_slices():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(size=(3, 15, 13)), rng.normal(size=(3, 15, 13))
+    slices = [metrics.ssim(one, other, data_range=4.0) for one, other in zip(first, second, strict=True)]
+    assert metrics.ssim(first, second, data_range=4.0) == pytest.approx(np.mean(slices))
+    assert np.isnan(metrics.ssim(first[:, :9, :9], second[:, :9, :9]))

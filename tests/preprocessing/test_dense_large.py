@@ -133,12 +133,76 @@ def test_moments_of_parts_are_those_of_the_whole():
     assert (found.mean, found.std) == pytest.approx((whole.mean(), whole.std()), rel=1e-6)
 
 
+def as_parts_of_whole(scrolls, monkeypatch):
+    """Arrays, labels and masks of every case are those of reading it whole."""
+    _, whole = prepared(scrolls)
+    masks = {key: stored_mask(scrolls, key) for key in whole}
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    _, parts = prepared(scrolls)
+    for key, (image, labels, locations, _) in parts.items():
+        np.testing.assert_allclose(image, whole[key][0], atol=2e-4)
+        np.testing.assert_array_equal(labels, whole[key][1])
+        mask = stored_mask(scrolls, key)
+        assert (mask is None) == (masks[key] is None)
+        if mask is not None:
+            np.testing.assert_array_equal(mask, masks[key])
+        assert locations.keys() == whole[key][2].keys()
+        for label, voxels in locations.items():
+            found, expected = ({*map(tuple, some.tolist())} for some in (voxels, whole[key][2][label]))
+            # of the many that are annotated some are drawn, not the same ones
+            assert found == expected or min(len(voxels), len(whole[key][2][label])) >= 10_000
+    return parts, masks
+
+
+def stored_mask(scrolls, key):
+    name, case = key
+    found = DenseDataset(scrolls.preprocessed / NAME / f"nnRegPlans_{name}").mask(case)
+    return None if found is None else np.asarray(found[:])
+
+
 @pytest.mark.parametrize("scrolls", ["MR"], indirect=True)
-def test_masks_of_what_is_read_by_parts_are_refused_not_forgotten(scrolls, monkeypatch):
+def test_masks_are_read_by_parts(scrolls, monkeypatch):
     folder = scrolls.raw / NAME
     labels = RawDataset.open(folder).read_case("s0").labels
-    write_image(folder / "masksTr" / "s0.zarr", (labels.array >= 0).astype(np.uint8), labels.space)
-    prepared(scrolls)
-    monkeypatch.setenv("nnReg_whole_voxels", "100")
-    with pytest.raises(NnRegError, match=r"masksTr/s0\.zarr: masks of images this large"):
+    masked = np.zeros(labels.array.shape, np.uint8)
+    masked[:, :, :, 12:] = 5
+    write_image(folder / "masksTr" / "s0.zarr", masked, labels.space)
+    assert not verify_dataset(RawDataset.open(folder)).problems
+    parts, masks = as_parts_of_whole(scrolls, monkeypatch)
+    assert not verify_dataset(RawDataset.open(folder)).problems
+    for (name, case), (_, _, locations, _) in parts.items():
+        if case == "s0":
+            assert 0 < masks[name, case].mean() < 1
+            assert all(masks[name, case][0][tuple(voxels.T)].all() for voxels in locations.values())
+            assert any(isinstance(label, tuple) for label in locations)
+    write_image(folder / "masksTr" / "s0.zarr", masked[:, 1:], Space.plain(masked[0, 1:].shape))
+    with pytest.raises(NnRegError, match=r"masksTr/s0\.zarr: has shape"):
+        prepared(scrolls)
+
+
+@pytest.mark.parametrize("scrolls", ["CT"], indirect=True)
+def test_several_targets_are_read_by_parts(scrolls, monkeypatch):
+    folder = scrolls.raw / NAME
+    for case in ("s0", "s1"):
+        labels = RawDataset.open(folder).read_case(case).labels
+        (folder / "labelsTr" / f"{case}.zarr").rename(folder / "labelsTr" / f"{case}_layers.zarr")
+        write_image(folder / "labelsTr" / f"{case}_ink.zarr", 3 * (labels.array == 2).astype(np.uint8), labels.space)
+        if case == "s1":
+            write_image(folder / "masksTr" / "s1_ink.zarr", (labels.array < 1).astype(np.uint8), labels.space)
+    content = json.loads((folder / "dataset.json").read_text())
+    content["targets"] = {"layers": {}, "ink": {"labels": {"background": 0, "ink": 3}}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    parts, masks = as_parts_of_whole(scrolls, monkeypatch)
+    for (name, case), (_, labels, locations, _) in parts.items():
+        assert len(labels) == 2
+        assert {1, 2, 3} <= locations.keys()
+        assert len(locations[3]) == (0 if case == "s1" else len(locations[2]))
+        assert (masks[name, case] is None) == (case == "s0")
+    wrong = np.zeros((1, 21, 30, 34), np.uint8)
+    wrong[0, 3, 3, 3] = 1
+    write_image(folder / "labelsTr" / "s0_ink.zarr", wrong, Space.plain((21, 30, 34)))
+    assert "s0_ink.zarr: holds the values 1" in "\n".join(verify_dataset(RawDataset.open(folder)).problems)
+    content["targets"]["ink"] = {"kind": "regression"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(NnRegError, match="too large for the values of the target 'ink'"):
         prepared(scrolls)

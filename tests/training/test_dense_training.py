@@ -174,12 +174,12 @@ def test_a_cascade_sees_what_the_stage_before_predicted(workspace: Workspace, tm
     folder = tmp_path / "nnRegTrainer__nnRegPlans__3d_lowres" / FOLDER / "3d_fullres"
     folder.mkdir(parents=True)
     with pytest.raises(TrainingError, match="Train every fold of 3d_lowres first"):
-        samples(workspace, "3d_fullres", "val", previous=PreviousStage(folder, (3, 7)))
+        samples(workspace, "3d_fullres", "val", previous=PreviousStage(folder, ((3, 7),)))
     cases = make(workspace).split()
     for case in (*cases[0], *cases[1]):
         write_array(folder / f"{case}.b2nd", np.asarray(plain.data.open(case).labels[:]).clip(min=0))
     for split in ("val", "train"):
-        cascade = samples(workspace, "3d_fullres", split, previous=PreviousStage(folder, (3, 7)))
+        cascade = samples(workspace, "3d_fullres", split, previous=PreviousStage(folder, ((3, 7),)))
         for index in range(3):
             sample = cascade[index]
             assert sample["image"].shape[0] == 3
@@ -187,6 +187,17 @@ def test_a_cascade_sees_what_the_stage_before_predicted(workspace: Workspace, tm
             if split == "val":
                 assert torch.equal(sample["image"][1:], torch.cat([sample["labels"] == 3, sample["labels"] == 7]).float())
                 assert torch.equal(sample["image"][:1], plain[index]["image"])
+
+
+def test_a_cascade_sees_every_target_of_the_stage_before(tmp_path: Path) -> None:
+    labels = torch.randint(-1, 8, (4, 5, 6)).to(torch.int16)
+    image = torch.randn(1, 5, 6)
+    found, kept = PreviousStage(tmp_path, ((3, 7), (2,))).onto(image, labels, None)
+    assert torch.equal(kept, labels[:2])
+    assert torch.equal(found, torch.stack([image[0], *(plane.float() for plane in (labels[2] == 3, labels[2] == 7, labels[3] == 2))]))
+    damaged, _ = PreviousStage(tmp_path, ((3, 7), (2,))).onto(image, labels, np.random.default_rng(0))
+    assert damaged.shape == found.shape
+    assert torch.equal(damaged[0], image[0])
 
 
 def test_auxiliary_targets_are_learnt_beside_the_labels(workspace: Workspace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import warnings
 import zipfile
 
@@ -149,10 +150,15 @@ def test_checkpoints_of_either_numpy_are_read(model, tmp_path):
 
 
 def test_imported_plans_say_what_nnunets_said(model, tmp_path):
-    folder, notes = import_nnunet_model(model[0], Workspace.resolve(tmp_path / "work"), number=3)
-    assert (folder.parent.name, notes) == ("Dataset003_Theirs", [])
+    folder = import_nnunet_model(model[0], Workspace.resolve(tmp_path / "work"), number=3)
+    assert folder.parent.name == "Dataset003_Theirs"
     known = ModelFolder.open(folder).plans
     assert isinstance(known, DensePlans)
+    assert known.orientation == ""
+    turning = shutil.copytree(model[0], tmp_path / "turning" / model[0].name)
+    content = json.loads((turning / "plans.json").read_text())
+    (turning / "plans.json").write_text(json.dumps(content | {"image_reader_writer": "NibabelIOWithReorient"}))
+    assert ModelFolder.open(import_nnunet_model(turning, Workspace.resolve(tmp_path / "other"))).plans.orientation == "RAS"
     own, child = known.configuration("own"), known.configuration("child")
     assert (own.training.batch_size, child.training.batch_size) == (2, 7)
     assert known.transpose_forward == (1, 0, 2)

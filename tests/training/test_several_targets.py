@@ -118,15 +118,16 @@ def test_masks_go_through_augmentation_with_the_labels(workspace: Workspace) -> 
     assert "mask" not in samples(workspace, cases=CASES[2:])[0]
 
 
-def test_labels_alone_are_learnt_where_no_mask_says_more(workspace: Workspace) -> None:
+def test_labels_alone_are_learnt_within_masks(workspace: Workspace) -> None:
     only = samples(workspace, cases=CASES[2:], label_only=(True, False))
     for index in range(4):
         sample = only[index]
         assert torch.equal(sample["mask"][0], sample["labels"][0] > 0)
         assert sample["mask"][1].all()
-    masked = samples(workspace, cases=CASES[:1], label_only=(True, False))[1]
+    plain, masked = (samples(workspace, cases=CASES[:1], label_only=(only, False))[1] for only in (False, True))
     assert masked["mask"][0].any()
-    assert not torch.equal(masked["mask"][0], masked["labels"][0] > 0)
+    assert torch.equal(masked["mask"][0], plain["mask"][0] & (masked["labels"][0] > 0))
+    assert torch.equal(masked["mask"][1], plain["mask"][1])
 
 
 def test_patches_are_drawn_until_they_show_enough(workspace: Workspace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,28 @@ class Intensities:
     maximum: float
     percentile_00_5: float
     percentile_99_5: float
+
+
+@dataclass(frozen=True)
+class MapValues:
+    """Values of one channel of a continuous target where they are known, every training case counting the same.
+
+    Attributes
+    ----------
+    mean, std, minimum, maximum
+        A network learns the difference from the mean in standard deviations.
+    outside
+        Mean outside the box around what is not 0 in the images, which no network sees; 0 where there is no such voxel.
+    dtype
+        Of the files: ``uint8``, ``uint16`` or ``float32`` for anything else.
+    """
+
+    mean: float
+    std: float
+    minimum: float
+    maximum: float
+    outside: float
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,7 @@ class DenseFingerprint:
         ``numTraining`` of ``dataset.json``.
     images : case to its measurements
     intensities : per channel
+    maps : continuous target to the values of each of its channels
     """
 
     dataset_name: str
@@ -71,7 +94,13 @@ class DenseFingerprint:
     training_cases: int
     images: dict[str, DenseImage]
     intensities: tuple[Intensities, ...]
+    maps: dict[str, tuple[MapValues, ...]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any output is a label."""
+        return self.heads > sum(len(channels) for channels in self.maps.values())
 
     def spacings(self) -> npt.NDArray[np.float64]:
         """(cases, 3) mm."""

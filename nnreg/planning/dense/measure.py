@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from nnreg.errors import DatasetError, PlansError
 from nnreg.parallel import run_all
-from nnreg.planning.dense.fingerprint import DenseFingerprint, DenseImage, Intensities
+from nnreg.planning.dense.fingerprint import DenseFingerprint, DenseImage, Intensities, MapValues
+from nnreg.planning.dense.measure_maps import map_channels, measure_maps, pool_maps
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
@@ -76,8 +77,8 @@ def as_volume(image: Image) -> tuple[npt.NDArray[Any], tuple[float, float, float
     return image.array if image.ndim == 3 else image.array[:, None], volume_spacing(image.space.spacing)
 
 
-def read_labelled(raw: RawDataset, case: str) -> tuple[Image, Image]:
-    """Image and labels (a channel per target) of a training case, finite and on one grid.
+def read_labelled(raw: RawDataset, case: str) -> tuple[Image, Image, Image | None]:
+    """Image, labels (a channel per target) and values of continuous targets, if there are any, of a training case, on one grid.
 
     Raises
     ------
@@ -92,10 +93,10 @@ def read_labelled(raw: RawDataset, case: str) -> tuple[Image, Image]:
     paths = raw.image_paths(case)
     image = raw.read_image(case)
     check_finite(image, paths[0])
-    labels, label_path = read_targets(raw, case), next(iter(target_paths(raw, case).values()))
+    (labels, maps), label_path = read_targets(raw, case), next(iter(target_paths(raw, case).values()))
     if labels.space.shape != image.space.shape:
         raise DatasetError(f"{label_path}: has shape {labels.space.shape}, its image {paths[0]} {image.space.shape}. Make labels on the grid of the image.")
-    return image, labels
+    return image, labels, maps
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,27 @@ class _Measure:
 
     raw: RawDataset
 
-    def __call__(self, case: str) -> tuple[DenseImage, list[Foreground | None]]:
+    def __call__(self, case: str) -> tuple[DenseImage, list[Foreground | None], list[MapValues]]:
         from nnreg.dataset.large import large
+        from nnreg.imageio import Image
         from nnreg.planning.dense.measure_large import measure_large
 
         file_bytes = _file_bytes(self.raw, case)
         if large(self.raw, case):
-            return measure_large(self.raw, case, file_bytes=file_bytes)
-        image, labels = read_labelled(self.raw, case)
-        return measure_case(image, labels, file_bytes=file_bytes)
+            return *measure_large(self.raw, case, file_bytes=file_bytes), []
+        image, labels, maps = read_labelled(self.raw, case)
+        return *measure_case(image, Image(_foreground(self.raw, image.array, labels.array), labels.space), file_bytes=file_bytes), measure_maps(
+            self.raw, case, image, maps
+        )
+
+
+def _foreground(raw: RawDataset, image: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Labels (T, *spatial) of the targets that have any; if none has, where values are known and the image is not 0."""
+    from nnreg.dataset.target_spec import label_targets
+    from nnreg.dataset.targets import target_names
+
+    named = label_targets(raw.spec)
+    return labels[[name in named for name in target_names(raw)]] if named else labels * (image != 0).any(axis=0)
 
 
 def measure_case(image: Image, labels: Image, *, file_bytes: int = 0) -> tuple[DenseImage, list[Foreground | None]]:
@@ -139,7 +152,7 @@ def measure_dense(raw: RawDataset, *, processes: int = 1, on_progress: Progress 
     ImageError
         For an unreadable file or one with NaN or infinite voxels.
     """
-    measured: dict[str, tuple[DenseImage, list[Foreground | None]]] = {}
+    measured: dict[str, tuple[DenseImage, list[Foreground | None], list[MapValues]]] = {}
     for done, (case, found) in enumerate(run_all(_Measure(raw), raw.cases, processes=processes), start=1):
         measured[case] = found
         if on_progress is not None:
@@ -156,6 +169,7 @@ def measure_dense(raw: RawDataset, *, processes: int = 1, on_progress: Progress 
         training_cases=raw.spec.numTraining,
         images={case: measured[case][0] for case in raw.cases},
         intensities=tuple(found for found in intensities if found is not None),
+        maps=pool_maps(raw, [measured[case][2] for case in raw.cases]),
     )
 
 
@@ -181,6 +195,8 @@ def _pool(cases: list[Foreground]) -> Intensities | None:
 def still_true(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
     """Whether the fingerprint is of the dataset as it is now: same channels and labels, same cases, files of the same size."""
     spec = raw.spec
+    if {name: len(channels) for name, channels in fingerprint.maps.items()} != map_channels(spec):
+        return False
     if fingerprint.channel_names != tuple(spec.channel_names.values()) or fingerprint.training_cases != spec.numTraining:
         return False
     heads = _heads(spec)
@@ -191,13 +207,13 @@ def still_true(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
 
 def _heads(spec: DatasetSpec) -> int:
     """Outputs of a network: as nnU-Net counts them, or those of all targets where they are several or have labels of their own; 0 if unknown."""
-    from nnreg.dataset.target_spec import label_managers, targets_of
+    from nnreg.dataset.target_spec import outputs_of, targets_of
 
     targets = targets_of(spec)
     if len(targets) == 1 and not any(target.says_what_labels_are for target in targets.values()):
         return len(spec.labels)
-    known = spec.labels or all(target.labels for target in targets.values())
-    return sum(labels.heads for labels in label_managers(spec).values()) if known else 0
+    known = spec.labels or all(target.labels or target.is_continuous for target in targets.values())
+    return sum(output.heads for output in outputs_of(spec).values()) if known else 0
 
 
 def _file_bytes(raw: RawDataset, case: str) -> int:

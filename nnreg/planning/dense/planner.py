@@ -71,10 +71,12 @@ def plan_dense(
         transpose_forward=order.value,
         configurations=configurations,
         recommended=recommended,
+        targets=fingerprint.maps,
         because={
             "spacing": spacing.because,
             "transpose_forward": order.because,
             "recommended": "the finest 3D configuration, or 2d where images are single slices",
+            **settings.reasons_of_maps(fingerprint),
         },
     )
 
@@ -110,6 +112,9 @@ class _Builder:
         planned = self._patch(spacing.value, median.value)
         companion = geometry.companion(spacing.value, median.value, planned.value, self._patch)
         full = self._build("3d_fullres", spacing, median, planned, voxels, has_companion=companion.value is not None, lowres=companion.because)
+        if companion.value is not None and not self.fingerprint.has_labels:
+            full.because["3d_lowres"] = "continuous values: there are no labels that a second stage could refine"
+            return result | {"3d_fullres": full}
         if companion.value is None:
             return result | {"3d_fullres": full}
         coarse = companion.value
@@ -168,6 +173,7 @@ class _Builder:
             deep_supervision_weights=keep("training.deep_supervision_weights", settings.deep_supervision_weights(len(shape.strides))),
             batch_size=batch,
             augmentation=keep("training.augmentation", settings.augmentation(shape.patch)),
+            monitor=keep("training.monitor", settings.monitor(self.fingerprint)),
             **keep("training.optimizer", settings.training()),
         )
         owner = DEFAULT.plans_name if name in SHARED_ARRAYS and self.shares_arrays and self.plans_name == self.preset.plans_name else self.plans_name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from nnreg.planning.dense.fingerprint import MapValues
 from nnreg.planning.dense.resampling import Resampling
 from nnreg.planning.optimisation import Optimisation, Tuning
 from nnreg.planning.plans import Configuration, Plans
@@ -50,16 +51,21 @@ class DensePlans(Plans):
     ----------
     transpose_forward
         Array axis that each planned axis is; spacings, patches and shapes of the configurations are in this order.
+    orientation : letters, image axis x first
+        Images are turned to it before anything else, and predictions back; empty: they stay as they are stored.
+    targets
+        Continuous target to the values of each of its channels in training: how they are normalised, and brought back.
     """
 
     registers_pairs: ClassVar[bool] = False
     transpose_forward: tuple[int, ...]
+    targets: dict[str, tuple[MapValues, ...]] = field(default_factory=dict)
     configurations: dict[str, DenseConfiguration]  # type: ignore[assignment]  # dict is invariant, but plans are frozen
     pre_alignment: str = field(default="none", init=False)
     alignment_target: str = field(default="group", init=False)
     alignment_spacing: tuple[float, ...] = field(default=(), init=False)
     reference_case: str | None = field(default=None, init=False)
-    orientation: str = field(default="", init=False)
+    orientation: str = ""
     optimisation: Optimisation = field(default=Optimisation(), init=False)
     tuning: Tuning | None = field(default=None, init=False)
 

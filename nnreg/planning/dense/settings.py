@@ -21,6 +21,7 @@ MASKED_BELOW = 0.75  # median share of the image that cropping leaves
 SCHEMES = {"ct": "ct", "nonorm": "none", "zscore": "zscore", "rescale_to_0_1": "rescale_to_0_1", "rgb_to_0_1": "rgb_to_0_1"}
 LONG_PLANE = 1.5  # beyond, turning a plane leaves much of it empty
 FLAT_PATCH = 3  # beyond, the first axis is too coarse to turn others into it
+CONTINUOUS_LOSS = "smooth_l1"
 EPOCHS, ITERATIONS, VALIDATION_ITERATIONS = 1000, 250, 50
 
 
@@ -102,11 +103,27 @@ def resampling() -> Decision[Resampling]:
 
 @rule("dense_loss")
 def loss(fingerprint: DenseFingerprint, over_batch: bool) -> Decision[tuple[LossTerm, ...]]:
-    """Soft Dice and cross entropy, equally; binary cross entropy where labels are regions that overlap."""
+    """Soft Dice and cross entropy, equally; binary cross entropy where labels are regions that overlap. Of continuous values, smooth absolute differences."""
+    if not fingerprint.has_labels:
+        return Decision((LossTerm(CONTINUOUS_LOSS),), "continuous values: absolute differences, squared where they are below a standard deviation")
     kind, why = ("binary_cross_entropy", "labels are regions") if fingerprint.regions else ("cross_entropy", "labels exclude each other")
     entropy = LossTerm(kind, kwargs={"sum_channels_of_masked": True} if fingerprint.regions else {})
     dice = LossTerm("negative_dice", kwargs={"batch_dice": over_batch})
     return Decision((dice, entropy), f"soft Dice and {kind.replace('_', ' ')}, equally: {why}")
+
+
+@rule("dense_monitor")
+def monitor(fingerprint: DenseFingerprint) -> Decision[str | None]:
+    """The number that decides which epoch is best: the task's own, Dice; without labels the mean absolute error."""
+    return Decision(None, "Dice of the labels") if fingerprint.has_labels else Decision("mae", "there are no labels, so no Dice")
+
+
+def reasons_of_maps(fingerprint: DenseFingerprint) -> dict[str, str]:
+    """Why continuous targets are normalised as they are."""
+    return {
+        f"targets.{name}": "; ".join(f"mean {found.mean:.4g}, deviation {found.std:.4g} of {len(fingerprint.images)} training cases" for found in channels)
+        for name, channels in fingerprint.maps.items()
+    }
 
 
 @rule("dense_augmentation")

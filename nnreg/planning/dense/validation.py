@@ -10,6 +10,8 @@ from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 
 def dense_problems(plans: DensePlans) -> Iterator[str]:
     """Sentences, each beginning with the key."""
+    if plans.orientation and sorted("LR" if letter in "LR" else "AP" if letter in "AP" else "IS" for letter in plans.orientation) != ["AP", "IS", "LR"]:
+        yield f"orientation {plans.orientation!r}: expected letters such as LPS or RAS, one per axis, or nothing."
     if sorted(plans.transpose_forward) != [0, 1, 2]:
         yield f"transpose_forward {list(plans.transpose_forward)}: expected 0, 1 and 2 in some order."
     for name, configuration in plans.configurations.items():

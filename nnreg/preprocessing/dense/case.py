@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.dataset.continuous import KNOWN, Continuous
 from nnreg.dataset.labels import OUTSIDE, Label, LabelManager
+from nnreg.dataset.target_spec import Output
 from nnreg.errors import PreprocessingError
 from nnreg.imageio import Image
 from nnreg.planning.dense.measure import as_volume
@@ -17,6 +19,7 @@ from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.planning.dense.resampling import new_shape
 from nnreg.preprocessing.dense.crop import crop
 from nnreg.preprocessing.dense.locations import Voxels, sample_locations
+from nnreg.preprocessing.dense.maps import normalise_maps, resample_maps, values_of
 from nnreg.preprocessing.dense.normalise import Floats, normalise
 from nnreg.preprocessing.dense.resample import resample_image, resample_labels
 from nnreg.preprocessing.dense.storage import DenseCase, DenseProperties
@@ -37,6 +40,8 @@ class CroppedCase:
         Whether the case has labels, or only what is outside is marked.
     mask : array, shape (T, D, H, W), int16, optional
         1 where a target is to be learnt.
+    maps : array, shape (M, D, H, W), float32, optional
+        Normalised values of the continuous targets, NaN where unknown.
     """
 
     image: Floats
@@ -44,10 +49,21 @@ class CroppedCase:
     labelled: bool
     properties: DenseProperties
     mask: npt.NDArray[np.int16] | None = None
+    maps: Floats | None = None
 
     @classmethod
-    def of(cls, case: str, image: Image, labels: Image | None, plans: DensePlans, configuration: DenseConfiguration, mask: Image | None = None) -> CroppedCase:
-        """From what the files hold.
+    def of(
+        cls,
+        case: str,
+        image: Image,
+        labels: Image | None,
+        plans: DensePlans,
+        configuration: DenseConfiguration,
+        mask: Image | None = None,
+        maps: Image | None = None,
+        outputs: Sequence[Output] = (),
+    ) -> CroppedCase:
+        """From what the files hold; `outputs` say what the targets in `labels` are, where some of them may be continuous.
 
         Raises
         ------
@@ -56,15 +72,19 @@ class CroppedCase:
         """
         axes = (0, *(axis + 1 for axis in plans.transpose_forward))
         array = as_volume(image)[0].transpose(axes)
-        values = None if labels is None else _checked(case, image, labels).transpose(axes)
-        cropped, found, box = crop(array, values)
+        continuous = [index for index, output in enumerate(outputs) if isinstance(output, Continuous)]
+        cropped, found, box = crop(array, None if labels is None else _checked(case, image, labels).transpose(axes), continuous)
         inside = (found != OUTSIDE).any(axis=0)
         normalised = normalise(cropped, inside, configuration.normalization, case=case)
         properties = DenseProperties(case, image.space, tuple(array.shape[1:]), box)
-        kept = None if mask is None else as_volume(mask)[0].transpose(axes)[(slice(None), *(slice(low, high) for low, high in box))]
-        return cls(normalised, found, labels is not None, properties, None if kept is None else np.ascontiguousarray(kept))
+        mask_inside, maps_inside = (
+            None if other is None else np.ascontiguousarray(as_volume(other)[0].transpose(axes)[(slice(None), *(slice(low, high) for low, high in box))])
+            for other in (mask, maps)
+        )
+        values = None if maps_inside is None else normalise_maps(maps_inside, values_of(plans))
+        return cls(normalised, found, labels is not None, properties, mask_inside, values)
 
-    def onto(self, plans: DensePlans, configuration: DenseConfiguration, managers: Sequence[LabelManager]) -> DenseCase:
+    def onto(self, plans: DensePlans, configuration: DenseConfiguration, managers: Sequence[Output]) -> DenseCase:
         """Resampled to the spacing of a configuration, with the locations of what every target's labels name."""
         spacing = self.properties.spacing(plans.transpose_forward)
         # the 2d configuration leaves the distance of slices as it is
@@ -73,10 +93,11 @@ class CroppedCase:
         image = resample_image(self.image, shape, spacing, target, configuration.resampling)
         labels = resample_labels(self.labels, shape, spacing, target, configuration.resampling)
         mask = None if self.mask is None else resample_labels(self.mask, shape, spacing, target, configuration.resampling)
-        return DenseCase(image, labels, self.properties, locations_of(labels, mask, managers) if self.labelled else {}, mask)
+        maps = None if self.maps is None else resample_maps(self.maps, shape, spacing, target, configuration.resampling)
+        return DenseCase(image, labels, self.properties, locations_of(labels, mask, managers) if self.labelled else {}, mask, maps)
 
 
-def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | None, managers: Sequence[LabelManager]) -> dict[Label, Voxels]:
+def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | None, managers: Sequence[Output]) -> dict[Label, Voxels]:
     """Voxels of every label or region of any target, where they are to be learnt; with masks also of what is annotated.
 
     Parameters
@@ -87,15 +108,24 @@ def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | No
     """
     result: dict[Label, Voxels] = {}
     for index, manager in enumerate(managers):
-        wanted = manager.sampled if mask is None or manager.ignore is not None else (*manager.sampled, (OUTSIDE, *manager.values))
+        if isinstance(manager, Continuous):
+            # every voxel may be learnt from, unless some are unknown or masked: then patches are drawn from the others
+            wanted: tuple[Label, ...] = () if mask is None and labels[index].all() else ((OUTSIDE, KNOWN),)
+        else:
+            wanted = wanted_locations(manager, masked=mask is not None)
         shown = labels[index] if mask is None else np.where(mask[index] > 0, labels[index], NOWHERE)
         for label, voxels in sample_locations(shown, wanted).items():
             result[label] = voxels if label not in result else np.concatenate([result[label], voxels])
     return result
 
 
+def wanted_locations(manager: LabelManager, *, masked: bool) -> tuple[Label, ...]:
+    """What voxels are drawn of; with masks also of what is annotated, so that patches can be placed there."""
+    return (*manager.sampled, (OUTSIDE, *manager.values)) if masked and manager.ignore is None else manager.sampled
+
+
 def labels_onto(labels: Image, properties: DenseProperties, plans: DensePlans, configuration_name: str) -> npt.NDArray[np.int16]:
-    """A label map on the native grid as (1, D, H, W) on the working grid of a configuration: what an earlier stage of a cascade predicted."""
+    """Label maps (T, *native) as (T, D, H, W) on the working grid of a configuration: what an earlier stage of a cascade predicted."""
     configuration = plans.configuration(configuration_name)
     values = _checked(properties.case, Image(labels.array[:1], properties.native), labels).transpose(0, *(axis + 1 for axis in plans.transpose_forward))
     inside = values[(slice(None), *(slice(low, high) for low, high in properties.box))].astype(np.int16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int16]
 
 
-def crop(image: npt.NDArray[Any], labels: npt.NDArray[Any] | None) -> tuple[npt.NDArray[Any], Labels, Box]:
+def crop(image: npt.NDArray[Any], labels: npt.NDArray[Any] | None, continuous: Sequence[int] = ()) -> tuple[npt.NDArray[Any], Labels, Box]:
     """Image and labels in the box around what is not 0 in any channel.
 
     Parameters
     ----------
     image : array, shape (C, D, H, W)
     labels : array, shape (T, D, H, W), optional
+    continuous
+        Which of the T are no labels: values outside do not make that a part of the image.
 
     Returns
     -------
@@ -37,8 +40,8 @@ def crop(image: npt.NDArray[Any], labels: npt.NDArray[Any] | None) -> tuple[npt.
     image = image[inside]
     outside = ~filled((image != 0).any(axis=0))
     found = np.zeros((1, *outside.shape), np.int16) if labels is None else labels[inside].astype(np.int16)
-    for target in found:
-        target[outside & (target == 0)] = OUTSIDE
+    for index, target in enumerate(found):
+        target[outside & ((target == 0) | (index in continuous))] = OUTSIDE
     return image, found, box
 
 

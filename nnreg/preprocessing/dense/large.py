@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.dataset.labels import Label, LabelManager
-from nnreg.dataset.large import open_large, open_large_labels
+from nnreg.dataset.labels import OUTSIDE, Label, LabelManager
+from nnreg.dataset.large import open_large, open_large_labels, open_large_masks
 from nnreg.dataset.raw import RawDataset
 from nnreg.files import write_json
 from nnreg.imageio.lazy import Box
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.preprocessing.chunks import chunks_and_blocks
+from nnreg.preprocessing.dense.case import NOWHERE, wanted_locations
 from nnreg.preprocessing.dense.locations import MOST, SEED, Voxels, write_locations
 from nnreg.preprocessing.dense.storage import LOCATIONS
 from nnreg.preprocessing.dense.streamed import StreamedCase
 from nnreg.preprocessing.dense.streamed_normalise import Normaliser
-from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, create_array
+from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK, create_array
 
 
-def preprocess_large(raw: RawDataset, case: str, plans: DensePlans, folder: Path, configurations: Sequence[str], manager: LabelManager) -> None:
+def preprocess_large(raw: RawDataset, case: str, plans: DensePlans, folder: Path, configurations: Sequence[str], managers: Sequence[LabelManager]) -> None:
     """Write the arrays of a case for `configurations` that do not have it yet.
 
     Raises
@@ -34,6 +36,7 @@ def preprocess_large(raw: RawDataset, case: str, plans: DensePlans, folder: Path
     """
     image = open_large(raw, case)
     truth = open_large_labels(raw, case, image, plans.transpose_forward)
+    masks = open_large_masks(raw, case, image, plans.transpose_forward)
     known: tuple[Box, Normaliser] | None = None
     normalization = None
     for name in configurations:
@@ -43,37 +46,53 @@ def preprocess_large(raw: RawDataset, case: str, plans: DensePlans, folder: Path
             continue
         if configuration.normalization != normalization:
             known, normalization = None, configuration.normalization
-        streamed = StreamedCase.of(case, image, plans, configuration, truth=truth, manager=manager, measured=known)
+        streamed = StreamedCase.of(case, image, plans, configuration, truth=truth, managers=managers, masks=masks, measured=known)
         known = streamed.properties.box, streamed.normaliser
-        _write(streamed, target, configuration.patch_size, manager)
+        _write(streamed, target, configuration.patch_size)
 
 
-def _write(streamed: StreamedCase, folder: Path, patch: Sequence[int], manager: LabelManager) -> None:
+def _write(streamed: StreamedCase, folder: Path, patch: Sequence[int]) -> None:
     """The JSON comes last, so that a case with a JSON is whole."""
-    case = streamed.properties.case
-    drawn = {entry: Drawn() for entry in manager.sampled}
-    targets = 1 if streamed.truth is None else streamed.truth.volume.shape[0]
+    case, targets = streamed.properties.case, len(streamed.managers)
+    drawn = [{entry: Drawn() for entry in wanted_locations(manager, masked=streamed.masks is not None)} for manager in streamed.managers]
     # what is 0 in the image is most of a sparse one, and takes no room
     nothing = streamed.normaliser(np.zeros((streamed.shape[0], 1, 1, 1), np.float32)).ravel()
     uniform = bool((nothing == nothing[0]).all())
     chunks, _ = chunks_and_blocks(streamed.shape, patch, 4)
-    images = create_array(folder / f"{case}{IMAGE}{ENDING}", streamed.shape, np.float32, patch, nothing[0])
-    labels = create_array(folder / f"{case}{LABELS}{ENDING}", (targets, *streamed.shape[1:]), np.int16, patch, -1)
-    with images as image_file, labels as label_file:
+    with contextlib.ExitStack() as stack:
+
+        def made(suffix: str, channels: int, dtype: npt.DTypeLike, fill: Any) -> Any:
+            path = folder / f"{case}{suffix}{ENDING}"
+            return stack.enter_context(create_array(path, (channels, *streamed.shape[1:]), dtype, patch, fill))
+
+        images, labels = made(IMAGE, streamed.shape[0], np.float32, nothing[0]), made(LABELS, targets, np.int16, OUTSIDE)
+        masks = None if streamed.masks is None else made(MASK, targets, np.int16, 0)
         for index, box in enumerate(streamed.boxes(chunks[1:])):
-            rng = np.random.default_rng([SEED, index])
+            inside, mask = (slice(None), *itertools.starmap(slice, box)), streamed.mask(box)
+            if mask is not None and masks is not None:
+                masks[inside] = mask
             if uniform and streamed.is_empty(box):
-                if manager.annotated is not None:
-                    drawn[manager.annotated].add(np.arange(math.prod(high - low for low, high in box)), box, rng)
-                continue
-            inside = (slice(None), *itertools.starmap(slice, box))
-            image_file[inside] = streamed.image(box)
-            found = streamed.labels(box)
-            label_file[inside] = found
-            # of several targets, the largest value: a voxel that any of them labels is worth a patch
-            _draw(drawn, found.max(axis=0), box, rng)
-    write_locations(folder / f"{case}{LOCATIONS}", {entry: found.voxels(streamed.shape[1:]) for entry, found in drawn.items()})
+                found = np.full([targets, *(high - low for low, high in box)], OUTSIDE, np.int16)
+            else:
+                images[inside] = streamed.image(box)
+                labels[inside] = found = streamed.labels(box)
+            rng = np.random.default_rng([SEED, index])
+            for number, entries in enumerate(drawn):
+                _draw(entries, found[number] if mask is None else np.where(mask[number] > 0, found[number], NOWHERE), box, rng)
+    if streamed.masks is None:
+        (folder / f"{case}{MASK}{ENDING}").unlink(missing_ok=True)
+    write_locations(folder / f"{case}{LOCATIONS}", _joined(drawn, streamed.shape[1:]))
     write_json(folder / f"{case}.json", streamed.properties.to_dict())
+
+
+def _joined(drawn: Sequence[Mapping[Label, Drawn]], shape: Sequence[int]) -> dict[Label, Voxels]:
+    """Voxels of every label of any target."""
+    result: dict[Label, Voxels] = {}
+    for entries in drawn:
+        for label, found in entries.items():
+            voxels = found.voxels(shape)
+            result[label] = voxels if label not in result else np.concatenate([result[label], voxels])
+    return result
 
 
 class Drawn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.errors import PredictionError
 from nnreg.kernels.resize_cpu import linear, strongest
 from nnreg.kernels.threads import in_parts
+from nnreg.planning.dense.fingerprint import MapValues
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
-from nnreg.preprocessing.dense.resample import chosen_axis, linear_taps, nearest, resample_volume
+from nnreg.preprocessing.dense.maps import restore_values
+from nnreg.preprocessing.dense.resample import chosen_axis, linear_taps, nearest, resample_image, resample_volume
 from nnreg.preprocessing.dense.storage import DenseProperties
 
 Floats = npt.NDArray[np.float32]
@@ -107,6 +109,50 @@ def restore_probabilities(
     return result
 
 
+def restore_maps(
+    maps: Tensor | npt.NDArray[Any], properties: DenseProperties, plans: DensePlans, configuration: DenseConfiguration, values: Sequence[MapValues]
+) -> Floats:
+    """Continuous values on the image's own grid, in the units of the training files.
+
+    Parameters
+    ----------
+    maps : Tensor or array, shape (C, D, H, W)
+        What a network predicts on the working grid, in deviations of the training set. Interpolated as images are.
+    properties, plans, configuration
+        As for :func:`restore_labels`.
+    values
+        Of each channel in training.
+
+    Returns
+    -------
+    array, shape (C, *native), float32
+        Outside the box, which no network sees, what the training maps are there on average.
+
+    Raises
+    ------
+    PredictionError
+        If there are not as many channels as the target has.
+    """
+    if maps.ndim != 4 or len(maps) != len(values):
+        raise PredictionError(
+            f"the prediction of {properties.case} has shape {tuple(maps.shape)}, expected ({len(values)}, D, H, W). Use the model of this dataset."
+        )
+    native, working = _spacings(properties, plans, configuration)
+    result = np.empty((len(values), *properties.native.shape), np.float32)
+    for channel, known, filled in zip(maps, values, result, strict=True):
+        array = np.ascontiguousarray(_single(channel))[None]
+        volume = np.full(properties.shape_before_crop, known.outside, np.float32)
+        volume[_slices(properties)] = restore_values(resample_image(array, properties.shape_after_crop, working, native, configuration.resampling), [known])[0]
+        filled[...] = _native(volume, properties, plans)
+    return result
+
+
+def _spacings(properties: DenseProperties, plans: DensePlans, configuration: DenseConfiguration) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Spacings (mm) of the cropped image and of the working grid."""
+    native = properties.spacing(plans.transpose_forward)
+    return native, (*native[: 3 - len(configuration.spacing)], *configuration.spacing)
+
+
 @dataclass(frozen=True)
 class _Way:
     """How logits get to the box they were cropped from."""
@@ -123,8 +169,7 @@ class _Way:
                 f"the prediction of {properties.case} has shape {tuple(logits.shape)}, expected ({labels.heads}, D, H, W): a channel per label. "
                 "Use the model of this dataset."
             )
-        native = properties.spacing(plans.transpose_forward)
-        working = (*native[: 3 - len(configuration.spacing)], *configuration.spacing)
+        native, working = _spacings(properties, plans, configuration)
         how = configuration.resampling
         return cls(properties.shape_after_crop, chosen_axis(working, native, how), how.probabilities_order, how.between_slices_order)
 

@@ -167,7 +167,7 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     name = workspace.dataset_name(dataset)
     raw = RawDataset.open(workspace.raw / name)
     labels = raw.spec.labels
-    if not labels and not all(target.labels for target in targets_of(raw.spec).values()):
+    if not labels and not all(target.labels or target.is_continuous for target in targets_of(raw.spec).values()):
         labels = {"background": 0, **{str(value): value for value in raw.label_values}}
     raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=TASK, labels=labels), raw.cases, raw.test_cases)
     return raw, writable_folder(workspace.preprocessed / name)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.large import large
 from nnreg.dataset.spec import FILE_NAME
-from nnreg.dataset.target_spec import label_managers
-from nnreg.dataset.targets import mask_paths, read_masks, target_names, target_paths
-from nnreg.errors import DatasetError, PreprocessingError
+from nnreg.dataset.target_spec import Output, outputs_of
+from nnreg.dataset.targets import read_masks, target_names, target_paths
+from nnreg.errors import DatasetError
 from nnreg.parallel import run_all
 from nnreg.planning.dense.fingerprint import DenseFingerprint
 from nnreg.planning.dense.measure import read_labelled
@@ -37,25 +37,17 @@ class _Work:
     plans: DensePlans
     folder: Path
     configurations: tuple[str, ...]
-    labels: tuple[LabelManager, ...]
+    labels: tuple[Output, ...]
 
     def __call__(self, case: str) -> None:
         if large(self.raw, case):
-            if len(self.labels) > 1:
-                path = self.raw.image_paths(case)[0]
-                raise PreprocessingError(f"{path}: is too large for several targets ({', '.join(target_paths(self.raw, case))}). Keep one, or cut the image.")
-            unread = next(filter(None, mask_paths(self.raw, case).values()), None)
-            if unread is not None:
-                raise PreprocessingError(
-                    f"{unread}: masks of images this large are not read. Give what is not to be learnt the ignore label, or cut the image."
-                )
-            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, self.labels[0])
+            managers = [manager for manager in self.labels if isinstance(manager, LabelManager)]  # values are refused where the case is opened
+            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, managers)
             return
-        image, labels = read_labelled(self.raw, case)
+        image, labels, maps = read_labelled(self.raw, case)
         mask = read_masks(self.raw, case, image)
         for path, target, manager in zip(target_paths(self.raw, case).values(), labels.array, self.labels, strict=True):
-            unknown = manager.unknown(target)
-            if unknown:
+            if isinstance(manager, LabelManager) and (unknown := manager.unknown(target)):
                 allowed = ", ".join(map(str, manager.allowed))
                 raise DatasetError(f"{path}: holds the value {unknown[0]}, labels in {FILE_NAME} names {allowed}. Add it to labels, or mend the file.")
         at_hand: CroppedCase | None = None
@@ -66,7 +58,8 @@ class _Work:
             if (folder / f"{case}.json").is_file():
                 continue
             if at_hand is None or configuration.normalization != normalization:
-                at_hand, normalization = CroppedCase.of(case, image, labels, self.plans, configuration, mask), configuration.normalization
+                at_hand = CroppedCase.of(case, image, labels, self.plans, configuration, mask, maps, outputs=self.labels)
+                normalization = configuration.normalization
             at_hand.onto(self.plans, configuration, self.labels).save(folder, configuration.patch_size)
 
 
@@ -96,7 +89,7 @@ def preprocess(
     """
     names = tuple(configurations) or tuple(plans.configurations)
     folders = {name: folder / plans.configuration(name).data_identifier for name in names}
-    managers = label_managers(raw.spec, str(raw.folder / FILE_NAME))
+    managers = outputs_of(raw.spec, str(raw.folder / FILE_NAME))
     labels = [to_mapping(manager) for manager in managers.values()]
     files = {case: image.file_bytes for case, image in fingerprint.images.items()}
     # one configuration per folder
@@ -110,7 +103,7 @@ def preprocess(
             "resampling": to_mapping(configuration.resampling),
             "labels": labels[0] if len(labels) == 1 else labels,
             "targets": target_names(raw),
-        }
+        } | ({"values": {name: [to_mapping(channel) for channel in channels] for name, channels in plans.targets.items()}} if plans.targets else {})
         keep_what_is_true(target, planned, files, SUFFIXES)
     unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in owners)]
     work = _Work(raw, plans, folder, tuple(reversed(owners.values())), tuple(managers.values()))

@@ -19,8 +19,8 @@ from nnreg.preprocessing.dense.locations import Voxels, read_locations, write_lo
 from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK, PreparedFolder, open_array, write_array
 
 SCHEMA_VERSION: Final = 1
-LOCATIONS = "_locations.npz"
-SUFFIXES = (".json", f"{IMAGE}{ENDING}", f"{LABELS}{ENDING}", f"{MASK}{ENDING}", LOCATIONS)
+LOCATIONS, MAPS = "_locations.npz", "_maps"
+SUFFIXES = (".json", f"{IMAGE}{ENDING}", f"{LABELS}{ENDING}", f"{MASK}{ENDING}", f"{MAPS}{ENDING}", LOCATIONS)
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class DenseCase:
     properties : DenseProperties
     mask : array, shape (T, D, H, W), int16, optional
         1 where a target is to be learnt.
+    maps : array, shape (M, D, H, W), float32, optional
+        Normalised values of the continuous targets, NaN where unknown.
     """
 
     image: npt.NDArray[np.float32]
@@ -103,17 +105,19 @@ class DenseCase:
     properties: DenseProperties
     locations: dict[Label, Voxels] = field(default_factory=dict)
     mask: npt.NDArray[np.int16] | None = None
+    maps: npt.NDArray[np.float32] | None = None
 
     def save(self, folder: Path, patch: Sequence[int]) -> None:
         """Write the case, cut for reading patches of that size; the JSON comes last, so that a case with a JSON is whole."""
         case = self.properties.case
         write_array(folder / f"{case}{IMAGE}{ENDING}", self.image, patch)
         write_array(folder / f"{case}{LABELS}{ENDING}", self.labels, patch)
-        mask = folder / f"{case}{MASK}{ENDING}"
-        if self.mask is not None:
-            write_array(mask, self.mask, patch)
-        else:
-            mask.unlink(missing_ok=True)
+        for suffix, array in ((MASK, self.mask), (MAPS, self.maps)):
+            path = folder / f"{case}{suffix}{ENDING}"
+            if array is not None:
+                write_array(path, array, patch)
+            else:
+                path.unlink(missing_ok=True)
         write_locations(folder / f"{case}{LOCATIONS}", self.locations)
         write_json(folder / f"{case}.json", self.properties.to_dict())
 
@@ -157,7 +161,14 @@ class DenseDataset(PreparedFolder):
 
     def mask(self, case: str) -> Any | None:
         """Where each target is to be learnt (1 there), as :meth:`open` gives the labels; None if that is everywhere."""
-        path = self.folder / f"{case}{MASK}{ENDING}"
+        return self._optional(case, MASK)
+
+    def maps(self, case: str) -> Any | None:
+        """Normalised values of the continuous targets (M, D, H, W), as :meth:`open` gives the image; None where there are none."""
+        return self._optional(case, MAPS)
+
+    def _optional(self, case: str, suffix: str) -> Any | None:
+        path = self.folder / f"{case}{suffix}{ENDING}"
         return open_array(path) if path.is_file() else None
 
     def locations(self, case: str) -> dict[Label, Voxels]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.dataset.labels import OUTSIDE, LabelManager
-from nnreg.dataset.large import LargeLabels, refuse_unfinite
+from nnreg.dataset.large import LargeLabels, LargeMasks, refuse_unfinite
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.errors import DatasetError, PreprocessingError
 from nnreg.imageio import LazyImage
@@ -43,8 +43,11 @@ class StreamedCase:
     grids : Grids
         From the cropped image to the working grid.
     truth : LargeLabels, optional
-        Labels in the order of the volume, checked against `manager` as they are read.
-    manager : LabelManager, optional
+        Labels in the order of the volume, checked against `managers` as they are read.
+    managers : tuple of LabelManager
+        Of the targets; none where labels are not checked.
+    masks : LargeMasks, optional
+        Where each target is learnt, in the order of the volume.
     """
 
     properties: DenseProperties
@@ -52,7 +55,8 @@ class StreamedCase:
     normaliser: Normaliser
     grids: Grids
     truth: LargeLabels | None = None
-    manager: LabelManager | None = None
+    managers: tuple[LabelManager, ...] = ()
+    masks: LargeMasks | None = None
     _last: dict[Box, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -64,7 +68,8 @@ class StreamedCase:
         configuration: DenseConfiguration,
         *,
         truth: LargeLabels | None = None,
-        manager: LabelManager | None = None,
+        managers: Sequence[LabelManager] = (),
+        masks: LargeMasks | None = None,
         measured: tuple[Box, Normaliser] | None = None,
     ) -> StreamedCase:
         """Measure what has to be known of the whole image: its nonzero box and the statistics that its normalisation needs.
@@ -83,7 +88,7 @@ class StreamedCase:
         target = (*spacing[: 3 - len(configuration.spacing)], *configuration.spacing)
         cropped = properties.shape_after_crop
         shape = tuple(max(1, size) for size in new_shape(cropped, spacing, target))
-        return cls(properties, volume, normaliser, Grids.of(cropped, shape, spacing, target, configuration.resampling), truth, manager)
+        return cls(properties, volume, normaliser, Grids.of(cropped, shape, spacing, target, configuration.resampling), truth, tuple(managers), masks)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,6 +123,11 @@ class StreamedCase:
             For values that ``dataset.json`` does not name.
         """
         return self.grids.labels(self._labelled, box)
+
+    def mask(self, box: Box) -> Labels | None:
+        """Where each target is learnt (T, *box), 1 there; None without masks."""
+        masks = self.masks
+        return None if masks is None else self.grids.labels(lambda inner: masks.read(self._native(inner)), box)
 
     @cached_property
     def _limits(self) -> tuple[Floats, Floats]:
@@ -155,10 +165,9 @@ class StreamedCase:
     def _check(self, values: npt.NDArray[np.integer]) -> None:
         if self.truth is None:
             return
-        for path, target in zip(self.truth.paths, values, strict=True):
-            unknown = self.manager.unknown(target) if self.manager is not None else []
-            if unknown and self.manager is not None:
-                allowed = ", ".join(map(str, self.manager.allowed))
+        for path, target, manager in zip(self.truth.paths, values, self.managers):
+            if unknown := manager.unknown(target):
+                allowed = ", ".join(map(str, manager.allowed))
                 raise DatasetError(f"{path}: holds the value {unknown[0]}, labels in {FILE_NAME} names {allowed}. Add it to labels, or mend the file.")
         if values.dtype.itemsize > 2 and int(values.max()) > LARGEST_LABEL:
             raise PreprocessingError(f"{self.truth.paths[0]}: holds the value {int(values.max())}, at most {LARGEST_LABEL} can be stored. Renumber the labels.")

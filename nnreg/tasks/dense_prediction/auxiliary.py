@@ -13,7 +13,7 @@ from torch.nn import functional as nnf
 
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
-from nnreg.dataset.target_spec import LossEntry, label_managers
+from nnreg.dataset.target_spec import LossEntry, Output, label_targets, outputs_of
 from nnreg.errors import DatasetError, did_you_mean
 from nnreg.losses import LOSSES, build_loss
 from nnreg.tasks.dense_prediction import derived
@@ -98,8 +98,11 @@ def auxiliary_targets(spec: DatasetSpec) -> dict[str, AuxiliaryTarget]:
                 raise DatasetError(f"{where}.losses {entry.name!r} is no loss of derived maps; {did_you_mean(entry.name, fitting)}")
         if name in spec.targets:
             raise DatasetError(f"{where}: {name!r} is a target too. Give one of them another name.")
-        if len(spec.targets) > 1 and target.source_target not in spec.targets:
-            raise DatasetError(f"{where}.source_target {target.source_target!r} is no target; {did_you_mean(target.source_target, spec.targets)}")
+        sources = label_targets(spec)
+        if not sources:
+            raise DatasetError(f"{where}: is derived from labels, but no target has any. Take it out.")
+        if len(spec.targets) > 1 and target.source_target not in sources:
+            raise DatasetError(f"{where}.source_target {target.source_target!r} is no target of labels; {did_you_mean(target.source_target, sources)}")
         if not name.isidentifier():
             raise DatasetError(f"{where}: the name becomes a part of a network. Use letters, digits and underscores.")
         found[name] = target
@@ -118,20 +121,21 @@ class DerivedMaps:
     """
 
     targets: dict[str, AuxiliaryTarget]
-    sources: dict[str, LabelManager]
+    sources: dict[str, Output]
     spacing: tuple[float, ...]
 
     @classmethod
     def of(cls, spec: DatasetSpec, spacing: Sequence[float]) -> DerivedMaps:
         """All auxiliary targets of a dataset."""
-        return cls(auxiliary_targets(spec), label_managers(spec), tuple(spacing))
+        return cls(auxiliary_targets(spec), outputs_of(spec), tuple(spacing))
 
     def __call__(self, labels: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         """``derived_NAME`` to (channels, *patch), float32, from labels (T, *patch); unknown (-100) where `mask` (T, *patch) is false."""
         result = {}
         for name, target in self.targets.items():
             channel = source_channel(target, self.sources)
-            foreground = list(self.sources.values())[channel].values[1:]
+            source = list(self.sources.values())[channel]
+            foreground = source.values[1:] if isinstance(source, LabelManager) else ()
             found = target.derive(labels[channel : channel + 1], foreground, self.spacing)
             result[PREFIX + name] = found if mask is None else torch.where(mask[channel], found, derived.UNKNOWN)
         return result
@@ -204,9 +208,9 @@ class AuxiliaryLosses(nn.Module):
         return total
 
 
-def at_level(truth: Tensor, shape: Sequence[int], *, unit: bool) -> tuple[Tensor, Tensor]:
-    """A map (B, C, *patch) at a coarser resolution, the mean of what is known there, and where that is at least half (B, 1, *shape)."""
-    known = (truth != derived.UNKNOWN).all(dim=1, keepdim=True)
+def at_level(truth: Tensor, shape: Sequence[int], *, unit: bool, known: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A map (B, C, *patch) at a coarser resolution, the mean of what is `known` there, and where that is at least half (B, 1, *shape)."""
+    known = (truth != derived.UNKNOWN if known is None else known).all(dim=1, keepdim=True)
     if truth.shape[2:] == tuple(shape):
         return truth, known
     pool = nnf.adaptive_avg_pool3d if truth.ndim == 5 else nnf.adaptive_avg_pool2d

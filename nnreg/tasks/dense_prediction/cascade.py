@@ -26,12 +26,13 @@ class PreviousStage:
     Attributes
     ----------
     folder
-        ``MODEL_FOLDER_OF_THE_STAGE_BEFORE/predicted_next_stage/CONFIGURATION`` with ``CASE.b2nd`` (1, D, H, W) int16 each.
-    labels : values that become channels, in this order
+        ``MODEL_FOLDER_OF_THE_STAGE_BEFORE/predicted_next_stage/CONFIGURATION`` with ``CASE.b2nd`` (T, D, H, W) int16 each.
+    labels
+        Per target, the values that become channels, in this order.
     """
 
     folder: Path
-    labels: tuple[int, ...]
+    labels: tuple[tuple[int, ...], ...]
 
     def check(self, cases: Sequence[str]) -> None:
         """Raise a TrainingError if a case was not predicted."""
@@ -44,17 +45,19 @@ class PreviousStage:
             )
 
     def open(self, case: str) -> Any:
-        """The stored map (1, D, H, W) of a case, to be read in parts."""
+        """The stored maps (T, D, H, W) of a case, to be read in parts."""
         return open_array(self._path(case))
 
     def onto(self, image: Tensor, labels: Tensor, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
-        """The last map of `labels` (T + 1, *patch) as further channels of `image` (C, *patch); damaged if there is an `rng`."""
+        """The last maps of `labels`, one per target of the stage before, as further channels of `image` (C, *patch); damaged if there is an `rng`."""
         from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
 
-        data = MoveSegAsOneHotToDataTransform(len(labels) - 1, list(self.labels))(image=image, segmentation=labels)
+        data, own = {"image": image, "segmentation": labels}, len(labels) - len(self.labels)
+        for values in self.labels:  # each is taken out of the labels, so the next has its place
+            data = MoveSegAsOneHotToDataTransform(own, list(values))(**data)
         if rng is not None:
             with global_seed(int(rng.integers(2**32))):
-                data = _damage(len(self.labels))(**data)
+                data = _damage(sum(map(len, self.labels)))(**data)
         return data["image"], data["segmentation"]
 
     def _path(self, case: str) -> Path:

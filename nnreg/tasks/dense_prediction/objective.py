@@ -11,19 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from nnreg.dataset.continuous import Continuous, map_places
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME
-from nnreg.dataset.target_spec import WHOLE, LossEntry, Target
+from nnreg.dataset.target_spec import WHOLE, LossEntry, Output, Target
 from nnreg.errors import ConfigurationError
-from nnreg.losses import LOSSES, DenseLoss, WeightedSum, build_loss, deep_supervision_weights
+from nnreg.losses import LOSSES, DenseLoss, WeightedSum, build_loss
+from nnreg.planning.dense.fingerprint import MapValues
 from nnreg.planning.dense.plans import DenseConfiguration
-from nnreg.tasks.dense_prediction.auxiliary import AuxiliaryLosses, AuxiliaryTarget
+from nnreg.tasks.dense_prediction.auxiliary import AuxiliaryTarget
+from nnreg.tasks.dense_prediction.continuous import ContinuousObjective
+from nnreg.tasks.dense_prediction.target_objective import TargetObjective
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 TRIAL_SIZE = 4  # voxels per axis on which a loss is tried before anything is trained
 
 
-class DenseObjective(nn.Module):
+class DenseObjective(TargetObjective):
     """Weighted sum over resolutions; truth is brought to each of them by its nearest voxels, as nnU-Net does.
 
     Parameters
@@ -38,6 +42,8 @@ class DenseObjective(nn.Module):
         Further targets by name, derived from labels, each with a decoder of its own too.
     targets
         What ``targets`` of dataset.json say of those in `labels`.
+    channel, others
+        As :class:`TargetObjective` has them; `others` in place of those in `labels`.
 
     Raises
     ------
@@ -56,57 +62,20 @@ class DenseObjective(nn.Module):
         *,
         targets: Mapping[str, Target] | None = None,
         channel: int = 0,
+        others: Mapping[str, TargetObjective] | None = None,
     ) -> None:
-        super().__init__()
-        plan = configuration.training
         every = {WHOLE: labels} if isinstance(labels, LabelManager) else dict(labels)
-        (name, labels), *others = every.items()
-        self.name, self.channel = name, channel
-        """Of the target, and which of a batch's labels are its."""
-        self.own = (targets or {}).get(name, Target())
-        self.others = nn.ModuleDict(
-            {key: DenseObjective(configuration, recipe, {key: other}, targets=targets, channel=index) for index, (key, other) in enumerate(others, start=1)}
-        )
-        for name, value in (("similarity", plan.similarity), ("regularisation", plan.regularisation), ("bidirectional", plan.bidirectional)):
-            if value:
-                raise ConfigurationError(f"training.{name} belongs to registration, dense prediction has no pairs. Leave it out, or choose another recipe.")
+        (name, labels), *more = every.items()
+        own = (targets or {}).get(name, Target())
+        made = {key: DenseObjective(configuration, recipe, {key: other}, targets=targets, channel=index) for index, (key, other) in enumerate(more, start=1)}
+        super().__init__(configuration, name=name, own=own, channel=channel, others=made if others is None else others, auxiliary=auxiliary)
         self.labels = labels
         self.ignore = len(labels.values) if labels.ignore is not None else None
         """Class index of voxels without annotation."""
         self.loss = self._recipes(recipe, configuration) if recipe.loss is not None and not self.own.losses else self._planned(configuration)
-        self.planned_weights = tuple(configuration.training.deep_supervision_weights)
         self.register_buffer("encoding", _encoding(labels), persistent=False)
         self._plain = bool((self.encoding == torch.arange(len(self.encoding), device="cpu")).all())
-        self.auxiliary = AuxiliaryLosses(auxiliary, configuration.spacing) if auxiliary else None
         self._try(configuration.ndim)
-
-    def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss and detached terms of a batch with ``image`` (B, C, *patch), ``labels`` (B, 1, *patch) and what is derived from them."""
-        loss, terms, _ = self.scored(network, batch)
-        return loss, terms
-
-    @property
-    def parts(self) -> dict[str, DenseObjective]:
-        """What scores each target, this one first."""
-        return {self.name: self, **self.others}  # type: ignore[dict-item]  # a ModuleDict of these
-
-    def scored(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], dict[str, list[Tensor]]]:
-        """Loss and terms, and by target the logits of every level, finest first."""
-        if self.auxiliary is None and not self.others:
-            logits: list[Tensor] = network(batch["image"])
-            return *self.score(logits, batch), {self.name: logits}
-        logits, further = network.with_auxiliary(batch["image"])  # type: ignore[operator]  # networks of several targets have it
-        found = {self.name: logits, **{name: further[name] for name in self.others}}
-        terms: dict[str, Tensor] = {}
-        total = logits[0].new_zeros((), dtype=torch.float32)
-        for name, part in self.parts.items():
-            loss, own = part.score(found[name], batch)
-            total = total + loss
-            terms |= {f"{name}_{term}": value for term, value in own.items()} if self.others else own
-        if self.auxiliary is not None:
-            other, other_terms = self.auxiliary(further, batch, self.level_weights(len(logits)), found)
-            total, terms = total + other, {**terms, **other_terms}
-        return total, terms, found
 
     def score(self, outputs: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss of given logits of this target, finest first, and the detached terms of the finest.
@@ -127,10 +96,6 @@ class DenseObjective(nn.Module):
             if level == 0:
                 terms = {f"{name}_loss": term for name, term in getattr(loss, "last_terms", {}).items()}  # a term named dice is not the metric
         return total, terms
-
-    def _own(self, maps: Tensor) -> Tensor:
-        """Of maps (B, T, *patch) that of the target, (B, 1, *patch)."""
-        return maps[:, self.channel : self.channel + 1]
 
     def _masked(self, loss: nn.Module, logits: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
         if getattr(loss, "kind", None) != DenseLoss.kind:
@@ -165,18 +130,6 @@ class DenseObjective(nn.Module):
         valid = valid if mask is None else valid & mask
         pairs = (predicted & truth, predicted & ~truth, ~predicted & truth)
         return torch.stack([(found & valid).sum(dim=axes) for found in pairs], dim=1)
-
-    def level_weights(self, count: int) -> tuple[float, ...]:
-        """Weights of so many outputs: the planned ones, or nnU-Net's where another network is trained."""
-        if count == 1:
-            return (1.0,)
-        if not self.planned_weights:
-            return deep_supervision_weights(count, keep_lowest=False)
-        if len(self.planned_weights) != count:
-            raise ConfigurationError(
-                f"training.deep_supervision_weights has {len(self.planned_weights)} values, the network returns {count} outputs. Give one per output, or none."
-            )
-        return self.planned_weights
 
     def _planned(self, configuration: DenseConfiguration) -> DenseLoss:
         """The target's own terms, or the planned ones."""
@@ -227,6 +180,48 @@ class DenseObjective(nn.Module):
         shape = (TRIAL_SIZE,) * ndim
         with torch.device("cpu"):  # networks are also built where tensors have no numbers
             self.loss(torch.zeros(1, self.labels.heads, *shape), self.target(torch.zeros(1, 1, *shape, dtype=torch.int16), shape))
+
+
+def objective_of(
+    configuration: DenseConfiguration,
+    recipe: TrainerConfig,
+    outputs: Mapping[str, Output],
+    auxiliary: Mapping[str, AuxiliaryTarget] | None = None,
+    *,
+    targets: Mapping[str, Target],
+    values: Mapping[str, Sequence[MapValues]],
+) -> TargetObjective:
+    """What every target of a dataset is trained on.
+
+    Parameters
+    ----------
+    configuration, recipe, auxiliary, targets
+        As :class:`DenseObjective` takes them.
+    outputs
+        What the network's outputs mean, by target.
+    values
+        Of the continuous targets.
+
+    Raises
+    ------
+    ConfigurationError
+        If a loss does not fit its target.
+    """
+    places = map_places(outputs)
+
+    def made(name: str, channel: int, **more: Any) -> TargetObjective:
+        output = outputs[name]
+        if isinstance(output, Continuous):
+            if len(values.get(name, ())) != output.channels:
+                raise ConfigurationError(f"the plans do not say how the target {name!r} of {FILE_NAME} is normalised. Plan and preprocess the dataset again.")
+            alone = len(places) == len(outputs)
+            return ContinuousObjective(
+                configuration, recipe, values[name], place=places[name], alone=alone, name=name, own=targets[name], channel=channel, **more
+            )
+        return DenseObjective(configuration, recipe, {name: output}, targets=targets, channel=channel, **more)
+
+    first, *others = outputs
+    return made(first, 0, others={name: made(name, index) for index, name in enumerate(others, start=1)}, auxiliary=auxiliary)
 
 
 class _Scheduled(WeightedSum):

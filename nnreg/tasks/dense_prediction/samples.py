@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from nnreg.dataset.labels import OUTSIDE
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import label_managers, targets_of
+from nnreg.dataset.target_spec import outputs_of, targets_of
 from nnreg.planning.dense.measure import nonzero_box
 from nnreg.planning.dense.plans import DenseConfiguration
 from nnreg.planning.plans import Training
@@ -37,25 +37,30 @@ class Annotation:
     Attributes
     ----------
     label_only
-        Per target, whether voxels of value 0 teach nothing in cases without a mask.
+        Per target, whether voxels of value 0 teach nothing, whatever a mask says.
     ignore
         Per target, the value that says nothing.
     min_labeled_ratio
         Share of a patch that is labelled or, where a mask says what is annotated, in it.
     min_bbox_percent
         Share of a patch that the box around that fills.
+    continuous
+        Whether there are targets whose values may be unknown in places.
     """
 
     label_only: tuple[bool, ...] = (False,)
     ignore: tuple[int | None, ...] = (None,)
     min_labeled_ratio: float = 0.0
     min_bbox_percent: float = 0.0
+    continuous: bool = False
 
     @classmethod
     def of(cls, spec: DatasetSpec, training: Training) -> Annotation:
         """As dataset.json and the training plan have it."""
-        only = tuple(training.loss_on_label_only or target.loss_on_label_only for target in targets_of(spec).values())
-        return cls(only, tuple(labels.ignore for labels in label_managers(spec).values()), training.min_labeled_ratio, training.min_bbox_percent)
+        targets, outputs = targets_of(spec).values(), outputs_of(spec).values()
+        only = tuple((training.loss_on_label_only or target.loss_on_label_only) and not target.is_continuous for target in targets)
+        continuous = any(target.is_continuous for target in targets)
+        return cls(only, tuple(output.ignore for output in outputs), training.min_labeled_ratio, training.min_bbox_percent, continuous)
 
     @property
     def selective(self) -> bool:
@@ -81,6 +86,8 @@ EVERYTHING = Annotation()
 
 class PatchSamples(Dataset[dict[str, Tensor]]):
     """Patches of ``image`` (C, *patch), float32, and ``labels`` (T, *patch), int16, with nnU-Net's share of forced foreground.
+
+    Where there are continuous targets, ``maps`` (M, *patch), float32, are their values, NaN where unknown.
 
     Parameters
     ----------
@@ -121,7 +128,7 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         self.cases, self.length, self.split, self.previous = list(cases), length, split, previous
         self.annotation, self.derived = annotation, derived
         self.masked = any(annotation.label_only) or any(self.data.mask(case) is not None for case in self.cases)
-        self.partly_annotated = self.masked or any(value is not None for value in annotation.ignore)
+        self.partly_annotated = self.masked or annotation.continuous or any(value is not None for value in annotation.ignore)
         plan = configuration.training
         self.seed, self.batch_size, self.patch = plan.seed, plan.batch_size, tuple(configuration.patch_size)
         masked = [channel for channel, used in enumerate(configuration.use_mask_for_norm) if used]
@@ -144,17 +151,20 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         image = self._read(stored.image, start, size, 0)
         labels = self._read(stored.labels, start, size, OUTSIDE)
         targets = len(labels)
+        maps = None if (values := self.data.maps(case)) is None else self._read(values, start, size, np.nan)
         if self.masked:
             labels = torch.cat([labels, self._learnt(case, labels, start, size)])
         if self.previous is not None:
             labels = torch.cat([labels, self._read(self.previous.open(case), start, size, OUTSIDE)])
-        if draw is not None:
+        if draw is not None and maps is not None:
+            image, labels, maps = draw.with_maps(image, labels, maps)
+        elif draw is not None:
             image, labels = draw(image, labels)
         if self.previous is not None:
             image, labels = self.previous.onto(image, labels, rng if self.augmentation is not None else None)
         labels = labels.clamp_(min=0)
         mask = labels[targets:] > 0 if self.masked else None
-        sample = {"image": image, "labels": labels[:targets]} | ({} if mask is None else {"mask": mask})
+        sample = {"image": image, "labels": labels[:targets]} | ({} if mask is None else {"mask": mask}) | ({} if maps is None else {"maps": maps})
         return sample | ({} if self.derived is None else self.derived(sample["labels"], mask))
 
     def _place(self, case: str, rng: np.random.Generator, draw: DenseDraw | None, forced: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -186,21 +196,19 @@ class PatchSamples(Dataset[dict[str, Tensor]]):
         return best[1:]
 
     def _learnt(self, case: str, labels: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-        """(T, *size), 1 where a target is learnt: what the case's mask says; without one what is labelled, if labels alone are learnt; else everything."""
+        """(T, *size), 1 where a target is learnt: where the case's mask says so (all is, without one) and, if labels alone are learnt, where there are any."""
         mask = self.data.mask(case)
-        if mask is not None:
-            return self._read(mask, start, size, 0)
-        labelled = self.annotation.labelled(labels)
         alone = torch.tensor(self.annotation.label_only).reshape(-1, *(1,) * (labels.ndim - 1))
-        return (labelled.bool() | ~alone).to(labels.dtype)
+        learnt = (self.annotation.labelled(labels).bool() | ~alone).to(labels.dtype)
+        return learnt if mask is None else learnt * (self._read(mask, start, size, 0) > 0)
 
-    def _read(self, array: Any, start: Sequence[int], size: Sequence[int], fill: int) -> Tensor:
+    def _read(self, array: Any, start: Sequence[int], size: Sequence[int], fill: float) -> Tensor:
         """(C, *size) of a stored array, of the patch's axes."""
         found = torch.from_numpy(read_box(array, start, size, fill))
         return found[:, 0] if len(self.patch) == 2 else found
 
 
-def read_box(array: Any, start: Sequence[int], size: Sequence[int], fill: int) -> npt.NDArray[Any]:
+def read_box(array: Any, start: Sequence[int], size: Sequence[int], fill: float) -> npt.NDArray[Any]:
     """(C, *size) voxels from `start` on of a stored array (C, *spatial); `fill` where it ends. Nothing else of it is read."""
     inner = [(max(low, 0), min(low + extent, limit)) for low, extent, limit in zip(start, size, array.shape[1:], strict=True)]
     if any(low >= high for low, high in inner):

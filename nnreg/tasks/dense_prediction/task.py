@@ -17,20 +17,22 @@ from nnreg.architecture import build_dense_network
 from nnreg.architecture.memory import dense_training_memory
 from nnreg.dataset.labels import Label
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.target_spec import label_managers, targets_of
-from nnreg.errors import ConfigurationError
+from nnreg.dataset.target_spec import outputs_of, previous_channels, targets_of
 from nnreg.planning import memory
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.planning.plans import Training
 from nnreg.task import Objective
 from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps, auxiliary_targets
 from nnreg.tasks.dense_prediction.cascade import FOLDER, PreviousStage
-from nnreg.tasks.dense_prediction.objective import DenseObjective
+from nnreg.tasks.dense_prediction.continuous import ContinuousObjective
+from nnreg.tasks.dense_prediction.objective import DenseObjective, objective_of
 from nnreg.tasks.dense_prediction.samples import Annotation, PatchSamples
+from nnreg.tasks.dense_prediction.target_objective import TargetObjective
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 OF = ": "  # between the name of a target and that of its class
 COUNTS = "counts of "  # true positives, false positives and false negatives of a class in one batch; summed over an epoch before they become a Dice
+ERRORS = "errors of "  # sums of absolute errors of a continuous target in one batch, and of how many voxels
 LOSS_COPIES = 4  # of the logits, in float32, that a loss and its gradient keep
 
 
@@ -42,9 +44,7 @@ class DensePredictionTask:
 
     def network(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
-        first, *others = label_managers(spec).items()
-        if others and configuration.previous_stage is not None:
-            raise ConfigurationError(f"a cascade takes label maps of one target, dataset.json names {len(others) + 1}. Train a configuration without stages.")
+        first, *others = outputs_of(spec).items()
         # a loss that does not fit is told before anything large is made
         self.objective(plans=plans, spec=spec, configuration=configuration, recipe=recipe)
         plan = configuration.architecture
@@ -57,7 +57,7 @@ class DensePredictionTask:
             "features_per_stage": plan.features_per_stage,
             "blocks_per_stage": plan.blocks_per_stage,
         }
-        further = {name: labels.heads for name, labels in others} | {
+        further = {name: output.heads for name, output in others} | {
             name: target.channels(configuration.ndim) for name, target in auxiliary_targets(spec).items()
         }
         if further:
@@ -80,12 +80,12 @@ class DensePredictionTask:
         found = dense_training_memory(build, configuration.grid, channels=input_channels(plans, spec, configuration), batch_size=batch)
         if found is None:
             return None
-        logits = batch * sum(labels.heads for labels in label_managers(spec).values()) * sum(prod(shape) for shape in found.outputs)
+        logits = batch * sum(output.heads for output in outputs_of(spec).values()) * sum(prod(shape) for shape in found.outputs)
         return found.gb + LOSS_COPIES * logits * memory.BYTES / memory.GB
 
-    def objective(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> DenseObjective:
+    def objective(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> TargetObjective:
         """The planned terms, or the recipe's loss, at every resolution."""
-        return DenseObjective(configuration, recipe, label_managers(spec), auxiliary_targets(spec), targets=targets_of(spec))
+        return objective_of(configuration, recipe, outputs_of(spec), auxiliary_targets(spec), targets=targets_of(spec), values=plans.targets)
 
     def units(self, *, spec: DatasetSpec, cases: Sequence[str]) -> list[str]:
         """The cases themselves."""
@@ -104,25 +104,29 @@ class DensePredictionTask:
         return PatchSamples(folder, units, configuration, length, split, augment, annotation=annotation, previous=previous, derived=derived)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss and its terms, and what the pseudo-Dice of the epoch is made of: hits and misses of every class in this batch."""
-        if not isinstance(objective, DenseObjective):  # one of the user's own is only known to be called with the network
+        """Loss and its terms, and what the pseudo-Dice of the epoch is made of: hits and misses of every class in this batch; of values their errors."""
+        if not isinstance(objective, TargetObjective):  # one of the user's own is only known to be called with the network
             loss, terms = objective(network, batch)
             return {"loss": loss, **terms}
         loss, terms, logits = objective.scored(network, batch)
         counts: dict[str, Tensor] = {}
         for target, part in objective.parts.items():
-            prefix = f"{COUNTS}{target}{OF}" if objective.others else COUNTS
             found = part.counted(logits[target][0], batch)
-            counts |= {f"{prefix}{_name(label)}": found[index] for index, label in enumerate(part.labels.foreground)}
+            if isinstance(part, DenseObjective):
+                prefix = f"{COUNTS}{target}{OF}" if objective.others else COUNTS
+                counts |= {f"{prefix}{_name(label)}": found[index] for index, label in enumerate(part.labels.foreground)}
+            else:
+                counts[f"{ERRORS}{target}"] = found
         return {"loss": loss, **terms, **counts}
 
     def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
         """The steps without their counts, and one entry more: the Dice of each class over all of them (NaN for one that is nowhere), and their mean.
 
-        Of several targets the mean is that of their means: one of many labels is no more than one of few.
+        Of several targets the mean is that of their means: one of many labels is no more than one of few. Continuous targets have a mean absolute error.
         """
         names = [name for name in (steps[0] if steps else ()) if name.startswith(COUNTS)]
-        kept = [{name: value for name, value in step.items() if not name.startswith(COUNTS)} for step in steps]
+        kept = [{name: value for name, value in step.items() if not name.startswith((COUNTS, ERRORS))} for step in steps]
+        kept += _mean_errors(steps)
         if not names:
             return kept
         hits, false, missed = torch.stack([torch.stack([step[name] for step in steps]).double().sum(dim=0) for name in names]).unbind(1)
@@ -136,11 +140,16 @@ class DensePredictionTask:
     def pictures(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """First channel, labels and prediction of the first patch, of every target."""
         shown = {"image": batch["image"][0, 0]}
-        if not isinstance(objective, DenseObjective):
+        if not isinstance(objective, TargetObjective):
             return shown | {"labels": batch["labels"][0, 0], "prediction": network(batch["image"])[0][0].argmax(dim=0)}
         _, _, logits = objective.scored(network, batch)
         for target, part in objective.parts.items():
             more = f" {target}" if objective.others else ""
+            if isinstance(part, ContinuousObjective):
+                shown |= {f"truth{more}": batch["maps"][0, part.place][0].nan_to_num(), f"prediction{more}": logits[target][0][0, 0].float()}
+                continue
+            if not isinstance(part, DenseObjective):
+                continue
             found = part.labels.to_labels(logits[target][0][0].float(), logits=True)
             shown |= {f"labels{more}": batch["labels"][0, part.channel], f"prediction{more}": found}
         return shown
@@ -178,6 +187,20 @@ class DensePredictionTask:
         )
 
 
+def _mean_errors(steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """``mae_TARGET`` over all steps, in the units of the files; ``mae`` is that of the only target, of several their mean in standard deviations."""
+    names = [name for name in (steps[0] if steps else ()) if name.startswith(ERRORS)]
+    if not names:
+        return []
+    found = {name.removeprefix(ERRORS): torch.stack([step[name] for step in steps]).double() for name in names}
+    errors = {target: rows[..., 0].sum(dim=0) / rows[..., 1].sum(dim=0) for target, rows in found.items()}  # 0 / 0 is NaN
+    by_target = {f"mae_{target}": error.mean() for target, error in errors.items()}
+    if len(names) == 1:
+        return [{"mae": next(iter(by_target.values()))}]
+    relative = torch.stack([(error / found[target][0, :, 2]).mean() for target, error in errors.items()])
+    return [{"mae": relative.nanmean(), **by_target}]
+
+
 def _name(label: Label) -> str:
     """Of a label or region in logs: ``2``, ``1+2``."""
     return str(label) if isinstance(label, int) else "+".join(map(str, label))
@@ -188,9 +211,9 @@ def previous_stage(model: Path, spec: DatasetSpec, configuration: DenseConfigura
     if configuration.previous_stage is None:
         return None
     trainer, plans, name = model.name.split("__")
-    return PreviousStage(model.with_name(f"{trainer}__{plans}__{configuration.previous_stage}") / FOLDER / name, spec.foreground)
+    return PreviousStage(model.with_name(f"{trainer}__{plans}__{configuration.previous_stage}") / FOLDER / name, previous_channels(spec))
 
 
 def input_channels(plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration) -> int:
-    """Channels that a network is given: those of the images and, after another stage, one per label."""
-    return len(plans.channel_names) + (len(spec.foreground) if configuration.previous_stage is not None else 0)
+    """Channels that a network is given: those of the images and, after another stage, one per label of every target."""
+    return len(plans.channel_names) + (sum(map(len, previous_channels(spec))) if configuration.previous_stage is not None else 0)

@@ -19,6 +19,7 @@ from nnreg.typed import from_mapping
 
 Range = tuple[float, float]
 SMALLEST_SCALE = 0.85  # nnU-Net reads a patch for this zoom, although it draws others
+WHOLLY = 0.999  # share of a voxel's value that must be known, up to rounding
 MARGIN = 2  # voxels around what a turned patch is sampled from: linear interpolation reaches one, rounding another
 
 
@@ -138,16 +139,27 @@ class DenseDraw:
 
     def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Image (C, *patch) and labels (T, *patch), new tensors, from those (of shape `size`) that were read; -1 outside the image is kept as label."""
+        data = self._applied({"image": image, "segmentation": labels})
+        return data["image"], data["segmentation"]
+
+    def with_maps(self, image: Tensor, labels: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, and continuous maps (M, *patch) moved with them, their values kept; NaN where what they are sampled from is, or ends."""
+        known = maps.isfinite()
+        data = self._applied({"image": image, "segmentation": labels, "regression_target": torch.cat([torch.where(known, maps, 0.0), known.to(maps.dtype)])})
+        values, share = data["regression_target"].chunk(2)
+        return data["image"], data["segmentation"], torch.where(share > WHOLLY, values, torch.nan)
+
+    def _applied(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         settings = self.augmentation
         # the library changes what it is given in place; sampling makes new tensors anyway
-        data = self._turned({"image": image, "segmentation": labels}) if self.grid is not None else {"image": image.clone(), "segmentation": labels.clone()}
+        data = self._turned(data) if self.grid is not None else {name: value.clone() for name, value in data.items()}
         with global_seed(self.seed):
             data = _intensity(settings.intensity, settings.pose.in_plane)(**data)
             if settings.pose.mirror_axes:
                 data = _mirror(settings.pose.mirror_axes)(**data)
         for channel in settings.masked_channels:
             data["image"][channel][data["segmentation"][0] < 0] = 0
-        return data["image"], data["segmentation"]
+        return data
 
     def _turned(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         transform = _spatial(self.augmentation.pose, self.augmentation.patch)

@@ -63,7 +63,7 @@ def is_nnunet_model(source: Path) -> bool:
     return plans.is_file() and (source / FILE_NAME).is_file() and "experiment_planner_used" in read_json(plans, ConfigurationError)
 
 
-def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | None = None, checkpoint: str = FINAL) -> tuple[Path, list[str]]:
+def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | None = None, checkpoint: str = FINAL) -> Path:
     """Convert a model of nnU-Net v2.
 
     Parameters
@@ -79,10 +79,8 @@ def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | Non
 
     Returns
     -------
-    folder : Path
+    Path
         The model folder.
-    notes : list of str
-        What is otherwise than in nnU-Net.
 
     Raises
     ------
@@ -117,14 +115,7 @@ def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | Non
         )
     plans.write(folder / "plans.json")
     spec.write(folder / FILE_NAME)
-    return folder, _notes(model)
-
-
-def _notes(model: NnunetModel) -> list[str]:
-    reader = model.plans.get("image_reader_writer", "")
-    if reader == "NibabelIOWithReorient":
-        return [f"{reader}: the model was trained on images turned to RAS; nnReg takes images as they are stored. Turn yours to RAS before predicting."]
-    return []
+    return folder
 
 
 def _read(source: Path, checkpoint: str) -> NnunetModel:

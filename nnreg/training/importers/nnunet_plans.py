@@ -23,6 +23,7 @@ SCHEMES = {
 }
 RESAMPLING = "resample_data_or_seg_to_shape"
 STANDARD: Mapping[str, Any] = {"conv_bias": True, "dropout_op": None, "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin": "torch.nn.LeakyReLU"}
+TURNS = "NibabelIOWithReorient"  # the reader that turns every image to RAS
 
 
 def plans_from(content: Mapping[str, Any], spec: DatasetSpec, dataset: str, mirrored: Sequence[int], where: str) -> DensePlans:
@@ -44,6 +45,7 @@ def plans_from(content: Mapping[str, Any], spec: DatasetSpec, dataset: str, mirr
             transpose_forward=tuple(content["transpose_forward"]),
             configurations=configurations,
             recommended=next((name for name in ("3d_fullres", *configurations) if name in configurations), "2d"),
+            orientation="RAS" if content.get("image_reader_writer") == TURNS else "",
             because={"imported": "from nnU-Net's plans"},
         )
     except KeyError as error:

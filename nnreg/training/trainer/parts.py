@@ -112,5 +112,5 @@ def debug_information(trainer: nnRegTrainer) -> dict[str, Any]:
 def headline(summary: Mapping[str, Any]) -> str:
     """The means of a validation summary in one line."""
     foreground = summary.get("foreground_mean", {})  # of label maps; beside Dice and IoU, it counts voxels
-    means = {name: foreground[name] for name in ("Dice", "IoU")} if foreground else summary.get("mean", {})
+    means = {name: foreground[name] for name in ("Dice", "IoU", "MAE", "PSNR", "SSIM") if name in foreground} if foreground else summary.get("mean", {})
     return ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float)) or "see validation_summary.json"
