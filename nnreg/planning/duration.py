@@ -75,13 +75,14 @@ def step_work(grid: Sequence[int], architecture: Architecture, *, channels: int,
     pyramid = memory.levels(grid, architecture.strides, architecture.features_per_stage, architecture.blocks_per_stage, resolution)
     correlation = (2 * architecture.kwargs["correlation_radius"] + 1) ** len(grid)
     kernels = [prod(kernel) for kernel in architecture.kernel_sizes[len(architecture.strides) - len(pyramid) :]]
-    numbers = memory.kept_by_network(pyramid, grid, channels, correlation, architecture.kwargs["integration_steps"])
+    twice = architecture.kwargs["inverse_consistent"]
+    numbers = memory.kept_by_network(pyramid, grid, channels, correlation, architecture.kwargs["integration_steps"], twice)
     numbers += memory.kept_by_losses([prod(grid), *(level.voxels for level in pyramid[0 if resolution > 1 else 1 :])], channels, len(grid), labels)
     products, inputs = 0, channels
     for level, kernel in zip(pyramid, kernels, strict=True):
         width = level.features
         encoder = 2 * (inputs + 2 * level.blocks * width)  # both images
-        decoder = (2 * width + correlation + len(grid)) + width + len(grid)
+        decoder = ((2 * width + correlation + len(grid)) + width + len(grid)) * (2 if twice else 1)
         products += PASSES * level.voxels * kernel * width * (encoder + decoder)
         inputs = width
     return Work(products / MILLION, numbers / MILLION, len(pyramid))

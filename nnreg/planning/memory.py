@@ -69,6 +69,7 @@ def training_memory_gb(
     field_resolution: int,
     correlation_radius: int,
     integration_steps: int = 0,
+    inverse_consistent: bool = False,
     batch_size: int = 1,
     labels: int = 0,
     similarities: Sequence[str] = (),
@@ -84,7 +85,7 @@ def training_memory_gb(
         Size and channels of each image.
     strides, kernel_sizes, features, blocks
         Per stage.
-    field_resolution, correlation_radius, integration_steps
+    field_resolution, correlation_radius, integration_steps, inverse_consistent
         Of the network.
     batch_size
         Pairs in a step.
@@ -95,14 +96,17 @@ def training_memory_gb(
     """
     pyramid = levels(grid, strides, features, blocks, field_resolution)
     correlation = (2 * correlation_radius + 1) ** len(grid)
-    kept = kept_by_network(pyramid, grid, channels, correlation, integration_steps) + _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
+    kept = kept_by_network(pyramid, grid, channels, correlation, integration_steps, inverse_consistent)
+    kept += _kept_by_losses(pyramid, grid, channels, field_resolution, labels)
     kernels = [prod(kernel) for kernel in kernel_sizes[len(strides) - len(pyramid) :]]
     weights = _parameters(pyramid, kernels, channels, correlation, len(grid))
     passing = needed_in_passing(similarities, prod(grid), len(grid))
     return (batch_size * kept * (1 + ON_THE_WAY) + WEIGHT_COPIES * weights + passing) * BYTES / GB + FIXED_GB
 
 
-def kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int, integration_steps: int = 0) -> float:
+def kept_by_network(
+    pyramid: Sequence[Level], grid: Sequence[int], channels: int, correlation: int, integration_steps: int = 0, inverse_consistent: bool = False
+) -> float:
     """Numbers that the layers keep for the backward pass, one pair."""
     ndim = len(grid)
     total, inputs, finer = 0, channels, prod(grid)
@@ -113,6 +117,9 @@ def kept_by_network(pyramid: Sequence[Level], grid: Sequence[int], channels: int
         decoder = 2 * level.features + (2 * level.features + correlation + ndim) + 4 * level.features + 4 * ndim
         # each squaring keeps the field and where it is sampled
         decoder += 2 * ndim * integration_steps
+        if inverse_consistent:
+            # both directions, and two more compositions: of the maps to the space halfway, and of these with each other
+            decoder = 2 * decoder + 6 * ndim
         total += level.voxels * (encoder + decoder) + 2 * inputs * finer
         inputs, finer = level.features, level.voxels
     return total

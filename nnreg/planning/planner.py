@@ -205,7 +205,7 @@ class _Builder:
             target = spacing.coarsened(target)
 
     def _length(self, allowed: duration.Budget, configuration: Configuration, finest: bool) -> Decision[budget.Length | None]:
-        labels = training.LABELS_PER_STEP if configuration.training.supervision else 0
+        labels = training.drawn_labels(configuration.training.supervision)
         work = duration.step_work(configuration.grid, configuration.architecture, channels=len(self.fingerprint.channel_names), labels=labels)
         voxels = len(self.fingerprint.channel_names) * prod(configuration.grid) / duration.MILLION
         step = allowed.speed.step(work) + allowed.speed.load * voxels
@@ -250,6 +250,7 @@ class _Builder:
             kwargs={
                 "field_resolution": resolution,
                 "integration_steps": reasons.keep("architecture.kwargs.integration_steps", network.integration_steps(self.fingerprint)),
+                "inverse_consistent": reasons.keep("architecture.kwargs.inverse_consistent", network.inverse_consistent(self.fingerprint)),
                 "correlation_radius": reasons.keep(
                     "architecture.kwargs.correlation_radius", network.correlation_radius(target, shape, stages - finest, displacement)
                 ),
@@ -290,7 +291,7 @@ class _Builder:
             features=architecture.features_per_stage,
             blocks=architecture.blocks_per_stage,
             batch_size=batch,
-            labels=training.LABELS_PER_STEP if training.supervision(self.fingerprint).value else 0,
+            labels=training.drawn_labels(training.supervision(self.fingerprint).value),
             similarities=[term.name for term in similar],
             **architecture.kwargs,
         )

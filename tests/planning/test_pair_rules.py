@@ -243,6 +243,33 @@ class TestTraining:
         images = {f"c{index:02d}": image(labels=index < labelled) for index in range(cases)}
         assert bool(training.supervision(fingerprint(images)).value) == supervised
 
+    @pytest.mark.parametrize(
+        ("counts", "supervised"), [([50] * 20, True), ([50] * 19, False), ([50] * 19 + [None], False), ([50] * 19 + [49], False), ([0] * 20, False)]
+    )
+    def test_keypoints_supervise_only_if_there_are_enough_and_all_correspond(self, fingerprint, image, counts, supervised):
+        images = {f"c{index:02d}": image(keypoints=count) for index, count in enumerate(counts)}
+        decision = training.supervision(fingerprint(images))
+        assert [term.name for term in decision.value] == ["keypoints"] * supervised
+        assert ("keypoints" in decision.because) == any(counts)
+
+    def test_keypoints_need_to_correspond_within_a_pair_only(self, fingerprint, image):
+        images = {f"{role}{index:02d}": image(keypoints=30 + index) for index in range(10) for role in "ab"}
+        pairs = tuple((f"a{index:02d}", f"b{index:02d}") for index in range(10))
+        assert [term.name for term in training.supervision(fingerprint(images, pairing="pairs", pairs=pairs)).value] == ["keypoints"]
+        assert not training.supervision(fingerprint(images)).value
+
+    def test_label_maps_take_memory_and_keypoints_take_none(self, fingerprint, image):
+        for given, drawn in (({"labels": True}, training.LABELS_PER_STEP), ({"keypoints": 9}, 0)):
+            found = training.supervision(fingerprint({f"c{index:02d}": image(**{"labels": False, **given}) for index in range(20)}))
+            assert found.value
+            assert training.drawn_labels(found.value) == drawn
+
+    @pytest.mark.parametrize(("pairing", "folding", "symmetric"), [("all", 0.1, True), ("atlas", 0.2, True), ("all", 0.09, False), ("pairs", 5.0, False)])
+    def test_a_decoder_that_cannot_fold_where_pilots_fold_between_subjects(self, fingerprint, measurement, pairing, folding, symmetric):
+        found = fingerprint(pairing=pairing, measured=[measurement(folding_percent=folding)] * 3)
+        assert network.inverse_consistent(found).value == symmetric
+        assert not network.inverse_consistent(fingerprint(pairing=pairing)).value
+
     def test_labels_drawn_are_those_memory_counts(self):
         from nnreg.tasks.registration.samples import LABELS_PER_SAMPLE
 

@@ -19,6 +19,7 @@ LABELLED_CASES = 20
 LABELS_PER_STEP = 8  # that training draws; a test compares
 SYMMETRIC = 0.8  # Dice of left and mirrored right: brains 0.93
 DICE_WEIGHT = 1.0
+POINT_WEIGHT = 0.1  # per mm
 LEARNING_RATE = 1e-3
 SMALL_GRID = 64**3
 ITERATIONS, VALIDATION_ITERATIONS = 250, 50  # nnU-Net's
@@ -66,15 +67,37 @@ def regularisation(relation: str) -> Decision[tuple[LossTerm, ...]]:
 
 @rule("supervision")
 def supervision(fingerprint: Fingerprint) -> Decision[tuple[LossTerm, ...]]:
-    """Soft Dice of eight labels drawn per step, weight 1, if 20 cases or more and every case has labels; else none, and labels serve the evaluation."""
-    labelled, cases = sum(image.labels for image in fingerprint.images.values()), len(fingerprint.images)
-    if labelled == cases and labelled >= LABELLED_CASES:
-        return Decision(
-            (LossTerm("soft_dice", DICE_WEIGHT),),
-            f"all {cases} cases have labels, {LABELLED_CASES} or more: OASIS rises from 0.82 to 0.86 (registration_anchors 15)",
-        )
-    why = "only some have them" if 0 < labelled < cases else f"{LABELLED_CASES} or more are needed to learn from"
-    return Decision((), f"unsupervised; {labelled} of {cases} cases have labels ({why}), which are kept for evaluation")
+    """Labels and keypoints teach where there are 20 cases or more and every one has them; else they serve the evaluation.
+
+    Labels: soft Dice of eight drawn per step, weight 1. Keypoints, if those of the images of a pair are as many: the distance of the mapped ones, weight 0.1
+    per mm.
+    """
+    images = fingerprint.images.values()
+    labels = _taught(sum(image.labels for image in images), len(images), "labels", "OASIS rises from 0.82 to 0.86 (registration_anchors 15)")
+    points = _taught(sum(bool(image.keypoints) for image in images), len(images), "keypoints", "lungs come from 6.5 to 4.5 mm (registration_anchors 16)")
+    if points.value and not _corresponding(fingerprint):
+        points = Decision(False, "keypoints of a pair differ in number, so their rows do not correspond: kept for evaluation")
+    terms = [LossTerm("soft_dice", DICE_WEIGHT)] * labels.value + [LossTerm("keypoints", POINT_WEIGHT)] * points.value
+    told = [labels.because, points.because] if any(image.keypoints for image in images) else [labels.because]
+    return Decision(tuple(terms), "; ".join(told if terms else ["unsupervised", *told]))
+
+
+def drawn_labels(supervision: Sequence[LossTerm]) -> int:
+    """Label maps that a step warps under the terms that the rule plans."""
+    return LABELS_PER_STEP if any(term.name == "soft_dice" for term in supervision) else 0
+
+
+def _taught(count: int, cases: int, what: str, evidence: str) -> Decision[bool]:
+    if count == cases and count >= LABELLED_CASES:
+        return Decision(True, f"all {cases} cases have {what}, {LABELLED_CASES} or more: {evidence}")
+    why = "only some have them" if 0 < count < cases else f"{LABELLED_CASES} or more are needed to learn from"
+    return Decision(False, f"{count} of {cases} cases have {what} ({why}), which are kept for evaluation")
+
+
+def _corresponding(fingerprint: Fingerprint) -> bool:
+    """Whether the images that make pairs with each other have as many keypoints."""
+    groups = fingerprint.groups or (tuple(fingerprint.images),)
+    return all(len({fingerprint.images[case].keypoints for case in group}) == 1 for group in groups)
 
 
 @rule("deep_supervision_weights")

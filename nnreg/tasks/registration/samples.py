@@ -13,13 +13,19 @@ from torch.utils.data import Dataset
 from nnreg.dataset.pairs import Pair
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES
-from nnreg.planning.plans import Configuration
+from nnreg.planning.plans import Configuration, LossTerm
 from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset
 from nnreg.training.augmentation import PairSample, build_augmentation
 
 SPLITS = ("train", "val")
 LABELS_PER_SAMPLE = 8  # one-hot maps of all labels of a brain would not fit: 36 labels at full size are 1 GB
 POINTS_PER_SAMPLE = 512  # samples of a batch need as many
+
+
+def learns_from(supervision: Sequence[LossTerm], what: str) -> bool:
+    """Whether a term needs ``labels`` or ``keypoints``; a similarity among these terms compares one-hot maps of labels."""
+    kinds = {getattr(LOSSES[term.name], "kind", "labels") for term in supervision}
+    return what in {"labels" if kind == "similarity" else kind for kind in kinds}
 
 
 class PairSamples(Dataset[dict[str, Tensor]]):
@@ -44,9 +50,8 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split = list(pairs), length, split
         plan = configuration.training
-        needed = {getattr(LOSSES[term.name], "kind", "labels") for term in plan.supervision}
-        self.with_labels = split == "val" or bool(needed & {"labels", "similarity"})
-        self.seed, self.with_points = plan.seed, split == "train" and "keypoints" in needed
+        self.with_labels = split == "val" or learns_from(plan.supervision, "labels")
+        self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
             self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}
         ):

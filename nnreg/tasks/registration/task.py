@@ -24,7 +24,7 @@ from nnreg.planning import memory
 from nnreg.planning.plans import Configuration, Plans, Training
 from nnreg.planning.rules.training import LABELS_PER_STEP
 from nnreg.tasks.registration.objective import RegistrationObjective
-from nnreg.tasks.registration.samples import PairSamples
+from nnreg.tasks.registration.samples import PairSamples, learns_from
 from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
 from nnreg.training.configs.trainer_config import TrainerConfig
 
@@ -72,7 +72,7 @@ class RegistrationTask:
         found = training_memory(build, configuration.grid, channels=channels, batch_size=batch)
         if found is None:
             return None
-        labels = LABELS_PER_STEP if configuration.training.supervision else 0
+        labels = LABELS_PER_STEP if learns_from(configuration.training.supervision, "labels") else 0
         losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim, labels)
         names = [term.name for term in configuration.training.similarity]
         passing = memory.needed_in_passing(names, prod(configuration.grid), configuration.ndim)
