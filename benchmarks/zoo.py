@@ -29,6 +29,7 @@ from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
 from nnreg.training.configs import TRAINER_CONFIGS
 from nnreg.training.execution.run import build_trainer
+from nnreg.training.logging import report
 from nnreg.training.trainer.checkpoint import FINAL, load_checkpoint
 from nnreg.training.trainer.trainer import nnRegTrainer
 from nnreg.workspace import Workspace
@@ -192,6 +193,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[*TRAINER_CONFIGS], default=[*TRAINER_CONFIGS])
     parser.add_argument("--ndim", type=int, nargs="+", choices=(2, 3), default=[2, 3])
     options = parser.parse_args()
+    report.plot_progress = lambda *arguments, **named: None  # type: ignore[assignment]  # the curves would take longer than the training
     numbers = prepare(options.work, options.data)
     results: list[dict[str, Any]] = []
     print("| recipe | task | axes | loss before | after | s | |\n|---|---|---|---|---|---|---|")

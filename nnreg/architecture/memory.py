@@ -112,7 +112,7 @@ def training_memory(build: Callable[[], nn.Module], shape: Sequence[int], *, cha
     Raises
     ------
     ConfigurationError
-        If images of that shape are too small for the network: its deepest map would be a single voxel.
+        If images of that shape are too small for the network: one voxel of its deepest map spans twice their size or more.
     """
     images = {name: torch.empty(batch_size, channels, *shape, device="meta") for name in ("fixed", "moving")}
     return _measured(without_numbers(build).train(), images, shape)
@@ -131,9 +131,9 @@ def _all_decoded(network: nn.Module, images: Any) -> tuple[Any, Any]:
 
 
 def _check_depth(network: nn.Module, shape: Sequence[int]) -> None:
-    """A network takes any image, for one small case must not stop a prediction; to train on nothing but padding is a mistake."""
+    """A network takes any image, for one small case must not stop a prediction; to train on padding for the most part is a mistake."""
     stride = getattr(network, "coarsest_stride", None)
-    if stride is not None and all(size <= step for size, step in zip(shape, stride)):
+    if stride is not None and all(2 * size <= step for size, step in zip(shape, stride)):
         raise ConfigurationError(
             f"network {type(network).__name__} cannot work on images of {'x'.join(map(str, shape))} voxels: one of its deepest map stands for "
             f"{'x'.join(map(str, stride))}. Use fewer stages, or a larger grid or patch."

@@ -18,7 +18,7 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "boundary": ("boundary", {}),
     "boundary clipped": ("boundary", {"clip": 2.0}),
     "blob_dice": ("blob_dice", {}),
-    "blob_dice cells": ("blob_dice", {"cells": True, "batch_dice": True, "component_weight": "log"}),
+    "blob_dice of the paper": ("blob_dice", {"cells": False, "batch_dice": True, "component_weight": "log"}),
     "region_dice": ("region_dice", {"band_width": 1.0}),
     "region_dice batch": ("region_dice", {"batch_dice": True}),
     "dice_ce": ("dice_ce", {}),

@@ -32,6 +32,7 @@ from nnreg.losses import (
     SoftDiceLoss,
     TopK,
     Tversky,
+    blobs,
     build_loss,
 )
 from nnreg.losses.boundary import surface_distance
@@ -172,7 +173,7 @@ class TestCombined:
 
 
 def blobs_by_definition(p: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], classes: int) -> list[list[float]]:
-    """Dice of every component per sample: itself and what is of no component of its class."""
+    """The paper's Dice of every component per sample: itself and what is of no component of its class."""
     result = []
     for sample, image in enumerate(labels):
         scores = []
@@ -198,14 +199,15 @@ class TestBlobDice:
         logits, labels = pair
         scores = blobs_by_definition(logits.softmax(dim=1).numpy(), labels[:, 0].numpy(), 3)
         assert len(scores[0]) != len(scores[1]) > 3
-        assert float(BlobDice(smooth=0.0)(logits, labels)) == pytest.approx(-np.mean([np.mean(one) for one in scores]), rel=1e-5)
-        assert float(BlobDice(smooth=0.0, batch_dice=True)(logits, labels)) == pytest.approx(-np.mean(np.concatenate(scores)), rel=1e-5)
+        assert float(BlobDice(smooth=0.0, cells=False)(logits, labels)) == pytest.approx(-np.mean([np.mean(one) for one in scores]), rel=1e-5)
+        assert float(BlobDice(smooth=0.0, batch_dice=True, cells=False)(logits, labels)) == pytest.approx(-np.mean(np.concatenate(scores)), rel=1e-5)
 
     def test_regions_are_scored_like_the_classes_they_are(self, pair: tuple[Tensor, Tensor]) -> None:
         logits, labels = pair
         maps = one_hot(labels, 3)[:, 1:]
         p = logits.softmax(dim=1)[:, 1:]
-        torch.testing.assert_close(BlobDice(regions=True)(p.logit(), maps), BlobDice()(logits, labels))
+        for cells in (False, True):
+            torch.testing.assert_close(BlobDice(regions=True, cells=cells)(p.logit(), maps), BlobDice(cells=cells)(logits, labels))
 
     def test_one_component_is_dice(self) -> None:
         labels = torch.zeros(1, 1, 9, 11, dtype=torch.long)
@@ -217,7 +219,8 @@ class TestBlobDice:
     def test_foreground_everywhere_is_not_perfect(self, pair: tuple[Tensor, Tensor]) -> None:
         _, labels = pair
         everywhere = torch.stack([torch.full(labels[:, 0].shape, value) for value in (-9.0, 9.0, -9.0)], dim=1)
-        assert float(BlobDice()(everywhere, labels)) > -0.5
+        assert float(BlobDice(cells=False)(everywhere, labels)) > -0.5
+        assert float(BlobDice()(everywhere, labels)) > -0.6
         assert float(BlobDice()(20 * one_hot(labels, 3), labels)) == pytest.approx(-1, abs=1e-3)
 
     def test_a_false_positive_costs_the_nearest_component_alone(self) -> None:
@@ -228,7 +231,23 @@ class TestBlobDice:
         logits[:, 0] = -logits[:, 1]
         # of four voxels, four false: 2 * 4 / (4 + 8), for one component or both
         assert float(BlobDice(cells=True)(logits, labels)) == pytest.approx(-(2 / 3 + 1) / 2, rel=1e-4)
-        assert float(BlobDice()(logits, labels)) == pytest.approx(-2 / 3, rel=1e-4)
+        assert float(BlobDice(cells=False)(logits, labels)) == pytest.approx(-2 / 3, rel=1e-4)
+
+    def test_cells_of_large_images_are_found_on_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        labels = torch.zeros(1, 1, 21, 34, dtype=torch.long)
+        labels[..., 3:5, 4:7] = labels[..., 13:15, 5:6] = labels[..., 8:14, 25:30] = 1
+        logits = torch.randn(1, 2, 21, 34)
+        exact = float(BlobDice()(logits, labels))
+        monkeypatch.setattr(blobs, "CELL_VOXELS", 200)  # blocks of 2 x 2
+        assert float(BlobDice()(logits, labels)) == pytest.approx(exact, abs=0.02)
+        assert float(BlobDice()(20 * one_hot(labels, 2).float(), labels)) == pytest.approx(-1, abs=1e-3)
+        # an error deep inside a cell is that cell's, whatever the blocks
+        monkeypatch.undo()
+        logits = 20 * one_hot(labels, 2).float()
+        logits[:, 1, 18:20, 30:33] = 40.0
+        exact = float(BlobDice()(logits, labels))
+        monkeypatch.setattr(blobs, "CELL_VOXELS", 200)
+        assert float(BlobDice()(logits, labels)) == pytest.approx(exact)
 
     def test_small_ones_weigh_more_if_asked(self) -> None:
         labels, logits = torch.zeros(1, 1, 8, 30, dtype=torch.long), torch.zeros(1, 2, 8, 30)
@@ -255,7 +274,14 @@ class TestBlobDice:
     def test_gradients_are_exact(self) -> None:
         labels = (torch.rand(2, 1, 5, 6) > 0.7).long()
         logits = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
-        for loss in (BlobDice(component_weight="log"), BlobDice(cells=True, batch_dice=True), RegionDice(band_width=1.0), Tversky(gamma=0.75), Focal()):
+        for loss in (
+            BlobDice(component_weight="log"),
+            BlobDice(batch_dice=True),
+            BlobDice(cells=False),
+            RegionDice(band_width=1.0),
+            Tversky(gamma=0.75),
+            Focal(),
+        ):
             assert torch.autograd.gradcheck(lambda z, loss=loss: loss(z, labels), [logits])
 
 

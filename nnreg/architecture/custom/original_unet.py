@@ -50,7 +50,7 @@ class OriginalUNetReg(RegistrationNetwork):
         if num_res_units < 1:
             raise ConfigurationError(f"unetreg_original needs num_res_units >= 1, found {num_res_units}.")
         self.divisor = total_strides(strides)[-1]
-        self.network = _residual_unet()(
+        network = _residual_unet()(
             spatial_dims=ndim,
             in_channels=2 * channels,
             out_channels=ndim,
@@ -60,7 +60,8 @@ class OriginalUNetReg(RegistrationNetwork):
         )
         head = FlowHead(ndim, ndim, (KERNEL,) * ndim)
         head.start_near_zero()
-        self.network.model[-1][-1] = head
+        network.model[-1][-1] = head
+        self.network: nn.Module = network
 
     @property
     def coarsest_stride(self) -> tuple[int, ...]:
@@ -75,10 +76,11 @@ class OriginalUNetReg(RegistrationNetwork):
     def fields(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
         """The field."""
         images = pad_to_multiple(torch.cat([fixed, moving], dim=1), self.divisor)
-        return [crop_to(self.network(images), fixed.shape[2:])]
+        field: Tensor = self.network(images)
+        return [crop_to(field, fixed.shape[2:])]
 
 
-def _residual_unet() -> type[nn.Module] | Any:
+def _residual_unet() -> Any:
     try:
         from monai.networks.nets import UNet
     except (ImportError, RuntimeError) as error:
