@@ -92,6 +92,7 @@ def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, pres
             alignment=settings.alignment,
             radius=settings.radius,
             smoothness=settings.smoothness,
+            symmetric=settings.symmetric,
         )
     except RegistrationError as error:
         raise RegistrationError(f"pair {pair.name}: {error}") from error

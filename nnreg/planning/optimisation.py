@@ -18,6 +18,8 @@ class Optimisation:
         As :func:`nnreg.registration.register` takes them.
     radius, smoothness
         As :func:`nnreg.registration.register` takes them: window of local correlation (None: the preset's), and how much less the field may bend.
+    symmetric
+        Whether every level, the finest too, is refined in both directions; None: as the preset has it.
     use_masks, use_labels, use_keypoints
         What guides it, where both images have it.
     refinement
@@ -31,6 +33,7 @@ class Optimisation:
     alignment: str = "affine"
     radius: float | None = None
     smoothness: float = 1.0
+    symmetric: bool | None = None
     use_masks: bool = True
     use_labels: bool = False
     use_keypoints: bool = False

@@ -107,6 +107,7 @@ def _optimisation(fingerprint: Fingerprint, related: str, aligned: str) -> Optim
         preset=reasons.keep("preset", optimisation.preset(fingerprint)),
         similarity=reasons.keep("similarity", optimisation.engine_similarity(related)),
         alignment=reasons.keep("alignment", optimisation.engine_alignment(aligned)),
+        symmetric=reasons.keep("symmetric", optimisation.symmetric(fingerprint)),
         use_masks=reasons.keep("use_masks", optimisation.use_masks(fingerprint)),
         use_labels=reasons.keep("use_labels", optimisation.use_labels(fingerprint)),
         use_keypoints=reasons.keep("use_keypoints", optimisation.use_keypoints(fingerprint)),

@@ -117,7 +117,7 @@ def test_plans_round_trip_through_the_common_reader(cascaded, tmp_path):
     assert isinstance(found, DensePlans)
     assert found == cascaded
     content = json.loads(path.read_text())
-    assert not {"pre_alignment", "reference_case", "orientation"} & set(content)
+    assert not {"pre_alignment", "reference_case"} & set(content)
     assert "grid" not in content["configurations"]["2d"]
 
 
