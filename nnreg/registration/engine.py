@@ -34,7 +34,8 @@ SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
 SCORE_VOXELS = 2_000_000  # voxels of the level on which the result is judged, at most: on a finer one it takes nearly a second
 CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
-# Forces between different contrasts are less certain voxel by voxel: they are smoothed more and followed in smaller steps
+# Forces between different contrasts are less certain voxel by voxel: they are smoothed more and followed in smaller steps. Under mutual information, from whole
+# to third steps, T1 onto T2 under known warps came from 0.95 to 0.88 voxels, stained sections from 3.23 to 2.71 mm; a cord's Dice went from 0.806 to 0.797
 WIDER_SMOOTHING = {"nmi": 2.0, "mind": 2.0}
 SHORTER_STEP = {"nmi": 1 / 3}
 FEWEST_SAMPLES = {"nmi": 8 * 32**2}  # voxels of a level: the joint histogram of fewer follows chance, and pulled a cord out of its canal
