@@ -178,6 +178,12 @@ class TestTriedSimilarities:
         apart = {"lncc": [0.7], "mse": [0.9, 0.69], "nmi": [0.5]}  # half of the pairs end farther apart
         assert self._decide(fingerprint, measurement, apart) == relation.ONE
 
+    def test_one_pair_that_says_otherwise_keeps_images_that_look_alike_one_contrast(self, fingerprint, measurement):
+        one_of_five = [0.9, 0.9, 0.9, 0.9, 0.69]
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": one_of_five}, pairs=5) == relation.ONE
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": [0.9]}, pairs=5) == relation.DIFFERENT
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": one_of_five, "nmi": [0.5]}, pairs=5) == relation.SCALE
+
     def test_pairs_without_truth_decide_nothing(self, fingerprint, measurement):
         assert relation.modality_relation(fingerprint(measured=[measurement(trials=()) for _ in range(6)])).value == relation.ONE
 
