@@ -75,7 +75,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to with room on its disk, or make room.") from error
+        raise NnRegError(f"{path}: cannot be written ({error.strerror}). {_remedy(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.evaluation.pictures import RESOLUTION, WIDTH, scaled, show, window
+from nnreg.evaluation.pictures import panel_height, scaled, sheet, show, window
 from nnreg.evaluation.views import page, planes
-from nnreg.files import atomic_path
 from nnreg.geometry import resample_image
 
 if TYPE_CHECKING:
@@ -39,26 +38,14 @@ def overview_of_labels(path: Path | str, image: Image, labels: LabelMap, *, trut
     names
         Label values and what they are called, for the headline.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     maps = [labels, *([] if truth is None else [truth.array[0]])]
     shown = planes(image, _middle(labels) if labels.any() else None)
     titles = ("image", "prediction", *(() if truth is None else ("truth", "green right, red extra, blue missed")))
-    heights = [WIDTH * _height(space) for _, space in shown]
-    figure = Figure(figsize=(WIDTH * len(titles), sum(heights) + 0.75), dpi=RESOLUTION, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(shown), len(titles), squeeze=False, gridspec_kw={"height_ratios": heights})
     greys = window(image.array)
-    for row, (name, space) in enumerate(shown):
-        _draw_view(axes[row], image, maps, space, greys)
-        axes[row][0].set_ylabel(name, fontsize=9)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9 if len(title) < 20 else 8)
-    figure.suptitle(_headline(labels, names), fontsize=8, y=1 - 0.08 / (sum(heights) + 0.75))
-    figure.subplots_adjust(left=0.03, right=0.995, bottom=0.01, top=1 - 0.6 / (sum(heights) + 0.75), wspace=0.03, hspace=0.04)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    with sheet(path, [panel_height(space.shape, space.spacing) for _, space in shown], titles, _headline(labels, names)) as axes:
+        for row, (name, space) in enumerate(shown):
+            _draw_view(axes[row], image, maps, space, greys)
+            axes[row][0].set_ylabel(name, fontsize=9)
 
 
 def _middle(labels: LabelMap) -> list[int]:
@@ -68,11 +55,6 @@ def _middle(labels: LabelMap) -> list[int]:
         found = np.flatnonzero(labels.any(axis=tuple(other for other in range(labels.ndim) if other != axis)))
         result.append(int(found[np.abs(found - found.mean()).argmin()]))
     return result
-
-
-def _height(space: Space) -> float:
-    rows, columns = (size * step for size, step in zip(space.shape[-2:], space.spacing[-2:], strict=True))
-    return float(rows / columns)
 
 
 def _draw_view(axes: Any, image: Image, maps: Sequence[LabelMap], space: Space, greys: tuple[float, float]) -> None:

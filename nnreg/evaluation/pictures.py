@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,24 +40,13 @@ def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped:
     transform : Transform
         Fixed to moving world.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     colour = fixed.array.shape[0] == 3 and fixed.array.dtype == np.uint8
     shown = views(fixed=fixed, moving=moving, warped=warped, transform=transform)
-    heights = [WIDTH * _height(view) for view in shown]
-    figure = Figure(figsize=(WIDTH * len(COLUMNS), sum(heights) + 0.75), dpi=RESOLUTION, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(shown), len(COLUMNS), squeeze=False, gridspec_kw={"height_ratios": heights})
     windows = window(fixed.array), window(moving.array)
-    for row, view in enumerate(shown):
-        _draw_view(axes[row], view, windows, colour=colour)
-    for axis, title in zip(axes[0], COLUMNS, strict=True):
-        axis.set_title(title, fontsize=9)
-    figure.suptitle(_headline(shown), fontsize=10, y=1 - 0.08 / (sum(heights) + 0.75))
-    figure.subplots_adjust(left=0.015, right=0.995, bottom=0.01, top=1 - 0.6 / (sum(heights) + 0.75), wspace=0.03, hspace=0.04)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    heights = [panel_height(view.determinant.shape, view.spacing) for view in shown]
+    with sheet(path, heights, COLUMNS, _headline(shown), font=10, left=0.015) as axes:
+        for row, view in enumerate(shown):
+            _draw_view(axes[row], view, windows, colour=colour)
 
 
 def overview(path: Path | str, fixed: FloatArray, moving: FloatArray, warped: FloatArray, field: FloatArray, spacing: tuple[float, ...] | None = None) -> None:
@@ -67,9 +58,29 @@ def overview(path: Path | str, fixed: FloatArray, moving: FloatArray, warped: Fl
     overview_of_transform(path, Image(fixed, space), Image(moving, space), Image(warped, space), transform)
 
 
-def _height(view: View) -> float:
-    rows, columns = (size * step for size, step in zip(view.determinant.shape, view.spacing, strict=True))
-    return float(rows / columns)
+@contextmanager
+def sheet(path: Path | str, heights: Sequence[float], titles: Sequence[str], headline: str, *, font: int = 8, left: float = 0.03) -> Iterator[Any]:
+    """Yield the axes of a page of panels, a row per height (inches) and a column per title; on leaving it is written as PNG, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    total = sum(heights) + 0.75
+    figure = Figure(figsize=(WIDTH * len(titles), total), dpi=RESOLUTION, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(heights), len(titles), squeeze=False, gridspec_kw={"height_ratios": list(heights)})
+    yield axes
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9 if len(title) < 30 else 8)
+    figure.suptitle(headline, fontsize=font, y=1 - 0.08 / total)
+    figure.subplots_adjust(left=left, right=0.995, bottom=0.01, top=1 - 0.6 / total, wspace=0.03, hspace=0.04)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def panel_height(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    """Inches of a panel that shows the last two axes of a grid undistorted."""
+    rows, columns = (size * step for size, step in zip(shape[-2:], spacing[-2:], strict=True))
+    return float(WIDTH * rows / columns)
 
 
 def window(image: npt.NDArray[np.generic]) -> tuple[float, float]:

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg import metrics
-from nnreg.evaluation.pictures import RESOLUTION, WIDTH, scaled, show, window
+from nnreg.evaluation.pictures import panel_height, scaled, sheet, show, window
 from nnreg.evaluation.views import page, planes
-from nnreg.files import atomic_path
 from nnreg.geometry import resample_image
 
 if TYPE_CHECKING:
@@ -35,32 +34,15 @@ def overview_of_values(path: Path | str, image: Image, values: Floats, *, truth:
     truth : Image, optional
         True values on the same grid: shown too, and the difference (red: predicted too high), in one window of greys with the prediction.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     maps = [values[:1], *([] if truth is None else [truth.array[:1].astype(np.float32)])]
     known = maps[-1][np.isfinite(maps[-1])]
     greys = window(image.array), window(known) if known.size else (0.0, 1.0)
     titles = ("image", "prediction", *(() if truth is None else ("truth", "prediction - truth")))
     shown = planes(image)
-    heights = [WIDTH * _height(space) for _, space in shown]
-    figure = Figure(figsize=(WIDTH * len(titles), sum(heights) + 0.75), dpi=RESOLUTION, facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(shown), len(titles), squeeze=False, gridspec_kw={"height_ratios": heights})
-    for row, (name, space) in enumerate(shown):
-        _draw_view(axes[row], image, maps, space, greys)
-        axes[row][0].set_ylabel(name, fontsize=9)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    figure.suptitle(_headline(maps), fontsize=8, y=1 - 0.08 / (sum(heights) + 0.75))
-    figure.subplots_adjust(left=0.03, right=0.995, bottom=0.01, top=1 - 0.6 / (sum(heights) + 0.75), wspace=0.03, hspace=0.04)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
-def _height(space: Space) -> float:
-    rows, columns = (size * step for size, step in zip(space.shape[-2:], space.spacing[-2:], strict=True))
-    return float(rows / columns)
+    with sheet(path, [panel_height(space.shape, space.spacing) for _, space in shown], titles, _headline(maps)) as axes:
+        for row, (name, space) in enumerate(shown):
+            _draw_view(axes[row], image, maps, space, greys)
+            axes[row][0].set_ylabel(name, fontsize=9)
 
 
 def _draw_view(axes: Any, image: Image, maps: list[Floats], space: Space, greys: tuple[tuple[float, float], tuple[float, float]]) -> None:
