@@ -190,11 +190,11 @@ class ZarrWriter:
 
 @contextlib.contextmanager
 def create_zarr(
-    path: Path, channels: int, dtype: npt.DTypeLike, space: Space, *, chunks: Sequence[int] | None = None, zarr_format: int = 2
+    path: Path, channels: int, dtype: npt.DTypeLike, space: Space, *, chunks: Sequence[int] | None = None, zarr_format: int = 2, fill: float = 0
 ) -> Iterator[ZarrWriter]:
-    """A new image of zeros to be filled; it takes the place of `path` when the block ends without an error.
+    """A new image of one value (`fill`) to be filled; it takes the place of `path` when the block ends without an error.
 
-    A multiscale image of one level after OME-NGFF 0.4 (Zarr version 2) or 0.5 (version 3). What stays 0 takes no room on disk.
+    A multiscale image of one level after OME-NGFF 0.4 (Zarr version 2) or 0.5 (version 3). What keeps that value takes no room on disk.
 
     Parameters
     ----------
@@ -216,7 +216,7 @@ def create_zarr(
             shape=(*([channels] if several else []), *space.shape),
             dtype=np.dtype(dtype),
             chunks=(*([1] if several else []), *chunks),
-            fill_value=0,
+            fill_value=fill,
             compressors=_checked_compression(zarr_format),
             chunk_key_encoding={"name": "v2" if zarr_format == 2 else "default", "separator": "/"},
         )

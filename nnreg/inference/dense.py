@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from nnreg.dataset.continuous import Continuous
@@ -20,8 +18,8 @@ from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_pictures import overview_of_labels
 from nnreg.evaluation.value_pictures import overview_of_values
 from nnreg.files import writable_folder
-from nnreg.imageio import is_image_file, read_image, write_image
-from nnreg.imageio.endings import WHOLE_NUMBERS_ONLY, ending_for
+from nnreg.imageio import as_stored, is_image_file, read_image, write_image
+from nnreg.imageio.endings import ending_for
 from nnreg.inference.dense_predictor import DEFAULT_TILES, DensePredictor, TileOptions
 from nnreg.inference.dense_record import PREDICTION_FILE, PredictionRecord
 from nnreg.inference.dense_sources import DenseSource, NewCases, Prepared, label_ending
@@ -157,8 +155,7 @@ class _Writer:
             truth = None if found is None else read_image(found)
             with _drawing:
                 overview_of_values(self.output / PICTURES / f"{stem}.png", prepared.native, values, truth=truth)
-        whole = path.name.lower().endswith(WHOLE_NUMBERS_ONLY)
-        write_image(path, as_stored(values, self.predictor.dtype(target) if whole else "float32"), prepared.native.space)
+        write_image(path, as_stored(values, self.predictor.dtype_in(path, target)), prepared.native.space)
 
     def _write(self, case: str, target: str, stem: str, path: Path, prepared: Prepared, logits: Tensor) -> None:
         """What is told of a target of labels, in files that begin with `stem`."""
@@ -176,22 +173,10 @@ class _Writer:
         write_image(path, labels[None], prepared.native.space)
 
 
-def as_stored(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[np.generic]:
-    """Values as files of that type hold them: rounded and clipped to whole numbers, or as they are."""
-    kind = np.dtype(dtype)
-    if kind.kind == "f":
-        return values
-    limits = np.iinfo(kind)
-    return np.clip(np.rint(values), limits.min, limits.max).astype(kind)
-
-
 def _predict_large(predictor: DensePredictor, source: DenseSource, case: str, output: Path, options: DenseOptions) -> dict[str, Any]:
-    """The entry of a case that does not fit into memory; it gets a label map and no picture."""
+    """The entry of a case that does not fit into memory; it gets no picture."""
     if options.save_probabilities:
         raise PredictionError(f"{source.files(case)[0]}: is too large to keep its probabilities. Leave --save_probabilities (--npz) out, or cut the image.")
-    continuous = [target for target in predictor.targets if not predictor.has_labels(target)]
-    if continuous:
-        raise PredictionError(f"{source.files(case)[0]}: is too large for the values of the target {continuous[0]!r}. Cut the image.")
     started = time.monotonic()
     predict_large(predictor, source.prepare_large(case), {target: output / name for target, name in target_files(predictor, source, case).items()})
     return {"name": case, "images": [path.name for path in source.files(case)], "seconds": {"network": round(time.monotonic() - started, 3), "writing": 0.0}}

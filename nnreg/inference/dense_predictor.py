@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.target_spec import WHOLE, names_of_labels, outputs_of, previous_channels, stem_of_target
 from nnreg.errors import PredictionError, did_you_mean
+from nnreg.imageio.endings import WHOLE_NUMBERS_ONLY
 from nnreg.inference.sliding_window import OnTile, SlidingWindow, roomy
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.preprocessing.dense.restore import restore_labels, restore_maps, restore_probabilities
@@ -149,6 +151,10 @@ class DensePredictor:
         """Of the files of a continuous target: ``uint8`` or ``uint16`` if those of the training are, else ``float32``."""
         kinds = {values.dtype for values in self.plans.targets[target]}
         return kinds.pop() if len(kinds) == 1 else "float32"
+
+    def dtype_in(self, path: Path, target: str) -> str:
+        """Of a continuous target in the file `path`: whole numbers only where its format holds no others."""
+        return self.dtype(target) if path.name.lower().endswith(WHOLE_NUMBERS_ONLY) else "float32"
 
     def labels_of(self, target: str) -> LabelManager:
         """What the outputs of a target of labels mean.

@@ -26,10 +26,10 @@ from nnreg.inference.cases import cases_in, folder_beside
 from nnreg.inference.large import ENDING as LARGE_ENDING
 from nnreg.inference.large import LargePrepared
 from nnreg.planning.dense.plans import DensePlans
-from nnreg.planning.orientation import code, reoriented, turned, turned_back
 from nnreg.preprocessing.dense.case import DensePreprocessor
 from nnreg.preprocessing.dense.storage import DenseDataset, DenseProperties
 from nnreg.preprocessing.dense.streamed import StreamedCase
+from nnreg.preprocessing.dense.turned import turn_for, turned_image, turned_lazily
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Prepared:
     previous : array, shape (T, D, H, W), optional
         Labels that the stage before predicted.
     orientation
-        To which the image was turned, if it was: `properties` are of that grid.
+        To which the image was turned, if the plans say so: `properties` are of that grid.
     """
 
     native: Image
@@ -55,7 +55,8 @@ class Prepared:
 
     def back(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What was predicted, (C, *grid), on the grid of the files."""
-        return turned_back(values, self.native.space, self.orientation) if self.orientation else values
+        turn = turn_for(self.native.space, self.orientation)
+        return values if turn is None else np.ascontiguousarray(turn.stored(values))
 
 
 class DenseSource(Protocol):
@@ -133,10 +134,9 @@ class NewCases:
         if self._previous is not None:
             earlier = read_channels(self._previous[case])
             check_same_space(earlier.space, self._previous[case][0], image.space, paths[0])
-        # a plane has no third axis to be turned about
-        wanted = self._preprocessor.plans.orientation if image.ndim == 3 else ""
-        seen, before = (_turned(one, wanted) for one in (image, earlier))
-        found = self._preprocessor.run(case, seen or image, before)
+        wanted = self._preprocessor.plans.orientation
+        before = None if earlier is None else turned_image(earlier, wanted)
+        found = self._preprocessor.run(case, turned_image(image, wanted), before)
         return Prepared(image, found.image, found.properties, None if earlier is None else found.labels, wanted)
 
     def is_large(self, case: str) -> bool:
@@ -150,16 +150,13 @@ class NewCases:
             raise PredictionError(
                 f"{image.path}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
             )
-        wanted = self._preprocessor.plans.orientation
-        if wanted and code(image.space) != wanted:
-            raise PredictionError(f"{image.path}: runs {code(image.space)}, the model takes {wanted}; what is read by parts is not turned. Turn the image.")
-        earlier = None
+        plans, earlier = self._preprocessor.plans, None
         if self._previous is not None:
             labels = open_image(self._previous[case])
             check_same_space(labels.space, labels.path, image.space, image.path)
-            earlier = LargeLabels(labels.volume(self._preprocessor.plans.transpose_forward), tuple(self._previous[case]))
-        streamed = StreamedCase.of(case, image, self._preprocessor.plans, self._preprocessor.configuration, truth=earlier)
-        return LargePrepared(streamed.image, streamed.grids.new, streamed.properties, None if earlier is None else streamed.labels)
+            earlier = LargeLabels(turned_lazily(labels, plans.orientation).volume(plans.transpose_forward), tuple(self._previous[case]))
+        streamed = StreamedCase.of(case, turned_lazily(image, plans.orientation), plans, self._preprocessor.configuration, truth=earlier)
+        return LargePrepared(streamed.image, streamed.grids.new, streamed.properties, image.space, None if earlier is None else streamed.labels)
 
     def truth(self, case: str, target: str = WHOLE) -> Path | None:
         """Of ``labelsTs`` beside ``imagesTs``."""
@@ -168,12 +165,6 @@ class NewCases:
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
         return self._files[case]
-
-
-def _turned(image: Image | None, wanted: str) -> Image | None:
-    if image is None or not wanted:
-        return image
-    return Image(np.ascontiguousarray(turned(image.array, image.space, wanted)), reoriented(image.space, wanted), image.notes)
 
 
 def _earlier_files(folder: Path, cases: Sequence[str], spec: DatasetSpec) -> dict[str, list[Path]]:
@@ -225,7 +216,8 @@ class StoredCases:
         if self._previous is not None:
             labels = self._previous(case)
             previous = partial(read_stored, labels)
-        return LargePrepared(partial(read_stored, stored), tuple(map(int, stored.shape[1:])), self._data.properties(case), previous)
+        native = open_image(self.raw.image_paths(case)).space
+        return LargePrepared(partial(read_stored, stored), tuple(map(int, stored.shape[1:])), self._data.properties(case), native, previous)
 
     def properties(self, case: str) -> DenseProperties:
         """Where its arrays come from."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.geometry.space import Space
+from nnreg.geometry.turn import Turn
 
 LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # towards the negative and the positive end of world x, y, z (LPS)
 
@@ -64,23 +65,20 @@ def reoriented(space: Space, wanted: str) -> Space:
 
 def turned(array: npt.NDArray[np.generic], space: Space, wanted: str) -> npt.NDArray[np.generic]:
     """Values (C, *space.shape) on the grid :func:`reoriented` of `space`."""
-    order, axes = _steps(space, wanted)
-    return np.flip(array.transpose(0, *(axis + 1 for axis in order)), axes)
+    return turn_of(space, wanted).seen(array)
 
 
 def turned_back(array: npt.NDArray[np.generic], space: Space, wanted: str) -> npt.NDArray[np.generic]:
     """The inverse of :func:`turned`: values (C, *) of the reoriented grid on `space`."""
-    order, axes = _steps(space, wanted)
-    back = np.argsort(order)
-    return np.ascontiguousarray(np.flip(array, axes).transpose(0, *(int(axis) + 1 for axis in back)))
+    return np.ascontiguousarray(turn_of(space, wanted).stored(array))
 
 
-def _steps(space: Space, wanted: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Array axes in their new order, and which of those (counted with the channels) run the other way then."""
+def turn_of(space: Space, wanted: str) -> Turn:
+    """How an image on `space` is seen on the grid :func:`reoriented` of it."""
     found = code(space)
     order = permutation(found, wanted)
     letters = found[::-1]
-    return order, tuple(axis + 1 for axis, (old, new) in enumerate(zip(order, reversed(wanted[: space.ndim]), strict=True)) if letters[old] != new)
+    return Turn(order, tuple(axis for axis, (old, new) in enumerate(zip(order, reversed(wanted[: space.ndim]), strict=True)) if letters[old] != new))
 
 
 def commonest(orientations: Sequence[str]) -> str:
