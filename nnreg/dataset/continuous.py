@@ -61,14 +61,36 @@ def read_map(path: Path, channels: int) -> Image:
         If it is unreadable.
     """
     image = read_image(path)
-    if image.channels != channels:
-        raise DatasetError(f"{path}: has {image.channels} channels, the target {channels}. Mend out_channels of the target, or the file.")
-    values = image.array.astype(np.float32, copy=False)
-    if np.isinf(values).any():
-        raise DatasetError(f"{path}: holds infinite values. Mend the file; NaN says that a value is not known.")
-    if np.isnan(values).all():
-        raise DatasetError(f"{path}: holds nothing but NaN. Mend the file, or remove the case.")
+    check_channels(image.channels, channels, path)
+    values = finite_or_unknown(image.array, path)
+    check_any_known(not np.isnan(values).all(), path)
     return Image(values, image.space, image.notes)
+
+
+def check_channels(found: int, channels: int, path: Path) -> None:
+    """Refuse a file with another number of channels than its target has."""
+    if found != channels:
+        raise DatasetError(f"{path}: has {found} channels, the target {channels}. Mend out_channels of the target, or the file.")
+
+
+def check_any_known(known: bool, path: Path) -> None:
+    """Refuse a file in which nothing is known."""
+    if not known:
+        raise DatasetError(f"{path}: holds nothing but NaN. Mend the file, or remove the case.")
+
+
+def finite_or_unknown(values: npt.NDArray[Any], path: Path) -> Floats:
+    """Values of a file as float32, NaN where unknown.
+
+    Raises
+    ------
+    DatasetError
+        If some are infinite.
+    """
+    result = values.astype(np.float32, copy=False)
+    if np.isinf(result).any():
+        raise DatasetError(f"{path}: holds infinite values. Mend the file; NaN says that a value is not known.")
+    return result
 
 
 def known(maps: npt.NDArray[Any]) -> npt.NDArray[np.int16]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.dataset.continuous import Continuous, Floats, check_channels, finite_or_unknown, known
 from nnreg.dataset.labels import unique
 from nnreg.dataset.raw import RawDataset, whole_numbers
 from nnreg.dataset.spec import FILE_NAME
@@ -19,34 +20,72 @@ from nnreg.imageio import Image, LazyImage, check_finite, open_image, read_image
 from nnreg.imageio.files import check_same_space
 from nnreg.imageio.lazy import Volume, is_large
 
+if TYPE_CHECKING:
+    from nnreg.dataset.target_spec import Output
+
+View = Callable[[LazyImage], Volume]
+
 
 @dataclass(frozen=True, eq=False)
 class LargeLabels:
-    """Labels on disk, one file per target.
+    """What is known of each target on disk: a label map, or a map of values.
 
     Attributes
     ----------
-    volume : (T, D, H, W)
-        On the grid of the image, in any order of its axes.
-    paths : one per target
+    volumes
+        One per target, (1, D, H, W), of a continuous one its channels; on the grid of the image, in any order of its axes.
+    outputs
+        What each target is; labels where there are no more of them.
     """
 
-    volume: Volume
-    paths: tuple[Path, ...]
+    volumes: tuple[Volume, ...]
+    outputs: tuple[Output, ...] = ()
+    _last: dict[Any, Floats] = field(default_factory=dict, repr=False)
 
-    def read(self, box: Sequence[tuple[int, int]]) -> npt.NDArray[np.integer]:
-        """Whole numbers (T, *box).
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file of each target."""
+        return tuple(volume.image.path for volume in self.volumes)
+
+    def is_continuous(self, index: int) -> bool:
+        """Whether a target has values, no labels."""
+        return index < len(self.outputs) and isinstance(self.outputs[index], Continuous)
+
+    @property
+    def labelled(self) -> tuple[int, ...]:
+        """Which targets have labels."""
+        return tuple(index for index in range(len(self.volumes)) if not self.is_continuous(index))
+
+    def read(self, box: Sequence[tuple[int, int]], targets: Sequence[int] | None = None) -> npt.NDArray[np.integer]:
+        """Whole numbers (T, *box) of all or some targets; of a continuous one 1 where its values are known, else 0.
 
         Raises
         ------
         DatasetError
-            If values are not whole.
+            If values of labels are not whole, or those of a continuous target are infinite.
         """
-        values = self.volume.read(box)
+        chosen = range(len(self.volumes)) if targets is None else targets
+        return np.concatenate([known(self.values(index, box)) if self.is_continuous(index) else self._labels(index, box) for index in chosen])
+
+    def maps(self, box: Sequence[tuple[int, int]]) -> Floats:
+        """Values (M, *box) of all continuous targets, NaN where unknown; M is 0 without such targets."""
+        nothing = np.empty((0, *(high - low for low, high in box)), np.float32)
+        return np.concatenate([nothing, *(self.values(index, box) for index in range(len(self.volumes)) if self.is_continuous(index))])
+
+    def values(self, index: int, box: Sequence[tuple[int, int]]) -> Floats:
+        """Values (C, *box) of a continuous target; the last box is kept, as who asks what is known asks for the values next."""
+        place = (index, *map(tuple, box))
+        if place not in self._last:
+            for other in [other for other in self._last if other[0] == index]:
+                del self._last[other]
+            self._last[place] = finite_or_unknown(self.volumes[index].read(box), self.paths[index])
+        return self._last[place]
+
+    def _labels(self, index: int, box: Sequence[tuple[int, int]]) -> npt.NDArray[np.integer]:
+        values = self.volumes[index].read(box)
         if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
             return values
-        space = Space.plain(values.shape[1:])
-        return np.concatenate([whole_numbers(Image(target[None], space), path).array for target, path in zip(values, self.paths, strict=True)])
+        return whole_numbers(Image(values, Space.plain(values.shape[1:])), self.paths[index]).array
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,32 +129,34 @@ def open_large(raw: RawDataset, case: str) -> LazyImage:
     return image
 
 
-def open_large_labels(raw: RawDataset, case: str, image: LazyImage, order: Sequence[int] = (0, 1, 2)) -> LargeLabels:
-    """The labels of every target, on the grid of `image`.
+def open_large_labels(raw: RawDataset, case: str, image: LazyImage, view: View = LazyImage.volume) -> LargeLabels:
+    """Labels or values of every target, on the grid of `image`; `view` says how they are seen.
 
     Raises
     ------
     DatasetError
-        If a target has no file, or one with several channels.
+        If a target has no file, or one with another number of channels than it has.
     ImageError
         If a file cannot be read by parts, or lies on another grid.
     """
-    from nnreg.dataset.target_spec import label_targets
-    from nnreg.dataset.targets import target_names, target_paths
+    from nnreg.dataset.target_spec import outputs_of
+    from nnreg.dataset.targets import target_paths
 
-    continuous = [name for name in target_names(raw) if name not in label_targets(raw.spec)]
-    if continuous:
-        raise DatasetError(f"{image.path}: is too large for the values of the target {continuous[0]!r}, which are not read by parts. Cut the image.")
-    paths = tuple(target_paths(raw, case).values())
-    labels = open_image(paths)
-    check_same_space(labels.space, labels.path, image.space, image.path)
-    if labels.channels != len(paths):
-        raise DatasetError(f"{labels.path}: has several channels, labels have one. Save it as one channel.")
-    return LargeLabels(labels.volume(order), paths)
+    paths, outputs = target_paths(raw, case), outputs_of(raw.spec)
+    volumes = []
+    for name, path in paths.items():
+        found, output = open_image(path), outputs[name]
+        check_same_space(found.space, path, image.space, image.path)
+        if isinstance(output, Continuous):
+            check_channels(found.channels, output.channels, path)
+        elif found.channels != 1:
+            raise DatasetError(f"{path}: has several channels, labels have one. Save it as one channel.")
+        volumes.append(view(found))
+    return LargeLabels(tuple(volumes), tuple(outputs[name] for name in paths))
 
 
-def open_large_masks(raw: RawDataset, case: str, image: LazyImage, order: Sequence[int] = (0, 1, 2)) -> LargeMasks | None:
-    """The masks of every target, on the grid of `image`; None if the case has none.
+def open_large_masks(raw: RawDataset, case: str, image: LazyImage, view: View = LazyImage.volume) -> LargeMasks | None:
+    """The masks of every target, on the grid of `image`, seen as `view` says; None if the case has none.
 
     Raises
     ------
@@ -132,7 +173,7 @@ def open_large_masks(raw: RawDataset, case: str, image: LazyImage, order: Sequen
         check_same_space(mask.space, path, image.space, image.path)
         if mask.channels != 1:
             raise DatasetError(f"{path}: has {mask.channels} channels, masks have one. Save it as one channel.")
-    return LargeMasks(tuple(None if path is None else opened[path].volume(order) for path in paths.values())) if opened else None
+    return LargeMasks(tuple(None if path is None else view(opened[path]) for path in paths.values())) if opened else None
 
 
 def values_in(path: Path) -> set[int]:
@@ -146,8 +187,8 @@ def values_in(path: Path) -> set[int]:
     if not is_large([path]):
         return set(unique(whole_numbers(read_image(path), path).array))
     image = open_image(path)
-    labels = LargeLabels(image.volume(), (path,))
-    return {value for box in labels.volume.boxes() for value in unique(labels.read(box))}
+    labels = LargeLabels((image.volume(),))
+    return {value for box in image.volume().boxes() for value in unique(labels.read(box))}
 
 
 def refuse_unfinite(values: npt.NDArray[Any], path: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nnreg.dataset.continuous import KNOWN, Continuous, check_any_known
 from nnreg.dataset.labels import unique
 from nnreg.dataset.large import open_large, open_large_labels, open_large_masks, refuse_unfinite
 from nnreg.dataset.raw import RawDataset
 from nnreg.dataset.spec import FILE_NAME
-from nnreg.dataset.target_spec import label_managers, targets_of
+from nnreg.dataset.target_spec import targets_of
 
 
 @dataclass
@@ -43,13 +44,16 @@ def check_large(raw: RawDataset, case: str) -> LargeFindings:
         found.notes.append(f"{image.path}: is constant, there is nothing to learn")
     if any(raw.label_path(case, target) for target in ("", *raw.spec.targets)):
         labels = open_large_labels(raw, case, image)
-        named = raw.spec.labels or all(target.labels for target in targets_of(raw.spec).values())
-        allowed = [set(manager.allowed) for manager in label_managers(raw.spec).values()] if named else []
-        unknown: list[set[int]] = [set() for _ in allowed]
+        named = raw.spec.labels or all(target.labels for target in targets_of(raw.spec).values() if not target.is_continuous)
+        seen: list[set[int]] = [set() for _ in labels.paths]
         for box in volume.boxes():
-            for values, target, known in zip(unknown, labels.read(box), allowed):
-                values |= set(unique(target)) - known
-        found.problems += [_told(path, sorted(values)) for path, values in zip(labels.paths, unknown) if values]
+            for index, (values, target) in enumerate(zip(seen, labels.read(box), strict=True)):
+                values |= {int(np.isfinite(labels.values(index, box)).any())} if labels.is_continuous(index) else set(unique(target))
+        for path, output, values in zip(labels.paths, labels.outputs, seen, strict=True):
+            if isinstance(output, Continuous):
+                check_any_known(KNOWN in values, path)
+            elif named and (unknown := sorted(values - set(output.allowed))):
+                found.problems.append(_told(path, unknown))
     open_large_masks(raw, case, image)
     return found
 

@@ -152,9 +152,10 @@ class NewCases:
             )
         plans, earlier = self._preprocessor.plans, None
         if self._previous is not None:
-            labels = open_image(self._previous[case])
-            check_same_space(labels.space, labels.path, image.space, image.path)
-            earlier = LargeLabels(turned_lazily(labels, plans.orientation).volume(plans.transpose_forward), tuple(self._previous[case]))
+            labels = [open_image(path) for path in self._previous[case]]
+            for found in labels:
+                check_same_space(found.space, found.path, image.space, image.path)
+            earlier = LargeLabels(tuple(turned_lazily(found, plans.orientation).volume(plans.transpose_forward) for found in labels))
         streamed = StreamedCase.of(case, turned_lazily(image, plans.orientation), plans, self._preprocessor.configuration, truth=earlier)
         return LargePrepared(streamed.image, streamed.grids.new, streamed.properties, image.space, None if earlier is None else streamed.labels)
 
@@ -195,15 +196,20 @@ class StoredCases:
         Which cases.
     previous
         Case to the labels (T, D, H, W) that the stage before predicted, on this configuration's grid.
+    orientation
+        Of the plans: to which the images were turned.
     """
 
-    def __init__(self, raw: RawDataset, arrays: Path, chosen: list[str], previous: Callable[[str], npt.NDArray[np.integer]] | None = None) -> None:
-        self.raw, self.cases, self._data, self._previous = raw, sorted(chosen), DenseDataset(arrays), previous
+    def __init__(
+        self, raw: RawDataset, arrays: Path, chosen: list[str], previous: Callable[[str], npt.NDArray[np.integer]] | None = None, *, orientation: str = ""
+    ) -> None:
+        self.raw, self.cases, self._data, self._previous, self._orientation = raw, sorted(chosen), DenseDataset(arrays), previous, orientation
 
     def prepare(self, case: str) -> Prepared:
         """The stored arrays."""
         image = np.asarray(self._data.open(case).image[:])
-        return Prepared(self.raw.read_image(case), image, self._data.properties(case), None if self._previous is None else self._previous(case))
+        previous = None if self._previous is None else self._previous(case)
+        return Prepared(self.raw.read_image(case), image, self._data.properties(case), previous, self._orientation)
 
     def is_large(self, case: str) -> bool:
         """As when it was preprocessed."""

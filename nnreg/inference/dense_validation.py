@@ -17,6 +17,7 @@ from nnreg.inference.dense import DenseOptions, dense_predictor, predict_cases, 
 from nnreg.inference.dense_sources import StoredCases
 from nnreg.inference.predictor import Predictor
 from nnreg.preprocessing.dense.case import labels_onto
+from nnreg.preprocessing.dense.turned import turned_image
 from nnreg.preprocessing.storage import ENDING, write_array
 
 Progress = Callable[[int, int, str], None]
@@ -60,15 +61,15 @@ def validate_cases(
         The summary, with nnU-Net's keys.
     """
     dense = dense_predictor(predictor, spec)
-    source = StoredCases(raw, arrays, list(cases), previous)
+    source = StoredCases(raw, arrays, list(cases), previous, orientation=dense.plans.orientation)
     options = DenseOptions(save_probabilities=predictor.save_probabilities)
     predict_cases(dense, source, output, model=predictor.plans.plans_name, options=options, on_progress=on_progress)
     if next_stage is not None:
         name, folder = next_stage
         for case in source.cases:
             files = [read_image(output / file) for target, file in target_files(dense, source, case).items() if dense.has_labels(target)]
-            labels = np.concatenate([found.array for found in files])
-            onto = labels_onto(Image(labels, files[0].space), source.properties(case), dense.plans, name)
+            labels = turned_image(Image(np.concatenate([found.array for found in files]), files[0].space), dense.plans.orientation)
+            onto = labels_onto(labels, source.properties(case), dense.plans, name)
             write_array(folder / f"{case}{ENDING}", onto, dense.plans.configuration(name).patch_size)
     chosen = {dense.stems(case)[target]: output / name for case in source.cases for target, name in target_files(dense, source, case).items()}
     return evaluate_dense_folder(output, raw, surface=False, chosen=chosen, on_progress=on_progress)

@@ -34,8 +34,10 @@ Limits = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 class Meaning(Protocol):
     """What outputs mean."""
 
-    kept: Any
-    """Type in which they wait to be interpolated."""
+    @property
+    def kept(self) -> Any:
+        """Type in which they wait to be interpolated."""
+        ...
 
     @property
     def outside(self) -> Array:

@@ -10,12 +10,15 @@ from dense_models import HIGH, REGIONS, SPEC, by_brightness, configuration, plan
 
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
-from nnreg.imageio import read_image, write_image
+from nnreg.imageio import open_image, read_image, write_image
 from nnreg.inference import large, streamed_window
 from nnreg.inference.dense import DenseOptions, predict_cases
+from nnreg.inference.dense_predictor import TileOptions
 from nnreg.inference.dense_sources import NewCases
 from nnreg.inference.sliding_window import SlidingWindow
 from nnreg.inference.streamed_window import StreamedWindow
+from nnreg.planning.dense.fingerprint import MapValues
+from nnreg.planning.orientation import code, reoriented
 from nnreg.planning.plans import Normalization
 
 pytest.importorskip("zarr")
@@ -67,10 +70,11 @@ def write_zarrs(folder, spacing=SPACING):
     return result
 
 
-def predicted(folder, known, name, network, output, spec=SPEC, previous=None, **options):
+def predicted(folder, known, name, network, output, spec=SPEC, previous=None, step_size=0.5, **options):
     source = NewCases(folder / "images", known, name, spec, previous)
-    predict_cases(predictor(known, name, network, spec), source, folder / output, model="known", options=DenseOptions(pictures=False, **options))
-    return {case: read_image(folder / output / f"{case}.zarr") for case in SHAPES}
+    made = predictor(known, name, network, spec, tiles=TileOptions(step_size=step_size))
+    predict_cases(made, source, folder / output, model="known", options=DenseOptions(pictures=False, **options))
+    return {stem: read_image(folder / output / f"{stem}.zarr") for case in SHAPES for stem in made.stems(case).values()}
 
 
 @pytest.mark.parametrize(("network", "spec"), [(by_brightness, SPEC), (regions_by_brightness, REGIONS)], ids=["labels", "regions"])
@@ -115,13 +119,13 @@ def test_a_cascade_reads_the_stage_before_by_parts(tmp_path, monkeypatch):
 
 
 class Told:
-    """A network of two targets."""
+    """A network of two targets, the second of that name."""
 
-    def __init__(self, first, second):
-        self.first, self.second = first, second
+    def __init__(self, first, second, name="bright"):
+        self.first, self.second, self.name = first, second, name
 
     def with_auxiliary(self, tiles):
-        return [self.first(tiles)], {"bright": [self.second(tiles)]}
+        return [self.first(tiles)], {self.name: [self.second(tiles)]}
 
 
 @pytest.mark.parametrize("spacing", [SPACING, (4.0, 1.1, 1.3)], ids=["as it is", "resampled"])
@@ -130,16 +134,91 @@ def test_several_targets_by_parts_are_as_whole(tmp_path, monkeypatch, spacing):
     spec = dataclasses.replace(SPEC, targets={"levels": {}, "bright": {"labels": {"background": 0, "high": 7}, "activation": "sigmoid"}})
     known = plans(**{"3d_fullres": configuration(spacing, (4, 8, 8))})
     network = Told(by_brightness, lambda tiles: tiles[:, :1] - HIGH)
+    whole = predicted(tmp_path, known, "3d_fullres", network, "whole", spec)
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    parts = predicted(tmp_path, known, "3d_fullres", network, "parts", spec)
+    for case in SHAPES:
+        for target, truth in (("levels", truth_of(arrays[case])), ("bright", 7 * (arrays[case] > HIGH))):
+            stem = f"{case}_{target}"
+            assert (parts[stem].array != whole[stem].array).mean() < 2e-3
+            if spacing == SPACING:
+                np.testing.assert_array_equal(whole[stem].array[0], truth)
+
+
+VALUES = (MapValues(1000.0, 12.5, 0.0, 2000.0, 3.0, "uint16"), MapValues(-7.0, 0.5, -9.0, 0.0, 0.25, "float32"))
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "beside labels"])
+@pytest.mark.parametrize(
+    ("name", "transpose", "spacing"),
+    [
+        ("3d_fullres", (0, 1, 2), SPACING),
+        ("3d_fullres", (2, 0, 1), (1.0, 1.1, 1.3)),
+        ("3d_fullres", (0, 1, 2), (2.0, 1.9, 0.7)),
+        ("3d_fullres", (0, 1, 2), (9.5, 1.1, 0.7)),
+        ("2d", (1, 0, 2), (1.2, 0.8)),
+    ],
+    ids=["as it is", "transposed", "resampled", "slice by slice", "planes"],
+)
+def test_values_by_parts_are_as_whole(tmp_path, monkeypatch, name, transpose, spacing, alone):
+    """In the units of the training files, interpolated as images are, outside the box what the training maps are there; tiles overlap unevenly."""
+    monkeypatch.setattr(large, "BLOCK_VOXELS", 3000)
+    monkeypatch.setattr(streamed_window.StreamedWindow, "sums_bytes", 20_000)
+    write_zarrs(tmp_path / "images")
+    targets = {"height": {"kind": "regression", "out_channels": 2}, **({} if alone else {"levels": {}})}
+    spec = dataclasses.replace(SPEC, targets=targets, labels={} if alone else SPEC.labels)
+    patch = (4, 9, 7) if name == "3d_fullres" else (9, 7)
+    planned = configuration(spacing, patch, normalization=(Normalization("zscore", {"use_mask": False}),))
+    known = dataclasses.replace(plans(transpose, **{name: planned}), targets={"height": VALUES})
+    network = a_network(2, len(patch)) if alone else Told(a_network(2, len(patch)), a_network(3, len(patch)), "levels")
+    whole = predicted(tmp_path, known, name, network, "whole", spec, step_size=0.4)
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    parts = predicted(tmp_path, known, name, network, "parts", spec, step_size=0.4)
+    for case, shape in SHAPES.items():
+        found, expected = (made[case if alone else f"{case}_height"] for made in (parts, whole))
+        assert found.array.dtype == expected.array.dtype == np.float32
+        assert found.array.shape == (2, *shape)
+        for channel, values in enumerate(VALUES):
+            # single precision of the file's own values, and what sums in another order leave of a deviation
+            np.testing.assert_allclose(found.array[channel], expected.array[channel], atol=1e-4 * values.std, rtol=1e-6)
+            assert (found.array[channel, 0] == values.outside).all()
+            assert np.ptp(found.array[channel, 1:, :, :-2]) > values.std / 10
+        if not alone:
+            assert (parts[f"{case}_levels"].array != whole[f"{case}_levels"].array).mean() < 2e-3
+
+
+@pytest.mark.parametrize("spacing", [SPACING, (2.0, 1.9, 1.2)], ids=["as it is", "resampled"])
+@pytest.mark.parametrize(("stored", "orientation"), [("LPI", "RAS"), ("ASL", "RAS"), ("RAS", "PIR")])
+def test_images_that_run_otherwise_are_turned_by_parts(tmp_path, monkeypatch, rotated_space, stored, orientation, spacing):
+    """Labels, values and the stage before, of a network that tells directions apart: voxel for voxel as whole, on the image's own axes."""
+    monkeypatch.setattr(large, "BLOCK_VOXELS", 3000)
+    for seed, (case, shape) in enumerate(SHAPES.items()):
+        space = reoriented(dataclasses.replace(rotated_space(shape, seed), spacing=SPACING), stored)
+        image = np.random.default_rng(seed).normal(20, 5, space.shape).astype(np.float32)
+        image[:, 1] = image[..., :2] = 0
+        write_image(tmp_path / "images" / f"{case}_0000.zarr", image[None], space)
+    spec = dataclasses.replace(SPEC, targets={"levels": {}, "height": {"kind": "regression", "out_channels": 2}})
+    second = dataclasses.replace(configuration(spacing, (4, 8, 8)), previous_stage="3d_lowres")
+    known = plans((0, 2, 1), **{"3d_lowres": configuration(spacing, (4, 8, 8)), "3d_cascade_fullres": second})
+    known = dataclasses.replace(known, targets={"height": VALUES}, orientation=orientation)
     found = {}
     for name, bound in (("whole", "1000000"), ("parts", "100")):
         monkeypatch.setenv("nnReg_whole_voxels", bound)
-        source = NewCases(tmp_path / "images", known, "3d_fullres", spec)
-        predict_cases(predictor(known, "3d_fullres", network, spec), source, tmp_path / name, model="known", options=DenseOptions(pictures=False))
-        found[name] = {(case, target): read_image(tmp_path / name / f"{case}_{target}.zarr").array for case in SHAPES for target in spec.targets}
-    for (case, target), whole in found["whole"].items():
-        assert (found["parts"][case, target] != whole).mean() < 2e-3
-        if spacing == SPACING:
-            np.testing.assert_array_equal(whole[0], truth_of(arrays[case]) if target == "levels" else 7 * (arrays[case] > HIGH))
+        network = Told(a_network(3), a_network(2), "height")
+        predicted(tmp_path, known, "3d_lowres", network, f"{name} low", spec)
+        network = Told(a_network(3, channels=3), a_network(2, channels=3), "height")
+        found[name] = predicted(tmp_path, known, "3d_cascade_fullres", network, name, spec, previous=tmp_path / "whole low")
+    for case in SHAPES:
+        for target in spec.targets:
+            whole, parts = (made[f"{case}_{target}"] for made in (found["whole"], found["parts"]))
+            assert parts.space == whole.space == open_image(tmp_path / "images" / f"{case}_0000.zarr").space
+            assert code(parts.space) == stored
+            if target == "height":
+                np.testing.assert_allclose(parts.array, whole.array, atol=1e-3, rtol=1e-6)
+            elif spacing == SPACING:
+                np.testing.assert_array_equal(parts.array, whole.array)
+            else:
+                assert (parts.array != whole.array).mean() < 2e-3
 
 
 def test_what_cannot_be_is_said_and_what_was_there_stays(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """A case that is read by parts has the fingerprint, arrays and locations of one that is read whole."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ import pytest
 from nnreg.dataset import RawDataset, verify_dataset
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
-from nnreg.imageio import lazy, write_image
+from nnreg.imageio import lazy, read_image, write_image
+from nnreg.planning.orientation import code
 from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
 from nnreg.preprocessing.dense.large import Drawn
 from nnreg.preprocessing.dense.storage import DenseDataset
 from nnreg.preprocessing.dense.streamed_normalise import Moments
+from nnreg.preprocessing.dense.turned import turned_image
 from nnreg.workspace import Workspace
 
 pytest.importorskip("zarr")
@@ -40,9 +44,9 @@ def scrolls(tmp_path, request, monkeypatch):
     return Workspace.resolve(tmp_path)
 
 
-def prepared(workspace, clean=True):
+def prepared(workspace, clean=True, spacing=(1.0, 1.0, 1.0)):
     found = fingerprint_dataset(workspace, 21, task="dense_prediction", processes=1, clean=clean)
-    plan_dataset(workspace, 21, task="dense_prediction", overwrite_target_spacing=(1.0, 1.0, 1.0))
+    plan_dataset(workspace, 21, task="dense_prediction", overwrite_target_spacing=spacing)
     folders = preprocess_dataset(workspace, 21, processes=1, clean=clean)
     arrays = {}
     for name, folder in folders.items():
@@ -133,30 +137,36 @@ def test_moments_of_parts_are_those_of_the_whole():
     assert (found.mean, found.std) == pytest.approx((whole.mean(), whole.std()), rel=1e-6)
 
 
-def as_parts_of_whole(scrolls, monkeypatch):
-    """Arrays, labels and masks of every case are those of reading it whole."""
-    _, whole = prepared(scrolls)
-    masks = {key: stored_mask(scrolls, key) for key in whole}
+def as_parts_of_whole(scrolls, monkeypatch, **more):
+    """Arrays, labels, masks and values of every case are those of reading it whole."""
+    whole_print, whole = prepared(scrolls, **more)
+    masks, maps = ({key: stored(scrolls, key, kind) for key in whole} for kind in ("mask", "maps"))
     monkeypatch.setenv("nnReg_whole_voxels", "100")
-    _, parts = prepared(scrolls)
+    parts_print, parts = prepared(scrolls, **more)
+    assert parts_print.maps.keys() == whole_print.maps.keys()
+    for name, channels in parts_print.maps.items():
+        for found, expected in zip(channels, whole_print.maps[name], strict=True):
+            assert dataclasses.astuple(found)[:5] == pytest.approx(dataclasses.astuple(expected)[:5], rel=1e-9)
+            assert found.dtype == expected.dtype
     for key, (image, labels, locations, _) in parts.items():
         np.testing.assert_allclose(image, whole[key][0], atol=2e-4)
         np.testing.assert_array_equal(labels, whole[key][1])
-        mask = stored_mask(scrolls, key)
-        assert (mask is None) == (masks[key] is None)
-        if mask is not None:
-            np.testing.assert_array_equal(mask, masks[key])
+        np.testing.assert_array_equal(stored(scrolls, key, "mask"), masks[key])
+        values = stored(scrolls, key, "maps")
+        assert (values is None) == (maps[key] is None)
+        if values is not None:
+            np.testing.assert_allclose(values, maps[key], atol=1e-5)
         assert locations.keys() == whole[key][2].keys()
         for label, voxels in locations.items():
             found, expected = ({*map(tuple, some.tolist())} for some in (voxels, whole[key][2][label]))
             # of the many that are annotated some are drawn, not the same ones
             assert found == expected or min(len(voxels), len(whole[key][2][label])) >= 10_000
-    return parts, masks
+    return parts, masks, maps
 
 
-def stored_mask(scrolls, key):
+def stored(scrolls, key, kind):
     name, case = key
-    found = DenseDataset(scrolls.preprocessed / NAME / f"nnRegPlans_{name}").mask(case)
+    found = getattr(DenseDataset(scrolls.preprocessed / NAME / f"nnRegPlans_{name}"), kind)(case)
     return None if found is None else np.asarray(found[:])
 
 
@@ -168,7 +178,7 @@ def test_masks_are_read_by_parts(scrolls, monkeypatch):
     masked[:, :, :, 12:] = 5
     write_image(folder / "masksTr" / "s0.zarr", masked, labels.space)
     assert not verify_dataset(RawDataset.open(folder)).problems
-    parts, masks = as_parts_of_whole(scrolls, monkeypatch)
+    parts, masks, _ = as_parts_of_whole(scrolls, monkeypatch)
     assert not verify_dataset(RawDataset.open(folder)).problems
     for (name, case), (_, _, locations, _) in parts.items():
         if case == "s0":
@@ -192,7 +202,7 @@ def test_several_targets_are_read_by_parts(scrolls, monkeypatch):
     content = json.loads((folder / "dataset.json").read_text())
     content["targets"] = {"layers": {}, "ink": {"labels": {"background": 0, "ink": 3}}}
     (folder / "dataset.json").write_text(json.dumps(content))
-    parts, masks = as_parts_of_whole(scrolls, monkeypatch)
+    parts, masks, _ = as_parts_of_whole(scrolls, monkeypatch)
     for (name, case), (_, labels, locations, _) in parts.items():
         assert len(labels) == 2
         assert {1, 2, 3} <= locations.keys()
@@ -202,7 +212,92 @@ def test_several_targets_are_read_by_parts(scrolls, monkeypatch):
     wrong[0, 3, 3, 3] = 1
     write_image(folder / "labelsTr" / "s0_ink.zarr", wrong, Space.plain((21, 30, 34)))
     assert "s0_ink.zarr: holds the values 1" in "\n".join(verify_dataset(RawDataset.open(folder)).problems)
-    content["targets"]["ink"] = {"kind": "regression"}
-    (folder / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(NnRegError, match="too large for the values of the target 'ink'"):
-        prepared(scrolls)
+
+
+DEPTH = {"depth": {"kind": "regression", "out_channels": 2}}
+
+
+def with_values(scrolls, targets):
+    """Two channels that the image does not determine, one of them unknown in a corner of the second case; beside labels, the first case has a mask."""
+    folder = scrolls.raw / NAME
+    content = json.loads((folder / "dataset.json").read_text()) | {"targets": targets}
+    (folder / "dataset.json").write_text(json.dumps(content | ({} if len(targets) > 1 else {"labels": {}})))
+    for index in range(2):
+        image, labels = RawDataset.open(folder).read_image(f"s{index}"), folder / "labelsTr" / f"s{index}.zarr"
+        values = np.random.default_rng(index).normal([[[[900]]], [[[-2]]]], [[[[3]]], [[[0.1]]]], (2, *image.space.shape)).astype(np.float32)
+        values[0, image.array[0] == 0] = 17
+        if index == 1:
+            values[1, :8, :11, :13] = np.nan
+        if len(targets) > 1:
+            labels.rename(labels.with_name(f"s{index}_layers.zarr"))
+        write_image(labels.with_name(f"s{index}_depth.zarr"), values, image.space)
+    if len(targets) > 1:
+        masked = np.ones((1, 21, 30, 34), np.uint8)
+        masked[:, :, 15:] = 0
+        write_image(folder / "masksTr" / "s0_depth.zarr", masked, Space.plain(masked.shape[1:]))
+    else:
+        shutil.rmtree(folder / "labelsTr" / "s0.zarr")
+        shutil.rmtree(folder / "labelsTr" / "s1.zarr")
+    return RawDataset.open(folder)
+
+
+@pytest.mark.parametrize("scrolls", ["MR"], indirect=True)
+@pytest.mark.parametrize(
+    ("targets", "spacing"), [(DEPTH, (1.0, 1.0, 1.0)), ({"layers": {}, **DEPTH}, (4.0, 1.1, 0.9)), ({**DEPTH, "layers": {}}, (0.9, 1.3, 1.1))]
+)
+def test_values_are_read_by_parts(scrolls, monkeypatch, targets, spacing):
+    """Alone and beside labels; cubic where all is known, linear where it is not, within the range of the volume or of each slice."""
+    raw = with_values(scrolls, targets)
+    assert not verify_dataset(raw).problems
+    parts, masks, maps = as_parts_of_whole(scrolls, monkeypatch, spacing=spacing)
+    assert not verify_dataset(raw).problems
+    for (name, case), (_, labels, locations, _) in parts.items():
+        assert len(labels) == len(targets)
+        assert np.isnan(maps[name, case][1]).any() == (case == "s1")
+        assert (masks[name, case] is not None) == (case == "s0" and len(targets) > 1)
+        # patches are drawn from what is known where not everything is
+        assert ((-1, 1) in locations) == (case == "s1" or len(targets) > 1)
+
+
+@pytest.mark.parametrize("scrolls", ["CT"], indirect=True)
+def test_bad_values_are_told_by_parts(scrolls, monkeypatch):
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    raw = with_values(scrolls, DEPTH)
+    space = Space.plain((21, 30, 34))
+    for values, message in (
+        (np.full((2, *space.shape), np.nan), "nothing but NaN"),
+        (np.full((2, *space.shape), np.inf), "holds infinite values"),
+        (np.ones((3, *space.shape)), "has 3 channels, the target 2"),
+    ):
+        write_image(raw.folder / "labelsTr" / "s0_depth.zarr", values.astype(np.float32), space)
+        with pytest.raises(NnRegError, match=rf"s0_depth\.zarr: .*{message}"):
+            fingerprint_dataset(scrolls, 21, task="dense_prediction", processes=1, clean=True)
+        assert message in "\n".join(verify_dataset(raw).problems)
+
+
+@pytest.mark.parametrize("scrolls", ["MR"], indirect=True)
+def test_plans_of_turned_images_turn_them_whole_and_by_parts(scrolls, monkeypatch):
+    """Arrays are those of the same images and labels stored as the plans want them."""
+    folder = scrolls.raw / NAME
+    raw = RawDataset.open(folder)
+    images = {path: read_image(path) for path in sorted(folder.glob("*/*.zarr"))}
+    fingerprint_dataset(scrolls, 21, task="dense_prediction", processes=1)
+    plans = plan_dataset(scrolls, 21, task="dense_prediction", overwrite_target_spacing=(1.1, 1.0, 0.9)).replace(orientation="PIR")
+    plans.write(scrolls.preprocessed / NAME / "nnRegPlans.json")
+    found = {}
+    for name, bound, stored_so in (("parts", "100", False), ("whole", "1000000", False), ("stored so", "1000000", True)):
+        monkeypatch.setenv("nnReg_whole_voxels", bound)
+        for path, image in images.items():
+            seen = turned_image(image, "PIR") if stored_so else image
+            write_image(path, seen.array, seen.space)
+        fingerprint_dataset(scrolls, 21, task="dense_prediction", processes=1, clean=True)
+        folders = preprocess_dataset(scrolls, 21, configurations=["3d_fullres"], processes=1, clean=True)
+        data = DenseDataset(folders["3d_fullres"])
+        found[name] = {case: (data.open(case), data.properties(case)) for case in raw.cases}
+        found[name] = {case: (np.asarray(opened.image[:]), np.asarray(opened.labels[:]), properties) for case, (opened, properties) in found[name].items()}
+    for case, (image, labels, properties) in found["stored so"].items():
+        assert code(properties.native) == "PIR"
+        for other in ("whole", "parts"):
+            np.testing.assert_allclose(found[other][case][0], image, atol=2e-4)
+            np.testing.assert_array_equal(found[other][case][1], labels)
+            assert found[other][case][2].native.same_as(properties.native)

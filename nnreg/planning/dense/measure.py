@@ -112,7 +112,7 @@ class _Measure:
 
         file_bytes = _file_bytes(self.raw, case)
         if large(self.raw, case):
-            return *measure_large(self.raw, case, file_bytes=file_bytes), []
+            return measure_large(self.raw, case, file_bytes=file_bytes)
         image, labels, maps = read_labelled(self.raw, case)
         return *measure_case(image, Image(_foreground(self.raw, image.array, labels.array), labels.space), file_bytes=file_bytes), measure_maps(
             self.raw, case, image, maps

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.planning.dense.fingerprint import DenseImage
+from nnreg.planning.dense.fingerprint import DenseImage, MapValues
 from nnreg.planning.dense.measure import Box, Foreground, nonzero_box, volume_spacing
+from nnreg.planning.dense.measure_maps import ValueSums
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
@@ -20,8 +21,8 @@ SAMPLED = 2**22  # labelled voxels of a case that are looked at
 PER_BLOCK = SAMPLED // 16  # no block gives more of them, so that there are several
 
 
-def measure_large(raw: RawDataset, case: str, *, file_bytes: int = 0) -> tuple[DenseImage, list[Foreground | None]]:
-    """Measurements of a case, and per channel its foreground (None where nothing is labelled).
+def measure_large(raw: RawDataset, case: str, *, file_bytes: int = 0) -> tuple[DenseImage, list[Foreground | None], list[MapValues]]:
+    """Measurements of a case, per channel its foreground (None where nothing is labelled), and the values of its continuous targets.
 
     Raises
     ------
@@ -36,7 +37,26 @@ def measure_large(raw: RawDataset, case: str, *, file_bytes: int = 0) -> tuple[D
     box = streamed_box(volume)
     depth, height, width = (high - low for low, high in box)
     relative = depth * height * width / float(np.prod(volume.shape[1:], dtype=np.float64))
-    return DenseImage(volume_spacing(image.space.spacing), (depth, height, width), relative, file_bytes), _foreground(volume, labels, box)
+    measured = DenseImage(volume_spacing(image.space.spacing), (depth, height, width), relative, file_bytes)
+    return measured, _foreground(volume, labels, box), _map_values(labels, box)
+
+
+def _map_values(labels: LargeLabels, box: Box) -> list[MapValues]:
+    """Of every channel of the continuous targets: exact, in one pass."""
+    from nnreg.dataset.continuous import check_any_known
+
+    result = []
+    for index, volume in enumerate(labels.volumes):
+        if not labels.is_continuous(index):
+            continue
+        found = [ValueSums() for _ in range(volume.shape[0])]
+        for part in volume.boxes():
+            inside = tuple(slice(max(low, first) - low, max(0, min(high, last) - low)) for (low, high), (first, last) in zip(part, box, strict=True))
+            for sums, channel in zip(found, labels.values(index, part), strict=True):
+                sums.add(channel, inside)
+        check_any_known(any(sums.count for sums in found), labels.paths[index])
+        result += [sums.values(volume.dtype.name) for sums in found]
+    return result
 
 
 def streamed_box(volume: Volume) -> Box:
@@ -71,13 +91,16 @@ def streamed_box(volume: Volume) -> Box:
 
 
 def _foreground(volume: Volume, labels: LargeLabels, box: Box) -> list[Foreground | None]:
-    """Of labelled voxels from blocks in random order, until there are enough."""
+    """Of labelled voxels from blocks in random order, until there are enough; without labels, of those whose values are known and that are not 0."""
     rng = np.random.default_rng(SEED)
     blocks = list(volume.boxes(box))
     found: list[npt.NDArray[Any]] = []
     count = 0
     for index in rng.permutation(len(blocks)):
-        where = np.flatnonzero((labels.read(blocks[index]) > 0).any(axis=0))
+        shown = (labels.read(blocks[index], labels.labelled or None) > 0).any(axis=0)
+        if not labels.labelled:
+            shown &= (volume.read(blocks[index]) != 0).any(axis=0)
+        where = np.flatnonzero(shown)
         if not len(where):
             continue
         if len(where) > PER_BLOCK:

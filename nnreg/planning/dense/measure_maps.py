@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from nnreg.errors import PlansError
 from nnreg.planning.dense.fingerprint import MapValues
@@ -22,6 +24,38 @@ def map_channels(spec: DatasetSpec) -> dict[str, int]:
     return {name: target.out_channels or 1 for name, target in targets_of(spec).items() if target.is_continuous}
 
 
+@dataclass
+class ValueSums:
+    """What :class:`MapValues` of one channel of one case need of values that come in parts, in double precision."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    low: float = np.inf
+    high: float = -np.inf
+    outside_count: int = 0
+    outside_total: float = 0.0
+
+    def add(self, channel: npt.NDArray[np.float32], inside: tuple[slice, ...]) -> None:
+        """Take in a part (*spatial), NaN where unknown, of which `inside` is in the box around what is not 0 in the image."""
+        known = np.isfinite(channel)
+        values = channel[known].astype(np.float64)
+        if not len(values):
+            return
+        self.count, self.total, self.squares = self.count + len(values), self.total + float(values.sum()), self.squares + float(np.square(values).sum())
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        known[inside] = False
+        beyond = channel[known]
+        self.outside_count, self.outside_total = self.outside_count + len(beyond), self.outside_total + float(beyond.sum(dtype=np.float64))
+
+    def values(self, dtype: str) -> MapValues:
+        """Of files of that type; `std` is the root of the mean square, `outside` NaN where nothing is outside."""
+        outside = self.outside_total / self.outside_count if self.outside_count else np.nan
+        kept = dtype if dtype in ("uint8", "uint16") else "float32"
+        count = self.count or np.nan
+        return MapValues(self.total / count, float(np.sqrt(self.squares / count)), self.low, self.high, outside, kept)
+
+
 def measure_maps(raw: RawDataset, case: str, image: Image, maps: Image | None) -> list[MapValues]:
     """Values of every channel of the continuous targets of a case, in their order; `std` is the root of the mean square."""
     from nnreg.dataset.continuous import map_places
@@ -33,16 +67,13 @@ def measure_maps(raw: RawDataset, case: str, image: Image, maps: Image | None) -
     if maps is None:
         return []
     paths, result = target_paths(raw, case), []
-    outside = np.ones(image.space.shape, bool)
-    outside[tuple(slice(low, high) for low, high in nonzero_box(image.array))] = False
+    inside = tuple(slice(low, high) for low, high in nonzero_box(image.array))
     for name, place in map_places(outputs_of(raw.spec)).items():
         dtype = read_image(paths[name]).array.dtype.name
         for channel in maps.array[place]:
-            values, beyond = channel[np.isfinite(channel)].astype(np.float64), channel[outside & np.isfinite(channel)]
-            square = float(np.sqrt(np.mean(values**2)))
-            border = float(beyond.mean(dtype=np.float64)) if len(beyond) else np.nan
-            kept = dtype if dtype in ("uint8", "uint16") else "float32"
-            result.append(MapValues(float(values.mean()), square, float(values.min()), float(values.max()), border, kept))
+            sums = ValueSums()
+            sums.add(channel, inside)
+            result.append(sums.values(dtype))
     return result
 
 

@@ -108,19 +108,19 @@ def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | No
     """
     result: dict[Label, Voxels] = {}
     for index, manager in enumerate(managers):
-        if isinstance(manager, Continuous):
-            # every voxel may be learnt from, unless some are unknown or masked: then patches are drawn from the others
-            wanted: tuple[Label, ...] = () if mask is None and labels[index].all() else ((OUTSIDE, KNOWN),)
-        else:
-            wanted = wanted_locations(manager, masked=mask is not None)
+        # of a continuous target every voxel may be learnt from, unless some are unknown or masked: then patches are drawn from the others
+        everywhere = isinstance(manager, Continuous) and mask is None and bool(labels[index].all())
+        wanted = () if everywhere else wanted_locations(manager, masked=mask is not None)
         shown = labels[index] if mask is None else np.where(mask[index] > 0, labels[index], NOWHERE)
         for label, voxels in sample_locations(shown, wanted).items():
             result[label] = voxels if label not in result else np.concatenate([result[label], voxels])
     return result
 
 
-def wanted_locations(manager: LabelManager, *, masked: bool) -> tuple[Label, ...]:
-    """What voxels are drawn of; with masks also of what is annotated, so that patches can be placed there."""
+def wanted_locations(manager: Output, *, masked: bool) -> tuple[Label, ...]:
+    """What voxels are drawn of; with masks also of what is annotated, so that patches can be placed there. Of a continuous target, where it is known."""
+    if isinstance(manager, Continuous):
+        return ((OUTSIDE, KNOWN),)
     return (*manager.sampled, (OUTSIDE, *manager.values)) if masked and manager.ignore is None else manager.sampled
 
 

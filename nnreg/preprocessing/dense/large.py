@@ -11,22 +11,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.dataset.labels import OUTSIDE, Label, LabelManager
+from nnreg.dataset.continuous import Continuous
+from nnreg.dataset.labels import OUTSIDE, Label
 from nnreg.dataset.large import open_large, open_large_labels, open_large_masks
 from nnreg.dataset.raw import RawDataset
 from nnreg.files import write_json
-from nnreg.imageio.lazy import Box
+from nnreg.imageio import LazyImage
+from nnreg.imageio.lazy import Box, Volume
 from nnreg.planning.dense.plans import DensePlans
 from nnreg.preprocessing.chunks import chunks_and_blocks
 from nnreg.preprocessing.dense.case import NOWHERE, wanted_locations
 from nnreg.preprocessing.dense.locations import MOST, SEED, Voxels, write_locations
-from nnreg.preprocessing.dense.storage import LOCATIONS
+from nnreg.preprocessing.dense.storage import LOCATIONS, MAPS
 from nnreg.preprocessing.dense.streamed import StreamedCase
 from nnreg.preprocessing.dense.streamed_normalise import Normaliser
+from nnreg.preprocessing.dense.turned import turned_lazily
 from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK, create_array
 
 
-def preprocess_large(raw: RawDataset, case: str, plans: DensePlans, folder: Path, configurations: Sequence[str], managers: Sequence[LabelManager]) -> None:
+def preprocess_large(raw: RawDataset, case: str, plans: DensePlans, folder: Path, configurations: Sequence[str]) -> None:
     """Write the arrays of a case for `configurations` that do not have it yet.
 
     Raises
@@ -34,9 +37,13 @@ def preprocess_large(raw: RawDataset, case: str, plans: DensePlans, folder: Path
     NnRegError
         If a chunk cannot be read, a value is not finite or not named, or the folder cannot be written; nothing half written is left.
     """
-    image = open_large(raw, case)
-    truth = open_large_labels(raw, case, image, plans.transpose_forward)
-    masks = open_large_masks(raw, case, image, plans.transpose_forward)
+
+    def view(found: LazyImage) -> Volume:
+        return turned_lazily(found, plans.orientation).volume(plans.transpose_forward)
+
+    stored = open_large(raw, case)
+    truth, masks = open_large_labels(raw, case, stored, view), open_large_masks(raw, case, stored, view)
+    image = turned_lazily(stored, plans.orientation)
     known: tuple[Box, Normaliser] | None = None
     normalization = None
     for name in configurations:
@@ -46,43 +53,56 @@ def preprocess_large(raw: RawDataset, case: str, plans: DensePlans, folder: Path
             continue
         if configuration.normalization != normalization:
             known, normalization = None, configuration.normalization
-        streamed = StreamedCase.of(case, image, plans, configuration, truth=truth, managers=managers, masks=masks, measured=known)
+        streamed = StreamedCase.of(case, image, plans, configuration, truth=truth, masks=masks, measured=known)
         known = streamed.properties.box, streamed.normaliser
         _write(streamed, target, configuration.patch_size)
 
 
 def _write(streamed: StreamedCase, folder: Path, patch: Sequence[int]) -> None:
     """The JSON comes last, so that a case with a JSON is whole."""
-    case, targets = streamed.properties.case, len(streamed.managers)
-    drawn = [{entry: Drawn() for entry in wanted_locations(manager, masked=streamed.masks is not None)} for manager in streamed.managers]
+    case, outputs = streamed.properties.case, () if streamed.truth is None else streamed.truth.outputs
+    drawn = [{entry: Drawn() for entry in wanted_locations(output, masked=streamed.masks is not None)} for output in outputs]
+    unknown = np.zeros(len(outputs), bool)
     # what is 0 in the image is most of a sparse one, and takes no room
     nothing = streamed.normaliser(np.zeros((streamed.shape[0], 1, 1, 1), np.float32)).ravel()
     uniform = bool((nothing == nothing[0]).all())
+    made: dict[str, tuple[int, npt.DTypeLike, Any]] = {IMAGE: (streamed.shape[0], np.float32, nothing[0]), LABELS: (len(outputs), np.int16, OUTSIDE)}
+    if streamed.masks is not None:
+        made[MASK] = len(outputs), np.int16, 0
+    if streamed.values:
+        made[MAPS] = len(streamed.values), np.float32, np.nan
+    paths = {suffix: folder / f"{case}{suffix}{ENDING}" for suffix in (IMAGE, LABELS, MASK, MAPS)}
     chunks, _ = chunks_and_blocks(streamed.shape, patch, 4)
     with contextlib.ExitStack() as stack:
-
-        def made(suffix: str, channels: int, dtype: npt.DTypeLike, fill: Any) -> Any:
-            path = folder / f"{case}{suffix}{ENDING}"
-            return stack.enter_context(create_array(path, (channels, *streamed.shape[1:]), dtype, patch, fill))
-
-        images, labels = made(IMAGE, streamed.shape[0], np.float32, nothing[0]), made(LABELS, targets, np.int16, OUTSIDE)
-        masks = None if streamed.masks is None else made(MASK, targets, np.int16, 0)
+        arrays = {
+            suffix: stack.enter_context(create_array(paths[suffix], (channels, *streamed.shape[1:]), dtype, patch, fill))
+            for suffix, (channels, dtype, fill) in made.items()
+        }
         for index, box in enumerate(streamed.boxes(chunks[1:])):
-            inside, mask = (slice(None), *itertools.starmap(slice, box)), streamed.mask(box)
-            if mask is not None and masks is not None:
-                masks[inside] = mask
-            if uniform and streamed.is_empty(box):
-                found = np.full([targets, *(high - low for low, high in box)], OUTSIDE, np.int16)
-            else:
-                images[inside] = streamed.image(box)
-                labels[inside] = found = streamed.labels(box)
+            parts = _parts(streamed, box, skip=uniform)
+            for suffix, part in parts.items():
+                arrays[suffix][(slice(None), *itertools.starmap(slice, box))] = part
+            found = parts[LABELS] if LABELS in parts else np.full([len(outputs), *(high - low for low, high in box)], OUTSIDE, np.int16)
+            unknown |= (found == 0).any(axis=(1, 2, 3))
+            shown = np.where(parts[MASK] > 0, found, NOWHERE) if MASK in parts else found
             rng = np.random.default_rng([SEED, index])
-            for number, entries in enumerate(drawn):
-                _draw(entries, found[number] if mask is None else np.where(mask[number] > 0, found[number], NOWHERE), box, rng)
-    if streamed.masks is None:
-        (folder / f"{case}{MASK}{ENDING}").unlink(missing_ok=True)
+            for entries, labels in zip(drawn, shown, strict=True):
+                _draw(entries, labels, box, rng)
+    for suffix in paths.keys() - made.keys():
+        paths[suffix].unlink(missing_ok=True)
+    for number, output in enumerate(outputs):
+        if isinstance(output, Continuous) and streamed.masks is None and not unknown[number]:
+            drawn[number] = {}  # every voxel may be learnt from
     write_locations(folder / f"{case}{LOCATIONS}", _joined(drawn, streamed.shape[1:]))
     write_json(folder / f"{case}.json", streamed.properties.to_dict())
+
+
+def _parts(streamed: StreamedCase, box: Box, *, skip: bool) -> dict[str, npt.NDArray[Any]]:
+    """What a box has, by suffix; neither image nor labels where both are empty and may be skipped."""
+    found = {MASK: streamed.mask(box), MAPS: streamed.maps(box)}
+    if not (skip and streamed.is_empty(box)):
+        found |= {IMAGE: streamed.image(box), LABELS: streamed.labels(box)}
+    return {suffix: part for suffix, part in found.items() if part is not None}
 
 
 def _joined(drawn: Sequence[Mapping[Label, Drawn]], shape: Sequence[int]) -> dict[Label, Voxels]:

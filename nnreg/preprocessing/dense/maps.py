@@ -15,6 +15,7 @@ from nnreg.preprocessing.dense.resample import chosen_axis, resample_image, resa
 
 Floats = npt.NDArray[np.float32]
 SMALLEST = 1e-8  # deviation below which values count as constant
+HALF = 0.4999  # what is known by half is, whatever the order in which its parts were rounded
 
 
 def values_of(plans: DensePlans) -> list[MapValues]:
@@ -56,6 +57,11 @@ def resample_maps(maps: Floats, shape: Sequence[int], spacing: Sequence[float], 
         share, order = np.empty(shape, np.float32), min(how.between_slices_order, 1)
         resample_volume(known.astype(np.float32), share, alone, 1, order)
         resample_volume(np.where(known, channel, np.float32(0)), filled, alone, 1, order)
-        np.divide(filled, share, out=filled, where=share >= 0.5)
-        filled[share < 0.5] = np.nan
+        keep_known(filled, share)
     return result
+
+
+def keep_known(values: Floats, share: Floats) -> None:
+    """In place: means of what is known from sums in which the unknown is 0 and the known makes up `share`; NaN where that is less than half."""
+    np.divide(values, share, out=values, where=share >= HALF)
+    values[share < HALF] = np.nan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.target_spec import Output, outputs_of
 from nnreg.dataset.targets import read_masks, target_names, target_paths
 from nnreg.errors import DatasetError
+from nnreg.geometry import Space
+from nnreg.imageio import Image
 from nnreg.parallel import run_all
 from nnreg.planning.dense.fingerprint import DenseFingerprint
 from nnreg.planning.dense.measure import read_labelled
@@ -20,6 +23,7 @@ from nnreg.planning.dense.plans import DensePlans
 from nnreg.preprocessing.dense.case import CroppedCase
 from nnreg.preprocessing.dense.large import preprocess_large
 from nnreg.preprocessing.dense.storage import SUFFIXES
+from nnreg.preprocessing.dense.turned import turned_image
 from nnreg.preprocessing.finished import keep_what_is_true
 from nnreg.typed import to_mapping
 
@@ -41,8 +45,7 @@ class _Work:
 
     def __call__(self, case: str) -> None:
         if large(self.raw, case):
-            managers = [manager for manager in self.labels if isinstance(manager, LabelManager)]  # values are refused where the case is opened
-            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations, managers)
+            preprocess_large(self.raw, case, self.plans, self.folder, self.configurations)
             return
         image, labels, maps = read_labelled(self.raw, case)
         mask = read_masks(self.raw, case, image)
@@ -50,6 +53,10 @@ class _Work:
             if isinstance(manager, LabelManager) and (unknown := manager.unknown(target)):
                 allowed = ", ".join(map(str, manager.allowed))
                 raise DatasetError(f"{path}: holds the value {unknown[0]}, labels in {FILE_NAME} names {allowed}. Add it to labels, or mend the file.")
+        if self.plans.orientation:
+            # labels, masks and values lie on the grid of the image, whatever their own files say of it
+            seen = partial(_seen, image.space, self.plans.orientation)
+            image, labels, mask, maps = seen(image), seen(labels), mask and seen(mask), maps and seen(maps)
         at_hand: CroppedCase | None = None
         normalization = None
         for name in self.configurations:
@@ -61,6 +68,10 @@ class _Work:
                 at_hand = CroppedCase.of(case, image, labels, self.plans, configuration, mask, maps, outputs=self.labels)
                 normalization = configuration.normalization
             at_hand.onto(self.plans, configuration, self.labels).save(folder, configuration.patch_size)
+
+
+def _seen(space: Space, orientation: str, found: Image) -> Image:
+    return turned_image(Image(found.array, space), orientation)
 
 
 def preprocess(
@@ -103,7 +114,9 @@ def preprocess(
             "resampling": to_mapping(configuration.resampling),
             "labels": labels[0] if len(labels) == 1 else labels,
             "targets": target_names(raw),
-        } | ({"values": {name: [to_mapping(channel) for channel in channels] for name, channels in plans.targets.items()}} if plans.targets else {})
+        }
+        planned |= {"orientation": plans.orientation} if plans.orientation else {}
+        planned |= {"values": {name: [to_mapping(channel) for channel in channels] for name, channels in plans.targets.items()}} if plans.targets else {}
         keep_what_is_true(target, planned, files, SUFFIXES)
     unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in owners)]
     work = _Work(raw, plans, folder, tuple(reversed(owners.values())), tuple(managers.values()))

@@ -16,13 +16,15 @@ from nnreg.dataset.spec import FILE_NAME
 from nnreg.errors import DatasetError, PreprocessingError
 from nnreg.imageio import LazyImage
 from nnreg.imageio.lazy import BLOCK_VOXELS, Box, Volume, boxes
+from nnreg.planning.dense.fingerprint import MapValues
 from nnreg.planning.dense.measure_large import streamed_box
 from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
 from nnreg.planning.dense.resampling import new_shape
+from nnreg.preprocessing.dense.maps import normalise_maps, values_of
 from nnreg.preprocessing.dense.normalise import Floats
 from nnreg.preprocessing.dense.storage import DenseProperties
 from nnreg.preprocessing.dense.streamed_normalise import Normaliser
-from nnreg.preprocessing.dense.streamed_resample import Grids
+from nnreg.preprocessing.dense.streamed_resample import Grids, Read
 
 Labels = npt.NDArray[np.int16]
 LARGEST_LABEL = int(np.iinfo(np.int16).max)
@@ -43,11 +45,11 @@ class StreamedCase:
     grids : Grids
         From the cropped image to the working grid.
     truth : LargeLabels, optional
-        Labels in the order of the volume, checked against `managers` as they are read.
-    managers : tuple of LabelManager
-        Of the targets; none where labels are not checked.
+        Labels and values in the order of the volume; labels are checked as they are read, where it says what they are.
     masks : LargeMasks, optional
         Where each target is learnt, in the order of the volume.
+    values : tuple of MapValues
+        How the continuous targets are normalised, channel by channel; none without such targets.
     """
 
     properties: DenseProperties
@@ -55,8 +57,8 @@ class StreamedCase:
     normaliser: Normaliser
     grids: Grids
     truth: LargeLabels | None = None
-    managers: tuple[LabelManager, ...] = ()
     masks: LargeMasks | None = None
+    values: tuple[MapValues, ...] = ()
     _last: dict[Box, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -68,7 +70,6 @@ class StreamedCase:
         configuration: DenseConfiguration,
         *,
         truth: LargeLabels | None = None,
-        managers: Sequence[LabelManager] = (),
         masks: LargeMasks | None = None,
         measured: tuple[Box, Normaliser] | None = None,
     ) -> StreamedCase:
@@ -88,7 +89,8 @@ class StreamedCase:
         target = (*spacing[: 3 - len(configuration.spacing)], *configuration.spacing)
         cropped = properties.shape_after_crop
         shape = tuple(max(1, size) for size in new_shape(cropped, spacing, target))
-        return cls(properties, volume, normaliser, Grids.of(cropped, shape, spacing, target, configuration.resampling), truth, tuple(managers), masks)
+        values = () if truth is None or len(truth.labelled) == len(truth.volumes) else tuple(values_of(plans))
+        return cls(properties, volume, normaliser, Grids.of(cropped, shape, spacing, target, configuration.resampling), truth, masks, values)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,11 +100,13 @@ class StreamedCase:
     def boxes(self, chunks: Sequence[int]) -> list[Box]:
         """Boxes of the working grid of whole `chunks`, that take a bounded part of the image each."""
         ratio = float(np.prod([max(1.0, old / new) for old, new in zip(self.grids.old, self.grids.new, strict=True)]))
-        return list(boxes(self.grids.new, chunks, None, int(BLOCK_VOXELS / ratio / max(1, self.shape[0]))))
+        return list(boxes(self.grids.new, chunks, None, int(BLOCK_VOXELS / ratio / max(1, self.shape[0], 2 * len(self.values)))))
 
     def is_empty(self, box: Box) -> bool:
-        """Whether image and labels are 0 in a box, where that is cheap to tell: on a grid that is not resampled."""
-        return self.grids.same and not self._raw(box).any() and (self.truth is None or not self.truth.read(self._native(box)).any())
+        """Whether image and labels are 0 in a box, where that is cheap to tell: on a grid that is not resampled. Values may be any."""
+        if not self.grids.same or self._raw(box).any():
+            return False
+        return self.truth is None or not self.truth.labelled or not self.truth.read(self._native(box), self.truth.labelled).any()
 
     def image(self, box: Box) -> Floats:
         """Values (C, *box).
@@ -115,7 +119,7 @@ class StreamedCase:
         return self.grids.image(self._normalised, box, self._limits)
 
     def labels(self, box: Box) -> Labels:
-        """Labels (T, *box); -1 where the image is 0 and nothing is labelled; without labels 0 elsewhere.
+        """Labels (T, *box); -1 where the image is 0 and nothing is labelled; without labels 0 elsewhere. Of a continuous target 1 where values are known.
 
         Raises
         ------
@@ -129,12 +133,38 @@ class StreamedCase:
         masks = self.masks
         return None if masks is None else self.grids.labels(lambda inner: masks.read(self._native(inner)), box)
 
+    def maps(self, box: Box) -> Floats | None:
+        """Normalised values (M, *box) of the continuous targets, NaN where unknown; None where there are none."""
+        if not self.values:
+            return None
+        if self.grids.same:
+            return self._valued(box)
+        low, high = self._map_limits
+        holed = np.isnan(low.reshape(len(low), -1)).any(axis=1)
+        result = np.empty((len(low), *(last - first for first, last in box)), np.float32)
+        if not holed.all():
+            result[~holed] = self.grids.image(lambda inner: self._valued(inner)[~holed], box, (low[~holed], high[~holed]))
+        if holed.any():
+            result[holed] = self.grids.partly_known(lambda inner: self._valued(inner)[holed], box)
+        return result
+
     @cached_property
     def _limits(self) -> tuple[Floats, Floats]:
         """Where a resampled image overshoots, it is clipped; a pass over the image, once."""
+        return self._measured(self._normalised, self.shape[0])
+
+    @cached_property
+    def _map_limits(self) -> tuple[Floats, Floats]:
+        """The same of the maps; NaN where something is unknown."""
+        return self._measured(self._valued, len(self.values))
+
+    def _measured(self, read: Read, channels: int) -> tuple[Floats, Floats]:
         whole = tuple((0, size) for size in self.grids.old)
-        inside = boxes(self.grids.old, self.volume.chunks, whole, BLOCK_VOXELS // self.shape[0])
-        return self.grids.limits(((part, self._normalised(part)) for part in inside), self.shape[0])
+        inside = boxes(self.grids.old, self.volume.chunks, whole, BLOCK_VOXELS // channels)
+        return self.grids.limits(((part, read(part)) for part in inside), channels)
+
+    def _valued(self, box: Box) -> Floats:
+        return normalise_maps((self.truth or LargeLabels(())).maps(self._native(box)), self.values)
 
     def _native(self, box: Box) -> Box:
         return tuple((low + first, high + first) for (low, high), (first, _) in zip(box, self.properties.box, strict=True))
@@ -159,14 +189,15 @@ class StreamedCase:
             values = self.truth.read(self._native(box))
             self._check(values)
             found = values.astype(np.int16)
-        found[:, outside] = np.where(found[:, outside] == 0, OUTSIDE, found[:, outside])
+        for index, target in enumerate(found):
+            target[outside & ((target == 0) | (self.truth is not None and self.truth.is_continuous(index)))] = OUTSIDE
         return found
 
     def _check(self, values: npt.NDArray[np.integer]) -> None:
         if self.truth is None:
             return
-        for path, target, manager in zip(self.truth.paths, values, self.managers):
-            if unknown := manager.unknown(target):
+        for path, target, manager in zip(self.truth.paths, values, self.truth.outputs):
+            if isinstance(manager, LabelManager) and (unknown := manager.unknown(target)):
                 allowed = ", ".join(map(str, manager.allowed))
                 raise DatasetError(f"{path}: holds the value {unknown[0]}, labels in {FILE_NAME} names {allowed}. Add it to labels, or mend the file.")
         if values.dtype.itemsize > 2 and int(values.max()) > LARGEST_LABEL:

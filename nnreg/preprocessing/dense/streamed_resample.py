@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nnreg.errors import PreprocessingError
 from nnreg.imageio.lazy import Box
 from nnreg.planning.dense.resampling import Resampling
+from nnreg.preprocessing.dense.maps import keep_known
 from nnreg.preprocessing.dense.resample import bands, chosen_axis, linear_taps, nearest
 
 Floats = npt.NDArray[np.float32]
@@ -47,8 +48,8 @@ class Grids:
 
     # -- images -------------------------------------------------------------------------------------------------------
 
-    def image(self, read: Read, box: Box, limits: tuple[Floats, Floats]) -> Floats:
-        """Values (C, *box) on the new grid; `read` gives (C, *box) on the old one, `limits` are those of :meth:`limits`."""
+    def image(self, read: Read, box: Box, limits: tuple[Floats, Floats] | None = None) -> Floats:
+        """Values (C, *box) on the new grid; `read` gives (C, *box) on the old one, `limits` are those of :meth:`limits`, where values may overshoot."""
         if self.same:
             return read(box)
         order = [self._order(axis) for axis in range(3)]
@@ -56,10 +57,19 @@ class Grids:
         part = read(source)
         for axis in (axis for axis in range(3) if axis != self.alone):
             part = self._along(part, axis, order[axis], source[axis][0], box[axis])
-        if self.how.data_order > 1:
+        if self.how.data_order > 1 and limits is not None:
             low, high = (limit if self.alone is None else np.take(limit, range(*source[self.alone]), self.alone + 1) for limit in limits)
             part = np.clip(part, low, high)
         return part if self.alone is None else self._along(part, self.alone, order[self.alone], source[self.alone][0], box[self.alone])
+
+    def partly_known(self, read: Read, box: Box) -> Floats:
+        """Values (C, *box) on the new grid of maps with NaN where nothing is known, as :func:`maps.resample_maps` does."""
+        linear = replace(self, how=replace(self.how, data_order=1, between_slices_order=min(self.how.between_slices_order, 1)))
+        # one read for both: values, and where there are any
+        both = linear.image(lambda inner: _with_known(read(inner)), box)
+        values, share = np.split(both, 2)
+        keep_known(values, share)
+        return values
 
     def limits(self, blocks: Iterator[tuple[Box, Floats]], channels: int) -> tuple[Floats, Floats]:
         """Smallest and largest value per channel of what is resampled together, the volume or each slice, from blocks (C, ...) of the old grid."""
@@ -141,3 +151,9 @@ class Grids:
             weights.append(share)
         edges = np.cumsum([high - low for low, high in box[:2]])
         return tuple(source), np.concatenate(taps, axis=1), np.concatenate(weights, axis=1), edges
+
+
+def _with_known(maps: Floats) -> Floats:
+    """Maps (C, ...) with 0 where unknown, and behind them 1 where they are known."""
+    known = np.isfinite(maps)
+    return np.concatenate([np.where(known, maps, np.float32(0)), known.astype(np.float32)])
