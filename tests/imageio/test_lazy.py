@@ -10,8 +10,10 @@ import tifffile
 
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
+from nnreg.geometry.turn import Turn
 from nnreg.imageio import open_image, read_image, write_image
 from nnreg.imageio.lazy import boxes, is_large
+from nnreg.imageio.turned import TurnedImage, TurnedWriter
 from nnreg.imageio.zarr_files import create_zarr, open_zarr
 
 zarr = pytest.importorskip("zarr")
@@ -77,6 +79,30 @@ def test_axes_in_another_order_and_channel_files_read_alike(tmp_path):
     plane = tmp_path / "plane.zarr"
     write_image(plane, array[:1, 0], Space.plain(shape[1:]))
     np.testing.assert_array_equal(open_image(plane).volume().read(((0, 1), (2, 5), (1, 4))), array[:1, :1, 2:5, 1:4])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("backwards", [(), (0,), (1, 2), (0, 1, 2)])
+def test_boxes_of_a_turned_image_are_those_of_the_whole_turned(tmp_path, order, backwards):
+    """And what is written turned is stored as it was; where nothing is written, the file has its fill."""
+    shape = (5, 8, 11)
+    array, turn = some(shape, channels=2), Turn(order, backwards)
+    with create_zarr(tmp_path / "a.zarr", 2, array.dtype, Space.plain(shape), chunks=(2, 3, 4)) as writer:
+        writer.write([(0, size) for size in shape], array)
+    stored, whole = open_zarr(tmp_path / "a.zarr"), turn.seen(array)
+    image = TurnedImage(stored.files, Space.plain(whole.shape[1:]), turn)
+    assert image.shape == whole.shape
+    assert sorted(image.chunks) == [2, 3, 4]
+    np.testing.assert_array_equal(turn.stored(whole), array)
+    with create_zarr(tmp_path / "b.zarr", 2, array.dtype, Space.plain(shape), fill=201) as writer:
+        for number, box in enumerate(boxes(whole.shape[1:], (2, 5, 3), most=20)):
+            inside = (slice(None), *(slice(low, high) for low, high in box))
+            np.testing.assert_array_equal(image.read(box), whole[inside])
+            if number % 2:
+                TurnedWriter(writer, turn, whole.shape[1:]).write(box, whole[inside])
+    written = read_image(tmp_path / "b.zarr").array
+    np.testing.assert_array_equal(np.where(written == 201, array, written), array)
+    assert 0 < (written == 201).mean() < 1
 
 
 @pytest.mark.parametrize(("shape", "chunks", "most"), [((5, 8, 11), (2, 3, 4), 30), ((9,), (4,), 3), ((6, 7), (10, 10), 1)])
