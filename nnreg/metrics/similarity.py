@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -81,19 +82,30 @@ def ssim(reference: ArrayOrTensor, prediction: ArrayOrTensor, mask: ArrayOrTenso
     data_range
         As for :func:`psnr`.
     """
-    from scipy import ndimage
-
     first, second = (np.asarray(as_numpy(image), dtype=np.float64) for image in (reference, prediction))
     same_shape(first, second)
     valid = np.ones(first.shape, bool) if mask is None else np.asarray(as_numpy(mask) != 0)
-    extent = _extent(first[valid], data_range)
-    axes = tuple(axis for axis, size in enumerate(first.shape) if size > 2 * SSIM_REACH)
+    similarity, counted = ssim_map(first, second, valid, extent=_extent(first[valid], data_range), axes=ssim_axes(first.shape))
+    return float(similarity[counted].mean()) if counted.any() else float("nan")
+
+
+def ssim_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Axes along which :func:`ssim` has a window: those that are not shorter than it."""
+    return tuple(axis for axis, size in enumerate(shape) if size > 2 * SSIM_REACH)
+
+
+def ssim_map(
+    first: FloatArray, second: FloatArray, valid: npt.NDArray[np.bool_], *, extent: float, axes: Sequence[int]
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """Similarity at every voxel, and where it counts: the window, along `axes`, is within the array and `valid`. Nowhere, if there is no axis or no extent."""
+    from scipy import ndimage
+
     if not axes or not extent > 0:
-        return float("nan")
+        return np.zeros(first.shape), np.zeros(first.shape, bool)
     first, second = np.where(valid, first, 0), np.where(valid, second, 0)
 
     def mean(values: FloatArray) -> FloatArray:
-        return np.asarray(ndimage.gaussian_filter(values, SSIM_SIGMA, radius=SSIM_REACH, axes=axes, mode="nearest"))
+        return np.asarray(ndimage.gaussian_filter(values, SSIM_SIGMA, radius=SSIM_REACH, axes=tuple(axes), mode="nearest"))
 
     one, other = mean(first), mean(second)
     variances = mean(first**2) - one**2 + mean(second**2) - other**2
@@ -101,8 +113,7 @@ def ssim(reference: ArrayOrTensor, prediction: ArrayOrTensor, mask: ArrayOrTenso
     small, smaller = (0.01 * extent) ** 2, (0.03 * extent) ** 2
     similarity = (2 * one * other + small) * (2 * covariance + smaller) / ((one**2 + other**2 + small) * (variances + smaller))
     window = np.ones([2 * SSIM_REACH + 1 if axis in axes else 1 for axis in range(first.ndim)], bool)
-    counted = ndimage.binary_erosion(valid, window, border_value=0)
-    return float(similarity[counted].mean()) if counted.any() else float("nan")
+    return similarity, ndimage.binary_erosion(valid, window, border_value=0)
 
 
 def _extent(values: FloatArray, given: float | None) -> float:

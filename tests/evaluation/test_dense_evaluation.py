@@ -10,9 +10,12 @@ import pytest
 
 from nnreg.cli import evaluate_simple
 from nnreg.errors import NnRegError
+from nnreg.evaluation import dense_values
 from nnreg.evaluation.dense import evaluate_label_files, evaluate_labels, label_files
+from nnreg.evaluation.dense_values import ValueMeasure
 from nnreg.geometry import Space
 from nnreg.imageio import Image, write_image
+from nnreg.imageio.lazy import boxes
 
 
 def image(array, **space):
@@ -91,3 +94,26 @@ def test_two_folders_are_compared_by_the_command(tmp_path, capsys):
     summary = json.loads((tmp_path / "found" / "summary.json").read_text())
     assert list(summary["mean"]) == ["1", "(1, 2)"]
     assert [case["case"] for case in summary["metric_per_case"]] == ["a"]
+
+
+@pytest.mark.parametrize("shape", [(13, 24, 17), (4, 26, 31), (23, 30)])
+def test_values_by_parts_are_measured_as_whole(tmp_path, monkeypatch, shape):
+    """Windows reach across the blocks; what is unknown, flat or equal is told as it is of the whole."""
+    pytest.importorskip("zarr")
+    rng = np.random.default_rng(0)
+    truth, found = rng.normal(900, 3, (4, *shape)).astype(np.float32), rng.normal(900, 3, (4, *shape)).astype(np.float32)
+    truth[1, ..., :3, :4] = np.nan
+    truth[2], found[3] = 5, truth[3]
+    paths = tmp_path / "truth.zarr", tmp_path / "found.zarr"
+    for path, values in zip(paths, (truth, found), strict=True):
+        write_image(path, values, Space.plain(shape))
+    measure = ValueMeasure(4)
+    whole = measure(*paths)
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    monkeypatch.setattr(dense_values, "boxes", lambda size, chunks, inside, most: boxes(size, (5, 7, 6)[-len(size) :], inside, 1))
+    for key, figures in measure(*paths).items():
+        assert figures == pytest.approx(whole[key], rel=1e-9, nan_ok=True)
+    assert np.isnan(whole["channel 2"]["PSNR"])
+    assert np.isinf(whole["channel 3"]["PSNR"])
+    with pytest.raises(NnRegError, match="has 4 channels, the target 1"):
+        ValueMeasure(1)(*paths)
