@@ -1,6 +1,6 @@
 """Preprocessing and export of dense prediction beside nnU-Net's own, on made-up volumes: seconds, peak memory, and how equal the results are.
 
-    python benchmarks/dense_preprocessing.py [--peer FOLDER ...] [--labels 15] [--classes 20] [--size 256] [--threads 2]
+    python benchmarks/dense_preprocessing.py [--peer FOLDER ...] [--only export] [--labels 15] [--classes 20] [--size 256] [--threads 2]
 
 Each program runs in a process of its own, on the same arrays. nnunetv2 is imported from --peer, or from the environment. Memory is what a
 step adds to what the process held before it (arrays handed over included there). Wall and processor seconds are printed, because other
@@ -206,6 +206,7 @@ def main() -> None:
     """Compare on every case and on export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", nargs="+", default=[], help="folders that nnunetv2 and what it needs are imported from")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "export"], default=[*CASES, "export"], metavar="STEP", help="a case, or export (default: all)")
     parser.add_argument("--labels", type=int, default=15, help="labels of the cases")
     parser.add_argument("--classes", type=int, default=20, help="of the exported prediction")
     parser.add_argument("--size", type=int, default=256, help="of the exported label map, per axis")
@@ -216,7 +217,7 @@ def main() -> None:
     if options.who:
         worker(options)
         return
-    for step in (*CASES, "export"):
+    for step in options.only:
         compare(step, options)
 
 

@@ -171,25 +171,26 @@ def run_method(pair: Pair, method: str, options: argparse.Namespace) -> dict[str
 
 
 def run_settings(pair: Pair, method: str, settings: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Scores of one method by the name of its settings; all run in one process, which spares the time of starting it."""
+    """Scores of one method by the name of its settings; all run in one process, which spares the time of starting it, and after a crash in another."""
     python = sys.executable if method.startswith("nnreg") else options.peer_python
     environment = {**os.environ, **{name: str(options.threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS")}}
-    scores = {}
     with tempfile.TemporaryDirectory() as folder:
         outputs = {name: Path(folder) / str(number) for number, name in enumerate(settings)}
         for name, output in outputs.items():
             output.mkdir()
             (output / "job.json").write_text(json.dumps(pair.job(method, output, options.threads, settings[name])))
-        command = [python, str(Path(methods.__file__).resolve()), *(str(output / "job.json") for output in outputs.values())]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        for name, output in outputs.items():
-            failed = output / "failed"
-            if failed.is_file() or (done.returncode and not (output / "cost.json").is_file()):
-                message = failed.read_text() if failed.is_file() else done.stderr
-                scores[name] = {"failed": (message.strip().splitlines() or ["no message"])[-1]}
-            else:
-                scores[name] = pair.score(output, options.surface)
-    return scores
+        left = list(outputs.values())
+        while left:
+            command = [python, str(Path(methods.__file__).resolve()), *(str(output / "job.json") for output in left)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            left = [output for output in left if not any((output / name).is_file() for name in ("cost.json", "failed"))]
+            if left:
+                # it ended the process; those after it have not been tried
+                (left.pop(0) / "failed").write_text(done.stderr.strip() or f"ended with code {done.returncode}")
+        return {
+            name: {"failed": (output / "failed").read_text().splitlines()[-1]} if (output / "failed").is_file() else pair.score(output, options.surface)
+            for name, output in outputs.items()
+        }
 
 
 FIGURES = (
