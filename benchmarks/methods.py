@@ -1,4 +1,4 @@
-"""One registration method on one pair, in a process of its own: ``python methods.py JOB.json`` (or several) writes the map and what it cost.
+"""One registration method on one pair, in a process of its own: ``python methods.py JOB.json`` writes the map and what it cost.
 
 The job names ``method, fixed, moving`` (image files), ``output`` (folder), ``threads`` and ``aligned`` (whether the images are aligned already;
 if not, the method starts with its own linear alignment), and may hold masks and ``settings`` of the method.
@@ -212,16 +212,9 @@ class measured:
 
 
 def main() -> None:
-    """Run the jobs named on the command line; where there are several, one that fails does not stop the others."""
-    paths = sys.argv[1:]
-    for path in paths:
-        job = json.loads(Path(path).read_text())
-        try:
-            METHODS[job["method"]](job)
-        except Exception as error:
-            if len(paths) == 1:
-                raise
-            (Path(job["output"]) / "failed").write_text(f"{type(error).__name__}: {error}")
+    """Run the job named on the command line."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    METHODS[job["method"]](job)
 
 
 if __name__ == "__main__":

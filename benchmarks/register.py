@@ -165,32 +165,18 @@ def installed(method: str, python: str) -> bool:
     return package is None or subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False).returncode == 0
 
 
-def run_method(pair: Pair, method: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one method on one pair in a process of its own and score it."""
-    return run_settings(pair, method, {"": {}}, options)[""]
-
-
-def run_settings(pair: Pair, method: str, settings: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Scores of one method by the name of its settings; all run in one process, which spares the time of starting it, and after a crash in another."""
+def run_method(pair: Pair, method: str, options: argparse.Namespace, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run one method on one pair, in a process of its own that may end as it likes, and score it."""
     python = sys.executable if method.startswith("nnreg") else options.peer_python
     environment = {**os.environ, **{name: str(options.threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS")}}
     with tempfile.TemporaryDirectory() as folder:
-        outputs = {name: Path(folder) / str(number) for number, name in enumerate(settings)}
-        for name, output in outputs.items():
-            output.mkdir()
-            (output / "job.json").write_text(json.dumps(pair.job(method, output, options.threads, settings[name])))
-        left = list(outputs.values())
-        while left:
-            command = [python, str(Path(methods.__file__).resolve()), *(str(output / "job.json") for output in left)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            left = [output for output in left if not any((output / name).is_file() for name in ("cost.json", "failed"))]
-            if left:
-                # it ended the process; those after it have not been tried
-                (left.pop(0) / "failed").write_text(done.stderr.strip() or f"ended with code {done.returncode}")
-        return {
-            name: {"failed": (output / "failed").read_text().splitlines()[-1]} if (output / "failed").is_file() else pair.score(output, options.surface)
-            for name, output in outputs.items()
-        }
+        output = Path(folder)
+        (output / "job.json").write_text(json.dumps(pair.job(method, output, options.threads, settings or {})))
+        command = [python, str(Path(methods.__file__).resolve()), str(output / "job.json")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        if done.returncode:
+            return {"failed": (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]}
+        return pair.score(output, options.surface)
 
 
 FIGURES = (

@@ -177,16 +177,18 @@ class Peer:
     def run(self, pair: str, ways: list[str]) -> dict[str, Scores]:
         """Figures by way; what is finished is read."""
         asked = argparse.Namespace(threads=self.dataset.options.threads, surface=False, peer_python=self.dataset.options.peer_python)
-        files = {way: self.dataset.work / "peers" / self.name / way.replace(" ", "_") / f"{pair}.json" for way in ways}
-        for start in dict.fromkeys(way.split()[0] for way, path in files.items() if not path.is_file()):
-            missing = [way for way, path in files.items() if way.split()[0] == start and not path.is_file()]
-            settings = {way: SETTINGS[self.name][way.split()[1]] for way in missing}
-            for way, score in register.run_settings(self.dataset.pair(pair, start), self.name, settings, asked).items():
-                files[way].parent.mkdir(parents=True, exist_ok=True)
-                write_json(files[way], score)
+        scores = {}
+        for way in dict.fromkeys(ways):
+            kept = self.dataset.work / "peers" / self.name / way.replace(" ", "_") / f"{pair}.json"
+            if not kept.is_file():
+                start, setting = way.split()
+                score = register.run_method(self.dataset.pair(pair, start), self.name, asked, SETTINGS[self.name][setting])
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_json(kept, score)
                 shown = score.get("failed", f"{score.get(self.dataset.raw.figure, float('nan')):.4f}, {score.get('cpu_seconds', 0):.0f} CPU s")
                 print(f"    {self.name} {way} on {pair}: {shown}", file=sys.stderr, flush=True)
-        return {way: read_json(path, NnRegError) for way, path in files.items()}
+            scores[way] = read_json(kept, NnRegError)
+        return scores
 
 
 def _cpu_seconds() -> float:
