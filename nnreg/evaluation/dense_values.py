@@ -15,7 +15,7 @@ from nnreg.dataset.continuous import check_channels, finite_or_unknown, read_map
 from nnreg.imageio import Image, LazyImage, open_image
 from nnreg.imageio.files import check_same_space
 from nnreg.imageio.lazy import Box, boxes, is_large
-from nnreg.metrics.similarity import SSIM_REACH, ssim_axes, ssim_map
+from nnreg.metrics.similarity import SSIM_REACH, decibels, ssim_axes, ssim_map
 
 BLOCK_VOXELS = 2**21  # of each, in double precision, with what their similarity needs
 
@@ -82,10 +82,10 @@ class _Errors:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
 
     def figures(self) -> dict[str, float]:
-        rmse, extent = math.sqrt(self.squared / self.count) if self.count else math.nan, self.high - self.low
-        peak = (20 * math.log10(extent / rmse) if rmse else math.inf) if extent > 0 else math.nan
-        mean = self.similarity / self.windows if self.windows else math.nan
-        return {"MAE": self.absolute / self.count if self.count else math.nan, "RMSE": rmse, "PSNR": peak, "SSIM": mean}
+        count = self.count or math.nan
+        rmse = math.sqrt(self.squared / count)
+        mean = self.similarity / (self.windows or math.nan)
+        return {"MAE": self.absolute / count, "RMSE": rmse, "PSNR": decibels(self.high - self.low, rmse), "SSIM": mean}
 
 
 def _read(image: LazyImage, box: Box) -> npt.NDArray[np.float64]:

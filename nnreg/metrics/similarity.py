@@ -61,11 +61,14 @@ def psnr(reference: ArrayOrTensor, prediction: ArrayOrTensor, mask: ArrayOrTenso
         Largest minus smallest value that there may be; of the reference (within the mask) if absent.
     """
     first, second = _values(reference, prediction, mask)
-    extent = _extent(first, data_range)
-    if not extent > 0:
+    return decibels(_extent(first, data_range), math.sqrt(float(np.mean((first - second) ** 2))) if first.size else float("nan"))
+
+
+def decibels(data_range: float, error: float) -> float:
+    """:func:`psnr` of a root mean square `error`; NaN without a range."""
+    if not data_range > 0:
         return float("nan")
-    error = math.sqrt(float(np.mean((first - second) ** 2)))
-    return 20 * math.log10(extent / error) if error else math.inf
+    return 20 * math.log10(data_range / error) if error else math.inf
 
 
 def ssim(reference: ArrayOrTensor, prediction: ArrayOrTensor, mask: ArrayOrTensor | None = None, *, data_range: float | None = None) -> float:

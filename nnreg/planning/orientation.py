@@ -63,16 +63,6 @@ def reoriented(space: Space, wanted: str) -> Space:
     return Space.from_matrix(shape, result)
 
 
-def turned(array: npt.NDArray[np.generic], space: Space, wanted: str) -> npt.NDArray[np.generic]:
-    """Values (C, *space.shape) on the grid :func:`reoriented` of `space`."""
-    return turn_of(space, wanted).seen(array)
-
-
-def turned_back(array: npt.NDArray[np.generic], space: Space, wanted: str) -> npt.NDArray[np.generic]:
-    """The inverse of :func:`turned`: values (C, *) of the reoriented grid on `space`."""
-    return np.ascontiguousarray(turn_of(space, wanted).stored(array))
-
-
 def turn_of(space: Space, wanted: str) -> Turn:
     """How an image on `space` is seen on the grid :func:`reoriented` of it."""
     found = code(space)

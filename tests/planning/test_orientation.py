@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnreg.geometry import Space
-from nnreg.planning.orientation import code, commonest, permutation, reoriented, turned, turned_back
+from nnreg.planning.orientation import code, commonest, permutation, reoriented, turn_of
 
 
 def _all_orientations(ndim):
@@ -54,10 +54,10 @@ def test_values_turn_with_their_grid_and_back(found, wanted):
     image.SetDirection(sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(found))
     image.SetSpacing((1.0, 2.0, 3.0))
     space = Space((4, 5, 6), (3.0, 2.0, 1.0), (0.0, 0.0, 0.0), image.GetDirection())
-    there = turned(array, space, wanted)
+    there = turn_of(space, wanted).seen(array)
     expected = sitk.DICOMOrient(image, wanted)
     np.testing.assert_array_equal(np.moveaxis(there, 0, -1), sitk.GetArrayFromImage(expected))
     grid = reoriented(space, wanted)
     np.testing.assert_allclose(grid.origin, expected.GetOrigin(), atol=1e-9)
     np.testing.assert_allclose(grid.direction, expected.GetDirection(), atol=1e-9)
-    np.testing.assert_array_equal(turned_back(there, space, wanted), array)
+    np.testing.assert_array_equal(turn_of(space, wanted).stored(there), array)
