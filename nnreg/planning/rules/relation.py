@@ -69,7 +69,7 @@ def _tried(measured: Sequence[PairMeasurement], seen: Decision[str]) -> Decision
     if len(tried) < FEWEST_TRIED:
         return None
     usual = _errors(tried, SUITS.get(seen.value))
-    # mutual information does well on one contrast too: pilots of much deformed phantoms, on grids of 64 voxels, ended nearer under it, with a correlation of 0.97
+    # mutual information does well on one contrast too: pilots of much deformed phantoms of 64 voxels ended nearer under it, with a correlation of 0.97
     possible = [relation for relation in SUITS if relation != DIFFERENT or _median(measured, "lncc") < CERTAIN]
     errors = {relation: _errors(tried, SUITS[relation]) for relation in possible}
     best = min(errors, key=lambda relation: float(errors[relation].mean()))
