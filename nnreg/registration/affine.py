@@ -19,7 +19,7 @@ from nnreg.registration.similarity import SAME_CONTRAST, LocalCorrelation, Mutua
 KINDS = ("none", "centre", "rigid", "affine")
 COARSE, FINE = 32, 64  # voxels along the longest side of the foreground
 SEARCH_DEGREES = (20.0, 40.0)
-STARTS = 3  # how many of the starting poses are optimised, besides the headers'
+STARTS = {2: 6, 3: 3}  # by the number of axes: poses that are optimised besides the headers'; in 2D the whole circle is searched, and fits are cheap
 ITERATIONS = 20  # of each fit
 LEAST_OVERLAP = 0.5  # of the best overlap any starting pose offers
 LEAST_GAIN = 5e-3  # a freer map must raise the similarity by this much to be preferred: interpolation alone moves it by less
@@ -137,7 +137,7 @@ class _Search:
             similarity, why = self._similarity(max(kept, key=lambda fit: fit.similarity).matrix)
             return self._choose(similarity, [("none", identity), *(("centre", fit.matrix) for fit in kept[1:])], why)
         kinds = ("rigid", "affine") if self.kind == "affine" else ("rigid",)
-        best = sorted(starts, key=lambda fit: -fit.similarity)[:STARTS]
+        best = sorted(starts, key=lambda fit: -fit.similarity)[: STARTS[self.coarse.ndim]]
         # the headers may be right although much is deformed: always worth a try
         poses = [fit.matrix for fit in best] + [identity] * (starts[0].overlap >= least)
         tried = self._distinct([self._stages(self.coarse, coarse, kinds[:1], [pose], least) for pose in poses])
