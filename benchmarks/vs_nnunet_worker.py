@@ -68,6 +68,8 @@ def _train_peer(options: Options) -> None:
     class TimedTrainer(Timed, nnUNetTrainer):
         """nnU-Net's trainer, its steps timed."""
 
+    # what the checkpoint names: predicting looks the trainer up
+    TimedTrainer.__name__ = nnUNetTrainer.__name__
     seed = options["seed"]
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - what the peer draws from
