@@ -1,12 +1,13 @@
 """One step of one program for ``vs_nnunet.py``, in a process of its own. For nnU-Net's steps nothing of nnReg is imported: its environment need not hold it.
 
-    python vs_nnunet_worker.py {nnunetv2,nnreg} {plan,preprocess,train} OPTIONS.json
+    python vs_nnunet_worker.py {nnunetv2,nnreg} {plan,preprocess,train,predict} OPTIONS.json
 
 The folders come by nnU-Net's and nnReg's environment variables. ``train`` leaves its timings beside the options, in ``timings.json``.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import sys
@@ -47,8 +48,8 @@ class Timed:
 
 def peer(step: str, options: Options) -> None:
     """A step of nnU-Net, through its own functions."""
-    if step == "train":
-        _train_peer(options)
+    if step in ("train", "predict"):
+        (_train_peer if step == "train" else _predict_peer)(options)
         return
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
@@ -83,6 +84,26 @@ def _train_peer(options: Options) -> None:
     trainer.run_training()
     _leave(trainer.timings, options)
     trainer.perform_actual_validation()
+
+
+def _predict_peer(options: Options) -> None:
+    """nnU-Net's command, with its sums over tiles as they are (float16) or in float32."""
+    from nnunetv2.inference import predict_from_raw_data
+
+    class Float32:
+        """torch, but that its half is float32."""
+
+        half = torch.float32
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    if options["float32"]:
+        predict_from_raw_data.torch = Float32()
+        weights = functools.partial(predict_from_raw_data.compute_gaussian, dtype=torch.float32)
+        predict_from_raw_data.compute_gaussian = functools.lru_cache(weights)  # its cache is emptied by name
+    sys.argv[1:] = options["arguments"]
+    predict_from_raw_data.predict_entry_point()
 
 
 def own(options: Options) -> None:
