@@ -178,7 +178,7 @@ def main() -> int:
         "--images", nargs="+", choices=IMAGES, default=list(IMAGES), metavar="NAME", help=f"what is predicted, of {', '.join(IMAGES)} (default: all)"
     )
     parser.add_argument("--float32", action="store_true", help="predict also with nnU-Net's sums over tiles in float32, and compare with those")
-    parser.add_argument("--epochs", type=int, default=4, metavar="N", help="of nnU-Net's training (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="of nnU-Net's training (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=100, metavar="N", help="iterations per epoch (default: %(default)s)")
     add_common(parser, "nnunet_prediction")
     parser.set_defaults(short=True)
