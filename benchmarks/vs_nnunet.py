@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from process_tree import measured
 from vs_nnunet_data import DATASETS, Recipe
+from vs_nnunet_pace import STEPS, paced
 from vs_nnunet_plans import agreed, small, write_into
 
 from nnreg.errors import NnRegError
@@ -25,6 +26,7 @@ from nnreg.files import read_json, write_json
 from nnreg.imageio import read_image
 
 PROGRAMS = ("nnreg", "nnunetv2")
+TRAINING = ("train", "pace")  # what the worker does for both
 FASTER, SMALLER = 3.0, 2.0  # bars of preprocessing: times faster, of the memory
 FOLD, SHORT_CASES = 0, 4  # trained; validated at most with --short
 Scores = dict[str, Any]
@@ -83,13 +85,7 @@ class Dataset:
         kept = self.work / who / (f"{what}_{seed}" if what == "train" else what)
         given = {"dataset": self.number, "name": self.full, "configuration": self.configuration, "threads": self.options.processes}
         if what == "train":
-            given |= {
-                "threads": self.options.threads,
-                "fold": FOLD,
-                "seed": seed,
-                "workers": self.options.workers,
-                "timings": str(kept.with_suffix(".timings.json")),
-            }
+            given |= self._training(seed) | {"timings": str(kept.with_suffix(".timings.json"))}
             given |= {"epochs": self.epochs, "iterations": self.iterations, "validation_iterations": max(1, self.iterations // 5)}
         options, scores = kept.with_suffix(".options.json"), kept.with_suffix(".json")
         if scores.is_file() and read_json(options) == given:
@@ -99,6 +95,24 @@ class Dataset:
         write_json(options, given)
         write_json(scores, measured(self._command(who, what, options), self.environment(who, what, seed), kept.with_suffix(".log")))
         return dict(read_json(scores))
+
+    def _training(self, seed: int) -> dict[str, Any]:
+        """Options of every training."""
+        return {"threads": self.options.threads, "fold": FOLD, "seed": seed, "workers": self.options.workers}
+
+    def pace(self) -> Scores:
+        """Training steps of both in turns, measured once and remembered."""
+        given = {"dataset": self.number, "name": self.full, "configuration": self.configuration} | self._training(0)
+        given |= {"epochs": 1, "iterations": STEPS, "validation_iterations": 1}
+        kept = self.work / "pace.json"
+        if not (kept.is_file() and read_json(kept)["options"] == given):
+            folders = [self.work / who for who in PROGRAMS]
+            for folder in folders:
+                shutil.rmtree(folder / "results" / "pace", ignore_errors=True)
+            commands = [self._command(who, "pace", self.work / who / "pace.options.json") for who in PROGRAMS]
+            found = paced(folders, given, commands, [self.environment(who, "pace") for who in PROGRAMS])
+            write_json(kept, {"options": given, "found": found})
+        return dict(read_json(kept)["found"])
 
     def _forget(self, who: str, what: str, seed: int) -> None:
         """Nothing of an earlier try makes a step cheaper, or is taken for its result."""
@@ -112,7 +126,7 @@ class Dataset:
 
     def _command(self, who: str, what: str, options: Path) -> list[str]:
         """Planning and preprocessing of nnReg are its commands; the rest goes through the worker."""
-        if who == "nnreg" and what != "train":
+        if who == "nnreg" and what not in TRAINING:
             words = {
                 "plan": ["plan_and_preprocess", "--task", "dense_prediction", "--no_pp"],
                 "preprocess": ["preprocess", "-c", self.configuration],
@@ -123,7 +137,8 @@ class Dataset:
 
     def environment(self, who: str, what: str, seed: int = 0) -> dict[str, str]:
         """Folders, threads, and no accelerator."""
-        places = {"raw": self.work / "raw", "preprocessed": self.folder(who).parent, "results": self.work / who / "results" / f"seed{seed}"}
+        results = self.work / who / "results" / ("pace" if what == "pace" else f"seed{seed}")
+        places = {"raw": self.work / "raw", "preprocessed": self.folder(who).parent, "results": results}
         prefix = "nnReg" if who == "nnreg" else "nnUNet"
         paths = [str(Path(__file__).resolve().parents[1])] if who == "nnreg" else list(map(os.path.abspath, self.options.peer_path))
         count = str(self.options.processes if what in ("plan", "preprocess") else self.options.threads)
@@ -131,7 +146,7 @@ class Dataset:
         own = {
             "CUDA_VISIBLE_DEVICES": "",
             # nnU-Net's planner takes this number for its threads, of which there must be one
-            "nnUNet_n_proc_DA": str(self.options.workers) if what == "train" else count,
+            "nnUNet_n_proc_DA": str(self.options.workers) if what in TRAINING else count,
             "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
         }
         return {f"{prefix}_{kind}": str(path) for kind, path in places.items()} | threads | own
@@ -204,6 +219,7 @@ class Dataset:
             seeds.append({who: self.trained(who, seed) for who in PROGRAMS})
             print_seed(self.name, seed, seeds[-1])
         prepared = {what: {who: self.step(who, what) for who in PROGRAMS} for what in ("plan", "preprocess")}
+        prepared["pace"] = self.pace()
         return {"network": read_json(self.work / "network.json"), "seeds": seeds, **prepared}
 
 
@@ -228,12 +244,13 @@ def judged(name: str, scores: Scores) -> dict[str, bool | None]:
     bars["Dice"] = None if isnan(scatter) else bool(own >= peer - scatter)
     width = "" if isnan(scatter) else f"; two standard errors of the difference {scatter:.4f}"
     print(f"{name}: Dice {own:.4f}, nnU-Net {peer:.4f}{width}: {_met(bars['Dice'])}")
-    speed = {key: _ratio(scores["seeds"], key) for key in ("per_second", "per_processor_second", "computing_per_second")}
-    bars["iterations"] = speed["per_processor_second"] >= 1
-    print(
-        f"{name}: {speed['per_second']:.2f} times nnU-Net's iterations per second, {speed['per_processor_second']:.2f} per processor second, "
-        f"{speed['computing_per_second']:.2f} without the waiting for data: {_met(bars['iterations'])}"
-    )
+    trained = {key: _ratio(scores["seeds"], key) for key in ("per_second", "per_processor_second", "computing_per_second")}
+    bars["iterations"] = scores["pace"]["per_processor_second"] >= 1
+    for what, speed, said in (("trainings", trained, ""), ("steps in turns", scores["pace"], f": {_met(bars['iterations'])}")):
+        print(
+            f"{name}: {what}: {speed['per_second']:.2f} times nnU-Net's iterations per second, {speed['per_processor_second']:.2f} per processor second, "
+            f"{speed['computing_per_second']:.2f} without the waiting for data{said}"
+        )
     for what in ("plan", "preprocess"):
         ours, theirs = (scores[what][who] for who in PROGRAMS)
         times = {key: theirs[key] / ours[key] for key in ("seconds", "processor", "mib")}

@@ -1,14 +1,15 @@
 """One step of one program for ``vs_nnunet.py``, in a process of its own. For nnU-Net's steps nothing of nnReg is imported: its environment need not hold it.
 
-    python vs_nnunet_worker.py {nnunetv2,nnreg} {plan,preprocess,train,predict} OPTIONS.json
+    python vs_nnunet_worker.py {nnunetv2,nnreg} {plan,preprocess,train,pace,predict} OPTIONS.json
 
-The folders come by nnU-Net's and nnReg's environment variables. ``train`` leaves its timings beside the options, in ``timings.json``.
+The folders come by nnU-Net's and nnReg's environment variables. ``train`` and ``pace`` leave their timings in the file that the options name.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
 import random
 import sys
 import time
@@ -46,10 +47,43 @@ class Timed:
         return result
 
 
+class Paced(Timed):
+    """Step by step in turns with another program, so that what else the machine does slows both alike. It ends with the last step."""
+
+    def in_turns(self, options: Options) -> None:
+        """A byte in `options["own"]` gives the turn to this program, one in `options["other"]` to the other."""
+        # opened for both, a pipe does not wait for its other end
+        self._own, self._other = (os.open(options[name], os.O_RDWR) for name in ("own", "other"))
+        self._paced = options
+
+    def on_epoch_start(self) -> None:
+        """Wait for the first turn."""
+        super().on_epoch_start()
+        os.read(self._own, 1)
+        self._since = clock()
+
+    def train_step(self, batch: Any) -> Any:
+        """A step, then the other's."""
+        result = super().train_step(batch)
+        os.write(self._other, b".")
+        if len(self.timings) == self._paced["iterations"]:
+            _leave(self.timings, self._paced)
+            raise SystemExit(0)
+        os.read(self._own, 1)
+        self._since = clock()
+        return result
+
+
+TIMED: dict[str, type] = {"train": Timed, "pace": Paced}
+
+
 def peer(step: str, options: Options) -> None:
     """A step of nnU-Net, through its own functions."""
-    if step in ("train", "predict"):
-        (_train_peer if step == "train" else _predict_peer)(options)
+    if step == "predict":
+        _predict_peer(options)
+        return
+    if step in ("train", "pace"):
+        _train_peer(step, options)
         return
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api
 
@@ -61,12 +95,12 @@ def peer(step: str, options: Options) -> None:
         api.preprocess(dataset, configurations=[options["configuration"]], num_processes=[processes], show_progress_bar=False)
 
 
-def _train_peer(options: Options) -> None:
-    """The epochs and the validation."""
+def _train_peer(step: str, options: Options) -> None:
+    """The epochs and the validation, or the steps in turns."""
     from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    class TimedTrainer(Timed, nnUNetTrainer):
+    class TimedTrainer(TIMED[step], nnUNetTrainer):  # type: ignore[misc]
         """nnU-Net's trainer, its steps timed."""
 
     # what the checkpoint names: predicting looks the trainer up
@@ -81,6 +115,8 @@ def _train_peer(options: Options) -> None:
     trainer.timings = []
     trainer.num_epochs, trainer.num_iterations_per_epoch = options["epochs"], options["iterations"]
     trainer.num_val_iterations_per_epoch = options["validation_iterations"]
+    if step == "pace":
+        trainer.in_turns(options)
     trainer.run_training()
     _leave(trainer.timings, options)
     trainer.perform_actual_validation()
@@ -106,19 +142,26 @@ def _predict_peer(options: Options) -> None:
     predict_from_raw_data.predict_entry_point()
 
 
-def own(options: Options) -> None:
-    """The epochs and the validation of nnReg."""
+def own(step: str, options: Options) -> None:
+    """The epochs and the validation of nnReg, or the steps in turns."""
     from nnreg.training.trainer.trainer import nnRegTrainer
 
-    class TimedTrainer(Timed, nnRegTrainer):
+    class TimedTrainer(TIMED[step], nnRegTrainer):  # type: ignore[misc]
         """nnReg's trainer, its steps timed."""
 
     keys = {"epochs": "epochs", "iterations_per_epoch": "iterations", "validation_iterations": "validation_iterations", "seed": "seed"}
     overrides = {name: options[key] for name, key in keys.items()}
     trainer = TimedTrainer(
-        options["dataset"], options["configuration"], options["fold"], name=f"seed{options['seed']}", overrides=overrides, workers=options["workers"]
+        options["dataset"],
+        options["configuration"],
+        options["fold"],
+        name="pace" if step == "pace" else f"seed{options['seed']}",
+        overrides=overrides,
+        workers=options["workers"],
     )
     trainer.timings = []
+    if step == "pace":
+        trainer.in_turns(options)
     trainer.run_training()
     _leave(trainer.timings, options)
 
@@ -133,6 +176,6 @@ if __name__ == "__main__":
     given: Options = json.loads(Path(path).read_text())
     torch.set_num_threads(given["threads"])
     if who == "nnreg":
-        own(given)
+        own(what, given)
     else:
         peer(what, given)

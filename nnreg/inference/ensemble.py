@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.dataset.continuous import Continuous, read_map
+from nnreg.dataset.continuous import Continuous, check_channels, finite_or_unknown, read_map
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import Output, case_of, outputs_of, target_of
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense import label_files
 from nnreg.files import read_json, writable_folder, write_json
-from nnreg.imageio import read_image, write_image
+from nnreg.imageio import as_stored, open_image, read_image, write_image
 from nnreg.imageio.files import check_same_space
+from nnreg.imageio.lazy import boxes, is_large
+from nnreg.imageio.zarr_files import create_zarr
 from nnreg.inference.probabilities import ENDING, Probabilities, write_probabilities
 from nnreg.parallel import run_all
 
@@ -92,11 +94,23 @@ class _Work:
         write(case, output)  # type: ignore[arg-type]  # each writes its own kind
 
     def _values(self, case: EnsembleCase, output: Continuous) -> None:
+        if all(is_large([path]) for path in (case.like, *case.members)):
+            self._large_values(case, output)
+            return
         like, images = read_image(case.like), [read_map(path, output.channels) for path in case.members]
         for path, image in zip(case.members, images, strict=True):
             check_same_space(image.space, path, like.space, case.like)
-        mean = np.asarray(np.mean([image.array for image in images], axis=0, dtype=np.float32))
-        write_image(self.output / case.like.name, mean if like.array.dtype.kind == "f" else np.rint(mean).astype(like.array.dtype), like.space)
+        write_image(self.output / case.like.name, _mean([image.array for image in images], like.array.dtype), like.space)
+
+    def _large_values(self, case: EnsembleCase, output: Continuous) -> None:
+        """Box by box."""
+        like, images = open_image(case.like), [open_image(path) for path in case.members]
+        for image in images:
+            check_channels(image.channels, output.channels, image.path)
+            check_same_space(image.space, image.path, like.space, case.like)
+        with create_zarr(self.output / case.like.name, output.channels, like.dtype, like.space) as writer:
+            for box in boxes(like.space.shape, like.chunks):
+                writer.write(box, _mean([finite_or_unknown(image.read(box), image.path) for image in images], like.dtype))
 
     def _labels(self, case: EnsembleCase, labels: LabelManager) -> None:
         members = [Probabilities(path) for path in case.members]
@@ -110,6 +124,11 @@ class _Work:
         if self.save_probabilities:
             write_probabilities(self.output / f"{case.name}{ENDING}", mean_classes(members), members[0].shape)
         write_image(self.output / case.like.name, labels_of(mean_classes(members), labels)[None], space)
+
+
+def _mean(members: Sequence[Floats], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Mean values in the type of the members' files."""
+    return as_stored(np.asarray(np.mean(members, axis=0, dtype=np.float32)), dtype)
 
 
 def member_files(stem: str, files: Sequence[Path], spec: DatasetSpec) -> tuple[Path, ...]:

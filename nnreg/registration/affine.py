@@ -19,7 +19,8 @@ from nnreg.registration.similarity import SAME_CONTRAST, LocalCorrelation, Mutua
 KINDS = ("none", "centre", "rigid", "affine")
 COARSE, FINE = 32, 64  # voxels along the longest side of the foreground
 SEARCH_DEGREES = (20.0, 40.0)
-STARTS = 3  # how many of the starting poses are optimised
+STARTS = 3  # how many of the starting poses are optimised, besides the headers'
+ITERATIONS = 20  # of each fit
 LEAST_OVERLAP = 0.5  # of the best overlap any starting pose offers
 LEAST_GAIN = 5e-3  # a freer map must raise the similarity by this much to be preferred: interpolation alone moves it by less
 SAME_PLACE = 0.5  # stored voxels: maps that differ by less at the ends of the foreground are one
@@ -135,24 +136,36 @@ class _Search:
             kept = starts[: 1 if self.kind == "none" else 2]
             similarity, why = self._similarity(max(kept, key=lambda fit: fit.similarity).matrix)
             return self._choose(similarity, [("none", identity), *(("centre", fit.matrix) for fit in kept[1:])], why)
+        kinds = ("rigid", "affine") if self.kind == "affine" else ("rigid",)
         best = sorted(starts, key=lambda fit: -fit.similarity)[:STARTS]
-        rigid = max((self._fit(self.coarse, coarse, "rigid", fit.matrix, least, 20) for fit in best), key=lambda fit: fit.similarity)
-        similarity, why = self._similarity(rigid.matrix)
-        candidates = [rigid]
-        if similarity.name == "nmi" and starts[0].overlap >= least:
-            # mutual information rises where little is left in common: two scans of a neck were led 40 mm apart by the coarse grid, and the fine one knew better
-            candidates.append(self._fit(self.coarse, coarse, "rigid", identity, least, 20))
-        rigid = max((self._fit(self.fine, similarity, "rigid", fit.matrix, least, 20) for fit in candidates), key=lambda fit: fit.similarity)
-        found = [("none", identity), ("rigid", rigid.matrix)]
-        if self.kind == "affine":
-            affine = self._fit(self.coarse, coarse, "affine", rigid.matrix, least, 20)
-            affine = self._fit(self.fine, similarity, "affine", affine.matrix, least, 25)
-            found.append(("affine", affine.matrix))
-        return self._choose(similarity, found, why)
+        # the headers may be right although much is deformed: always worth a try
+        poses = [fit.matrix for fit in best] + [identity] * (starts[0].overlap >= least)
+        tried = self._distinct([self._stages(self.coarse, coarse, kinds[:1], [pose], least) for pose in poses])
+        if len(kinds) > 1:
+            tried = [[*fits, *self._stages(self.coarse, coarse, kinds[1:], [fits[0].matrix], least)] for fits in tried]
+        leading = max(tried, key=lambda fits: fits[-1].similarity)
+        similarity, why = self._similarity(leading[-1].matrix)
+        # mutual information rises where little is left in common: two scans of a neck were led 40 mm apart by the coarse grid, and the fine one knew better
+        going_on = self._distinct([leading, tried[-1]] if similarity.name == "nmi" else [leading])
+        fine = [self._stages(self.fine, similarity, kinds, [fit.matrix for fit in fits], least) for fits in going_on]
+        found = max(fine, key=lambda fits: fits[-1].similarity)
+        return self._choose(similarity, [("none", identity), *zip(kinds, (fit.matrix for fit in found), strict=True)], why)
 
-    def _fit(self, pair: Pair, similarity: Similarity, kind: str, start: FloatArray, least: float, iterations: int) -> Fit:
+    def _stages(self, pair: Pair, similarity: Similarity, kinds: Sequence[str], starts: Sequence[FloatArray], least: float) -> list[Fit]:
+        """A fit of each kind from its start."""
+        return [self._fit(pair, similarity, kind, start, least) for kind, start in zip(kinds, starts, strict=True)]
+
+    def _distinct(self, tried: Sequence[list[Fit]]) -> list[list[Fit]]:
+        """Without those that end in the same pose as one before them; of two, the last is kept in its place at the end."""
+        kept: list[list[Fit]] = []
+        for fits in reversed(tried):
+            if not any(self._nearly(fits[-1].matrix, other[-1].matrix) for other in kept):
+                kept.append(fits)
+        return kept[::-1]
+
+    def _fit(self, pair: Pair, similarity: Similarity, kind: str, start: FloatArray, least: float) -> Fit:
         parameters = Parameters(kind, tuple(self.fixed_centre.tolist()), self.radius)
-        return optimise(pair, similarity, parameters, start, iterations=iterations, least_overlap=least)
+        return optimise(pair, similarity, parameters, start, iterations=ITERATIONS, least_overlap=least)
 
     def _starts(self, similarity: Similarity) -> list[Fit]:
         """Header, centres of mass, centres with rotations, principal axes: each with its similarity on the coarse grid."""

@@ -16,6 +16,8 @@ from nnreg.errors import NnRegError
 from nnreg.evaluation.crossval import accumulate, score_of
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
+from nnreg.imageio.lazy import boxes
+from nnreg.inference import ensemble as ensemble_module
 from nnreg.inference.ensemble import ensemble_folders
 from nnreg.inference.probabilities import write_probabilities
 
@@ -133,3 +135,31 @@ def test_a_file_of_no_target_is_named(tmp_path: Path, raw: RawDataset) -> None:
     with pytest.raises(NnRegError, match=r"c0_paper.* is of none of the targets organs, ink, height"):
         ensemble_folders([tmp_path / "one", tmp_path / "two"], tmp_path / "both", processes=1)
     assert ensemble.main(["-i", str(tmp_path / "one"), str(tmp_path / "two"), "-o", str(tmp_path / "both"), "-np", "1"]) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_values_larger_than_memory_are_averaged_box_by_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    """As whole: integers are rounded, 254 and 255 do not wrap, what one member does not know is unknown."""
+    pytest.importorskip("zarr")
+    rng = np.random.default_rng(0)
+    spec = DatasetSpec({"0": "MR"}, 2, ".zarr", task="dense_prediction", targets={"height": {"kind": "regression", "out_channels": 2}})
+    members = [rng.uniform(0, 255, (2, *SPACE.shape)).astype(dtype) for _ in range(3)]
+    if dtype is np.float32:
+        members[1][1, 2, 3] = np.nan
+    for index, values in enumerate(members):
+        write_image(tmp_path / f"m{index}" / "c0.zarr", values, SPACE)
+        spec.write(tmp_path / f"m{index}" / "dataset.json")
+    folders = [tmp_path / f"m{index}" for index in range(3)]
+    ensemble_folders(folders, tmp_path / "whole", processes=1)
+    monkeypatch.setenv("nnReg_whole_voxels", "100")
+    monkeypatch.setattr(ensemble_module, "boxes", lambda shape, chunks: boxes(shape, (4, 5, 6), most=1))
+    monkeypatch.setattr(ensemble_module, "read_image", None)  # nothing may be read whole
+    ensemble_folders(folders, tmp_path / "parts", processes=1)
+    whole, parts = (read_image(tmp_path / name / "c0.zarr") for name in ("whole", "parts"))
+    np.testing.assert_array_equal(parts.array, whole.array)
+    assert parts.array.dtype == dtype
+    np.testing.assert_allclose(whole.array, np.mean(members, axis=0), atol=0.5 if dtype is np.uint8 else 1e-4)
+    write_image(tmp_path / "m1" / "c0.zarr", members[1][:1], SPACE)
+    with pytest.raises(NnRegError, match=r"m1.*has 1 channels, the target 2"):
+        ensemble_folders(folders, tmp_path / "third", processes=1)
+    assert not (tmp_path / "third" / "c0.zarr").exists()

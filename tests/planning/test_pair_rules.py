@@ -12,6 +12,7 @@ from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.planning.rules import alignment, network, optimisation, relation, training
 
 BELOW, ABOVE = 1 - 1e-6, 1 + 1e-6
+UNSURE = 0.6  # a local correlation that is one contrast, but not surely
 
 
 def _alike(lncc, ncc=0.9):
@@ -163,7 +164,7 @@ class TestTriedSimilarities:
     def test_what_did_best_is_what_suits(self, fingerprint, measurement, points):
         for best, expected in (("lncc", relation.ONE), ("mse", relation.SCALE), ("nmi", relation.DIFFERENT)):
             dice = {name: [0.8 if name == best else 0.7] for name in relation.SUITS.values()}
-            assert self._decide(fingerprint, measurement, dice, points=points) == expected
+            assert self._decide(fingerprint, measurement, dice, seen=UNSURE, points=points) == expected
             assert self._decide(fingerprint, measurement, dice, seen=0.0, points=points) == expected
 
     @pytest.mark.parametrize(("more", "expected"), [(BELOW, relation.ONE), (ABOVE, relation.SCALE)])
@@ -180,9 +181,13 @@ class TestTriedSimilarities:
 
     def test_one_pair_that_says_otherwise_keeps_images_that_look_alike_one_contrast(self, fingerprint, measurement):
         one_of_five = [0.9, 0.9, 0.9, 0.9, 0.69]
-        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": one_of_five}, pairs=5) == relation.ONE
-        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": [0.9]}, pairs=5) == relation.DIFFERENT
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": one_of_five}, seen=UNSURE, pairs=5) == relation.ONE
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": [0.9]}, seen=UNSURE, pairs=5) == relation.DIFFERENT
         assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": one_of_five, "nmi": [0.5]}, pairs=5) == relation.SCALE
+
+    @pytest.mark.parametrize(("seen", "expected"), [(relation.CERTAIN * BELOW, relation.DIFFERENT), (relation.CERTAIN * ABOVE, relation.ONE)])
+    def test_what_certainly_looks_alike_is_one_contrast_whatever_suits_it(self, fingerprint, measurement, seen, expected):
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": [0.9]}, seen=seen) == expected
 
     def test_pairs_without_truth_decide_nothing(self, fingerprint, measurement):
         assert relation.modality_relation(fingerprint(measured=[measurement(trials=()) for _ in range(6)])).value == relation.ONE

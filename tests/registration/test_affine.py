@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnreg.dataset import SyntheticEllipsoids
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space, Transform, resample_image, resize
 from nnreg.registration import align
@@ -189,3 +190,17 @@ def test_the_gradient_by_the_matrix_is_the_slope(ndim, rotated_space):
         change[index] = 1e-4
         slope = ((pair.sample(matrix + change)[0].astype(float) - pair.sample(matrix - change)[0]) * weights).sum() / 2e-4
         assert gradient[index] == pytest.approx(slope, rel=0.05, abs=0.02 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_strong_deformation_is_not_taken_for_a_turn(index):
+    """Bodies that a flow moves by up to a quarter of the image, nothing of it a rotation, are not left further apart than the headers leave them."""
+    shape = (64, 64)
+    sample = SyntheticEllipsoids(shape, num_samples=5, deform=True, max_displacement=16, control_spacing=32, seed=0)[index]
+    space = Space.plain(shape)
+    found = align(fixed=sample["fixed"].numpy(), fixed_space=space, moving=sample["moving"].numpy(), moving_space=space)
+    body = sample["fixed_labels"][0].numpy() > 0
+    points = np.argwhere(body)[:, ::-1].astype(np.float64)
+    truth = sample["field"].numpy()[::-1, body].T  # x first
+    left = np.linalg.norm(Transform.affine(found.matrix).map_points(points) - points - truth, axis=1).mean()
+    assert left <= np.linalg.norm(truth, axis=1).mean()

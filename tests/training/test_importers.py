@@ -78,6 +78,13 @@ def test_what_a_short_file_leaves_out_is_the_templates(tmp_path):
     assert read_run(written(tmp_path, {"loss": {"name": "mse"}})).recipe.training["similarity"] == [{"name": "mse", "weight": 1.0, "kwargs": {}}]
 
 
+def test_a_true_field_is_an_objective_beside_the_similarity(tmp_path):
+    loss = {"name": "lncc_dvf", "image_weight": 2, "dvf_weight": "5e-1", "kernel_size": 5}
+    training = read_run(written(tmp_path, {"train_dataset": {"name": "deepreg_synthetic"}, "loss": loss})).recipe.training
+    assert training["similarity"] == [{"name": "lncc", "weight": 2, "kwargs": {"window": 5, "smooth_nr": 1e-4, "smooth_dr": 1e-2}}]
+    assert training["supervision"] == [{"name": "dvf", "weight": 0.5}]
+
+
 @pytest.mark.parametrize(("wandb", "mode"), [({"enabled": False}, "off"), ({"enabled": True, "offline": True}, "offline"), ({"enabled": True}, "on")])
 def test_tracking_is_off_on_or_offline(tmp_path, wandb, mode):
     assert read_run(written(tmp_path, {"wandb": wandb})).recipe.training["tracking.wandb"] == mode
@@ -107,6 +114,8 @@ def test_true_displacements_are_in_voxels(tmp_path):
         ({"model": {"name": "globalnet3d", "dept": 3}}, "did you mean 'depth'"),
         ({"model": {"name": "globalnet3d", "warp_padding_mode": "zeros"}}, "border"),
         ({"loss": {"name": "lncc", "kernel": 9}}, "kernel_size"),
+        ({"loss": {"name": "lncc", "dvf_weight": 1}}, "dvf_weight is unknown for lncc"),
+        ({"loss": {"name": "lncc_dvf"}}, "deepreg_synthetic"),
         ({"image_size": [64] * 3, "train_dataset": {"image_size": [128] * 3}}, "Give both the same"),
     ],
 )

@@ -21,7 +21,8 @@ ON_DISK = {"train": 2, "val": 4}  # pairs that are written: for the fingerprint 
 CONSOLE = ("train_loss", "val_loss", "val_ncc", "val_epe", "val_grad_l2")
 MODELS = {"globalnet3d": "globalnet", "localnet3d": "localnet", "unetreg3d": "unetreg", "globalnet2d": "globalnet", "localnet2d": "localnet"}
 WARP = {"warp_mode": "bilinear", "warp_padding_mode": "border"}  # nnReg has one warp
-LOSSES = ("lncc", "ncc", "mse")
+WINDOW = ("kernel_size", "patch_size", "smooth_nr", "smooth_dr")
+LOSSES = {"lncc": WINDOW, "lncc_dvf": ("image_weight", "dvf_weight", *WINDOW), "ncc": (), "mse": ()}
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,15 @@ def read(content: dict[str, Any], source: Path) -> ImportedRun:
 
 def _recipe(file: _File, synthetic: dict[str, dict[str, Any]], where: str) -> TrainerConfig:
     architecture, options, planned = _model(file.model, where)
+    similarity, supervision = _loss(file.loss, where)
+    if supervision and synthetic["train"]["name"] != "deepreg_synthetic":
+        raise ConfigurationError(f"{where}: loss.name lncc_dvf needs true fields, train_dataset makes none. Give train_dataset the name deepreg_synthetic.")
     plan = file.training
     training: dict[str, Any] = {
         "synthetic": synthetic,
-        "similarity": [_loss(file.loss, where)],
+        "similarity": [similarity],
         "regularisation": [],
-        "supervision": [],
+        "supervision": supervision,
         "optimizer": file.optimizer.name.lower(),
         "learning_rate": file.optimizer.lr,
         "weight_decay": file.optimizer.weight_decay,
@@ -163,19 +167,23 @@ def _model(model: dict[str, Any], where: str) -> tuple[str, dict[str, Any], dict
     return "unetreg", {}, planned
 
 
-def _loss(loss: dict[str, Any], where: str) -> dict[str, Any]:
+def _loss(loss: dict[str, Any], where: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The similarity, and what true fields are compared by."""
     options = dict(loss)
     name = str(options.pop("name", "lncc"))
     if name not in LOSSES:
         raise ConfigurationError(f"{where}: loss.name {name!r} is unknown; {did_you_mean(name, LOSSES)}")
-    valid = {"lncc": ("kernel_size", "patch_size", "smooth_nr", "smooth_dr")}.get(name, ())
     for key in options:
-        if key not in valid:
-            raise ConfigurationError(f"{where}: loss.{key} is unknown for {name}; {did_you_mean(key, valid) if valid else 'it takes no arguments'}")
-    if name == "lncc":
+        if key not in LOSSES[name]:
+            hint = did_you_mean(key, LOSSES[name]) if LOSSES[name] else "it takes no arguments"
+            raise ConfigurationError(f"{where}: loss.{key} is unknown for {name}; {hint}")
+    weight, supervision = options.pop("image_weight", 1.0), []
+    if name == "lncc_dvf":
+        supervision = [{"name": "dvf", "weight": options.pop("dvf_weight", 0.1)}]
+    if name.startswith("lncc"):
         window = options.pop("patch_size", options.pop("kernel_size", 9))
         options = {"smooth_nr": 1e-4, "smooth_dr": 1e-2, **options, "window": window}
-    return {"name": name, "weight": 1.0, "kwargs": options}
+    return {"name": name.removesuffix("_dvf"), "weight": weight, "kwargs": options}, supervision
 
 
 def _dataset(source: Path, pairs: dict[str, _Pairs]) -> ImportedDataset:
