@@ -9,14 +9,15 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan, nan, sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from process_tree import measured
-from vs_nnunet_data import DATASETS
+from vs_nnunet_data import DATASETS, Recipe
 from vs_nnunet_pace import STEPS, paced
 from vs_nnunet_plans import agreed, small, write_into
 
@@ -29,6 +30,7 @@ TRAINING = ("train", "pace")  # what the worker does for both
 FASTER, SMALLER = 3.0, 2.0  # bars of preprocessing: times faster, of the memory
 FOLD, SHORT_CASES = 0, 4  # trained; validated at most with --short
 Scores = dict[str, Any]
+Array = npt.NDArray[Any]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,29 +38,34 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="datasets: " + ", ".join(DATASETS))
     result.add_argument("data", type=Path, metavar="DATA_DIR")
     result.add_argument("--only", nargs="+", choices=DATASETS, default=list(DATASETS), metavar="NAME", help="which datasets (default: all)")
-    result.add_argument("--peer_python", default=sys.executable, help="interpreter of the environment nnunetv2 is installed in (default: this one)")
-    result.add_argument("--peer_path", nargs="+", default=[], metavar="DIR", help="folders that nnunetv2 and what it needs are imported from")
     result.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each program (default: %(default)s)")
     result.add_argument("--epochs", type=int, metavar="N", help="epochs (default: 40; 4 with --short)")
     result.add_argument("--iterations", type=int, metavar="N", help="iterations per epoch (default: 100; 25 with --short)")
     result.add_argument("--short", action="store_true", help="smaller patch, network and batch in the plans of both, few iterations")
-    result.add_argument("--threads", type=int, default=2, help="of a training (default: %(default)s)")
-    result.add_argument("--processes", type=int, default=2, help="of planning and preprocessing (default: %(default)s)")
-    result.add_argument("--workers", type=int, default=0, help="processes that load training data (default: 0, the training itself)")
-    result.add_argument(
-        "--work", type=Path, default=Path("vs_nnunet_work"), help="everything that is made; another run goes on from there (default: %(default)s)"
-    )
-    result.add_argument("-o", "--output", type=Path, default=Path("benchmark_vs_nnunet.json"), help="where the figures go (default: %(default)s)")
+    add_common(result, "vs_nnunet")
     return result
+
+
+def add_common(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where nnU-Net is, with how much both work, and where what they make goes."""
+    parser.add_argument("--peer_python", default=sys.executable, help="interpreter of the environment nnunetv2 is installed in (default: this one)")
+    parser.add_argument("--peer_path", nargs="+", default=[], metavar="DIR", help="folders that nnunetv2 and what it needs are imported from")
+    parser.add_argument("--threads", type=int, default=2, help="of a training or prediction (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="of planning and preprocessing (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load training data (default: 0, the training itself)")
+    parser.add_argument(
+        "--work", type=Path, default=Path(f"{name}_work"), help="everything that is made; another run goes on from there (default: %(default)s)"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path(f"benchmark_{name}.json"), help="where the figures go (default: %(default)s)")
 
 
 class Dataset:
     """One dataset, its folders and what has been measured."""
 
-    def __init__(self, name: str, options: argparse.Namespace) -> None:
+    def __init__(self, name: str, options: argparse.Namespace, datasets: Mapping[str, Recipe] = DATASETS) -> None:
         self.name, self.options = name, options
-        self.configuration, make = DATASETS[name]
-        self.number = list(DATASETS).index(name) + 1
+        self.configuration, make = datasets[name]
+        self.number = list(datasets).index(name) + 1
         self.full = f"Dataset{self.number:03d}_{name}"
         self.work = (options.work / ("short" if options.short else "full") / name).absolute()
         self.raw = make(options.data.absolute(), self.work / "made")
@@ -86,7 +93,7 @@ class Dataset:
         self._forget(who, what, seed)
         scores.unlink(missing_ok=True)
         write_json(options, given)
-        write_json(scores, measured(self._command(who, what, options), self._environment(who, what, seed), kept.with_suffix(".log")))
+        write_json(scores, measured(self._command(who, what, options), self.environment(who, what, seed), kept.with_suffix(".log")))
         return dict(read_json(scores))
 
     def _training(self, seed: int) -> dict[str, Any]:
@@ -103,7 +110,7 @@ class Dataset:
             for folder in folders:
                 shutil.rmtree(folder / "results" / "pace", ignore_errors=True)
             commands = [self._command(who, "pace", self.work / who / "pace.options.json") for who in PROGRAMS]
-            found = paced(folders, given, commands, [self._environment(who, "pace", 0) for who in PROGRAMS])
+            found = paced(folders, given, commands, [self.environment(who, "pace") for who in PROGRAMS])
             write_json(kept, {"options": given, "found": found})
         return dict(read_json(kept)["found"])
 
@@ -128,13 +135,13 @@ class Dataset:
         python = sys.executable if who == "nnreg" else self.options.peer_python
         return [python, "-W", "ignore", str(Path(__file__).with_name("vs_nnunet_worker.py")), who, what, str(options)]
 
-    def _environment(self, who: str, what: str, seed: int) -> dict[str, str]:
+    def environment(self, who: str, what: str, seed: int = 0) -> dict[str, str]:
         """Folders, threads, and no accelerator."""
         results = self.work / who / "results" / ("pace" if what == "pace" else f"seed{seed}")
         places = {"raw": self.work / "raw", "preprocessed": self.folder(who).parent, "results": results}
         prefix = "nnReg" if who == "nnreg" else "nnUNet"
         paths = [str(Path(__file__).resolve().parents[1])] if who == "nnreg" else list(map(os.path.abspath, self.options.peer_path))
-        count = str(self.options.threads if what in TRAINING else self.options.processes)
+        count = str(self.options.processes if what in ("plan", "preprocess") else self.options.threads)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "nnUNet_def_n_proc"), count)
         own = {
             "CUDA_VISIBLE_DEVICES": "",
@@ -178,14 +185,17 @@ class Dataset:
         """Of the label maps that a program wrote: mean over labels of the mean over cases; a label that is nowhere in truth and prediction does not count."""
         models = (self.work / who / "results" / f"seed{seed}" / self.full).glob(f"*/fold_{FOLD}/validation*")
         folder = next(path for path in models if path.is_dir())
-        values = [label for label in self.raw.spec["labels"].values() if label]
         table = []
         for case in self.cases():
             truth, ending = read_image(self.raw.labels[case]).array, "".join(self.raw.labels[case].suffixes)
-            predicted = read_image(folder / f"{case}{ending}").array
-            sizes = [((truth == value).sum(), (predicted == value).sum(), ((truth == value) & (predicted == value)).sum()) for value in values]
-            table.append([2 * both / (first + second) if first + second else nan for first, second, both in sizes])
+            table.append(self.dice_of(truth, read_image(folder / f"{case}{ending}").array))
         return float(np.nanmean(np.nanmean(np.array(table), axis=0)))
+
+    def dice_of(self, first: Array, second: Array) -> list[float]:
+        """Of each label in two label maps; NaN where it is in neither."""
+        values = [label for label in self.raw.spec["labels"].values() if label]
+        sizes = [((first == value).sum(), (second == value).sum(), ((first == value) & (second == value)).sum()) for value in values]
+        return [float(2 * both / (one + other)) if one + other else nan for one, other, both in sizes]
 
     def trained(self, who: str, seed: int) -> Scores:
         """One training and its validation."""

@@ -36,7 +36,8 @@ def _membranes(data: Path, made: Path) -> Raw:
     return Raw("dice", images, labels, spec={"channel_names": {"0": "EM"}, "labels": {"background": 0, "membrane": 1}})
 
 
-DATASETS: dict[str, tuple[str, Callable[[Path, Path], Raw]]] = {
+Recipe = tuple[str, Callable[[Path, Path], Raw]]
+DATASETS: dict[str, Recipe] = {
     "msd_hippocampus": ("3d_fullres", _hippocampus),
     "acdc_ed_es": ("3d_fullres", _hearts),
     "isbi2012_em": ("2d", _membranes),

@@ -1,12 +1,13 @@
 """One step of one program for ``vs_nnunet.py``, in a process of its own. For nnU-Net's steps nothing of nnReg is imported: its environment need not hold it.
 
-    python vs_nnunet_worker.py {nnunetv2,nnreg} {plan,preprocess,train,pace} OPTIONS.json
+    python vs_nnunet_worker.py {nnunetv2,nnreg} {plan,preprocess,train,pace,predict} OPTIONS.json
 
 The folders come by nnU-Net's and nnReg's environment variables. ``train`` and ``pace`` leave their timings in the file that the options name.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -78,6 +79,9 @@ TIMED: dict[str, type] = {"train": Timed, "pace": Paced}
 
 def peer(step: str, options: Options) -> None:
     """A step of nnU-Net, through its own functions."""
+    if step == "predict":
+        _predict_peer(options)
+        return
     if step in ("train", "pace"):
         _train_peer(step, options)
         return
@@ -99,6 +103,8 @@ def _train_peer(step: str, options: Options) -> None:
     class TimedTrainer(TIMED[step], nnUNetTrainer):  # type: ignore[misc]
         """nnU-Net's trainer, its steps timed."""
 
+    # what the checkpoint names: predicting looks the trainer up
+    TimedTrainer.__name__ = nnUNetTrainer.__name__
     seed = options["seed"]
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - what the peer draws from
@@ -114,6 +120,26 @@ def _train_peer(step: str, options: Options) -> None:
     trainer.run_training()
     _leave(trainer.timings, options)
     trainer.perform_actual_validation()
+
+
+def _predict_peer(options: Options) -> None:
+    """nnU-Net's command, with its sums over tiles as they are (float16) or in float32."""
+    from nnunetv2.inference import predict_from_raw_data
+
+    class Float32:
+        """torch, but that its half is float32."""
+
+        half = torch.float32
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    if options["float32"]:
+        predict_from_raw_data.torch = Float32()
+        weights = functools.partial(predict_from_raw_data.compute_gaussian, dtype=torch.float32)
+        predict_from_raw_data.compute_gaussian = functools.lru_cache(weights)  # its cache is emptied by name
+    sys.argv[1:] = options["arguments"]
+    predict_from_raw_data.predict_entry_point()
 
 
 def own(step: str, options: Options) -> None:
