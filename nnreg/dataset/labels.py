@@ -181,11 +181,33 @@ class LabelManager:
 
             table = torch.from_numpy(table).to(given.device)
         if not self.has_regions:
-            return table[given.argmax(0)]
+            return _strongest(given, table)
         result = np.zeros(given.shape[1:], self.dtype) if isinstance(predicted, np.ndarray) else table.new_zeros(given.shape[1:])
         for value, head in zip(table, given, strict=True):
             result[head > (0.0 if logits else 0.5)] = value
         return result
+
+
+def _strongest(given: Any, table: Any) -> Any:
+    """The entry of `table` whose output (heads, *spatial) is greatest, the first of equal ones.
+
+    Head by head: on a processor argmax along the first axis takes 3 (20 heads) to 19 times (2 heads) as long.
+    """
+    if isinstance(given, np.ndarray):
+        most, result = given[0].copy(), np.full(given.shape[1:], table[0])
+        for value, head in zip(table[1:], given[1:], strict=True):
+            result[head > most] = value
+            np.maximum(most, head, out=most)
+        return result
+    if given.is_cuda:
+        return table[given.argmax(0)]
+    import torch
+
+    most, result = given[0].clone(), table[0].expand(given.shape[1:]).clone()
+    for value, head in zip(table[1:], given[1:], strict=True):
+        result.masked_fill_(head > most, value)
+        torch.maximum(most, head, out=most)
+    return result
 
 
 def unique(labels: npt.NDArray[Any]) -> list[int]:

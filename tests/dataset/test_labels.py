@@ -77,3 +77,13 @@ def test_values_that_nothing_names_are_found():
         values = np.random.default_rng(1).integers(-5, 90, shape)
         assert unique(values) == np.unique(values).tolist()
     assert unique(np.array([0, 2**30])) == [0, 2**30]
+
+
+@pytest.mark.parametrize("heads", [2, 5])
+def test_of_equal_outputs_the_first_label_is_taken(heads):
+    """As argmax takes it, of arrays and tensors of every precision."""
+    labels = manager({"background": 0, **{f"l{value}": value for value in range(1, heads)}})
+    outputs = np.random.default_rng(0).integers(0, 3, (heads, 6, 7)).astype(np.float32)
+    expected = outputs.argmax(0)
+    for given in (outputs, torch.from_numpy(outputs), torch.from_numpy(outputs).half()):
+        assert np.array_equal(np.asarray(labels.to_labels(given)), expected)
