@@ -82,7 +82,7 @@ def peer(step: str, options: Options) -> None:
     if step == "predict":
         _predict_peer(options)
         return
-    if step in ("train", "pace"):
+    if step in TIMED:
         _train_peer(step, options)
         return
     from nnunetv2.experiment_planning import plan_and_preprocess_api as api

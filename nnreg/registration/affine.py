@@ -156,7 +156,7 @@ class _Search:
         return [self._fit(pair, similarity, kind, start, least) for kind, start in zip(kinds, starts, strict=True)]
 
     def _distinct(self, tried: Sequence[list[Fit]]) -> list[list[Fit]]:
-        """Without those that end in the same pose as one before them; of two, the last is kept in its place at the end."""
+        """Without those that end in the pose of one after them, so that the headers', which come last, stay last."""
         kept: list[list[Fit]] = []
         for fits in reversed(tried):
             if not any(self._nearly(fits[-1].matrix, other[-1].matrix) for other in kept):
