@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.dataset.continuous import Continuous, check_channels, finite_or_unknown, read_map
-from nnreg.dataset.labels import LabelManager
+from nnreg.dataset.labels import LabelManager, strongest_of
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import Output, case_of, outputs_of, target_of
 from nnreg.errors import PredictionError
@@ -35,23 +36,14 @@ def labels_of(classes: Iterable[Floats], labels: LabelManager) -> npt.NDArray[np
 
     Equals ``labels.to_labels`` of all of them at once.
     """
-    result: npt.NDArray[np.integer] | None = None
-    most: Floats | None = None
-    for value, probability in zip(np.asarray(labels.head_values, labels.dtype), classes, strict=True):
-        if result is None:
-            result = np.zeros(probability.shape, labels.dtype)
-        if labels.has_regions:
-            result[probability > 0.5] = value
-            continue
-        if most is None:
-            most = probability.copy()
-            result[...] = value
-            continue
-        better = probability > most
-        result[better] = value
-        np.maximum(most, probability, out=most)
-    if result is None:
-        raise PredictionError("there are no probabilities to make labels of.")
+    table = np.asarray(labels.head_values, labels.dtype)
+    if not labels.has_regions:
+        return strongest_of(classes, table)
+    several = iter(classes)
+    first = next(several)
+    result = np.zeros(first.shape, labels.dtype)
+    for value, probability in zip(table, itertools.chain([first], several), strict=True):
+        result[probability > 0.5] = value
     return result
 
 
