@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,7 @@ class Pair:
     """
 
     def __init__(self, folder: Path, work: Path, start: str) -> None:
-        self.name = folder.name
+        self.name, folder = folder.name, folder.absolute()
         paths = [found_file(folder, side) for side in ("fixed", "moving")]
         if paths[0] is None or paths[1] is None:
             raise NnRegError(f"{folder}: has no {'fixed' if paths[0] is None else 'moving'} image. Name the files fixed.ENDING and moving.ENDING.")
@@ -167,13 +168,14 @@ def installed(method: str, python: str) -> bool:
 
 def run_method(pair: Pair, method: str, options: argparse.Namespace, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run one method on one pair, in a process of its own that may end as it likes, and score it."""
-    python = sys.executable if method.startswith("nnreg") else options.peer_python
+    python = sys.executable if method.startswith("nnreg") else str(Path(shutil.which(options.peer_python) or options.peer_python).absolute())
     environment = {**os.environ, **{name: str(options.threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS")}}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
         (output / "job.json").write_text(json.dumps(pair.job(method, output, options.threads, settings or {})))
         command = [python, str(Path(methods.__file__).resolve()), str(output / "job.json")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        # elastix leaves files where it runs
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=output)
         if done.returncode:
             return {"failed": (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]}
         return pair.score(output, options.surface)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import resource
 import shlex
@@ -30,6 +31,7 @@ from nnreg.planning.rules import RULES
 
 FOLDING_BAR = 0.1  # percent
 ACCURATE_BAR = 0.8  # share of the datasets
+PEER_FIGURES = Path(__file__).parent / "peer_figures"
 KEPT = 2  # ways of using a peer that are tried on all pairs
 NEAR = 0.25  # of the extent: from this distance of the images' centres on, no expert would trust the headers
 DECISIONS = (
@@ -57,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--pairs", type=int, default=3, metavar="N", help="pairs per dataset that are measured, drawn with a fixed seed (default: %(default)s)")
     result.add_argument("--peers", nargs="+", default=list(SETTINGS), metavar="NAME", help="other programs, or none (default: %(default)s)")
     result.add_argument("--peer_python", default=sys.executable, help="interpreter of the environment the other programs are installed in")
+    result.add_argument(
+        "--peer_figures", type=Path, default=PEER_FIGURES, metavar="DIR", help="what other programs gave, read and added to; one run per dataset at a time"
+    )
     result.add_argument("--threads", type=int, default=2, help="cores (default: %(default)s)")
     return result
 
@@ -123,6 +128,13 @@ class Dataset:
             self._pairs[name, start] = register.Pair(self.work / "pairs" / name, folder, start)
         return self._pairs[name, start]
 
+    def digest(self, pair: str) -> str:
+        """Of everything a pair is made of, so that figures of other images of the same names are not taken for this pair's."""
+        result = hashlib.sha256()
+        for path in sorted((self.work / "pairs" / pair).iterdir()):
+            result.update(path.read_bytes())
+        return result.hexdigest()[:16]
+
     def own_scores(self) -> dict[str, Scores]:
         """Figures of nnReg's maps, by pair."""
         return {name: self.pair(name, "own").score(self.work / "registered" / name, surface=False) for name in map("__".join, self.chosen)}
@@ -175,19 +187,24 @@ class Peer:
         return ["shared", *own, *(["headers"] if np.linalg.norm(middles[1] - middles[0]) < NEAR * extent else [])]
 
     def run(self, pair: str, ways: list[str]) -> dict[str, Scores]:
-        """Figures by way; what is finished is read."""
+        """Figures by way; what was measured on these very files is read."""
         asked = argparse.Namespace(threads=self.dataset.options.threads, surface=False, peer_python=self.dataset.options.peer_python)
+        kept = self.dataset.options.peer_figures / f"{self.dataset.name}.json"
+        measured = read_json(kept, NnRegError) if kept.is_file() else {}
+        known = measured.setdefault(self.name, {})
+        images = self.dataset.digest(pair)
         scores = {}
         for way in dict.fromkeys(ways):
-            kept = self.dataset.work / "peers" / self.name / way.replace(" ", "_") / f"{pair}.json"
-            if not kept.is_file():
+            earlier = known.setdefault(way, {}).get(pair)
+            if earlier is None or earlier["images"] != images:
                 start, setting = way.split()
                 score = register.run_method(self.dataset.pair(pair, start), self.name, asked, SETTINGS[self.name][setting])
+                known[way][pair] = {"images": images} | {key: value for key, value in score.items() if key != "labels"}
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                write_json(kept, score)
+                write_json(kept, measured)
                 shown = score.get("failed", f"{score.get(self.dataset.raw.figure, float('nan')):.4f}, {score.get('cpu_seconds', 0):.0f} CPU s")
                 print(f"    {self.name} {way} on {pair}: {shown}", file=sys.stderr, flush=True)
-            scores[way] = read_json(kept, NnRegError)
+            scores[way] = known[way][pair]
         return scores
 
 
