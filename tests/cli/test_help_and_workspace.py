@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -73,3 +74,21 @@ def test_an_unknown_option_is_refused_with_the_usage(command):
     with pytest.raises(SystemExit) as end:
         importlib.import_module(f"nnreg.cli.{command}").main(["--no_such_option"])
     assert end.value.code == 2
+
+
+SPINNING = """
+import os, sys, nnreg
+assert "torch" not in sys.modules  # which reads it once
+print(os.environ.get("GOMP_SPINCOUNT"), os.environ.get("OMP_WAIT_POLICY"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000 None"), ({"GOMP_SPINCOUNT": "7"}, "7 None"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE")],
+    ids=["nothing", "count", "policy"],
+)
+def test_waiting_threads_hardly_spin_unless_the_user_said_how(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    result = subprocess.run([sys.executable, "-c", SPINNING], capture_output=True, text=True, check=True, env=environment | given)
+    assert result.stdout.strip() == expected
