@@ -190,8 +190,8 @@ class Peer:
         """Figures by way; what was measured on these very files is read."""
         asked = argparse.Namespace(threads=self.dataset.options.threads, surface=False, peer_python=self.dataset.options.peer_python)
         kept = self.dataset.options.peer_figures / f"{self.dataset.name}.json"
-        measured = read_json(kept, NnRegError) if kept.is_file() else {}
-        known = measured.setdefault(self.name, {})
+        figures = read_json(kept, NnRegError) if kept.is_file() else {}
+        known = figures.setdefault(self.name, {})
         images = self.dataset.digest(pair)
         scores = {}
         for way in dict.fromkeys(ways):
@@ -201,7 +201,7 @@ class Peer:
                 score = register.run_method(self.dataset.pair(pair, start), self.name, asked, SETTINGS[self.name][setting])
                 known[way][pair] = {"images": images} | {key: value for key, value in score.items() if key != "labels"}
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                write_json(kept, measured)
+                write_json(kept, figures)
                 shown = score.get("failed", f"{score.get(self.dataset.raw.figure, float('nan')):.4f}, {score.get('cpu_seconds', 0):.0f} CPU s")
                 print(f"    {self.name} {way} on {pair}: {shown}", file=sys.stderr, flush=True)
             scores[way] = known[way][pair]
