@@ -31,7 +31,7 @@ def parser() -> Parser:
         "--init", nargs="+", default=[], metavar="TRANSFORM", help="start from these instead of aligning, in the order of antsApplyTransforms -t"
     )
     result.add_argument("--preset", default="default", help="fast, default or accurate")
-    result.add_argument("--similarity", default="auto", help="auto (chosen from the pair), lncc, mind, mse or nmi")
+    result.add_argument("--similarity", default="auto", help="auto (chosen from the pair), lncc, lncc+mse, mind, mse or nmi")
     result.add_argument("--alignment", default="affine", help="freest linear map that may be used: none, centre, rigid or affine")
     result.add_argument("--affine_only", action="store_true", help="stop after linear alignment")
     result.add_argument(
@@ -39,7 +39,7 @@ def parser() -> Parser:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="refine every level, or none, in both directions and go on from halfway between them (by default: all levels but the finest; with the preset "
-        "fast none, with accurate all)",
+        "fast none)",
     )
     result.add_argument("--radius", type=float, metavar="VOXELS", help="half the window of local correlation, 1 to 8 (default: the preset's, 2)")
     result.add_argument("--smoothness", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4: more bends less (default: 1)")

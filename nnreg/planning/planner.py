@@ -105,7 +105,7 @@ def _optimisation(fingerprint: Fingerprint, related: str, aligned: str) -> Optim
     reasons = _Reasons()
     return Optimisation(
         preset=reasons.keep("preset", optimisation.preset(fingerprint)),
-        similarity=reasons.keep("similarity", optimisation.engine_similarity(related)),
+        similarity=reasons.keep("similarity", optimisation.engine_similarity(fingerprint, related)),
         alignment=reasons.keep("alignment", optimisation.engine_alignment(aligned)),
         symmetric=reasons.keep("symmetric", optimisation.symmetric(fingerprint)),
         use_masks=reasons.keep("use_masks", optimisation.use_masks(fingerprint)),

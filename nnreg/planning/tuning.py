@@ -20,7 +20,12 @@ from nnreg.planning.validation import PRESETS
 
 PLANNED = "planned"
 MOST_FOLDING = 0.1  # percent of the voxels of any pair
-SIMILARITIES = {ONE: ("lncc", "mse", "nmi", "mind"), SCALE: ("mse", "lncc", "nmi", "mind"), DIFFERENT: ("nmi", "mind"), MIXED: ("auto", "nmi", "mind")}
+SIMILARITIES = {
+    ONE: ("lncc", "lncc+mse", "mse", "nmi", "mind"),
+    SCALE: ("mse", "lncc+mse", "lncc", "nmi", "mind"),
+    DIFFERENT: ("nmi", "mind"),
+    MIXED: ("auto", "nmi", "mind"),
+}
 RADII, SMOOTHNESS = (3.0, 4.0), (0.8, 1.25)
 NUMBERS = ("radius", "smoothness")  # settings that are numbers: a table of changes holds text
 FREER = {"none": "rigid", "centre": "rigid", "rigid": "affine"}
@@ -41,7 +46,7 @@ def alternatives(planned: Optimisation, relation: str) -> dict[str, Optimisation
     tries = {
         "preset": PRESETS,
         "similarity": SIMILARITIES[relation],
-        "radius": RADII if planned.similarity in ("lncc", "auto") else (),
+        "radius": RADII if planned.similarity in ("lncc", "lncc+mse", "auto") else (),
         "smoothness": SMOOTHNESS,
         "alignment": [table[planned.alignment] for table in (FREER, STRICTER) if planned.alignment in table],
     }

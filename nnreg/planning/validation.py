@@ -14,7 +14,7 @@ from nnreg.planning.training_options import training_problems
 
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
 PRESETS = ("fast", "default", "accurate")  # the engine's: planning must not import it, a test compares
-SIMILARITIES = ("auto", "lncc", "mind", "mse", "nmi")
+SIMILARITIES = ("auto", "lncc", "lncc+mse", "mind", "mse", "nmi")
 RADII, SMOOTHNESS = (1.0, 8.0), (0.25, 4.0)  # the engine's too
 ALIGNMENT_TARGETS = ("dataset", "group")
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's

@@ -18,6 +18,7 @@ from nnreg.registration import Registration, Truth, register
 from nnreg.registration.engine import CHOICE_VOXELS
 from nnreg.registration.grids import SMALLEST, volume_of
 from nnreg.registration.mind import mind
+from nnreg.registration.presets import LATER_SMOOTHNESS
 from nnreg.registration.sides import Side, foreground, prepare
 from nnreg.registration.similarity import MutualInformation, inner_correlation
 
@@ -77,31 +78,33 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
 
 
 def _trials(fixed: _Copy, moving: _Copy, found: Registration, truth: Truth) -> tuple[Trial, ...]:
-    """The pilot's own similarity, then the others, from its alignment on; none without labels and keypoints."""
+    """The pilot's own similarity, the others from its alignment on, and another round of its own; none without labels and keypoints."""
     first = _trial(found, truth)
     if first.error is None or found.similarity not in TRIED:
         return ()
-    result = [first]
-    for name in TRIED:
-        if name != found.similarity:
-            again = register(
-                fixed=fixed.image,
-                moving=moving.image,
-                fixed_mask=fixed.mask,
-                moving_mask=moving.mask,
-                guided=False,
-                initial=found.start,
-                preset=PRESET,
-                similarity=name,
-            )
-            result.append(_trial(again, truth))
-    return tuple(result)
+
+    def again(similarity: str, initial: Transform, smoothness: float = 1.0) -> Registration:
+        return register(
+            fixed=fixed.image,
+            moving=moving.image,
+            fixed_mask=fixed.mask,
+            moving_mask=moving.mask,
+            guided=False,
+            initial=initial,
+            preset=PRESET,
+            similarity=similarity,
+            smoothness=smoothness,
+        )
+
+    others = [_trial(again(name, found.start), truth) for name in TRIED if name != found.similarity]
+    second = _trial(again(found.similarity, found.transform, LATER_SMOOTHNESS), truth, rounds=2)
+    return (first, *others, second)
 
 
-def _trial(found: Registration, truth: Truth) -> Trial:
+def _trial(found: Registration, truth: Truth, *, rounds: int = 1) -> Trial:
     measures = found.measured_by(truth)
     dice, points = _stages(measures.get("dice"), "mean"), _stages(measures.get("tre_mm"), "median")
-    return Trial(found.similarity, None if dice is None else dice.after, None if points is None else points.after)
+    return Trial(found.similarity, None if dice is None else dice.after, None if points is None else points.after, rounds)
 
 
 class _Copy:

@@ -44,12 +44,14 @@ class Guides:
                 raise RegistrationError("the fixed and the moving labels have no value in common besides 0. Check that both were made with one scheme.")
         self.points = _points(points, fixed, moving)
 
-    def through(self, initial: Transform, fixed: Space, moving: Space) -> None:
-        """Carry the moving side to the fixed grid, where a map with a field is the start."""
+    def through(self, transform: Transform, fixed: Space, moving: Space) -> Guides:
+        """The same guides with the moving side carried to the fixed grid."""
+        result = copy.copy(self)
         if self.labels is not None:
-            self.labels = self.labels[0], resample_labels(self.labels[1], moving=moving, fixed=fixed, transform=initial)
+            result.labels = self.labels[0], resample_labels(self.labels[1], moving=moving, fixed=fixed, transform=transform)
         if self.points is not None:
-            self.points = self.points[0], initial.inverse().map_points(self.points[1])
+            result.points = self.points[0], transform.inverse().map_points(self.points[1])
+        return result
 
     def swapped(self) -> Guides:
         """The same guides with the roles exchanged."""

@@ -72,9 +72,23 @@ class TestSimilarity:
         ("value", "loss", "engine"),
         [(relation.ONE, "lncc", "lncc"), (relation.SCALE, "mse", "mse"), (relation.DIFFERENT, "mind", "nmi"), (relation.MIXED, "mind", "auto")],
     )
-    def test_each_relation_has_its_own(self, value, loss, engine):
+    def test_each_relation_has_its_own(self, fingerprint, value, loss, engine):
         assert [term.name for term in training.similarity(value, (1.0, 1.0, 1.0), (64, 64, 64)).value] == [loss]
-        assert optimisation.engine_similarity(value).value == engine
+        assert optimisation.engine_similarity(fingerprint(), value).value == engine
+
+    @pytest.mark.parametrize(
+        ("squares", "pairs", "expected"),
+        [
+            (0.1 * (1 + relation.BETTER) * BELOW, relation.FEWEST_TRIED, "lncc+mse"),
+            (0.1 * (1 + relation.BETTER) * ABOVE, relation.FEWEST_TRIED, "lncc"),
+            (0.05, relation.FEWEST_TRIED - 1, "lncc"),
+        ],
+    )
+    def test_intensities_are_compared_where_that_does_as_well(self, fingerprint, measurement, squares, pairs, expected):
+        trials = (Trial("lncc", 0.9, None), Trial("mse", 1 - squares, None), Trial("nmi", 0.5, None))
+        found = fingerprint(measured=[measurement(trials=trials) for _ in range(pairs)])
+        assert optimisation.engine_similarity(found, relation.ONE).value == expected
+        assert optimisation.engine_similarity(found, relation.DIFFERENT).value == "nmi"
 
     def test_what_is_planned_is_registered_or_refused_by_name(self):
         from nnreg.errors import ConfigurationError
@@ -191,6 +205,22 @@ class TestTriedSimilarities:
 
     def test_pairs_without_truth_decide_nothing(self, fingerprint, measurement):
         assert relation.modality_relation(fingerprint(measured=[measurement(trials=()) for _ in range(6)])).value == relation.ONE
+
+
+class TestSecondRound:
+    @pytest.mark.parametrize(("dice", "pairs", "expected"), [(0.71, 3, "accurate"), (0.7, 3, "default"), (0.9, relation.FEWEST_TRIED - 1, "default")])
+    def test_only_where_labels_say_that_it_helps(self, fingerprint, measurement, dice, pairs, expected):
+        trials = (Trial("lncc", 0.7, None), Trial("mse", 0.5, None), Trial("nmi", 0.5, None), Trial("lncc", dice, None, rounds=2))
+        found = fingerprint(measured=[measurement(trials=trials) for _ in range(pairs)])
+        assert optimisation.preset(found).value == expected
+        # it judges the round and nothing else
+        assert optimisation.engine_similarity(found, relation.ONE).value == "lncc"
+
+    def test_keypoints_count_where_there_are_no_labels_and_older_measurements_say_nothing(self, fingerprint, measurement):
+        for twice, expected in ((1.9, "accurate"), (2.1, "default")):
+            trials = (Trial("lncc", None, 2.0), Trial("lncc", None, twice, rounds=2))
+            assert optimisation.preset(fingerprint(measured=[measurement(trials=trials) for _ in range(3)])).value == expected
+        assert optimisation.preset(fingerprint(measured=[measurement(trials=(Trial("lncc", None, 2.0),)) for _ in range(3)])).value == "default"
 
 
 class TestTrainOrOptimise:
