@@ -216,6 +216,12 @@ class TestSecondRound:
         # it judges the round and nothing else
         assert optimisation.engine_similarity(found, relation.ONE).value == "lncc"
 
+    @pytest.mark.parametrize(("farther", "expected"), [(1, "accurate"), (2, "default")])
+    def test_most_pairs_must_agree(self, fingerprint, measurement, farther, expected):
+        dice = [0.69] * farther + [0.9] * (4 - farther)
+        rows = [(Trial("lncc", 0.7, None), Trial("lncc", value, None, rounds=2)) for value in dice]
+        assert optimisation.preset(fingerprint(measured=[measurement(trials=row) for row in rows])).value == expected
+
     def test_keypoints_count_where_there_are_no_labels_and_older_measurements_say_nothing(self, fingerprint, measurement):
         for twice, expected in ((1.9, "accurate"), (2.1, "default")):
             trials = (Trial("lncc", None, 2.0), Trial("lncc", None, twice, rounds=2))

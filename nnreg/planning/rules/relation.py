@@ -114,14 +114,16 @@ def _errors(tried: Sequence[PairMeasurement], similarity: str | None) -> FloatAr
     return np.array([next(trial.error for trial in pair.trials if similarity in (None, trial.similarity)) for pair in tried], dtype=float)
 
 
-def second_round(fingerprint: Fingerprint) -> tuple[float, float, str] | None:
-    """Mean error that labels (else keypoints) see after one round of the pilots and after a second, and what it counts; None below three pairs that tell."""
+def second_round(fingerprint: Fingerprint) -> Decision[bool] | None:
+    """Whether a second round of the pilots ends nearer by labels (else keypoints): on average, and no farther in three quarters of three pairs or more."""
     pairs = fingerprint.pairs
     tried = [pair for pair in (() if pairs is None else _with_trials(trusted(pairs))) if pair.trials[-1].rounds == 2]
     if len(tried) < FEWEST_TRIED:
         return None
-    twice = float(np.mean([pair.trials[-1].error for pair in tried]))
-    return float(_errors(tried, None).mean()), twice, f"{_judge(tried)} after quick pilots of {counted(len(tried), 'pair')}"
+    once, twice = _errors(tried, None), np.array([pair.trials[-1].error for pair in tried], dtype=float)
+    helps = bool(twice.mean() < once.mean() and (twice <= once).mean() >= MOSTLY)
+    told = f"{_judge(tried)} after quick pilots of {counted(len(tried), 'pair')}: {once.mean():.3f}, {twice.mean():.3f} after a second round"
+    return Decision(helps, f"{told}, no farther in {counted(int((twice <= once).sum()), 'pair')}")
 
 
 def _relation(pair: PairMeasurement) -> str:

@@ -78,7 +78,7 @@ def _part(name: str) -> ResolvedTrainer:
     if name in networks:
         return ResolvedTrainer(name, nnRegTrainer, TrainerConfig(architecture=name))
     raise ConfigurationError(
-        f"trainer {name!r} is unknown; {did_you_mean(name, [*TRAINER_CONFIGS, *classes, *networks])} (or package.module:Class, or a .yaml file)"
+        f"trainer {name!r} is unknown; {did_you_mean(name, {*TRAINER_CONFIGS, *classes, *networks})} (or package.module:Class, or a .yaml file)"
     )
 
 
