@@ -26,8 +26,10 @@ from nnreg.files import read_json, write_json
 from nnreg.imageio import read_image
 
 PROGRAMS = ("nnreg", "nnunetv2")
-TRAINING = ("train", "pace")  # what the worker does for both
+TRAINING = ("train", "pace", "lockstep")  # what a worker does for both
+LOCKSTEP = {"epochs": 2, "iterations": 10, "seed": 5}  # steps on the same batches
 FASTER, SMALLER = 3.0, 2.0  # bars of preprocessing: times faster, of the memory
+APART = 1e-4  # of weights, after the same steps: rounding, should the two run other versions of torch
 FOLD, SHORT_CASES = 0, 4  # trained; validated at most with --short
 Scores = dict[str, Any]
 Array = npt.NDArray[Any]
@@ -114,6 +116,21 @@ class Dataset:
             write_json(kept, {"options": given, "found": found})
         return dict(read_json(kept)["found"])
 
+    def lockstep(self) -> Scores:
+        """How far nnReg ends from nnU-Net after the same batches from the same weights, measured once and remembered."""
+        kept = self.work / "lockstep.json"
+        given = {"dataset": self.number, "name": self.full, "configuration": self.configuration} | self._training(0) | LOCKSTEP
+        if not (kept.is_file() and read_json(kept)["options"] == given):
+            files = {name: self.work / f"lockstep.{name}" for name in ("record", "found")}
+            write_json(self.work / "lockstep.options.json", given | {name: str(path) for name, path in files.items()})
+            for who in reversed(PROGRAMS):
+                shutil.rmtree(self.work / who / "results" / "lockstep", ignore_errors=True)
+                command = self._command(who, "lockstep", self.work / "lockstep.options.json")
+                measured(command, self.environment(who, "lockstep"), self.work / who / "lockstep.log")
+            write_json(kept, {"options": given, "found": read_json(files["found"])})
+            files["record"].unlink()
+        return dict(read_json(kept)["found"])
+
     def _forget(self, who: str, what: str, seed: int) -> None:
         """Nothing of an earlier try makes a step cheaper, or is taken for its result."""
         made = {
@@ -133,11 +150,12 @@ class Dataset:
             }[what]
             return [sys.executable, "-W", "ignore", "-m", f"nnreg.cli.{words[0]}", "-d", str(self.number), "-np", str(self.options.processes), "-q", *words[1:]]
         python = sys.executable if who == "nnreg" else self.options.peer_python
-        return [python, "-W", "ignore", str(Path(__file__).with_name("vs_nnunet_worker.py")), who, what, str(options)]
+        worker = ["vs_nnunet_lockstep.py", who] if what == "lockstep" else ["vs_nnunet_worker.py", who, what]
+        return [python, "-W", "ignore", str(Path(__file__).with_name(worker[0])), *worker[1:], str(options)]
 
     def environment(self, who: str, what: str, seed: int = 0) -> dict[str, str]:
         """Folders, threads, and no accelerator."""
-        results = self.work / who / "results" / ("pace" if what == "pace" else f"seed{seed}")
+        results = self.work / who / "results" / (what if what in ("pace", "lockstep") else f"seed{seed}")
         places = {"raw": self.work / "raw", "preprocessed": self.folder(who).parent, "results": results}
         prefix = "nnReg" if who == "nnreg" else "nnUNet"
         paths = [str(Path(__file__).resolve().parents[1])] if who == "nnreg" else list(map(os.path.abspath, self.options.peer_path))
@@ -214,13 +232,19 @@ class Dataset:
     def run(self) -> Scores:
         """All of it, the programs in turn."""
         self.prepare()
+        steps = self.lockstep()
+        print(
+            f"{self.name}: the same {steps['steps']} batches from the same weights: loss {steps['loss_first']:.4f} to {steps['loss_last']:.4f}, at most "
+            f"{steps['loss_difference']:.1e} from nnU-Net's; weights moved by {steps['weights_moved']:.3f} and end {steps['weights_difference']:.1e} apart",
+            flush=True,
+        )
         seeds: list[dict[str, Scores]] = []
         for seed in range(self.options.seeds):
             seeds.append({who: self.trained(who, seed) for who in PROGRAMS})
             print_seed(self.name, seed, seeds[-1])
         prepared = {what: {who: self.step(who, what) for who in PROGRAMS} for what in ("plan", "preprocess")}
         prepared["pace"] = self.pace()
-        return {"network": read_json(self.work / "network.json"), "seeds": seeds, **prepared}
+        return {"network": read_json(self.work / "network.json"), "seeds": seeds, "lockstep": steps, **prepared}
 
 
 def print_seed(name: str, seed: int, scores: dict[str, Scores]) -> None:
@@ -245,6 +269,7 @@ def judged(name: str, scores: Scores) -> dict[str, bool | None]:
     width = "" if isnan(scatter) else f"; two standard errors of the difference {scatter:.4f}"
     print(f"{name}: Dice {own:.4f}, nnU-Net {peer:.4f}{width}: {_met(bars['Dice'])}")
     trained = {key: _ratio(scores["seeds"], key) for key in ("per_second", "per_processor_second", "computing_per_second")}
+    bars["same steps"] = scores["lockstep"]["weights_difference"] <= APART
     bars["iterations"] = scores["pace"]["per_processor_second"] >= 1
     for what, speed, said in (("trainings", trained, ""), ("steps in turns", scores["pace"], f": {_met(bars['iterations'])}")):
         print(

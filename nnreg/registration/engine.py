@@ -181,18 +181,18 @@ class _Engine:
         chosen = choose_similarity(min(levels, key=lambda level: abs(np.prod(level.grid) - CHOICE_VOXELS)), similarity)
         plan = plan.without(sum(prod(level.grid) < FEWEST_SAMPLES.get(chosen.value, 0) for level in levels[:-1]))
         self.decisions += [Decision("levels", f"{self.preset_name}: {plan.iterations}", plan.because), chosen]
-        field, (before, after) = self._round(levels[-len(plan.factors) :], plan, chosen.value)
+        field, (before, after) = self._round(levels[-len(plan.factors) :], plan, chosen.value, search=True)
         field, after = self._more_rounds(field, after, plan, chosen.value)
         return self._result(start, self._map(field), bool(after > before or np.isnan(before)), chosen.value, (before, after), found)
 
-    def _round(self, levels: list[Level], plan: Schedule, similarity: str) -> tuple[Floats, tuple[float, float]]:
+    def _round(self, levels: list[Level], plan: Schedule, similarity: str, *, search: bool) -> tuple[Floats, tuple[float, float]]:
         """Once through the pyramid: the field on the fixed grid, and the similarity before and after."""
         way = _Way(levels, self.guides, self.world)
         if similarity == "mind":
             # its maps are made of neighbours along the axes of a grid: both images must have the same axes
             guides = self.guides.through(Transform.affine(self.world), self.fixed.space, self.moving.space)
             way = _Way([level.resampled() for level in levels], guides, np.eye(self.fixed.space.ndim + 1))
-        field = self._refined(way, plan, similarity)
+        field = self._refined(way, plan, similarity, search=search)
         with self._stage("measures"):
             values = self._scores(way.levels, field, similarity)
         return carried(field, levels[-1].fixed.space, self.fixed.space), values
@@ -210,7 +210,7 @@ class _Engine:
             self.moving, self.guides = moving, guides
             self._see_through(so_far)
             self.world = np.eye(self.fixed.space.ndim + 1)
-            added, (_, after) = self._round(pyramid(self.fixed, self.moving, self.world, plan.factors), plan, similarity)
+            added, (_, after) = self._round(pyramid(self.fixed, self.moving, self.world, plan.factors), plan, similarity, search=False)
             field = volumes.compose(field, added)
         return field, after
 
@@ -245,8 +245,8 @@ class _Engine:
         """A field on the fixed grid, a volume, as a map."""
         return FieldMap(field if self.fixed.space.ndim == 3 else np.ascontiguousarray(field[:, 0]), self.fixed.space)
 
-    def _refined(self, forward: _Way, plan: Schedule, similarity: str) -> Floats:
-        """The field of the finest level, on its grid."""
+    def _refined(self, forward: _Way, plan: Schedule, similarity: str, *, search: bool) -> Floats:
+        """The field of the finest level, on its grid; with `search` the coarsest one may start from a global search."""
         backward = forward.swapped()
         levels = forward.levels
         both = sum(self.symmetric_from is not None and factor >= self.symmetric_from for factor in plan.factors)
@@ -254,7 +254,8 @@ class _Engine:
         for number, (level, count) in enumerate(zip(levels, plan.iterations, strict=True)):
             with self._stage(f"level {level.spacing:g} mm"):
                 if number == 0:
-                    field = self._searched(forward, similarity, count).field
+                    start = self._searched if search else self._plain
+                    field = start(forward, similarity, count).field
                     # not from a search of its own: halfway between two that differ is nowhere
                     opposed = opposite(field, backward.levels[0]) if both else opposed
                 else:
@@ -278,18 +279,25 @@ class _Engine:
         settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
         return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world))
 
+    def _plain(self, way: _Way, similarity: str, iterations: int) -> Refined:
+        """The coarsest level, started from the linear alignment."""
+        return self._level(way, 0, way.levels[0].empty_field(), similarity, iterations)
+
     def _searched(self, way: _Way, similarity: str, iterations: int) -> Refined:
         """The better of the coarsest level started from the linear alignment and from a global search."""
         level = way.levels[0]
-        plain = self._level(way, 0, level.empty_field(), similarity, iterations)
+        plain = self._plain(way, similarity, iterations)
         reach = SEARCH_REACH * float(np.max(self.fixed.space.extent))
         with self._stage("search"):
             grid = pyramid(self.fixed, self.moving, self.world, (1,), max(level.spacing / 2, reach / SEARCH_STEPS))[0]
             start = carried(search(grid, reach), grid.fixed.space, level.fixed.space)
             found = self._level(way, 0, start, similarity, iterations)
-        gain = found.history[-1] - plain.history[-1]
-        text = f"similarity at {level.spacing:g} mm {found.history[-1]:.4f} from a search within {reach:.0f} mm, {plain.history[-1]:.4f} without"
-        use = gain > SEARCH_GAIN * max(1e-6, plain.history[-1] - plain.history[0])
+        # not by what the level raised: how labels and squares weigh beside the first term is set anew wherever it starts
+        group, landmarks = image_groups(level, similarity, self.preset.radius)[0], way.guides.landmarks(level, way.guides_world)
+        fields = level.empty_field(), plain.field, found.field
+        before, without, after = (score(level, field, group) - (0.0 if landmarks is None else landmarks.penalty(field, fields[0])) for field in fields)
+        text = f"similarity at {level.spacing:g} mm {after:.4f} from a search within {reach:.0f} mm, {without:.4f} without"
+        use = after - without > SEARCH_GAIN * max(1e-6, without - before)
         self.decisions.append(Decision("global search", "used" if use else "not used", text))
         return found if use else plain
 

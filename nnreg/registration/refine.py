@@ -93,7 +93,6 @@ class _Descent:
             for width in (settings.update_smoothing, settings.field_smoothing, LANDMARK_SMOOTHING)
         )
         self.view = _View(level)
-        self.landmark_start = 0.0 if landmarks is None else landmarks.distance(field)
         self.scales = [1.0] * len(groups)
 
     def run(self) -> Refined:
@@ -124,7 +123,7 @@ class _Descent:
             if scale != 1:
                 self.gradient[part] *= np.float32(scale)
         if self.landmarks is not None:
-            value -= self.landmarks.weight * self.landmarks.distance(self.field) / max(self.landmark_start, 1.0)
+            value -= self.landmarks.penalty(self.field, self.start)
         return value
 
     def _parts(self) -> list[tuple[Group, slice]]:

@@ -125,6 +125,10 @@ class Landmarks:
         """Mean distance of the landmarks from where they should be, voxels."""
         return float(np.sqrt((self._lacking(field) ** 2).sum(axis=0)).mean())
 
+    def penalty(self, field: Floats, start: Floats) -> float:
+        """What the distance takes from the similarity: its share of that under the field `start`, weighted."""
+        return self.weight * self.distance(field) / max(self.distance(start), 1.0)
+
     def _nearest(self, field: Floats) -> Any:
         axes = (np.clip(np.rint(self.fixed[:, axis]).astype(np.intp), 0, size - 1) for axis, size in enumerate(field.shape[1:]))
         return (slice(None), *axes)
