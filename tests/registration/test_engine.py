@@ -10,7 +10,9 @@ from nnreg.errors import ConfigurationError, RegistrationError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, jacobian_determinant
 from nnreg.imageio import Image
 from nnreg.registration import PRESETS, Registration, register
-from nnreg.registration.engine import SIMILARITIES
+from nnreg.registration.engine import SIMILARITIES, SQUARES_WEIGHT, image_groups
+from nnreg.registration.grids import pyramid
+from nnreg.registration.sides import prepare
 from tests.registration.pairs import error_voxels, grids, known_pair, textured
 
 
@@ -104,6 +106,25 @@ def test_another_round_follows_what_moves_far(similarity):
     assert errors[1] < errors[0] < before(pair)
     assert bool((jacobian_determinant(twice.field.tensor) > 0).all())
     assert len(twice.timings) == len(once.timings)  # seconds per stage, whatever the rounds
+
+
+def test_progress_ends_where_it_said_it_would():
+    pair = known_pair(2)
+    for preset in PRESETS:
+        told: list[tuple[int, int]] = []
+        register(fixed=pair[0], moving=pair[1], preset=preset, similarity="lncc", on_progress=lambda done, total, _, told=told: told.append((done, total)))
+        assert len({total for _, total in told}) == 1
+        assert told[-1][0] == told[-1][1] - 1  # the last stage begins when all others are done
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mse", "nmi", "mind", "lncc+mse"])
+def test_labels_pull_as_hard_whatever_the_similarity(similarity):
+    fixed, moving, *_ = known_pair(2)
+    sides = [prepare(image.array, image.space, None, "fixed") for image in (fixed, moving)]
+    (level,) = pyramid(sides[0], sides[1], np.eye(3), (1,))
+    first, *others = (group.weight for group in image_groups(level, similarity, 2.0))
+    assert first == 1  # what the weights of labels and of all others are relative to
+    assert others == ([SQUARES_WEIGHT] if "+" in similarity else [])
 
 
 def test_every_round_sees_masks_landmarks_and_the_given_start():
