@@ -12,6 +12,7 @@ from nnreg.cli.common import duration
 from nnreg.inference import tuning
 from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.planning.tuning import PLANNED
+from nnreg.registration import PRESETS
 from nnreg.workspace import Workspace
 
 DATASET = "Dataset900_Ellipsoids"
@@ -69,7 +70,9 @@ def test_every_alternative_is_compared_on_every_pair_and_the_best_is_kept(measur
     found = plans.tuning
     assert found.measure == "keypoint_mm"
     assert len(found.pairs) == 3
-    assert {PLANNED, "preset fast", "preset accurate"} < {score.name for score in found.scores}
+    others = {f"preset {name}" for name in PRESETS if name != found.planned.preset}
+    assert {PLANNED, *others} < {score.name for score in found.scores}
+    assert len(others) == len(PRESETS) - 1
     assert all(score.accuracy is not None and score.robust30 >= score.accuracy for score in found.scores)
     best = found.scores[0]
     assert best.rank == min(score.rank for score in found.scores if score.rank is not None)
