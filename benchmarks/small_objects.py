@@ -10,7 +10,7 @@ import functools
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,24 @@ FOUND = 0.5  # share of an object's voxels
 BATCH, BATCHES, RATE, TESTED = 4, 16, 2e-3, 16
 LOSSES["blob_dice of the paper"] = functools.partial(BlobDice, cells=False)
 LOSS_NAMES = ("dice", "dice_ce", "blob_dice", "blob_dice_ce", "dice_blob_ce", "blob_dice of the paper", "region_dice", "region_dice_ce")
+PLAIN = "dice"
 Array = npt.NDArray[Any]
+
+
+class Bar(NamedTuple):
+    """What the mean over seeds of a loss' difference to Dice must be."""
+
+    loss: str
+    key: str
+    above: float
+    below: float
+    says: str
+
+
+BARS = (
+    Bar("blob_dice", "found", 10.0, np.inf, "10 points or more"),
+    Bar("region_dice", "surface", -np.inf, 0.0, "less than 0"),
+)
 
 
 def scene(rng: np.random.Generator, ndim: int) -> tuple[Array, Array]:
@@ -121,7 +138,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ndim", type=int, default=2, choices=(2, 3))
     parser.add_argument("--steps", type=int, default=160)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--losses", nargs="+", default=list(LOSS_NAMES), choices=sorted(LOSSES), metavar="NAME")
     parser.add_argument("-o", "--output", type=Path, default=Path("small_objects.json"))
     options = parser.parse_args()
@@ -133,7 +150,18 @@ def main() -> int:
         cells = [f"{np.mean([run[key] for run in runs]):.2f} ± {np.std([run[key] for run in runs]):.2f}" for key in runs[0] if key != "seconds"]
         print(f"| {name} | {' | '.join(cells)} | {np.mean([run['seconds'] for run in runs]):.0f} |", flush=True)
     write_json(options.output, results)
-    return 0
+    print()
+    reached = [met(results, bar) for bar in BARS if {bar.loss, PLAIN} <= results.keys()]
+    return 0 if all(reached) else 1
+
+
+def met(results: dict[str, list[dict[str, float]]], bar: Bar) -> bool:
+    """Print what a loss gains over Dice, seed by seed, and whether the mean is as much as it should be."""
+    gains = [own[bar.key] - plain[bar.key] for own, plain in zip(results[bar.loss], results[PLAIN], strict=True)]
+    spread = f" ± {2 * np.std(gains, ddof=1) / np.sqrt(len(gains)):.2f} (two standard errors)" if len(gains) > 1 else ""
+    reached = bool(bar.above < np.mean(gains) < bar.below)
+    print(f"{bar.loss}, {bar.key}: {np.mean(gains):+.2f}{spread} beside {PLAIN}, {bar.says}: {'met' if reached else 'MISSED'}")
+    return reached
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ would make in a forward and backward pass is counted while it lives, whatever th
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from nnreg.errors import ConfigurationError
 GB = 1024**3
 KEPT_COPIES = 3  # the weights and Adam's two moments
 FIXED_GB = 0.2  # libraries, as nnreg.planning.memory has it
-# they work in a layout of their own: what they read and return is copied while they do (oneDNN; cuDNN takes about as much)
+# they work in a layout of their own: what they read and return is copied while they do (oneDNN; cuDNN takes about as much), ...
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
+BLOCK = 16  # ... channels in blocks of so many, a last one filled up: few features at a large size are copied at several times their own
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class _Living(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self._count(leaf.untyped_storage())
         if func in CONVOLUTIONS:
-            copies = sum(leaf.untyped_storage().nbytes() for leaf in (*args, result) if isinstance(leaf, Tensor))
+            # the backward pass has what it reads as copies, or the gradient it returns in the place of the input, not both
+            copies = sum(_copied(leaf) for leaf in (*args, result) if isinstance(leaf, Tensor))
             self.peak = max(self.peak, self.now + copies)
         return result
 
@@ -83,6 +86,14 @@ class _Living(TorchDispatchMode):
 
     def _free(self, size: int) -> None:
         self.now -= size
+
+
+def _copied(tensor: Tensor) -> int:
+    """Bytes of a convolution's copy of what it reads or returns."""
+    size = tensor.numel() * tensor.element_size()
+    channels = tensor.shape[1] if tensor.ndim > 2 else 1
+    # one to three channels, an image's, are read as they are
+    return size if channels <= 3 else size // channels * math.ceil(channels / BLOCK) * BLOCK
 
 
 def without_numbers(build: Callable[[], nn.Module]) -> nn.Module:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from nnreg.dataset.keypoints import write_keypoints
 from nnreg.dataset.pairs import Pair
@@ -143,10 +144,15 @@ def _write_pair(plan: SyntheticPlan, number: int) -> None:
     for case, role in ((pair.fixed, "fixed"), (pair.moving, "moving")):
         write_image(plan.folder / f"images{suffix}" / f"{case}_0000{ENDING}", sample[role].numpy(), space)
         write_image(plan.folder / f"labels{suffix}" / f"{case}{ENDING}", sample[f"{role}_labels"].numpy().astype(np.uint8), space)
-    for way, field in ((pair, sample["field"]), (pair.swapped, sample["inverse_field"])):
-        write_itk(plan.folder / f"fields{suffix}" / f"{way.name}{ENDING}", Transform((FieldMap(field.numpy(), space),), space.ndim), space)
+    write_true_fields(plan.folder / f"fields{suffix}", pair, sample, space)
     if plan.keypoints:
         _write_keypoints(plan, pair, suffix, sample, number)
+
+
+def write_true_fields(folder: Path, pair: Pair, sample: Mapping[str, Tensor], space: Space) -> None:
+    """The displacements of a deformed sample, in both directions, as the files of a dataset."""
+    for way, field in ((pair, sample["field"]), (pair.swapped, sample["inverse_field"])):
+        write_itk(folder / f"{way.name}{ENDING}", Transform((FieldMap(field.numpy(), space),), space.ndim), space)
 
 
 def _write_keypoints(plan: SyntheticPlan, pair: Pair, suffix: str, sample: dict[str, Any], number: int) -> None:

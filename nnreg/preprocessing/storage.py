@@ -121,8 +121,8 @@ def write_array(path: Path, array: npt.NDArray[Any], patch: Sequence[int] | None
 def _compression() -> dict[str, Any]:
     import blosc2
 
-    # level 5, nnU-Net's, takes seven times as long for files 2 % smaller (images) and reads no faster
-    return {"codec": blosc2.Codec.LZ4HC, "clevel": 1, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+    # measured on hearts: LZ4HC takes three times as long for images 3 % smaller, Zstandard makes them 20 % smaller and takes three times as long to read
+    return {"codec": blosc2.Codec.LZ4, "clevel": 9, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
 
 
 @contextlib.contextmanager

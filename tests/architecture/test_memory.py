@@ -73,6 +73,23 @@ def test_of_a_dense_network() -> None:
     assert 3.5 < large.passes / small.passes < 4.5
 
 
+def test_few_features_are_copied_in_whole_blocks() -> None:
+    """A convolution from 4 to 4 features holds each twice: as it is, and in a block of 16."""
+
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.stem, self.body = nn.Conv2d(2, width, 1), nn.Conv2d(width, width, 3, padding=1)
+
+        def forward(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
+            return [self.body(self.stem(torch.cat([fixed, moving], dim=1)))]
+
+    passes = {width: training_memory(lambda width=width: Net(width), (512, 512), channels=1).passes for width in (4, 8, 16)}  # type: ignore[misc,union-attr]
+    own = 4 * 512**2  # bytes of one feature
+    assert passes[8] - passes[4] < passes[16] - passes[8]
+    assert passes[4] > 2 * 16 * own
+
+
 def test_allocates_nothing() -> None:
     """A step of many terabytes."""
     found = training_memory(build(), (400_000, 400_000), channels=1)

@@ -99,6 +99,12 @@ def test_the_other_models_of_the_tutorial(tmp_path):
     assert unet.training["architecture.strides"] == [[1] * 3, *[[2] * 3] * 4]
 
 
+def test_a_network_of_nnregs_own_name_keeps_the_planned_stages(tmp_path):
+    recipe = read_run(written(tmp_path, {"model": {"name": "dual_pyramid", "field_resolution": 2}})).recipe
+    assert (recipe.architecture, recipe.architecture_kwargs) == ("dual_pyramid", {"field_resolution": 2})
+    assert not any(key.startswith("architecture") for key in recipe.training)
+
+
 def test_true_displacements_are_in_voxels(tmp_path):
     run = read_run(written(tmp_path, {"image_size": [41] * 3, "train_dataset": {"name": "deepreg_synthetic", "max_disp": 0.2}}))
     assert run.recipe.training["synthetic"]["train"]["max_displacement"] == pytest.approx(0.2 * 20)  # 0.2 of half the grid
@@ -141,6 +147,9 @@ def test_a_synthetic_run_trains_from_its_file(tmp_path, capsys, one_thread):
     assert plans.configuration(plans.recommended).grid == (16, 20, 18)
     values = read_json(next(tmp_path.glob("nnReg_results/*/*/fold_0/debug.json")))["configuration"]["training"]
     assert (values["iterations_per_epoch"], values["lr_schedule"], values["regularisation"]) == (2, "constant", [])
+    measured = read_json(next(tmp_path.glob("nnReg_results/*/*/fold_0/validation_summary.json")))["mean"]
+    assert 0 < measured["epe_header"] < 2  # the pairs that are written have their true fields beside them
+    assert measured["epe_after"] != measured["epe_header"]
     again = read_run(written(tmp_path, {**content, "val_dataset": {"num_samples": 1}}))
     with pytest.raises(NnRegError, match="holds another dataset"):
         import_run(again, source, Workspace.resolve(tmp_path), say=lambda _: None)

@@ -141,14 +141,18 @@ def _recipe(file: _File, synthetic: dict[str, dict[str, Any]], where: str) -> Tr
 
 
 def _model(model: dict[str, Any], where: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Name, the network's own options, and what the plan says of its stages."""
+    """Name, the network's own options, and what the plan says of its stages. A network of nnReg's own name keeps the planned ones."""
+    from nnreg.architecture import network_names
+
     options = dict(model)
     name = str(options.pop("name", "globalnet3d"))
     for key, only in WARP.items():
         if options.pop(key, only) != only:
             raise ConfigurationError(f"{where}: model.{key}: nnReg warps with {only!r} alone. Give that or leave the key out.")
+    if name in network_names():
+        return name, options, {}
     if name not in MODELS:
-        raise ConfigurationError(f"{where}: model.name {name!r} is unknown; {did_you_mean(name, MODELS)}")
+        raise ConfigurationError(f"{where}: model.name {name!r} is unknown; {did_you_mean(name, [*MODELS, *network_names()])}")
     valid = ("channels", "strides", "num_res_units") if MODELS[name] == "unetreg" else ("num_channel_initial", "depth", "max_disp")
     for key in options:
         if key not in valid:
@@ -208,6 +212,7 @@ def _dataset(source: Path, pairs: dict[str, _Pairs]) -> ImportedDataset:
 
 def _write(pairs: dict[str, _Pairs], names: dict[str, list[Pair]], folder: Path) -> None:
     from nnreg.dataset.synthetic import GENERATORS
+    from nnreg.dataset.synthetic_writer import write_true_fields
     from nnreg.geometry import Space
     from nnreg.imageio import write_image
 
@@ -219,6 +224,8 @@ def _write(pairs: dict[str, _Pairs], names: dict[str, list[Pair]], folder: Path)
             sample = samples[index]
             for case, image in ((pair.fixed, sample["fixed"]), (pair.moving, sample["moving"])):
                 write_image(folder / "imagesTr" / f"{case}_0000.nii.gz", image.numpy(), Space.plain(size))
+            if "field" in sample:
+                write_true_fields(folder / "fieldsTr", pair, sample, Space.plain(size))
 
 
 def _plan(size: tuple[int, ...], plans: Plans) -> Plans:
