@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,12 @@ from nnreg.dataset.keypoints import read_keypoints
 from nnreg.dataset.pairs import Pair, pairs_among, require_names, subjects_of
 from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
 from nnreg.dataset.target_spec import label_targets
-from nnreg.errors import DatasetError, did_you_mean
+from nnreg.errors import DatasetError, GeometryError, did_you_mean
 from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, read_channels, read_image
 from nnreg.imageio.files import check_same_space
+
+if TYPE_CHECKING:
+    from nnreg.geometry import FieldMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +132,28 @@ class RawDataset:
             if path.is_file():
                 return path
         return None
+
+    def true_field(self, pair: Pair) -> FieldMap | None:
+        """The true displacement of a pair, None where it is not known.
+
+        Raises
+        ------
+        DatasetError
+            If the file holds something else than one displacement field.
+        """
+        from nnreg.geometry import FieldMap
+        from nnreg.geometry.itk import read_itk
+
+        path = self.field_path(pair)
+        if path is None:
+            return None
+        try:
+            stages = read_itk(path).stages
+        except GeometryError as error:
+            raise DatasetError(f"{path}: {error} Expected the displacement of the pair in mm.") from error
+        if len(stages) != 1 or not isinstance(stages[0], FieldMap):
+            raise DatasetError(f"{path}: expected one displacement field, found {len(stages)} stages.")
+        return stages[0]
 
     def _beside(self, kind: str, case: str, endings: Sequence[str], more: str = "") -> Path | None:
         folder = self.folder / f"{kind}{self._suffix(case)}"

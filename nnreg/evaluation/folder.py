@@ -12,7 +12,7 @@ from nnreg.errors import EvaluationError, GeometryError, did_you_mean
 from nnreg.evaluation.pair import CaseData, evaluate_pair
 from nnreg.evaluation.summary import summarise
 from nnreg.files import read_json
-from nnreg.geometry import FieldMap, Transform, index_points_to_world
+from nnreg.geometry import index_points_to_world
 from nnreg.geometry.itk import read_itk
 from nnreg.parallel import run_all
 
@@ -135,7 +135,7 @@ def _evaluate(job: PairJob) -> dict[str, Any]:
             transform=read_itk(job.folder / TRANSFORM_FILE),
             before=read_itk(job.folder / ALIGNMENT_FILE),
             labels=job.labels,
-            truth=_truth(job),
+            truth=job.raw.true_field(Pair(job.fixed, job.moving)),
             surface=job.surface,
         )
     except (EvaluationError, GeometryError) as error:
@@ -148,14 +148,3 @@ def _case(raw: RawDataset, name: str, with_labels: bool) -> CaseData:
     case = raw.read_case(name)
     points = None if case.keypoints is None else index_points_to_world(case.keypoints, case.image.space)
     return CaseData(case.image, case.labels if with_labels else None, points, case.mask)
-
-
-def _truth(job: PairJob) -> FieldMap | None:
-    path = job.raw.field_path(Pair(job.fixed, job.moving))
-    if path is None:
-        return None
-    transform: Transform = read_itk(path)
-    stage = transform.stages[0] if len(transform.stages) == 1 else None
-    if not isinstance(stage, FieldMap):
-        raise EvaluationError(f"{path}: expected one displacement field, found {len(transform.stages)} stages.")
-    return stage

@@ -19,6 +19,7 @@ from nnreg.preprocessing.finished import keep_what_is_true
 from nnreg.preprocessing.preprocessor import NormalisedCase, Preprocessor
 from nnreg.preprocessing.reference import Frame
 from nnreg.preprocessing.storage import ENDING, IMAGE, LABELS, MASK
+from nnreg.preprocessing.true_fields import place_true_fields
 from nnreg.typed import to_mapping
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def preprocess(
     processes: int = 1,
     on_progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Preprocess every training case for `configurations` (all if empty) into `folder`.
+    """Preprocess every training case for `configurations` (all if empty) into `folder`, and the true fields of pairs that have one.
 
     Finished cases are not done again, unless the plans say something else about them now.
 
@@ -109,6 +110,8 @@ def preprocess(
         done += 1
         if on_progress is not None:
             on_progress(done, len(raw.cases), case)
+    for target in folders.values():
+        place_true_fields(raw, target, processes=processes)
     return folders
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,13 @@ from nnreg.files import atomic_path, read_json, write_json
 from nnreg.geometry.space import FloatArray, Space
 from nnreg.preprocessing.chunks import chunks_and_blocks
 
+if TYPE_CHECKING:
+    from nnreg.dataset import Pair
+
 SCHEMA_VERSION = 1
 IMAGE, LABELS, MASK = "", "_seg", "_mask"
 ENDING = ".b2nd"
+FIELD = f"_field{ENDING}"  # after the name of a pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +220,14 @@ class PreprocessedDataset(PreparedFolder):
         """
         path = self.folder / f"{case}.json"
         return Properties.from_dict(read_json(path, PreprocessingError), str(path))
+
+    def has_true_field(self, pair: Pair) -> bool:
+        """Whether the true displacement of a pair is known."""
+        return (self.folder / f"{pair.name}{FIELD}").is_file()
+
+    def true_field(self, pair: Pair) -> npt.NDArray[np.float32] | None:
+        """The true displacement of a pair (ndim, *grid), voxels, NaN where it is not known; None if it is nowhere."""
+        return read_array(self.folder / f"{pair.name}{FIELD}") if self.has_true_field(pair) else None
 
     def load(self, case: str) -> PreprocessedCase:
         """Arrays and geometry of a case.

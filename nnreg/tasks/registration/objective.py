@@ -159,7 +159,9 @@ class RegistrationObjective(nn.Module):
             mapped = warp_points(points.nan_to_num(), field) + 0.0 * points
             value = module(mapped * spacing, batch["moving_keypoints"] * spacing)
         elif _kind(module) == TRUE_FIELD:
-            value = module(field, batch["field"], spacing=self.spacing, mask=batch.get("fixed_mask"))
+            known = known_voxels(batch["field"])
+            inside = known if "fixed_mask" not in batch else known & batch["fixed_mask"].bool()
+            value = module(field, batch["field"], spacing=self.spacing, mask=inside)
         else:
             value = self._overlap(module, field, batch)
         return value
@@ -174,6 +176,11 @@ class RegistrationObjective(nn.Module):
         return overlap
 
 
+def known_voxels(field: Tensor) -> Tensor:
+    """Where a true field (B, ndim, *grid) is known, (B, 1, *grid): it is NaN elsewhere."""
+    return field.isfinite().all(dim=1, keepdim=True)
+
+
 def _kind(module: nn.Module) -> str:
     kind = getattr(module, "kind", LABELS)
     return kind if kind in _NEEDS or kind == BOTH_WAYS else LABELS
@@ -183,7 +190,7 @@ def _kind(module: nn.Module) -> str:
 _NEEDS = {
     LABELS: (("label_subset",), "label", "add labelsTr"),
     KEYPOINTS: (("fixed_keypoints", "moving_keypoints"), "keypoint", "add keypointsTr"),
-    TRUE_FIELD: (("field",), "true field", "train on a generator of deformed pairs"),
+    TRUE_FIELD: (("field",), "true field", "add fieldsTr, or train on a generator of deformed pairs"),
 }
 _SWAPPED = {
     f"{one}{part}": f"{other}{part}" for one, other in (("fixed", "moving"), ("moving", "fixed")) for part in ("", "_input", "_labels", "_mask", "_keypoints")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ POINTS_PER_SAMPLE = 512  # samples of a batch need as many
 
 
 def learns_from(supervision: Sequence[LossTerm], what: str) -> bool:
-    """Whether a term needs ``labels`` or ``keypoints``; a similarity among these terms compares one-hot maps of labels."""
+    """Whether a term needs ``labels``, ``keypoints`` or the ``true_field``; a similarity among these terms compares one-hot maps of labels."""
     kinds = {getattr(LOSSES[term.name], "kind", "labels") for term in supervision}
     return what in {"labels" if kind == "similarity" else kind for kind in kinds}
 
@@ -56,6 +56,14 @@ class PairSamples(Dataset[dict[str, Tensor]]):
             self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}
         ):
             raise ConfigurationError(f"{folder}: training.supervision names a keypoint loss, but no case has keypoints. Remove the term or add keypointsTr.")
+        # a validation has the end-point error of what is known, a training with such a term needs a field in every sample of a batch
+        self.directions = ("field", "inverse_field") if plan.bidirectional and split == "train" else ("field",)
+        self.with_fields = split == "train" and learns_from(plan.supervision, "true_field")
+        if self.with_fields and not any(self.data.has_true_field(way) for pair in pairs for way in self._ways(pair).values()):
+            raise ConfigurationError(
+                f"{folder}: training.supervision names a loss of true fields, but no training pair has one. "
+                "Remove the term, or add fieldsTr and preprocess again."
+            )
         self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
         self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
         if split == "val":
@@ -70,7 +78,7 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         pair = self.pairs[rng.integers(len(self.pairs)) if self.split == "train" else index % len(self.pairs)]
         fixed, moving = self.data.load(pair.fixed), self.data.load(pair.moving)
-        sample = self._sample(fixed, moving)
+        sample = self._sample(fixed, moving, self._true_fields(pair, fixed.properties.working.shape))
         if self.augmentation is not None:
             sample = self.augmentation(sample, rng)
         result = {name: value for name in _FIELDS if (value := getattr(sample, name)) is not None}
@@ -80,9 +88,22 @@ class PairSamples(Dataset[dict[str, Tensor]]):
             result |= _draw_points(pair, sample, rng)
         return result
 
-    def _sample(self, fixed: PreprocessedCase, moving: PreprocessedCase) -> PairSample:
+    def _ways(self, pair: Pair) -> dict[str, Pair]:
+        """Entry of a sample to the pair whose true field it holds."""
+        return {name: pair if name == "field" else pair.swapped for name in self.directions}
+
+    def _true_fields(self, pair: Pair, grid: tuple[int, ...]) -> dict[str, Tensor]:
+        """What is known; in a training that needs it, NaN for what is not."""
+        if self.split == "train" and not self.with_fields:
+            return {}
+        found = {name: self.data.true_field(way) for name, way in self._ways(pair).items()}
+        if self.with_fields:
+            found = {name: np.full((len(grid), *grid), np.nan, np.float32) if field is None else field for name, field in found.items()}
+        return {name: torch.from_numpy(field) for name, field in found.items() if field is not None}
+
+    def _sample(self, fixed: PreprocessedCase, moving: PreprocessedCase, fields: Mapping[str, Tensor]) -> PairSample:
         images = {"fixed": torch.from_numpy(np.asarray(fixed.image)), "moving": torch.from_numpy(np.asarray(moving.image))}
-        extras: dict[str, Tensor | None] = {}
+        extras: dict[str, Tensor | None] = dict(fields)
         for role, case in (("fixed", fixed), ("moving", moving)):
             labels = case.labels if self.with_labels else None
             if labels is None and self.pad_labels:
@@ -106,6 +127,8 @@ _FIELDS = (
     "moving_mask",
     "fixed_keypoints",
     "moving_keypoints",
+    "field",
+    "inverse_field",
 )
 
 

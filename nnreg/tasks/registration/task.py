@@ -23,7 +23,7 @@ from nnreg.geometry import warp
 from nnreg.planning import memory
 from nnreg.planning.plans import Configuration, Plans, Training
 from nnreg.planning.rules.training import LABELS_PER_STEP
-from nnreg.tasks.registration.objective import RegistrationObjective
+from nnreg.tasks.registration.objective import RegistrationObjective, known_voxels
 from nnreg.tasks.registration.samples import PairSamples, learns_from
 from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
 from nnreg.training.configs.trainer_config import TrainerConfig
@@ -151,7 +151,7 @@ def _image_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tens
     mask = batch.get("fixed_mask")
     values = {name: getattr(metrics, name)(fixed, warped, mask) for name in ("ncc", "mse", "mae")} | {"grad_l2": metrics.grad_l2(field)}
     if "field" in batch:
-        values["epe"] = metrics.endpoint_error(field, batch["field"])
+        values["epe"] = metrics.endpoint_error(field, batch["field"], mask=known_voxels(batch["field"]))
     return {name: torch.tensor(float(value)) for name, value in values.items()}
 
 

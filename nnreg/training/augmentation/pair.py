@@ -31,7 +31,7 @@ class PairDraw:
     Attributes
     ----------
     fixed_map, moving_map : VoxelAffine
-        What happens to each image, its labels, mask and keypoints.
+        What happens to each image, its labels, mask and keypoints, and between them to their true field.
     fixed_intensity, moving_intensity : IntensityChange, optional
         What the network's inputs look like afterwards.
     """
@@ -59,6 +59,8 @@ class PairDraw:
             moving_mask=moving_mask,
             fixed_keypoints=None if sample.fixed_keypoints is None else self.fixed_map.points(sample.fixed_keypoints),
             moving_keypoints=None if sample.moving_keypoints is None else self.moving_map.points(sample.moving_keypoints),
+            field=None if sample.field is None else self.field(sample.field),
+            inverse_field=None if sample.inverse_field is None else self.moving_map.field(sample.inverse_field, self.fixed_map),
         )
 
     def _images(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:

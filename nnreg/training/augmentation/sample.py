@@ -24,6 +24,8 @@ class PairSample:
         Not zero where the image is valid.
     fixed_keypoints, moving_keypoints : Tensor, shape (N, ndim), float32, optional
         Voxels, array axis order; row i of one corresponds to row i of the other.
+    field, inverse_field : Tensor, shape (ndim, *spatial), float32, optional
+        The true displacement from the fixed to the moving image and back, voxels; NaN where it is not known.
     """
 
     fixed: Tensor
@@ -36,10 +38,12 @@ class PairSample:
     moving_mask: Tensor | None = None
     fixed_keypoints: Tensor | None = None
     moving_keypoints: Tensor | None = None
+    field: Tensor | None = None
+    inverse_field: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.fixed.shape[1:]
-        for name in ("moving", "fixed_input", "moving_input", "fixed_labels", "moving_labels", "fixed_mask", "moving_mask"):
+        for name in ("moving", "fixed_input", "moving_input", "fixed_labels", "moving_labels", "fixed_mask", "moving_mask", "field", "inverse_field"):
             value = getattr(self, name)
             if value is not None and value.shape[1:] != shape:
                 raise GeometryError(f"{name} has shape {tuple(value.shape)}, the fixed image {tuple(self.fixed.shape)}: a sample lies on one grid.")
