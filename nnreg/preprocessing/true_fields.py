@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.errors import PreprocessingError
-from nnreg.files import plain, read_json, write_json
+from nnreg.files import read_json, write_json
 from nnreg.parallel import run_all
 from nnreg.preprocessing.storage import FIELD, PreprocessedDataset, Properties, write_array
 
@@ -45,7 +47,7 @@ def place_true_fields(raw: RawDataset, folder: Path, *, processes: int = 1) -> i
         If a file holds no displacement field.
     """
     marker = folder / MADE_FOR
-    before: dict[str, Any] = read_json(marker, PreprocessingError) if marker.is_file() else {}
+    before: dict[str, str] = read_json(marker, PreprocessingError) if marker.is_file() else {}
     if not before and not (raw.folder / "fieldsTr").is_dir():
         return 0
     ways = {way.name: way for pair in raw.pairs() for way in (pair, pair.swapped)}
@@ -74,14 +76,15 @@ class _Work:
     raw: RawDataset
     folder: Path
 
-    def made_for(self, pair: Pair) -> Any:
-        """What its array depends on; None if its true field is not known."""
+    def made_for(self, pair: Pair) -> str | None:
+        """Digest of what its array depends on; None if its true field is not known."""
         path = self.raw.field_path(pair)
         if path is None:
             return None
         stat = path.stat()
         sides = self._sides(pair)
-        return plain([stat.st_size, stat.st_mtime_ns, sides[0].working.to_dict(), *(side.to_native.tolist() for side in sides)])
+        depends = [stat.st_size, stat.st_mtime_ns, sides[0].working.to_dict(), *(side.to_native.tolist() for side in sides)]
+        return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 
     def __call__(self, pair: Pair) -> None:
         truth = self.raw.true_field(pair)
