@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+import scipy  # its ndimage takes a third of a second to load, which it does when it is first used
 
 COARSE_VOXELS = {2: 512, 3: 128}  # the thinned copy has at most so many voxels along an axis
 AIR_HU = -1000.0
@@ -139,7 +139,7 @@ def _border_mode(channel: npt.NDArray[np.float64]) -> float:
     if high <= low:
         return float(np.median(border))
     histogram, edges = np.histogram(border, bins=128, range=(float(low), float(high)))
-    densest = int(ndimage.gaussian_filter1d(histogram.astype(float), 2.0, mode="constant").argmax())
+    densest = int(scipy.ndimage.gaussian_filter1d(histogram.astype(float), 2.0, mode="constant").argmax())
     return float((edges[densest] + edges[densest + 1]) / 2)
 
 
@@ -186,16 +186,16 @@ def _tidy(mask: BoolArray) -> BoolArray:
     """Without specks and small components, without holes (sinuses, ventricles, lungs)."""
     # a thin axis (a few thick slices) must not be eroded away
     reach = tuple(1 if size >= 16 else 0 for size in mask.shape)
-    cross = ndimage.generate_binary_structure(mask.ndim, 1)
+    cross = scipy.ndimage.generate_binary_structure(mask.ndim, 1)
     for axis, wanted in enumerate(reach):
         if not wanted:
             keep = [slice(None)] * mask.ndim
             keep[axis] = slice(1, 2)
             cross = cross[tuple(keep)]
-    opened = ndimage.binary_opening(mask, cross) if any(reach) else mask
+    opened = scipy.ndimage.binary_opening(mask, cross) if any(reach) else mask
     # opening takes the tips of the body too; what adjoins the rest comes back
-    mask = ndimage.binary_dilation(opened, cross, mask=mask) if opened.any() else mask
-    labels, count = ndimage.label(mask)
+    mask = scipy.ndimage.binary_dilation(opened, cross, mask=mask) if opened.any() else mask
+    labels, count = scipy.ndimage.label(mask)
     if count > 1:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
@@ -206,12 +206,12 @@ def _tidy(mask: BoolArray) -> BoolArray:
 def _fill(mask: BoolArray) -> BoolArray:
     """Fill holes slice by slice along every axis: a lung is open at the top of a slab and closed in every axial slice."""
     if mask.ndim == 2:
-        return np.asarray(ndimage.binary_fill_holes(mask), dtype=bool)
+        return np.asarray(scipy.ndimage.binary_fill_holes(mask), dtype=bool)
     filled = np.zeros_like(mask)
     for axis in range(mask.ndim):
         if mask.shape[axis] > 1:
-            plane = np.expand_dims(ndimage.generate_binary_structure(mask.ndim - 1, 1), axis)
-            filled |= ndimage.binary_fill_holes(mask, plane)
+            plane = np.expand_dims(scipy.ndimage.generate_binary_structure(mask.ndim - 1, 1), axis)
+            filled |= scipy.ndimage.binary_fill_holes(mask, plane)
     return filled | mask
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from nnreg.dataset.labels import OUTSIDE
 from nnreg.planning.dense.measure import Box, nonzero_box
@@ -52,8 +51,10 @@ def filled(mask: Mask) -> Mask:
     """
     if min(mask.shape) < 3 or mask.all():
         return mask
-    parts, count = ndimage.label(~mask)
-    open_parts = np.zeros(count + 1, bool)
+    import cc3d
+
+    parts = cc3d.connected_components(~mask, connectivity=6)
+    open_parts = np.zeros(int(parts.max()) + 1, bool)
     for axis in range(mask.ndim):
         for end in (0, -1):
             open_parts[np.take(parts, end, axis)] = True
