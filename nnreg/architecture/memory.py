@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -88,6 +89,32 @@ class _Living(TorchDispatchMode):
         self.now -= size
 
 
+class _Attention(torch.autograd.Function):
+    """Attention as fused kernels keep it: what comes in and what goes out, no matrix of all pairs of tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """An empty tensor of the result's shape."""
+        result = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        ctx.save_for_backward(query, key, value, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *_gradient: Any) -> tuple[Tensor, ...]:
+        """Empty gradients."""
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+class _Fused(TorchFunctionMode):
+    """On the meta device torch takes attention apart; processors and GPUs have one kernel for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3], *(named[name] for name in ("query", "key", "value")[len(args) :]))
+        return func(*args, **named)
+
+
 def _copied(tensor: Tensor) -> int:
     """Bytes of a convolution's copy of what it reads or returns."""
     size = tensor.numel() * tensor.element_size()
@@ -157,7 +184,7 @@ def _measured(network: nn.Module, images: Any, shape: Sequence[int]) -> Training
     for tensor in (*network.parameters(), *network.buffers(), *tree_leaves(images)):
         living.ignore(tensor)
     try:
-        with torch.device("meta"), living:
+        with torch.device("meta"), _Fused(), living:
             outputs, further = (network(**images), None) if isinstance(images, dict) else _all_decoded(network, images)
             total = sum(output.float().square().sum() for output in tree_leaves([outputs, further] if further else outputs))
             total.backward()

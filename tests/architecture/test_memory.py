@@ -90,6 +90,27 @@ def test_few_features_are_copied_in_whole_blocks() -> None:
     assert passes[4] > 2 * 16 * own
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_attention_keeps_no_matrix_of_all_pairs(by_name: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(2, 8, 1)
+
+        def forward(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
+            image = self.stem(torch.cat([fixed, moving], dim=1))
+            tokens = image.flatten(2).transpose(1, 2)[:, None]
+            named = {"query": tokens, "key": tokens, "value": tokens} if by_name else {}
+            seen = nn.functional.scaled_dot_product_attention(*(() if by_name else (tokens,) * 3), **named)
+            return [seen[:, 0].transpose(1, 2).reshape_as(image)]
+
+    found = training_memory(Net, (256, 256), channels=1)
+    assert found is not None
+    assert found.passes < 100 * 4 * 256**2  # a hundred features; a matrix of all pairs would be 65,536
+    fields = Net()(fixed=torch.rand(1, 1, 8, 8), moving=torch.rand(1, 1, 8, 8))
+    assert fields[0].shape == (1, 8, 8, 8)
+
+
 def test_allocates_nothing() -> None:
     """A step of many terabytes."""
     found = training_memory(build(), (400_000, 400_000), channels=1)
