@@ -157,6 +157,8 @@ class RawDataset:
 
     def _beside(self, kind: str, case: str, endings: Sequence[str], more: str = "") -> Path | None:
         folder = self.folder / f"{kind}{self._suffix(case)}"
+        if not folder.is_dir():  # asked of every case, and most datasets have no masks
+            return None
         return next((path for ending in endings if is_image_file(path := folder / f"{case}{more}{ending}")), None)
 
     def _suffix(self, case: str) -> str:

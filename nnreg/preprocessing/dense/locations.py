@@ -16,6 +16,7 @@ from nnreg.files import atomic_path
 
 Voxels = npt.NDArray[np.integer]
 SEED = 1234
+SLAB_VOXELS = 2**19  # looked at in one go
 MOST, SHARE = 10_000, 0.01  # so many voxels of each, or that share of them if it is more
 
 
@@ -37,23 +38,25 @@ def sample_locations(labels: npt.NDArray[np.int16], wanted: Sequence[Label], *, 
     values = sorted({value for entry in wanted for value in _values(entry)})
     codes = np.full(2**16, len(values), np.uint16)
     codes[np.asarray(values, np.int16).view(np.uint16)] = np.arange(len(values))
-    # slice by slice, so that nothing of the volume's size is made
-    counts = np.stack([np.bincount(codes[plane.reshape(-1).view(np.uint16)], minlength=len(values) + 1) for plane in labels])
+    # a few slices at a time, so that nothing of a large volume's size is made
+    rows = max(1, SLAB_VOXELS // max(1, labels[0].size))
+    slabs = [labels[start : start + rows].reshape(-1).view(np.uint16) for start in range(0, len(labels), rows)]
+    counts = np.stack([np.bincount(codes[slab], minlength=len(values) + 1) for slab in slabs])
     members = {entry: [values.index(value) for value in _values(entry)] for entry in wanted}
     ranks = {entry: _drawn(counts[:, own].sum(axis=1), rng) for entry, own in members.items()}
     found: dict[Label, list[npt.NDArray[np.int64]]] = {entry: [] for entry in wanted}
-    for depth, plane in enumerate(labels):
-        if not any(len(chosen[depth]) for chosen in ranks.values()):
+    for index, slab in enumerate(slabs):
+        if not any(len(chosen[index]) for chosen in ranks.values()):
             continue
-        groups = _groups(codes[plane.reshape(-1).view(np.uint16)], counts[depth, :-1])
+        groups = _groups(codes[slab], counts[index, :-1])
         for entry, chosen in ranks.items():
-            pool = [groups[index] for index in members[entry]]
-            found[entry].append(np.concatenate(pool)[chosen[depth]] + depth * plane.size)
+            pool = [groups[member] for member in members[entry]]
+            found[entry].append(np.concatenate(pool)[chosen[index]] + index * rows * labels[0].size)
     return {entry: _coordinates(np.concatenate([*parts, np.empty(0, np.int64)]), labels.shape) for entry, parts in found.items()}
 
 
 def _drawn(counts: npt.NDArray[np.int64], rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
-    """How many there are in each slice to which of them are taken, without replacement and all alike."""
+    """How many there are in each slab to which of them are taken, without replacement and all alike."""
     ends = np.cumsum(counts)
     total = int(ends[-1])
     count = max(min(MOST, total), int(np.ceil(total * SHARE)))
