@@ -46,7 +46,7 @@ class Bar(NamedTuple):
 
 
 BARS = (
-    Bar("blob_dice", "found", 10.0, np.inf, "10 points or more"),
+    Bar("blob_dice", "found", 10.0, np.inf, "more than 10 points"),
     Bar("region_dice", "surface", -np.inf, 0.0, "less than 0"),
 )
 

@@ -2,7 +2,7 @@
 
 from nnreg.architecture.backbone import Backbone, DenseNetwork, FieldNetwork
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
-from nnreg.architecture.building import build_dense_network, build_network, find_network, network_names
+from nnreg.architecture.building import build_dense_network, build_network, check_options, find_network, network_names
 from nnreg.architecture.custom import CorrMLP, DynamicKiUNet, DynamicUIUNet, GlobalNet, LocalNet, OriginalUNetReg, Primus, SwinUNETR
 from nnreg.architecture.dual_pyramid import DualPyramid
 from nnreg.architecture.unetreg import UNetReg
@@ -28,6 +28,7 @@ __all__ = [
     "UNetReg",
     "build_dense_network",
     "build_network",
+    "check_options",
     "find_network",
     "network_names",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -142,15 +142,32 @@ def _name_of(architecture: str | Callable[..., nn.Module]) -> str:
 
 def _called(name: str, made: Callable[..., Any], builder: Callable[..., Any], first: tuple[Any, ...], plan: dict[str, Any], options: dict[str, Any]) -> Any:
     """``builder(*first, **plan, **options)``; options may override the plan, and an unknown one is named before anything is built."""
-    valid = _parameters(made) | _parameters(builder)
-    unknown = [key for key in options if key not in plan and key not in valid]
-    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(made).parameters.values()):
-        own = valid - set(plan) - {"inputs", "backbone", "options"}
-        raise ConfigurationError(f"network {name!r} takes no option {unknown[0]!r}; {did_you_mean(unknown[0], own or ['none'])}")
+    _check_options(name, made, builder, plan, options)
     try:
         return builder(*first, **{**plan, **options})
     except TypeError as error:
         raise ConfigurationError(f"network {name!r} cannot be built with the options {options}: {error}.") from error
+
+
+def check_options(architecture: str, options: Collection[str]) -> None:
+    """Refuse options that a registration network does not take, without building it.
+
+    Raises
+    ------
+    ConfigurationError
+        With the nearest valid one; also if there is no such network.
+    """
+    made = find_network(architecture)
+    planned = _parameters(build_network) - {"architecture"}
+    _check_options(architecture, made, FieldNetwork if is_backbone(made) else made, planned, options)
+
+
+def _check_options(name: str, made: Callable[..., Any], builder: Callable[..., Any], planned: Collection[str], options: Collection[str]) -> None:
+    valid = _parameters(made) | _parameters(builder)
+    unknown = [key for key in options if key not in planned and key not in valid]
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(made).parameters.values()):
+        own = valid - set(planned) - {"inputs", "backbone", "options"}
+        raise ConfigurationError(f"network {name!r} takes no option {unknown[0]!r}; {did_you_mean(unknown[0], own or ['none'])}")
 
 
 def _parameters(made: Callable[..., Any]) -> set[str]:

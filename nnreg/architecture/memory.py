@@ -24,9 +24,9 @@ from nnreg.errors import ConfigurationError
 GB = 1024**3
 KEPT_COPIES = 3  # the weights and Adam's two moments
 FIXED_GB = 0.2  # libraries, as nnreg.planning.memory has it
-# they work in a layout of their own: what they read and return is copied while they do (oneDNN; cuDNN takes about as much), ...
+# they work in a layout of their own: what they read and return is copied while they do (oneDNN; cuDNN takes about as much)
 CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
-BLOCK = 16  # ... channels in blocks of so many, a last one filled up: few features at a large size are copied at several times their own
+BLOCK = 16  # channels of such a copy come in blocks of so many, the last one filled up: a copy of few features is several times as large as they
 
 
 @dataclass(frozen=True)

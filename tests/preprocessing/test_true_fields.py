@@ -80,7 +80,7 @@ def test_the_field_lies_where_the_aligned_images_lie():
     working = Space.plain((12, 10))
     plain = Properties("a", space, working, np.eye(3))
     np.testing.assert_allclose(on_working_grid(truth, plain, plain)[:, :6, :8], np.broadcast_to([[[3.0]], [[2.0]]], (2, 6, 8)), atol=1e-5)
-    # the moving image was shifted by (1, -2) mm, so that much less is left to do
+    # the aligned moving image lies 1 mm to the left and 2 mm further than the native one, so the way there is that much shorter and longer
     moved = on_working_grid(truth, plain, dataclasses.replace(plain, to_native=shifted))
     np.testing.assert_allclose(moved[:, 5, 5], [3.0 + 2.0, 2.0 - 1.0], atol=1e-5)
     both = on_working_grid(truth, dataclasses.replace(plain, to_native=turned), dataclasses.replace(plain, to_native=turned))

@@ -118,6 +118,8 @@ def test_true_displacements_are_in_voxels(tmp_path):
         ({"optimizer": {"lr": "fast"}}, "lr: expected float"),
         ({"model": {"name": "globlnet3d"}}, "globalnet3d"),
         ({"model": {"name": "globalnet3d", "dept": 3}}, "did you mean 'depth'"),
+        ({"model": {"name": "dual_pyramid", "field_resolutoin": 2}}, "model: network 'dual_pyramid' takes no option .* did you mean 'field_resolution'"),
+        ({"model": {"name": "kiunet", "pool": "max"}}, "'pool_type'"),
         ({"model": {"name": "globalnet3d", "warp_padding_mode": "zeros"}}, "border"),
         ({"loss": {"name": "lncc", "kernel": 9}}, "kernel_size"),
         ({"loss": {"name": "lncc", "dvf_weight": 1}}, "dvf_weight is unknown for lncc"),

@@ -142,7 +142,7 @@ def _recipe(file: _File, synthetic: dict[str, dict[str, Any]], where: str) -> Tr
 
 def _model(model: dict[str, Any], where: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Name, the network's own options, and what the plan says of its stages. A network of nnReg's own name keeps the planned ones."""
-    from nnreg.architecture import network_names
+    from nnreg.architecture import check_options, network_names
 
     options = dict(model)
     name = str(options.pop("name", "globalnet3d"))
@@ -150,6 +150,10 @@ def _model(model: dict[str, Any], where: str) -> tuple[str, dict[str, Any], dict
         if options.pop(key, only) != only:
             raise ConfigurationError(f"{where}: model.{key}: nnReg warps with {only!r} alone. Give that or leave the key out.")
     if name in network_names():
+        try:
+            check_options(name, options)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: model: {error}") from error
         return name, options, {}
     if name not in MODELS:
         raise ConfigurationError(f"{where}: model.name {name!r} is unknown; {did_you_mean(name, [*MODELS, *network_names()])}")
