@@ -83,7 +83,7 @@ def peer_managers(spacing: tuple[float, ...], target: tuple[float, ...], heads: 
 
 def own_plans(target: tuple[float, ...]) -> tuple[Any, Any]:
     """What ours needs of plans and configuration."""
-    from nnreg.planning.dense.resampling import Resampling
+    from nnreg.planning.dense_prediction.resampling import Resampling
     from nnreg.planning.plans import Normalization
 
     configuration = SimpleNamespace(spacing=target, normalization=(Normalization("ct", WINDOW),), resampling=Resampling())
@@ -108,7 +108,7 @@ def preprocess(who: str, case: str, labels: int, folder: Path) -> tuple[Any, dic
         from nnreg.dataset.labels import LabelManager
         from nnreg.geometry import Space
         from nnreg.imageio import Image
-        from nnreg.preprocessing.dense.case import CroppedCase
+        from nnreg.preprocessing.dense_prediction.case import CroppedCase
 
         plans, configuration = own_plans(target)
         space, manager = Space.plain(shape, spacing), LabelManager(tuple(range(labels + 1)))
@@ -148,8 +148,8 @@ def export(who: str, classes: int, size: int) -> tuple[Any, dict[str, float]]:
     if who == "nnreg":
         from nnreg.dataset.labels import LabelManager
         from nnreg.geometry import Space
-        from nnreg.preprocessing.dense.restore import restore_labels
-        from nnreg.preprocessing.dense.storage import DenseProperties
+        from nnreg.preprocessing.dense_prediction.restore import restore_labels
+        from nnreg.preprocessing.dense_prediction.storage import DenseProperties
 
         plans, configuration = own_plans(target)
         properties = DenseProperties("a", Space.plain((size,) * 3, spacing), (size,) * 3, ((0, size),) * 3)

@@ -117,7 +117,7 @@ def _predictor(folder: Path, network):
     import torch
 
     from nnreg.dataset.spec import DatasetSpec
-    from nnreg.inference.dense_predictor import DensePredictor, TileOptions
+    from nnreg.inference.dense_prediction.predictor import DensePredictor, TileOptions
 
     plans, configuration = _plans(folder)
     spec = DatasetSpec.read(folder / "nnReg_raw" / NAME / "dataset.json")
@@ -126,8 +126,8 @@ def _predictor(folder: Path, network):
 
 
 def _predict(folder: Path, network, region_of=None) -> Path:
-    from nnreg.inference.dense_sources import NewCases
-    from nnreg.inference.large import predict_large
+    from nnreg.inference.dense_prediction.large import predict_large
+    from nnreg.inference.dense_prediction.sources import NewCases
 
     spec, predictor = _predictor(folder, network)
     prepared = NewCases(folder / "nnReg_raw" / NAME / "imagesTr", predictor.plans, "3d_fullres", spec).prepare_large("balls")
@@ -147,7 +147,7 @@ def predict(folder: Path, size: int) -> None:
             return torch.cat([torch.zeros_like(image), image - self.level], dim=1)
 
     plans, _ = _plans(folder)
-    from nnreg.inference.dense_sources import NewCases
+    from nnreg.inference.dense_prediction.sources import NewCases
 
     network = Threshold()
     spec, _ = _predictor(folder, network)
@@ -155,13 +155,13 @@ def predict(folder: Path, size: int) -> None:
     source = NewCases(folder / "nnReg_raw" / NAME / "imagesTr", plans, "3d_fullres", spec)
     # bodies are below 90, cores above 140, of 255: halfway, as the image was normalised
     from nnreg.imageio import open_image
-    from nnreg.preprocessing.dense.streamed import StreamedCase
+    from nnreg.preprocessing.dense_prediction.streamed import StreamedCase
 
     image = open_image(source.files("balls"))
     step = StreamedCase.of("balls", image, plans, plans.configuration("3d_fullres")).normaliser.steps[0]
     network.level = (115 - step.subtract) / step.divide
     path = _predict(folder, network)
-    from nnreg.evaluation.dense import evaluate_label_files
+    from nnreg.evaluation.dense_prediction.case import evaluate_label_files
 
     found = evaluate_label_files({"balls": folder / "nnReg_raw" / NAME / "labelsTr" / "balls.zarr"}, {"balls": path}, labels=[1])
     print(f"     Dice {found['foreground_mean']['Dice']:.4f}")

@@ -25,10 +25,10 @@ def nnreg(job: Job) -> None:
     """nnReg, with the preset that the method's name ends in; ``nnreg-affine`` is the linear alignment alone."""
     import torch
 
+    from nnreg.engine import register
     from nnreg.geometry import Transform
     from nnreg.geometry.itk import write_itk
     from nnreg.imageio import read_image
-    from nnreg.registration import register
 
     torch.set_num_threads(job["threads"])
     preset = job["method"].removeprefix("nnreg-")

@@ -21,7 +21,7 @@ from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.errors import NnRegError
 from nnreg.files import write_json
 from nnreg.planning.plans import Configuration, Plans
-from nnreg.planning.rules.training import drawn_labels
+from nnreg.planning.registration.rules.training import drawn_labels
 from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.trainer.optimizers import build_optimizer

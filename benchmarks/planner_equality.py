@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nnreg.planning.dense.fingerprint import DenseFingerprint, DenseImage, Intensities
-from nnreg.planning.dense.planner import plan_dense
-from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
+from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint, DenseImage, Intensities
+from nnreg.planning.dense_prediction.planner import plan_dense
+from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 
 PLANNERS = {"M": "resenc_m", "L": "resenc_l", "XL": "resenc_xl"}
 TOLERANCE = 1e-9  # of spacings, relative

@@ -21,13 +21,13 @@ import SimpleITK as sitk
 
 from nnreg import metrics
 from nnreg.dataset.keypoints import read_keypoints
+from nnreg.engine import align
+from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import NnRegError
 from nnreg.files import write_json
 from nnreg.geometry import AffineMap, FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.geometry.itk import read_itk
 from nnreg.imageio import ENDINGS, Image, read_image, write_image
-from nnreg.registration import align
-from nnreg.registration.sides import foreground, prepare
 
 PEERS = ("ants_syn", "greedy", "elastix", "convexadam", "fireants")
 OWN = ("nnreg-fast", "nnreg-default", "nnreg-accurate")

@@ -25,9 +25,9 @@ from selfconfig_peers import SETTINGS
 from nnreg.errors import NnRegError
 from nnreg.files import read_json, write_json
 from nnreg.planning.explain import explain
-from nnreg.planning.fingerprint import Fingerprint
 from nnreg.planning.plans import Plans
-from nnreg.planning.rules import RULES
+from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.rules import RULES
 
 FOLDING_BAR = 0.1  # percent
 ACCURATE_BAR = 0.8  # share of the datasets

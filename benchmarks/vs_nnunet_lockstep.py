@@ -50,7 +50,7 @@ def record(options: Options) -> None:
 def repeat(options: Options) -> None:
     """The same steps by nnReg's trainer, and how far it ends from there."""
     from nnreg import nnRegTrainer
-    from nnreg.training.importers.nnunet_model import weights_from
+    from nnreg.training.importers.dense_prediction.nnunet_model import weights_from
 
     recorded = torch.load(options["record"], weights_only=True)
     overrides = {"epochs": options["epochs"], "iterations_per_epoch": options["iterations"], "seed": options["seed"]}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.errors import NnRegError
-from nnreg.planning.dense import settings
+from nnreg.planning.dense_prediction import settings
 
 STAGES, FEATURES, BATCH = 4, 4, 4  # of the small network: most stages, divisor of the features; its largest batch
 Plan = dict[str, Any]

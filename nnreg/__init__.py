@@ -22,7 +22,7 @@ _PUBLIC = {
     "plan_and_preprocess": "nnreg.preprocessing",
     "train": "nnreg.training.execution.run",
     "predict": "nnreg.inference.roads",
-    "register": "nnreg.registration",
+    "register": "nnreg.engine",
     "evaluate": "nnreg.evaluation.roads",
     "nnRegTrainer": "nnreg.training.trainer.trainer",
     "TrainerConfig": "nnreg.training.configs",

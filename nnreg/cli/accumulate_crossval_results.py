@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> None:
     from nnreg.dataset import RawDataset
-    from nnreg.evaluation.crossval import accumulate
-    from nnreg.evaluation.dense import dense_table
-    from nnreg.evaluation.dense_folder import names_of
+    from nnreg.evaluation.dense_prediction.case import dense_table
+    from nnreg.evaluation.dense_prediction.crossval import accumulate
+    from nnreg.evaluation.dense_prediction.folder import names_of
     from nnreg.parallel import default_processes
 
     workspace = workspace_of(options)

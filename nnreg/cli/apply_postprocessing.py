@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    from nnreg.evaluation.postprocessing import apply_to_folder, read_steps
+    from nnreg.evaluation.dense_prediction.postprocessing import apply_to_folder, read_steps
     from nnreg.files import writable_folder
     from nnreg.parallel import default_processes
 

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    from nnreg.inference.apply import apply_transform
+    from nnreg.inference.registration.apply import apply_transform
 
     kind = apply_transform(
         options.input,

@@ -9,13 +9,13 @@ from nnreg.cli.planning_options import print_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nnreg.planning.dense.fingerprint import DenseFingerprint
-    from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
+    from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint
+    from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 
 
 def print_fingerprint(fingerprint: DenseFingerprint) -> None:
     """What was measured, in a few lines."""
-    from nnreg.planning.rules.decision import text
+    from nnreg.planning.decision import text
 
     print(f"{fingerprint.dataset_name}: {len(fingerprint.images)} images with labels, {fingerprint.heads} entries in labels")
     for name, values in (("shape", fingerprint.shapes()), ("spacing", fingerprint.spacings())):
@@ -30,7 +30,7 @@ def print_fingerprint(fingerprint: DenseFingerprint) -> None:
 
 def print_plans(plans: DensePlans) -> None:
     """What was decided, and why."""
-    from nnreg.planning.rules.decision import text
+    from nnreg.planning.decision import text
 
     network = plans.configurations[plans.recommended].architecture.name
     print(f"{plans.dataset_name}: {plans.planner}, {network}, axes {' '.join(map(str, plans.transpose_forward))} ({plans.because['transpose_forward']})")
@@ -68,7 +68,7 @@ def _reason(configuration: DenseConfiguration) -> str:
 
 def print_arrays(name: str, folder: Path) -> None:
     """Where the arrays of a configuration lie, and how large they are."""
-    from nnreg.preprocessing.dense.storage import DenseDataset
+    from nnreg.preprocessing.dense_prediction.storage import DenseDataset
 
     data = DenseDataset(folder)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 2**20

@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> None:
     from nnreg.dataset.spec import FILE_NAME, DatasetSpec
     from nnreg.dataset.target_spec import outputs_of
-    from nnreg.evaluation.dense import label_files
-    from nnreg.evaluation.postprocessing import FILE_NAME as POSTPROCESSING
-    from nnreg.evaluation.postprocessing import determine_for_targets, write_steps
+    from nnreg.evaluation.dense_prediction.case import label_files
+    from nnreg.evaluation.dense_prediction.postprocessing import FILE_NAME as POSTPROCESSING
+    from nnreg.evaluation.dense_prediction.postprocessing import determine_for_targets, write_steps
     from nnreg.parallel import default_processes
 
     folder = Path(options.input)

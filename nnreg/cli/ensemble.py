@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    from nnreg.inference.ensemble import ensemble_folders
+    from nnreg.inference.dense_prediction.ensemble import ensemble_folders
     from nnreg.parallel import default_processes
 
     output = Path(options.output)

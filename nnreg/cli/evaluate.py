@@ -41,7 +41,7 @@ def _work(options: argparse.Namespace) -> None:
     from nnreg.dataset import RawDataset
     from nnreg.errors import ConfigurationError
     from nnreg.evaluation import write_summary
-    from nnreg.evaluation.dense_folder import task_of_predictions
+    from nnreg.evaluation.dense_prediction.folder import task_of_predictions
     from nnreg.files import writable_folder
 
     if options.processes is not None and options.processes < 1:
@@ -76,8 +76,8 @@ def _pairs(options: argparse.Namespace, predictions: Path, raw: RawDataset) -> t
 
 def _label_maps(options: argparse.Namespace, predictions: Path, raw: RawDataset) -> tuple[dict[str, Any], str]:
     from nnreg.errors import ConfigurationError
-    from nnreg.evaluation.dense import dense_table
-    from nnreg.evaluation.dense_folder import evaluate_dense_folder, names_of
+    from nnreg.evaluation.dense_prediction.case import dense_table
+    from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder, names_of
     from nnreg.parallel import default_processes
 
     if options.no_labels:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> None:
     from nnreg.errors import EvaluationError
     from nnreg.evaluation import write_summary
-    from nnreg.evaluation.dense import dense_table, evaluate_label_files, label_files
+    from nnreg.evaluation.dense_prediction.case import dense_table, evaluate_label_files, label_files
     from nnreg.parallel import default_processes
 
     references, predictions = label_files(Path(options.reference)), label_files(Path(options.predictions))

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> None:
     from nnreg.dataset import RawDataset
-    from nnreg.evaluation.best import INFORMATION, INSTRUCTIONS, find_best_configuration
+    from nnreg.inference.dense_prediction.best import INFORMATION, INSTRUCTIONS, find_best_configuration
     from nnreg.parallel import default_processes
 
     workspace = workspace_of(options)

@@ -65,7 +65,7 @@ def _work(options: argparse.Namespace) -> None:
 
     from nnreg.errors import ConfigurationError
     from nnreg.training.importers import import_run, read_run
-    from nnreg.training.importers.nnunet_model import import_nnunet_model, is_nnunet_model
+    from nnreg.training.importers.dense_prediction.nnunet_model import import_nnunet_model, is_nnunet_model
 
     source = options.config_path or options.source or options.data_base_dir or options.input
     if source is None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from nnreg.cli.common import Parser, progress_bar
 
 if TYPE_CHECKING:
-    from nnreg.planning.fingerprint import Fingerprint
-    from nnreg.planning.pair_fingerprint import PairFingerprint, PairMeasurement, Stages
     from nnreg.planning.plans import Plans
+    from nnreg.planning.registration.fingerprint import Fingerprint
+    from nnreg.planning.registration.pair_fingerprint import PairFingerprint, PairMeasurement, Stages
     from nnreg.workspace import Workspace
 
 DEFAULT_PLANS = "nnRegPlans"
@@ -62,7 +62,7 @@ def add_planning(parser: Parser) -> None:
 
 def planning(options: argparse.Namespace) -> dict[str, Any]:
     """What :func:`add_planning` read, as arguments of the library; what was not given is left to the planner."""
-    from nnreg.planning.duration import parse_duration
+    from nnreg.planning.registration.duration import parse_duration
 
     given = {
         "gpu_memory_target": options.gpu_memory_target,
@@ -117,8 +117,8 @@ def print_fingerprint(workspace: Workspace, dataset: str, task: str | None) -> N
 def _tables() -> dict[str, tuple[Any, ...]]:
     """Per task: name and class of the fingerprint, what prints it, what prints plans, what prints arrays."""
     from nnreg.cli import dense_tables
-    from nnreg.planning import fingerprint
-    from nnreg.planning.dense import fingerprint as dense
+    from nnreg.planning.dense_prediction import fingerprint as dense
+    from nnreg.planning.registration import fingerprint
 
     return {
         "registration": (fingerprint.FILE_NAME, fingerprint.Fingerprint, _fingerprint, _plans, _arrays),
@@ -200,7 +200,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _plans(plans: Plans) -> None:
-    from nnreg.planning.rules.decision import text
+    from nnreg.planning.decision import text
 
     print(
         f"{plans.dataset_name}: pre-alignment {plans.pre_alignment}" + (f" to {plans.reference_case}" if plans.reference_case else ", a frame for each group")
@@ -262,7 +262,7 @@ def print_arrays(task: str, folders: dict[str, Path]) -> None:
 
 def _arrays(name: str, folder: Path) -> None:
     """How well the cases were brought together."""
-    from nnreg.preprocessing.storage import PreprocessedDataset
+    from nnreg.preprocessing.registration.storage import PreprocessedDataset
 
     data = PreprocessedDataset(folder)
     kinds: dict[str, int] = {}

@@ -31,7 +31,7 @@ def add_registration_options(group: argparse._ArgumentGroup) -> None:
 
 def register_images(options: argparse.Namespace, configuration: str | None) -> str:
     """Register the images of a folder; returns what was done."""
-    from nnreg.inference.predict import PredictOptions, optimise_folder, predict_folder
+    from nnreg.inference.registration.predict import PredictOptions, optimise_folder, predict_folder
     from nnreg.planning.plans import OPTIMISE
 
     shared: dict[str, Any] = {
@@ -109,8 +109,8 @@ def _model_spec(folder: Path) -> DatasetSpec:
 def _pairs(options: argparse.Namespace) -> list[Pair] | None:
     from nnreg.dataset.pairs import Pair
     from nnreg.errors import PredictionError
-    from nnreg.inference.cases import case_names
-    from nnreg.inference.predict import read_pairs
+    from nnreg.inference.registration.cases import case_names
+    from nnreg.inference.registration.predict import read_pairs
 
     if options.pairs:
         return read_pairs(Path(options.pairs))
@@ -151,8 +151,8 @@ def add_dense_options(group: argparse._ArgumentGroup) -> None:
 
 def predict_label_maps(options: argparse.Namespace, configuration: str | None) -> str:
     """Predict a label map for every image of a folder; returns what was done."""
-    from nnreg.inference.dense import DenseOptions, predict_folder
-    from nnreg.inference.dense_predictor import TileOptions
+    from nnreg.inference.dense_prediction.predict import DenseOptions, predict_folder
+    from nnreg.inference.dense_prediction.predictor import TileOptions
 
     output = Path(options.output)
     content = predict_folder(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nnreg.cli.common import Parser, progress_bar, run
 
 if TYPE_CHECKING:
-    from nnreg.registration import Registration
+    from nnreg.engine import Registration
 
 EXIT_NOT_REGISTERED = 3
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from nnreg.inference.register import PairFiles, register_files
+    from nnreg.inference.registration.register import PairFiles, register_files
 
     files = PairFiles(
         fixed=options.fixed.split(","),

@@ -25,8 +25,8 @@ def parser() -> Parser:
 
 
 def _work(options: argparse.Namespace) -> None:
-    from nnreg.inference.tuning import tune
-    from nnreg.planning.tuning import table
+    from nnreg.inference.registration.tuning import tune
+    from nnreg.planning.registration.tuning import table
 
     workspace = workspace_of(options)
     plans = tune(

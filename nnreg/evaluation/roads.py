@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnreg.evaluation.dense_folder import evaluate_dense_folder, task_of_predictions
-from nnreg.evaluation.folder import evaluate_folder
+from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder, task_of_predictions
+from nnreg.evaluation.registration.folder import evaluate_folder
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
@@ -25,7 +25,7 @@ def evaluate(predictions: Path | str, raw: RawDataset, **options: Any) -> dict[s
     raw
         The dataset with the truth.
     **options
-        As in :func:`nnreg.evaluation.evaluate_folder` for registrations, in :func:`nnreg.evaluation.dense_folder.evaluate_dense_folder` for label maps.
+        As in :func:`nnreg.evaluation.evaluate_folder` for registrations, in :func:`nnreg.evaluation.dense_prediction.folder.evaluate_dense_folder` for label maps.
 
     Returns
     -------

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnreg.evaluation.pair import STAGES, finite_mean
+from nnreg.evaluation.registration.pair import STAGES, finite_mean
 from nnreg.files import write_json
 
 SCHEMA_VERSION = 1

@@ -15,7 +15,7 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.geometry import AffineMap, FieldMap, Transform
 from nnreg.planning.plans import Configuration, Plans
-from nnreg.preprocessing.storage import PreprocessedCase
+from nnreg.preprocessing.registration.storage import PreprocessedCase
 from nnreg.task import task_named
 from nnreg.training.configs.lookup import ResolvedTrainer, resolve_trainer
 from nnreg.training.configs.trainer_config import TrainerConfig

@@ -9,7 +9,7 @@ from typing import Any
 from nnreg.inference.predictor import ModelFolder
 
 # task -> "module:function"; imported when asked for
-ROADS = {"registration": "nnreg.inference.predict:predict_folder", "dense_prediction": "nnreg.inference.dense:predict_folder"}
+ROADS = {"registration": "nnreg.inference.registration.predict:predict_folder", "dense_prediction": "nnreg.inference.dense_prediction.predict:predict_folder"}
 
 
 def predict(model_folder: Path | str, images: Path | str, output: Path | str, **options: Any) -> dict[str, Any]:
@@ -24,7 +24,8 @@ def predict(model_folder: Path | str, images: Path | str, output: Path | str, **
     output
         Where the predictions and ``prediction.json`` go.
     **options
-        As in :func:`nnreg.inference.predict.predict_folder` for models that register, in :func:`nnreg.inference.dense.predict_folder` for those that segment.
+        As in :func:`nnreg.inference.registration.predict.predict_folder` for models that register,
+        in :func:`nnreg.inference.dense_prediction.predict.predict_folder` for those that segment.
 
     Returns
     -------

@@ -20,7 +20,7 @@ from nnreg.losses.lncc import LNCC, lncc_value_and_gradient
 from nnreg.losses.mind import MIND
 from nnreg.losses.nmi import NMI
 from nnreg.losses.overlap import SoftDice
-from nnreg.losses.regularisation import Bending, Diffusion, Elastic, NonDiffeomorphicVolume
+from nnreg.losses.regularization import Bending, Diffusion, Elastic, NonDiffeomorphicVolume
 from nnreg.losses.segmentation import BCE, CrossEntropy, Dice, Focal, SoftDiceLoss, TopK, Tversky
 from nnreg.losses.supervision import InverseConsistency, Keypoints, TrueField
 from nnreg.losses.targets import CosineSimilarity, MaskedMSE, NormalSmoothness, SignedDistance, WeightedSmoothL1

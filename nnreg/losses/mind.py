@@ -1,6 +1,6 @@
 """MIND-SSC: compares what each image says of the likeness of a voxel's neighbours, which is much the same in every modality (Heinrich et al., MICCAI 2013).
 
-The descriptor is that of the engine (:func:`nnreg.registration.mind.mind`), with a gradient.
+The descriptor is that of the engine (:func:`nnreg.engine.mind.mind`), with a gradient.
 """
 
 from __future__ import annotations

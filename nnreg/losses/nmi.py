@@ -1,7 +1,7 @@
 """Normalised mutual information, for images whose contrasts are related but not alike (CT and MR, T1 and T2).
 
 Each fixed intensity falls into one bin, each warped one is spread over four by a cubic B-spline (Mattes et al. 2003), so that the joint histogram has a
-derivative. The definition is that of the engine (:class:`nnreg.registration.similarity.MutualInformation`), whose compiled histogram is used on the CPU.
+derivative. The definition is that of the engine (:class:`nnreg.engine.similarity.MutualInformation`), whose compiled histogram is used on the CPU.
 """
 
 from __future__ import annotations

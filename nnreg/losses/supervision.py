@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nnreg.errors import ConfigurationError
 from nnreg.geometry.fields import check_field, compose, identity_grid
 from nnreg.losses.base import LOSSES, full_precision, masked
-from nnreg.losses.regularisation import in_mm
+from nnreg.losses.regularization import in_mm
 
 Norm = Literal["l2", "squared"]
 

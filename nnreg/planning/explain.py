@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.files import write_text
-from nnreg.planning.dense import geometry as geometry  # registers its rules, as the next line does
-from nnreg.planning.dense import settings as settings
 from nnreg.planning.plans import LossTerm, Normalization, Plans
-from nnreg.planning.rules import RULES
-from nnreg.planning.tuning import describe
+from nnreg.planning.registration.rules import RULES
+from nnreg.planning.registration.tuning import describe
 
 Row = tuple[str, str, str]
 MARKS = ("<!-- rules: made from their docstrings by make docs -->", "<!-- end of rules -->")

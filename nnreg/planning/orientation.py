@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.geometry.axis_permutation import Turn
 from nnreg.geometry.space import Space
-from nnreg.geometry.turn import Turn
 
 LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # towards the negative and the positive end of world x, y, z (LPS)
 

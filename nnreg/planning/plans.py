@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
-from nnreg.planning.optimisation import Optimisation, Tuning
+from nnreg.planning.registration.engine_settings import Optimisation, Tuning
 from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
 from nnreg.typed import from_mapping, to_mapping
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.optimisation import Optimisation
 from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Plans, Training
+from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.training_options import training_problems
 
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
@@ -23,7 +23,7 @@ ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{
 # task -> "module:class" and the checks that only its plans need; imported when asked for
 PLANS_OF_TASK = {
     "registration": ("nnreg.planning.plans:Plans", "nnreg.planning.validation:registration_problems"),
-    "dense_prediction": ("nnreg.planning.dense.plans:DensePlans", "nnreg.planning.dense.validation:dense_problems"),
+    "dense_prediction": ("nnreg.planning.dense_prediction.plans:DensePlans", "nnreg.planning.dense_prediction.validation:dense_problems"),
 }
 
 

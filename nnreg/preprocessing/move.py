@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 from nnreg.errors import PlansError
-from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.plans import Plans
-from nnreg.planning.rules import alignment
-from nnreg.preprocessing.pipeline import read_plans
+from nnreg.planning.registration.fingerprint import FILE_NAME, Fingerprint
+from nnreg.planning.registration.rules import alignment
+from nnreg.preprocessing.registration.pipeline import read_plans
 from nnreg.workspace import Workspace
 
 

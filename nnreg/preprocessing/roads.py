@@ -10,7 +10,7 @@ from typing import Any
 
 from nnreg.errors import ConfigurationError, DatasetError, did_you_mean
 from nnreg.files import read_json, writable_folder
-from nnreg.planning.dense.presets import PRESETS
+from nnreg.planning.dense_prediction.presets import PRESETS
 from nnreg.planning.plans import Plans
 from nnreg.workspace import Workspace
 
@@ -41,11 +41,11 @@ class Road:
 
 ROADS = {
     "registration": Road(
-        "nnreg.preprocessing.pipeline",
+        "nnreg.preprocessing.registration.pipeline",
         {DEFAULT_PLANNER: {}, "registration": {}},
         {"pair_budget": "--pair_budget", "device": "-device", "time_budget": "--time_budget"},
     ),
-    "dense_prediction": Road("nnreg.preprocessing.dense.road", {name: {"planner": name} for name in PRESETS}),
+    "dense_prediction": Road("nnreg.preprocessing.dense_prediction.pipeline", {name: {"planner": name} for name in PRESETS}),
 }
 
 
@@ -119,7 +119,7 @@ def preprocess_dataset(
     dict
         Configuration to the folder of its arrays.
     """
-    from nnreg.preprocessing.pipeline import read_plans
+    from nnreg.preprocessing.registration.pipeline import read_plans
 
     name = workspace.dataset_name(dataset)
     task = read_plans(writable_folder(workspace.preprocessed / name), plans_name, name).task

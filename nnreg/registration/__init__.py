@@ -1,8 +1,5 @@
-"""The optimisation engine: linear alignment, global search, multi-resolution refinement, instance optimisation."""
+"""The engine under the name it had before it moved to :mod:`nnreg.engine`: what users import from here goes on working."""
 
-from nnreg.registration.affine import Alignment, align
-from nnreg.registration.engine import register
-from nnreg.registration.presets import PRESETS
-from nnreg.registration.result import Decision, Registration, Truth
+from nnreg.engine import PRESETS, Alignment, Decision, Registration, Truth, align, register
 
 __all__ = ["PRESETS", "Alignment", "Decision", "Registration", "Truth", "align", "register"]

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tests.engine.pairs import error_voxels, known_pair, textured
 
 from nnreg.cli.register import main
 from nnreg.dataset.keypoints import write_keypoints
 from nnreg.geometry import Space
 from nnreg.geometry.itk import read_itk, write_itk
 from nnreg.imageio import read_image, write_image
-from nnreg.inference.register import OUTPUTS
-from tests.registration.pairs import error_voxels, known_pair, textured
+from nnreg.inference.registration.register import OUTPUTS
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -175,7 +175,7 @@ def test_one_line_and_nothing_half_written(what, tmp_path, capsys):
 
 
 def test_interrupted_leaves_nothing(files, tmp_path, monkeypatch, capsys):
-    import nnreg.inference.register as room
+    import nnreg.inference.registration.register as room
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -11,10 +11,10 @@ from nnreg.cli import accumulate_crossval_results, find_best_configuration
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import NnRegError
-from nnreg.evaluation.crossval import accumulate
+from nnreg.evaluation.dense_prediction.crossval import accumulate
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
-from nnreg.inference.probabilities import write_probabilities
+from nnreg.inference.dense_prediction.probabilities import write_probabilities
 
 NAME = "Dataset006_Joined"
 SPEC = DatasetSpec({"0": "MR"}, 4, ".nii.gz", labels={"background": 0, "a": 1, "b": 2}, task="dense_prediction")

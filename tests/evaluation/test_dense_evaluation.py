@@ -10,9 +10,9 @@ import pytest
 
 from nnreg.cli import evaluate_simple
 from nnreg.errors import NnRegError
-from nnreg.evaluation import dense_values
-from nnreg.evaluation.dense import evaluate_label_files, evaluate_labels, label_files
-from nnreg.evaluation.dense_values import ValueMeasure
+from nnreg.evaluation.dense_prediction import values as dense_values
+from nnreg.evaluation.dense_prediction.case import evaluate_label_files, evaluate_labels, label_files
+from nnreg.evaluation.dense_prediction.values import ValueMeasure
 from nnreg.geometry import Space
 from nnreg.imageio import Image, write_image
 from nnreg.imageio.lazy import boxes

@@ -13,13 +13,13 @@ from nnreg.cli import apply_postprocessing, determine_postprocessing, ensemble, 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import NnRegError
-from nnreg.evaluation.crossval import accumulate, score_of
+from nnreg.evaluation.dense_prediction.crossval import accumulate, score_of
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
 from nnreg.imageio.lazy import boxes
-from nnreg.inference import ensemble as ensemble_module
-from nnreg.inference.ensemble import ensemble_folders
-from nnreg.inference.probabilities import write_probabilities
+from nnreg.inference.dense_prediction import ensemble as ensemble_module
+from nnreg.inference.dense_prediction.ensemble import ensemble_folders
+from nnreg.inference.dense_prediction.probabilities import write_probabilities
 
 NAME = "Dataset007_Several"
 TARGETS: dict[str, Any] = {

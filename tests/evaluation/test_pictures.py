@@ -8,8 +8,8 @@ from matplotlib.image import imread
 from scipy.ndimage import gaussian_filter
 
 from nnreg.errors import NnRegError
-from nnreg.evaluation.pictures import overview, overview_of_transform
-from nnreg.evaluation.views import affine_part, views
+from nnreg.evaluation.registration.pictures import overview, overview_of_transform
+from nnreg.evaluation.slices import affine_part, views
 from nnreg.geometry import FieldMap, Space, Transform, resample_image
 from nnreg.imageio import Image
 

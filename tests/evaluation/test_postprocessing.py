@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from nnreg.cli import apply_postprocessing, determine_postprocessing
 from nnreg.errors import NnRegError
-from nnreg.evaluation.postprocessing import Step, keep_largest_component, read_steps, write_steps
+from nnreg.evaluation.dense_prediction.postprocessing import Step, keep_largest_component, read_steps, write_steps
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
 

@@ -10,10 +10,10 @@ import tifffile
 
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
-from nnreg.geometry.turn import Turn
+from nnreg.geometry.axis_permutation import Turn
 from nnreg.imageio import open_image, read_image, write_image
 from nnreg.imageio.lazy import boxes, is_large
-from nnreg.imageio.turned import TurnedImage, TurnedWriter
+from nnreg.imageio.reoriented import TurnedImage, TurnedWriter
 from nnreg.imageio.zarr_files import create_zarr, open_zarr
 
 zarr = pytest.importorskip("zarr")

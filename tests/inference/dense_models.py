@@ -12,9 +12,9 @@ import torch
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.geometry import Space
 from nnreg.imageio import write_image
-from nnreg.inference.dense_predictor import DensePredictor
-from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
-from nnreg.planning.dense.resampling import Resampling
+from nnreg.inference.dense_prediction.predictor import DensePredictor
+from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
+from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.planning.plans import Architecture, LossTerm, Normalization, Training
 from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig

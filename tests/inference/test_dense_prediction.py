@@ -21,13 +21,13 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
 from nnreg.imageio import itk_files, read_image, write_image
-from nnreg.inference.dense import DenseOptions, predict_cases
-from nnreg.inference.dense_predictor import TileOptions
-from nnreg.inference.dense_sources import NewCases
-from nnreg.inference.ensemble import labels_of
-from nnreg.inference.probabilities import Probabilities, write_probabilities
+from nnreg.inference.dense_prediction.ensemble import labels_of
+from nnreg.inference.dense_prediction.predict import DenseOptions, predict_cases
+from nnreg.inference.dense_prediction.predictor import TileOptions
+from nnreg.inference.dense_prediction.probabilities import Probabilities, write_probabilities
+from nnreg.inference.dense_prediction.sources import NewCases
 from nnreg.inference.roads import predict
-from nnreg.planning.dense.measure import nonzero_box
+from nnreg.planning.dense_prediction.measure import nonzero_box
 from nnreg.planning.orientation import reoriented
 from nnreg.planning.plans import Normalization, Plans
 

@@ -16,13 +16,13 @@ from nnreg.geometry import FieldMap, Space, Transform
 from nnreg.geometry.itk import read_itk
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import Image, read_image, write_image
-from nnreg.inference.cases import FolderCases, folder_beside
-from nnreg.inference.export import write_pair
-from nnreg.inference.predict import read_pairs
 from nnreg.inference.predictor import ModelFolder, PairTransforms, Predictor
+from nnreg.inference.registration.cases import FolderCases, folder_beside
+from nnreg.inference.registration.export import write_pair
+from nnreg.inference.registration.predict import read_pairs
 from nnreg.planning.plans import Plans
-from nnreg.preprocessing.preprocessor import Preprocessor
-from nnreg.preprocessing.storage import PreprocessedDataset
+from nnreg.preprocessing.registration.preprocessor import Preprocessor
+from nnreg.preprocessing.registration.storage import PreprocessedDataset
 
 SPACE = Space((7, 9), (1.5, 0.8), (3.0, -4.0), (0.8, -0.6, 0.6, 0.8))
 

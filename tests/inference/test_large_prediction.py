@@ -11,13 +11,13 @@ from dense_models import HIGH, REGIONS, SPEC, by_brightness, configuration, plan
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
 from nnreg.imageio import open_image, read_image, write_image
-from nnreg.inference import large, streamed_window
-from nnreg.inference.dense import DenseOptions, predict_cases
-from nnreg.inference.dense_predictor import DEFAULT_TILES, TileOptions
-from nnreg.inference.dense_sources import NewCases
-from nnreg.inference.sliding_window import SlidingWindow
-from nnreg.inference.streamed_window import StreamedWindow
-from nnreg.planning.dense.fingerprint import MapValues
+from nnreg.inference.dense_prediction import large, streamed_window
+from nnreg.inference.dense_prediction.predict import DenseOptions, predict_cases
+from nnreg.inference.dense_prediction.predictor import DEFAULT_TILES, TileOptions
+from nnreg.inference.dense_prediction.sliding_window import SlidingWindow
+from nnreg.inference.dense_prediction.sources import NewCases
+from nnreg.inference.dense_prediction.streamed_window import StreamedWindow
+from nnreg.planning.dense_prediction.fingerprint import MapValues
 from nnreg.planning.orientation import code, reoriented
 from nnreg.planning.plans import Normalization
 

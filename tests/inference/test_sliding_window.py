@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nnreg.errors import PredictionError
-from nnreg.inference.sliding_window import SlidingWindow, importance, mirrored_mean, tile_starts
+from nnreg.inference.dense_prediction.sliding_window import SlidingWindow, importance, mirrored_mean, tile_starts
 
 # made with nnunetv2 2.8.1: image, tile, step, starts
 STARTS = [

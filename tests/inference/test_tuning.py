@@ -9,10 +9,10 @@ import pytest
 
 from nnreg.cli import plan_and_preprocess, plan_experiment, synthesize, tune
 from nnreg.cli.common import duration
-from nnreg.inference import tuning
+from nnreg.engine import PRESETS
+from nnreg.inference.registration import tuning
 from nnreg.planning.plans import OPTIMISE, Plans
-from nnreg.planning.tuning import PLANNED
-from nnreg.registration import PRESETS
+from nnreg.planning.registration.tuning import PLANNED
 from nnreg.workspace import Workspace
 
 DATASET = "Dataset900_Ellipsoids"

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from nnreg import metrics
+from nnreg.engine.mind import mind
+from nnreg.engine.similarity import MutualInformation
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import identity_grid, inverse
-from nnreg.losses import MIND, NMI, Elastic, InverseConsistency, Keypoints, NonDiffeomorphicVolume, TrueField, build_loss, regularisation
+from nnreg.losses import MIND, NMI, Elastic, InverseConsistency, Keypoints, NonDiffeomorphicVolume, TrueField, build_loss
 from nnreg.losses import mind as mind_module
-from nnreg.registration.mind import mind
-from nnreg.registration.similarity import MutualInformation
+from nnreg.losses import regularization as regularisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SPACING = (0.8, 2.5, 1.5)

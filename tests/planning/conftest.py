@@ -10,9 +10,9 @@ import pytest
 
 from nnreg.geometry import Space
 from nnreg.planning import orientation
-from nnreg.planning.extract import connected
-from nnreg.planning.fingerprint import ChannelStatistics, Fingerprint, ImageFingerprint
-from nnreg.planning.pair_fingerprint import PairFingerprint, PairMeasurement, Percentiles, Stages
+from nnreg.planning.registration.extract import connected
+from nnreg.planning.registration.fingerprint import ChannelStatistics, Fingerprint, ImageFingerprint
+from nnreg.planning.registration.pair_fingerprint import PairFingerprint, PairMeasurement, Percentiles, Stages
 
 
 def _statistics(**changes: Any) -> ChannelStatistics:

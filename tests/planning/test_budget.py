@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from nnreg.errors import PlansError
-from nnreg.planning.duration import Budget, Speed, parse_duration, readable_duration, step_work
-from nnreg.planning.planner import plan
-from nnreg.planning.rules import budget
+from nnreg.planning.registration.duration import Budget, Speed, parse_duration, readable_duration, step_work
+from nnreg.planning.registration.planner import plan
+from nnreg.planning.registration.rules import budget
 
 SPEED = Speed("a machine", 10.0, 1e-4, 1.5e-2, 1e-3, 0.1, 0.5, 4.0)
 

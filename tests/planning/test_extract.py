@@ -6,7 +6,7 @@ import pytest
 from nnreg.errors import PlansError
 from nnreg.geometry import Space
 from nnreg.imageio import Image
-from nnreg.planning.extract import channel_names, connected, extract_fingerprint, measure_image
+from nnreg.planning.registration.extract import channel_names, connected, extract_fingerprint, measure_image
 
 
 def _ball(shape=(30, 34, 28), value=500.0):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnreg.planning.foreground import find_foreground, looks_like_hounsfield, otsu
+from nnreg.planning.registration.foreground import find_foreground, looks_like_hounsfield, otsu
 
 SHAPE = (40, 52, 46)
 

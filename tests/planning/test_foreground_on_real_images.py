@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnreg.imageio import read_image
-from nnreg.planning.foreground import find_foreground
+from nnreg.planning.registration.foreground import find_foreground
 
 LABELLED = [
     ("oasis35/1000_SS.nii.gz", "oasis35/1000_glm.nii.gz", True),

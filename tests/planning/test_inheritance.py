@@ -3,8 +3,8 @@
 import pytest
 
 from nnreg.errors import PlansError
-from nnreg.planning.planner import plan
 from nnreg.planning.plans import Plans
+from nnreg.planning.registration.planner import plan
 
 
 @pytest.fixture

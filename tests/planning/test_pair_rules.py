@@ -5,11 +5,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from nnreg.planning.fingerprint import Fingerprint
-from nnreg.planning.pair_fingerprint import Percentiles, Stages, Trial
-from nnreg.planning.planner import plan
 from nnreg.planning.plans import OPTIMISE, Plans
-from nnreg.planning.rules import alignment, network, optimisation, relation, training
+from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.pair_fingerprint import Percentiles, Stages, Trial
+from nnreg.planning.registration.planner import plan
+from nnreg.planning.registration.rules import alignment, network, relation, training
+from nnreg.planning.registration.rules import engine as optimisation
 
 BELOW, ABOVE = 1 - 1e-6, 1 + 1e-6
 UNSURE = 0.6  # a local correlation that is one contrast, but not surely
@@ -62,7 +63,7 @@ class TestRelation:
         assert relation.modality_relation(fingerprint(channel_names=("CT/MR",))).value == relation.DIFFERENT
 
     def test_the_line_between_contrasts_is_the_engine_s(self):
-        from nnreg.registration.similarity import SAME_CONTRAST
+        from nnreg.engine.similarity import SAME_CONTRAST
 
         assert relation.SAME_CONTRAST == SAME_CONTRAST
 
@@ -106,12 +107,12 @@ class TestSimilarity:
         assert training.regularisation(relation.MIXED).value == training.regularisation(relation.DIFFERENT).value
 
     def test_the_engine_takes_what_is_planned(self):
+        from nnreg.engine import PRESETS as ENGINE_PRESETS
+        from nnreg.engine import presets
+        from nnreg.engine.affine import KINDS
+        from nnreg.engine.registration import SIMILARITIES as ENGINE_SIMILARITIES
         from nnreg.planning import validation
         from nnreg.planning.validation import PRE_ALIGNMENTS, PRESETS, SIMILARITIES
-        from nnreg.registration import PRESETS as ENGINE_PRESETS
-        from nnreg.registration import presets
-        from nnreg.registration.affine import KINDS
-        from nnreg.registration.engine import SIMILARITIES as ENGINE_SIMILARITIES
 
         assert set(PRESETS) == set(ENGINE_PRESETS)
         assert (validation.RADII, validation.SMOOTHNESS) == (presets.RADII, presets.SMOOTHNESS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nnreg.errors import PlansError
-from nnreg.planning.fingerprint import Fingerprint
-from nnreg.planning.planner import plan
 from nnreg.planning.plans import Plans
+from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.planner import plan
 
 
 @pytest.fixture
@@ -134,5 +134,5 @@ def test_a_wrong_edit_is_refused_by_key(tmp_path, brains, keys, value, message):
 
 
 def test_planning_imports_no_torch():
-    code = "import sys, nnreg.planning.planner, nnreg.planning.extract, nnreg.preprocessing.pipeline; sys.exit('torch' in sys.modules)"
+    code = "import sys, nnreg.planning.registration.planner, nnreg.planning.registration.extract, nnreg.preprocessing.registration.pipeline; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

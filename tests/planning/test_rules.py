@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nnreg.errors import PlansError
-from nnreg.planning.frames import box_of, frame_box, frames_of, needed_extent, working_space
 from nnreg.planning.orientation import code
-from nnreg.planning.rules import RULES, Decision, alignment, grid, intensity, network, relation, spacing, training
+from nnreg.planning.registration.reference_space import box_of, frame_box, frames_of, needed_extent, working_space
+from nnreg.planning.registration.rules import RULES, Decision, alignment, grid, intensity, network, relation, spacing, training
 
 
 def test_every_rule_is_registered_once_and_documented():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from nnreg.planning.optimisation import Optimisation, Score, Tuning
-from nnreg.planning.planner import plan
 from nnreg.planning.plans import OPTIMISE, Plans
-from nnreg.planning.tuning import MOST_FOLDING, PLANNED, SIMILARITIES, alternatives, before_tuning, changes, ranked, still_tuned, table, tuned
+from nnreg.planning.registration.engine_settings import Optimisation, Score, Tuning
+from nnreg.planning.registration.planner import plan
+from nnreg.planning.registration.tuning import MOST_FOLDING, PLANNED, SIMILARITIES, alternatives, before_tuning, changes, ranked, still_tuned, table, tuned
 from nnreg.planning.validation import PRE_ALIGNMENTS, check_plans
 
 

@@ -11,12 +11,12 @@ from skimage.transform import resize
 
 from nnreg.dataset.labels import LabelManager
 from nnreg.errors import NnRegError
-from nnreg.planning.dense.resampling import Resampling
+from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.planning.plans import Normalization
-from nnreg.preprocessing.dense.crop import crop, filled
-from nnreg.preprocessing.dense.locations import MOST, read_locations, sample_locations, write_locations
-from nnreg.preprocessing.dense.normalise import normalise
-from nnreg.preprocessing.dense.resample import resample_image, resample_labels
+from nnreg.preprocessing.dense_prediction.crop import crop, filled
+from nnreg.preprocessing.dense_prediction.locations import MOST, read_locations, sample_locations, write_locations
+from nnreg.preprocessing.dense_prediction.normalization import normalise
+from nnreg.preprocessing.dense_prediction.resample import resample_image, resample_labels
 
 ORACLE = json.loads((Path(__file__).parent / "data" / "nnunet_arrays.json").read_text())
 SPACINGS = {"iso": ((1, 1, 1), (0.5, 0.8, 1.2)), "aniso": ((5, 1, 1), (2.5, 0.8, 0.8))}

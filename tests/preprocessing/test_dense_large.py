@@ -13,10 +13,10 @@ from nnreg.geometry import Space
 from nnreg.imageio import lazy, read_image, write_image
 from nnreg.planning.orientation import code
 from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
-from nnreg.preprocessing.dense.large import Drawn
-from nnreg.preprocessing.dense.storage import DenseDataset
-from nnreg.preprocessing.dense.streamed_normalise import Moments
-from nnreg.preprocessing.dense.turned import turned_image
+from nnreg.preprocessing.dense_prediction.large import Drawn
+from nnreg.preprocessing.dense_prediction.reoriented import turned_image
+from nnreg.preprocessing.dense_prediction.storage import DenseDataset
+from nnreg.preprocessing.dense_prediction.streamed_normalization import Moments
 from nnreg.workspace import Workspace
 
 pytest.importorskip("zarr")

@@ -11,10 +11,10 @@ from skimage.transform import resize
 from nnreg.dataset.labels import LabelManager
 from nnreg.errors import PredictionError
 from nnreg.geometry import Space
-from nnreg.planning.dense.resampling import Resampling
-from nnreg.preprocessing.dense import restore
-from nnreg.preprocessing.dense.restore import restore_labels, restore_probabilities
-from nnreg.preprocessing.dense.storage import DenseProperties
+from nnreg.planning.dense_prediction.resampling import Resampling
+from nnreg.preprocessing.dense_prediction import restore
+from nnreg.preprocessing.dense_prediction.restore import restore_labels, restore_probabilities
+from nnreg.preprocessing.dense_prediction.storage import DenseProperties
 
 LABELS = LabelManager((0, 3, 7, 300))
 REGIONS = LabelManager((0, 1, 2, 3), ((1, 2, 3), (2, 3), 3, 1), (1, 2, 3, 4))

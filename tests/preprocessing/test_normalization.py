@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from nnreg.errors import ConfigurationError, PreprocessingError
-from nnreg.planning.foreground import find_foreground
 from nnreg.planning.plans import Normalization
-from nnreg.preprocessing.normalization import NORMALIZATIONS, normalise
+from nnreg.planning.registration.foreground import find_foreground
+from nnreg.preprocessing.registration.normalization import NORMALIZATIONS, normalise
 
 
 def _image(scale=1.0, offset=0.0):

@@ -13,10 +13,11 @@ from nnreg import preprocessing as library
 from nnreg.dataset import Pair, RawDataset
 from nnreg.errors import ConfigurationError, PlansError
 from nnreg.geometry import Space
-from nnreg.planning.fingerprint import FILE_NAME, Fingerprint
-from nnreg.preprocessing import fingerprint_dataset, pairs
+from nnreg.planning.registration.fingerprint import FILE_NAME, Fingerprint
+from nnreg.preprocessing import fingerprint_dataset
 from nnreg.preprocessing.move import move_plans
-from nnreg.preprocessing.pairs import FOLDER, measure_pairs, sampled_pairs
+from nnreg.preprocessing.registration import pairs
+from nnreg.preprocessing.registration.pairs import FOLDER, measure_pairs, sampled_pairs
 
 SHAPE, SPACING = (20, 26, 22), (2.0, 1.5, 1.5)
 SHIFT = 2  # voxels along the second axis
@@ -77,7 +78,7 @@ def test_what_is_kept_is_not_measured_again_until_a_file_changes(moved, monkeypa
     def broken(*arguments, **more):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("nnreg.preprocessing.pilot.measure_pair", broken)
+    monkeypatch.setattr("nnreg.preprocessing.registration.pilot.measure_pair", broken)
     assert measure_pairs(raw, fingerprint, folder) == first
     kept = dataclasses.replace(fingerprint, pairs=first)
     assert pairs.pairs_still_true(kept, raw)

@@ -12,10 +12,10 @@ from nnreg.dataset import RawDataset
 from nnreg.errors import NnRegError, PlansError
 from nnreg.geometry import Space
 from nnreg.planning.plans import Plans
-from nnreg.preprocessing import pipeline as library
 from nnreg.preprocessing import plan_dataset, preprocess_dataset
-from nnreg.preprocessing.preprocessor import Preprocessor
-from nnreg.preprocessing.storage import PreprocessedDataset
+from nnreg.preprocessing.registration import pipeline as library
+from nnreg.preprocessing.registration.preprocessor import Preprocessor
+from nnreg.preprocessing.registration.storage import PreprocessedDataset
 
 NAME = "Dataset007_Tiny"
 # pairs have their own tests
@@ -182,7 +182,7 @@ def test_nan_and_truncated_files_are_refused_by_name(workspace, write_dataset, p
 
 
 def test_a_failed_case_leaves_the_finished_ones(workspace, dataset, monkeypatch):
-    from nnreg.preprocessing import run
+    from nnreg.preprocessing.registration import run
 
     original = run.align_case
     monkeypatch.setattr(run, "align_case", lambda case, *rest, **more: _fail() if case == "s2" else original(case, *rest, **more))

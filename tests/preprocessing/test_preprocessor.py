@@ -7,13 +7,13 @@ from scipy import ndimage
 from nnreg.errors import PreprocessingError
 from nnreg.geometry import Space, apply_matrix
 from nnreg.imageio import Image
-from nnreg.planning.extract import measure_image
-from nnreg.planning.fingerprint import ChannelStatistics, Fingerprint
 from nnreg.planning.orientation import code, permutation, reoriented
-from nnreg.planning.planner import plan
-from nnreg.preprocessing.alignment import CaseAlignment
-from nnreg.preprocessing.preprocessor import NormalisedCase, Preprocessor
-from nnreg.preprocessing.reference import Frame, copy_reference
+from nnreg.planning.registration.extract import measure_image
+from nnreg.planning.registration.fingerprint import ChannelStatistics, Fingerprint
+from nnreg.planning.registration.planner import plan
+from nnreg.preprocessing.registration.alignment import CaseAlignment
+from nnreg.preprocessing.registration.preprocessor import NormalisedCase, Preprocessor
+from nnreg.preprocessing.registration.reference_space import Frame, copy_reference
 
 SHAPE = (28, 34, 30)
 

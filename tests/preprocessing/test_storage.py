@@ -4,7 +4,7 @@ import pytest
 from nnreg.errors import PreprocessingError
 from nnreg.geometry import Space
 from nnreg.preprocessing.chunks import BLOCK_BYTES, CHUNK_BYTES, chunks_and_blocks
-from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset, Properties, read_array, write_array
+from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset, Properties, read_array, write_array
 
 
 @pytest.mark.parametrize("shape", [(1, 160, 192, 224), (3, 18, 256, 216), (1, 482, 512, 512), (2, 7, 5), (1, 700, 900), (1, 1, 30, 40)])

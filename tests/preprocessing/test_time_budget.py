@@ -5,9 +5,9 @@ import pytest
 from nnreg.cli import plan_experiment
 from nnreg.errors import PlansError
 from nnreg.files import read_json, write_json
-from nnreg.planning.duration import Speed
 from nnreg.planning.plans import Plans
-from nnreg.preprocessing.speed import FILE_NAME, machine_speed, measured_as
+from nnreg.planning.registration.duration import Speed
+from nnreg.preprocessing.registration.speed import FILE_NAME, machine_speed, measured_as
 from nnreg.typed import to_mapping
 from tests.tiny import NO_PAIRS, QUIET, Tiny, spaces, succeeded, write_dataset
 

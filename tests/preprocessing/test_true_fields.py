@@ -18,8 +18,8 @@ from nnreg.geometry import FieldMap, Space, Transform, warp
 from nnreg.geometry.itk import write_itk
 from nnreg.planning.plans import Configuration, LossTerm, Plans
 from nnreg.preprocessing import plan_and_preprocess
-from nnreg.preprocessing.storage import PreprocessedDataset, Properties
-from nnreg.preprocessing.true_fields import on_working_grid, place_true_fields
+from nnreg.preprocessing.registration.storage import PreprocessedDataset, Properties
+from nnreg.preprocessing.registration.true_fields import on_working_grid, place_true_fields
 from nnreg.tasks.registration.samples import PairSamples
 from nnreg.workspace import Workspace
 

@@ -17,8 +17,8 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES
 from nnreg.metrics import dice
-from nnreg.planning.dense.plans import DenseConfiguration
-from nnreg.planning.dense.resampling import Resampling
+from nnreg.planning.dense_prediction.plans import DenseConfiguration
+from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.planning.plans import Architecture, LossTerm, Normalization, Training
 from nnreg.tasks.dense_prediction.objective import DenseObjective
 from nnreg.training.configs import TRAINER_CONFIGS, TrainerConfig

@@ -11,8 +11,8 @@ from dynamic_network_architectures.architectures import unet
 from torch import Tensor, nn
 
 from nnreg.architecture import build_dense_network
-from nnreg.planning.dense.presets import DEFAULT, RESENC_M, Preset
-from nnreg.planning.dense.settings import blocks, features
+from nnreg.planning.dense_prediction.presets import DEFAULT, RESENC_M, Preset
+from nnreg.planning.dense_prediction.settings import blocks, features
 from nnreg.task import task_named
 from nnreg.tasks.dense_prediction.task import COUNTS, DensePredictionTask
 

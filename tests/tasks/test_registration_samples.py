@@ -17,7 +17,7 @@ from nnreg.dataset.splits import fold_cases
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import Space
 from nnreg.planning.plans import Configuration, LossTerm, Plans
-from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset, Properties
+from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset, Properties
 from nnreg.tasks.registration.samples import POINTS_PER_SAMPLE, PairSamples
 from nnreg.tasks.registration.task import RegistrationTask
 from nnreg.training.dataloading.loaders import build_loader, collate

@@ -9,7 +9,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from nnreg.errors import ConfigurationError, GeometryError
 from nnreg.geometry import identity_grid, warp
-from nnreg.training.augmentation import PairSample, RandomAffine, RandomIntensity, VoxelAffine, build_augmentation
+from nnreg.training.augmentation.registration import PairSample, RandomAffine, RandomIntensity, VoxelAffine, build_augmentation
 
 STRONG = {"rotation_degrees": 20, "log_scale": 0.15, "shift_fraction": 0.08}
 ALL = {"spatial": {**STRONG, "mirror_axes": [0, 1]}, "relative_affine": {"rotation_degrees": 5, "log_scale": 0.05}, "intensity": {}}

@@ -15,14 +15,14 @@ from nnreg.cli import evaluate, predict, train
 from nnreg.dataset import RawDataset, verify_dataset
 from nnreg.errors import NnRegError
 from nnreg.imageio import read_image, write_image
-from nnreg.planning.dense.fingerprint import MapValues
-from nnreg.planning.dense.plans import DensePlans
-from nnreg.planning.dense.resampling import Resampling
+from nnreg.planning.dense_prediction.fingerprint import MapValues
+from nnreg.planning.dense_prediction.plans import DensePlans
+from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.planning.plans import Plans
 from nnreg.preprocessing import plan_and_preprocess
-from nnreg.preprocessing.dense.maps import normalise_maps, resample_maps, restore_values
-from nnreg.preprocessing.dense.restore import restore_maps
-from nnreg.preprocessing.dense.storage import DenseDataset
+from nnreg.preprocessing.dense_prediction.maps import normalise_maps, resample_maps, restore_values
+from nnreg.preprocessing.dense_prediction.restore import restore_maps
+from nnreg.preprocessing.dense_prediction.storage import DenseDataset
 from nnreg.task import task_named
 from nnreg.tasks.dense_prediction.samples import Annotation, PatchSamples
 from nnreg.tasks.dense_prediction.target_objective import TargetObjective

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnreg.errors import ConfigurationError
-from nnreg.training.augmentation.dense import DenseAugmentation, RandomPose, _spatial, build_dense_augmentation
+from nnreg.training.augmentation.dense_prediction.patch import DenseAugmentation, RandomPose, _spatial, build_dense_augmentation
 from nnreg.training.augmentation.intensity import RandomIntensity
 from nnreg.training.augmentation.seeding import global_seed
 

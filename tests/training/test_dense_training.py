@@ -16,8 +16,8 @@ from nnreg.errors import TrainingError
 from nnreg.files import read_json
 from nnreg.planning.plans import Plans
 from nnreg.preprocessing import plan_and_preprocess
-from nnreg.preprocessing.dense.storage import DenseDataset
-from nnreg.preprocessing.storage import write_array
+from nnreg.preprocessing.dense_prediction.storage import DenseDataset
+from nnreg.preprocessing.registration.storage import write_array
 from nnreg.tasks.dense_prediction.cascade import FOLDER, PreviousStage
 from nnreg.tasks.dense_prediction.samples import PatchSamples
 from nnreg.training.execution.run import build_trainer

@@ -21,7 +21,7 @@ from nnreg.planning.plans import Plans
 from nnreg.training.configs import TRAINER_CONFIGS, resolve_trainer
 from nnreg.training.configs.overrides import resolve_configuration
 from nnreg.training.importers import import_run, plan_run, read_run
-from nnreg.training.importers.folders import labelled_folder
+from nnreg.training.importers.dense_prediction.folders import labelled_folder
 from nnreg.training.importers.values import values_of
 from nnreg.workspace import Workspace
 

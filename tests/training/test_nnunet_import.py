@@ -17,8 +17,8 @@ from torch import nn
 from nnreg.cli import import_
 from nnreg.errors import NnRegError
 from nnreg.inference.predictor import ModelFolder
-from nnreg.planning.dense.plans import DensePlans
-from nnreg.training.importers.nnunet_model import import_nnunet_model, is_nnunet_model, read_checkpoint
+from nnreg.planning.dense_prediction.plans import DensePlans
+from nnreg.training.importers.dense_prediction.nnunet_model import import_nnunet_model, is_nnunet_model, read_checkpoint
 from nnreg.workspace import Workspace
 
 DATASET = {

@@ -14,10 +14,10 @@ import torch
 
 from nnreg.dataset import RawDataset
 from nnreg.errors import NnRegError
-from nnreg.evaluation.dense_folder import evaluate_dense_folder, names_of
+from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder, names_of
 from nnreg.imageio import read_image, write_image
 from nnreg.preprocessing import plan_and_preprocess
-from nnreg.preprocessing.dense.storage import DenseDataset
+from nnreg.preprocessing.dense_prediction.storage import DenseDataset
 from nnreg.tasks.dense_prediction.samples import Annotation, PatchSamples
 from nnreg.training.execution.run import build_trainer
 from nnreg.training.trainer.trainer import nnRegTrainer

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from nnreg.errors import TrainingError
-from nnreg.preprocessing.storage import ENDING, open_array
+from nnreg.preprocessing.registration.storage import ENDING, open_array
 from nnreg.training.augmentation.seeding import global_seed
 
 FOLDER = "predicted_next_stage"

@@ -13,9 +13,9 @@ from nnreg.dataset.target_spec import LossEntry
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES, build_loss
 from nnreg.losses.targets import TargetLoss
-from nnreg.planning.dense.fingerprint import MapValues
-from nnreg.planning.dense.plans import DenseConfiguration
-from nnreg.planning.dense.settings import CONTINUOUS_LOSS
+from nnreg.planning.dense_prediction.fingerprint import MapValues
+from nnreg.planning.dense_prediction.plans import DenseConfiguration
+from nnreg.planning.dense_prediction.settings import CONTINUOUS_LOSS
 from nnreg.tasks.dense_prediction.auxiliary import at_level
 from nnreg.tasks.dense_prediction.target_objective import TargetObjective
 from nnreg.training.configs.trainer_config import TrainerConfig

@@ -17,8 +17,8 @@ from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.target_spec import WHOLE, LossEntry, Output, Target
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES, DenseLoss, WeightedSum, build_loss
-from nnreg.planning.dense.fingerprint import MapValues
-from nnreg.planning.dense.plans import DenseConfiguration
+from nnreg.planning.dense_prediction.fingerprint import MapValues
+from nnreg.planning.dense_prediction.plans import DenseConfiguration
 from nnreg.tasks.dense_prediction.auxiliary import AuxiliaryTarget
 from nnreg.tasks.dense_prediction.continuous import ContinuousObjective
 from nnreg.tasks.dense_prediction.target_objective import TargetObjective

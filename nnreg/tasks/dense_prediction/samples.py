@@ -17,14 +17,14 @@ from torch.utils.data import Dataset
 from nnreg.dataset.labels import OUTSIDE
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.target_spec import outputs_of, targets_of
-from nnreg.planning.dense.measure import nonzero_box
-from nnreg.planning.dense.plans import DenseConfiguration
+from nnreg.planning.dense_prediction.measure import nonzero_box
+from nnreg.planning.dense_prediction.plans import DenseConfiguration
 from nnreg.planning.plans import Training
-from nnreg.preprocessing.dense.storage import DenseDataset
+from nnreg.preprocessing.dense_prediction.storage import DenseDataset
 from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps
 from nnreg.tasks.dense_prediction.cascade import PreviousStage
 from nnreg.tasks.dense_prediction.patches import draw_start, is_forced
-from nnreg.training.augmentation.dense import DenseDraw, build_dense_augmentation
+from nnreg.training.augmentation.dense_prediction.patch import DenseDraw, build_dense_augmentation
 
 SPLITS = ("train", "val")
 TRIES = 16  # of a patch that shows too few labels

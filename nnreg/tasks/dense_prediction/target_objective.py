@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nnreg.dataset.target_spec import WHOLE, Target
 from nnreg.errors import ConfigurationError
 from nnreg.losses import deep_supervision_weights
-from nnreg.planning.dense.plans import DenseConfiguration
+from nnreg.planning.dense_prediction.plans import DenseConfiguration
 from nnreg.tasks.dense_prediction.auxiliary import AuxiliaryLosses, AuxiliaryTarget
 
 

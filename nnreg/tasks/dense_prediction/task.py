@@ -19,7 +19,7 @@ from nnreg.dataset.labels import Label
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.target_spec import outputs_of, previous_channels, targets_of
 from nnreg.planning import memory
-from nnreg.planning.dense.plans import DenseConfiguration, DensePlans
+from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.planning.plans import Training
 from nnreg.task import Objective
 from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps, auxiliary_targets
@@ -167,7 +167,7 @@ class DensePredictionTask:
     ) -> dict[str, Any]:
         """Predict the validation cases on their native grids, for the next stage of a cascade on its grid too, and evaluate them."""
         from nnreg.dataset import RawDataset
-        from nnreg.inference.dense_validation import validate_cases
+        from nnreg.inference.dense_prediction.validation import validate_cases
 
         model = output.parents[1]
         previous = previous_stage(model, spec, predictor.configuration)

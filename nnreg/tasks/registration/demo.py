@@ -13,7 +13,7 @@ from nnreg.dataset.synthetic_writer import write_synthetic_dataset
 from nnreg.errors import NnRegError
 from nnreg.evaluation import evaluate_folder
 from nnreg.files import read_json, writable_folder, write_json
-from nnreg.inference.predict import predict_folder
+from nnreg.inference.registration.predict import predict_folder
 from nnreg.planning.plans import Plans
 from nnreg.preprocessing import plan_and_preprocess
 from nnreg.training.execution.run import train

@@ -14,8 +14,8 @@ from nnreg.dataset.pairs import Pair
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES
 from nnreg.planning.plans import Configuration, LossTerm
-from nnreg.preprocessing.storage import PreprocessedCase, PreprocessedDataset
-from nnreg.training.augmentation import PairSample, build_augmentation
+from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset
+from nnreg.training.augmentation.registration import PairSample, build_augmentation
 
 SPLITS = ("train", "val")
 LABELS_PER_SAMPLE = 8  # one-hot maps of all labels of a brain would not fit: 36 labels at full size are 1 GB

@@ -22,7 +22,7 @@ from nnreg.errors import ConfigurationError
 from nnreg.geometry import warp
 from nnreg.planning import memory
 from nnreg.planning.plans import Configuration, Plans, Training
-from nnreg.planning.rules.training import LABELS_PER_STEP
+from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.tasks.registration.objective import RegistrationObjective, known_voxels
 from nnreg.tasks.registration.samples import PairSamples, learns_from
 from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
@@ -133,7 +133,7 @@ class RegistrationTask:
         """Predict the validation pairs on their native grids and evaluate them."""
         from nnreg.dataset import RawDataset
         from nnreg.evaluation import evaluate_folder
-        from nnreg.inference.predict import predict_training_cases
+        from nnreg.inference.registration.predict import predict_training_cases
 
         pairs = self.units(spec=spec, cases=cases)
         most = predictor.configuration.training.validation_pairs

@@ -22,8 +22,8 @@ from scipy.optimize import nnls
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.synthetic_writer import write_synthetic_dataset
 from nnreg.files import write_json
-from nnreg.planning.duration import MILLION, Speed, Work, step_work
 from nnreg.planning.plans import Configuration, Plans
+from nnreg.planning.registration.duration import MILLION, Speed, Work, step_work
 from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
 from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig

@@ -32,7 +32,8 @@ def read_run(source: Path, **flags: Any) -> ImportedRun:
     """
     if source.is_dir():
         return _folder(source, flags)
-    from nnreg.training.importers import synthetic_yaml, target_yaml, workflow_json
+    from nnreg.training.importers.dense_prediction import target_yaml, workflow_json
+    from nnreg.training.importers.registration import synthetic_yaml
 
     content = values_of(_parsed(source))
     nodes = workflow_json.nodes_of(content)
@@ -52,7 +53,8 @@ def read_run(source: Path, **flags: Any) -> ImportedRun:
 
 
 def _folder(source: Path, flags: dict[str, Any]) -> ImportedRun:
-    from nnreg.training.importers import atlas_folder, target_yaml
+    from nnreg.training.importers.dense_prediction import target_yaml
+    from nnreg.training.importers.registration import atlas_folder
 
     if (source / "fixed").is_dir():
         return atlas_folder.read(source, **flags)

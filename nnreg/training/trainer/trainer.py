@@ -341,7 +341,7 @@ class nnRegTrainer:
 
     def _write_model_files(self) -> None:
         """What a prediction needs beside the weights: plans, dataset.json, the alignment reference."""
-        from nnreg.preprocessing.reference import copy_reference
+        from nnreg.preprocessing.registration.reference_space import copy_reference
 
         self.plans.write(self.folders.model / "plans.json")
         self.spec.write(self.folders.model / "dataset.json")

@@ -1,0 +1,119 @@
+"""The levels of a pyramid: a fixed and a moving grid each, the map between their indices, and fields carried from level to level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnreg.engine.prepared_image import Floats, Side
+from nnreg.geometry import Space
+from nnreg.geometry.space import FloatArray
+from nnreg.kernels import volumes
+
+SMALLEST = 4  # voxels: an axis is not pooled below this
+
+
+def volume_of(array: Floats) -> Floats:
+    """(C, *grid) as a volume (C, D, H, W); an image of two axes gets one plane."""
+    return np.ascontiguousarray(array if array.ndim == 4 else array[:, None], dtype=np.float32)
+
+
+def matrix_between(fixed: Space, moving: Space, world: FloatArray | None = None) -> Floats:
+    """(3, 4) from volume indices of `fixed` to volume indices of `moving`, through the world matrix `world` (n+1, n+1) if given."""
+    n = fixed.ndim
+    index = moving.inverse_matrix @ (np.eye(n + 1) if world is None else world) @ fixed.matrix
+    result = np.eye(3, 4)
+    result[3 - n :, 3 - n :] = index[:n]
+    return np.ascontiguousarray(result, dtype=np.float32)
+
+
+def carried(field: Floats, old: Space, new: Space) -> Floats:
+    """A field (N, D, H, W) in voxels of `old` on the grid of `new` in its voxels: two grids of one direction, as all levels of a pyramid are."""
+    if old.shape == new.shape:
+        return field
+    shape = new.shape if new.ndim == 3 else (1, *new.shape)
+    result = volumes.sample(field, shape=(shape[0], shape[1], shape[2]), matrix=matrix_between(new, old))
+    scale = np.asarray(old.spacing, np.float32) / np.asarray(new.spacing, np.float32)
+    return np.asarray(result * scale.reshape(-1, 1, 1, 1), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One level of a pyramid.
+
+    Attributes
+    ----------
+    fixed, moving : Side
+        Both pooled to about one spacing.
+    matrix : array, shape (3, 4)
+        From volume indices of `fixed` to volume indices of `moving`: headers and linear alignment in one.
+    spacing : float, mm
+        What the level was asked to be; an axis that is coarser as stored stays coarser.
+    """
+
+    fixed: Side
+    moving: Side
+    matrix: Floats
+    spacing: float
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Shape of the fixed grid as a volume."""
+        shape = self.fixed.space.shape
+        return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (1, shape[0], shape[1])
+
+    @property
+    def steps(self) -> tuple[float, float, float]:
+        """Spacing of the fixed grid as a volume, mm; a plane that stands alone is infinitely thick, so that nothing is smoothed across it."""
+        spacing = self.fixed.space.spacing
+        return (spacing[0], spacing[1], spacing[2]) if len(spacing) == 3 else (float("inf"), spacing[0], spacing[1])
+
+    def resampled(self) -> Level:
+        """The same level with the moving image on the fixed grid, linear alignment applied: for features that depend on directions."""
+        shape = self.fixed.space.shape
+        image = volumes.sample(volume_of(self.moving.image), shape=self.grid, matrix=self.matrix)
+        own = self.moving.space.shape
+        inside = np.ones(own, np.float32) if self.moving.mask is None else self.moving.mask
+        # zeros around: sampling continues the border, and the border is then outside
+        padded, matrix = np.pad(inside, 1)[None], self.matrix.copy()
+        matrix[3 - len(own) :, 3] += 1
+        mask = volumes.sample(volume_of(padded), shape=self.grid, matrix=matrix).reshape(shape)
+        moving = Side(image.reshape(-1, *shape), None if mask.min() > 0.5 else mask, self.fixed.space)
+        return Level(self.fixed, moving, np.eye(3, 4, dtype=np.float32), self.spacing)
+
+    def swapped(self) -> Level:
+        """The same level with the roles exchanged."""
+        whole = np.vstack([self.matrix, (0, 0, 0, 1)]).astype(float)
+        return Level(self.moving, self.fixed, np.ascontiguousarray(np.linalg.inv(whole)[:3], dtype=np.float32), self.spacing)
+
+    def empty_field(self) -> Floats:
+        """The field that moves nothing."""
+        return np.zeros((self.fixed.space.ndim, *self.grid), np.float32)
+
+
+def pyramid(fixed: Side, moving: Side, world: FloatArray, factors: tuple[int, ...], base: float | None = None) -> list[Level]:
+    """Levels at ``factor * base`` mm, in the order of `factors`.
+
+    Parameters
+    ----------
+    fixed, moving : Side
+    world : array, shape (n+1, n+1)
+        Linear alignment: fixed world to moving world.
+    factors
+        Multiples of `base`, coarse to fine.
+    base : float, mm, optional
+        By default the smallest spacing of the fixed image.
+    """
+    finest = min(fixed.space.spacing) if base is None else base
+    levels = []
+    for factor in factors:
+        spacing = finest * factor
+        sides = [_pooled(side, spacing) for side in (fixed, moving)]
+        levels.append(Level(sides[0], sides[1], matrix_between(sides[0].space, sides[1].space, world), spacing))
+    return levels
+
+
+def _pooled(side: Side, spacing: float) -> Side:
+    pairs = zip(side.space.spacing, side.space.shape, strict=True)
+    return side.pooled_by(tuple(max(1, min(size // SMALLEST, round(spacing / own))) for own, size in pairs))

@@ -1,0 +1,110 @@
+"""Labels and landmarks that come with a pair, brought to the levels of a pyramid."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.engine.grids import Level, volume_of
+from nnreg.engine.prepared_image import Floats, Side
+from nnreg.engine.result import Truth
+from nnreg.engine.similarity_terms import Group, Landmarks, MeanSquares
+from nnreg.errors import RegistrationError
+from nnreg.geometry import Space, Transform, apply_matrix, index_points_to_world, resample_labels
+from nnreg.imageio import Image
+
+LABEL_BUDGET = 60_000_000  # numbers: labels guide the levels whose one-hot maps stay below
+LABEL_WEIGHT = 0.5  # of the force of labels beside that of the images
+LANDMARK_WEIGHT = 1.0
+
+
+class Guides:
+    """What is known of a pair besides its images.
+
+    Raises
+    ------
+    RegistrationError
+        If only one side has landmarks, only the fixed one labels, labels share no value, or the numbers of landmarks differ.
+    """
+
+    def __init__(self, fixed: Image, moving: Image, truth: Truth) -> None:
+        labels, points = (truth.fixed_labels, truth.moving_labels), (truth.fixed_points, truth.moving_points)
+        self.labels: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
+        self.values: list[int] = []
+        if labels[0] is not None and labels[1] is None:
+            raise RegistrationError("only the fixed image has labels. Give labels for both, or for neither.")
+        # those of the moving image alone have nothing to be brought onto
+        if labels[0] is not None and labels[1] is not None:
+            own = _on_grid(labels[0], fixed.space), _on_grid(labels[1], moving.space)
+            self.labels = own
+            self.values = sorted(set(np.unique(own[0]).tolist()) & set(np.unique(own[1]).tolist()) - {0})
+            if not self.values:
+                raise RegistrationError("the fixed and the moving labels have no value in common besides 0. Check that both were made with one scheme.")
+        self.points = _points(points, fixed, moving)
+
+    def through(self, transform: Transform, fixed: Space, moving: Space) -> Guides:
+        """The same guides with the moving side carried to the fixed grid."""
+        result = copy.copy(self)
+        if self.labels is not None:
+            result.labels = self.labels[0], resample_labels(self.labels[1], moving=moving, fixed=fixed, transform=transform)
+        if self.points is not None:
+            result.points = self.points[0], transform.inverse().map_points(self.points[1])
+        return result
+
+    def swapped(self) -> Guides:
+        """The same guides with the roles exchanged."""
+        result = copy.copy(self)
+        result.labels = None if self.labels is None else (self.labels[1], self.labels[0])
+        result.points = None if self.points is None else (self.points[1], self.points[0])
+        return result
+
+    def group(self, level: Level) -> Group | None:
+        """The labels of a level as soft maps, or None if there are none or they would not fit."""
+        if self.labels is None or len(self.values) * np.prod(level.grid) > LABEL_BUDGET:
+            return None
+        fixed, moving = (
+            volume_of(np.concatenate([_soft(array, value, side) for value in self.values]))
+            for array, side in zip(self.labels, (level.fixed, level.moving), strict=True)
+        )
+        return Group(MeanSquares(fixed), moving, LABEL_WEIGHT)
+
+    def landmarks(self, level: Level, world: npt.NDArray[np.float64]) -> Landmarks | None:
+        """The landmarks of a level; `world` is the linear map from the fixed to the moving world."""
+        if self.points is None:
+            return None
+        space = level.fixed.space
+        fixed = space.to_index(self.points[0])
+        target = space.to_index(apply_matrix(np.asarray(np.linalg.inv(world), np.float64), self.points[1]))
+        missing = np.zeros((len(fixed), 3 - space.ndim))
+        return Landmarks(np.hstack([missing, fixed]).astype(np.float32), np.hstack([missing, target]).astype(np.float32), LANDMARK_WEIGHT)
+
+
+def _on_grid(labels: Image, space: Space) -> npt.NDArray[np.generic]:
+    if labels.ndim != space.ndim:
+        raise RegistrationError(f"labels with {labels.ndim} axes do not belong to an image with {space.ndim}.")
+    if labels.space.same_as(space):
+        return labels.array[:1]
+    return resample_labels(labels.array[:1], moving=labels.space, fixed=space)
+
+
+def _points(points: tuple[npt.ArrayLike | None, npt.ArrayLike | None], fixed: Image, moving: Image) -> tuple[npt.NDArray, npt.NDArray] | None:
+    if points[0] is None and points[1] is None:
+        return None
+    if points[0] is None or points[1] is None:
+        raise RegistrationError(f"only the {'moving' if points[0] is None else 'fixed'} image has landmarks. Give them for both, or for neither.")
+    arrays = [np.atleast_2d(np.asarray(array, dtype=float)) for array in points]
+    if arrays[0].shape != arrays[1].shape or arrays[0].shape[1] != fixed.ndim:
+        raise RegistrationError(
+            f"landmarks of shape {arrays[0].shape} (fixed) and {arrays[1].shape} (moving) do not correspond: expected (N, {fixed.ndim}) twice, same order."
+        )
+    return index_points_to_world(arrays[0], fixed.space), index_points_to_world(arrays[1], moving.space)
+
+
+def _soft(labels: npt.NDArray[np.generic], value: int, side: Side) -> Floats:
+    """Share of each voxel of a level that holds `value`."""
+    stored = labels.shape[1:]
+    factors = tuple(size // own for size, own in zip(stored, side.space.shape, strict=True))
+    full = Side((labels == value).astype(np.float32), None, Space.plain(stored))
+    return full.pooled_by(factors).image

@@ -1,0 +1,193 @@
+"""Diffeomorphic refinement on one grid: small smooth steps, composed, until the similarity stops rising.
+
+Each step is the force of the similarity on the field, smoothed (a fluid) and scaled so that its longest vector is a set fraction of a voxel; it is
+composed with what is there (``u <- step + u(x + step)``), and the whole is smoothed a little (an elastic solid). Composing steps that are smooth and
+below a voxel keeps the map one to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnreg.engine.grids import Level
+from nnreg.engine.prepared_image import Floats
+from nnreg.engine.similarity_terms import Group, Landmarks
+from nnreg.kernels import volumes
+
+CHECK = 5  # iterations between looks at the view and at the progress
+SETTLED = 0.02  # a level ends when that many iterations add less than this share of what it has gained
+SHRINK = 0.5
+SHARPEST = 0.2  # voxels: a narrower Gaussian is none
+LANDMARK_SMOOTHING = 4.0  # voxels over which a landmark pulls its surroundings along
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a level is refined.
+
+    Attributes
+    ----------
+    iterations : int
+        At most.
+    step : float
+        Length of the longest vector of an update, in voxels of the level.
+    update_smoothing, field_smoothing : float
+        Widths of the Gaussians on each update and on the whole field after it, in voxels of the level (its spacing in mm along thicker axes).
+    """
+
+    iterations: int
+    step: float
+    update_smoothing: float
+    field_smoothing: float
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """A field (N, D, H, W) in voxels of the level, and the similarity after each iteration (the first is before any)."""
+
+    field: Floats
+    history: tuple[float, ...]
+
+
+def refine(level: Level, field: Floats, groups: Sequence[Group], settings: Settings, landmarks: Landmarks | None = None) -> Refined:
+    """Raise the similarity of `groups` on `level`, starting from `field`.
+
+    The result is never worse than the start by the sum of the terms.
+    """
+    return _Descent(level, field, groups, settings, landmarks).run()
+
+
+def score(level: Level, field: Floats, group: Group) -> float:
+    """Similarity of one group under a field, over what both images show; NaN if they show nothing in common."""
+    view = _View(level)
+    view.changed(field)
+    if view.valid is not None and not view.valid.any():
+        return float("nan")
+    group.term.restrict(view.valid)
+    warped = volumes.sample(group.moving, field, matrix=level.matrix)
+    return group.term(warped, np.empty_like(warped))
+
+
+def common_view(level: Level) -> bool:
+    """Whether the images of a level show anything in common under its linear map and their masks."""
+    view = _View(level)
+    view.changed(level.empty_field())
+    return view.valid is None or bool(view.valid.any())
+
+
+class _Descent:
+    def __init__(self, level: Level, field: Floats, groups: Sequence[Group], settings: Settings, landmarks: Landmarks | None) -> None:
+        self.level, self.settings, self.groups, self.landmarks = level, settings, groups, landmarks
+        self.start = field
+        self.field = field.copy()
+        self.spare, self.update = np.empty_like(field), np.empty_like(field)
+        self.moving = np.concatenate([group.moving for group in groups]) if len(groups) > 1 else groups[0].moving
+        self.warped = np.empty((len(self.moving), *level.grid), np.float32)
+        self.gradient = np.empty_like(self.warped)
+        finite = [step if np.isfinite(step) else 1e9 for step in level.steps]
+        self.update_sigma, self.field_sigma, self.landmark_sigma = (
+            (width * level.spacing / finite[0], width * level.spacing / finite[1], width * level.spacing / finite[2])
+            for width in (settings.update_smoothing, settings.field_smoothing, LANDMARK_SMOOTHING)
+        )
+        self.view = _View(level)
+        self.scales = [1.0] * len(groups)
+
+    def run(self) -> Refined:
+        self._balance()
+        history = [self._evaluate()]
+        step = self.settings.step
+        for iteration in range(self.settings.iterations):
+            if not self._force(step):
+                break
+            self._move()
+            history.append(self._evaluate(look=iteration % CHECK == CHECK - 1))
+            if len(history) > 2 * CHECK and history[-1] - history[-1 - CHECK] < SETTLED * (max(history) - history[0]):
+                step *= SHRINK
+                if step < SHRINK**2 * self.settings.step * 1.01:
+                    break
+        if history[-1] <= history[0]:
+            return Refined(self.start, (history[0],))
+        return Refined(self.field, tuple(history))
+
+    def _evaluate(self, look: bool = True) -> float:
+        volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped)
+        if look and self.view.changed(self.field):
+            for group in self.groups:
+                group.term.restrict(self.view.valid)
+        value = 0.0
+        for (group, part), scale in zip(self._parts(), self.scales, strict=True):
+            value += scale * group.term(self.warped[part], self.gradient[part])
+            if scale != 1:
+                self.gradient[part] *= np.float32(scale)
+        if self.landmarks is not None:
+            value -= self.landmarks.penalty(self.field, self.start)
+        return value
+
+    def _parts(self) -> list[tuple[Group, slice]]:
+        """Each group with its channels among all."""
+        ends = np.cumsum([len(group.moving) for group in self.groups])
+        return [(group, slice(int(end) - len(group.moving), int(end))) for group, end in zip(self.groups, ends, strict=True)]
+
+    def _balance(self) -> None:
+        """Scale the groups so that their longest forces are as their weights say, once, where the level starts."""
+        if len(self.groups) == 1:
+            return
+        self._evaluate()
+        longest = [volumes.smooth_force(self.gradient[part], self.warped[part], self.update_sigma, out=self.update) for _, part in self._parts()]
+        self.scales = [group.weight * (longest[0] or 1.0) / length if length > 0 else 0.0 for group, length in zip(self.groups, longest, strict=True)]
+        self.view.forget()
+
+    def _force(self, step: float) -> bool:
+        """The next update, its longest vector of `step` voxels; whether there is any."""
+        longest = volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update)
+        if longest > 0:
+            self.update *= np.float32(step / longest)
+        if self.landmarks is None:
+            return longest > 0
+        pull = volumes.smooth(self.landmarks.missing(self.field), self.landmark_sigma)
+        strongest = float(np.sqrt((pull**2).sum(axis=0).max()))
+        if strongest > 0:
+            # no further than the landmark that is furthest away
+            self.update += pull * np.float32(self.landmarks.weight * min(step, self.landmarks.furthest(self.field)) / strongest)
+        return longest > 0 or strongest > 0
+
+    def _move(self) -> None:
+        volumes.compose(self.field, self.update, out=self.spare)
+        self.field, self.spare = self.spare, self.field
+        if max(self.field_sigma) >= SHARPEST:
+            volumes.smooth(self.field, self.field_sigma, out=self.spare)
+            self.field, self.spare = self.spare, self.field
+
+
+class _View:
+    """Which fixed voxels show something that the moving image has too: its field of view and both masks."""
+
+    def __init__(self, level: Level) -> None:
+        moving = level.moving
+        shape = moving.space.shape
+        inside = np.ones(shape, np.float32) if moving.mask is None else moving.mask
+        # zeros around: sampling continues the border, and the border is then outside
+        padded = np.pad(inside.reshape((1,) * (3 - len(shape)) + shape), [(0, 0)] * (3 - len(shape)) + [(1, 1)] * len(shape))
+        self.inside = np.ascontiguousarray(padded[None])
+        self.matrix = level.matrix.copy()
+        self.matrix[3 - len(shape) :, 3] += 1
+        self.allowed = None if level.fixed.mask is None else (level.fixed.mask > 0.5).reshape(level.grid)
+        self.valid: Floats | None = None
+
+    def forget(self) -> None:
+        """Take the next look for the first."""
+        self.valid = None
+
+    def changed(self, field: Floats) -> bool:
+        """Look again; whether the valid voxels are not what they were."""
+        seen = volumes.sample(self.inside, field, matrix=self.matrix)[0] > 0.5
+        if self.allowed is not None:
+            seen &= self.allowed
+        valid = None if seen.all() else seen.astype(np.float32)
+        before, self.valid = self.valid, valid
+        if before is None or valid is None:
+            return before is not valid
+        return not np.array_equal(before, valid)

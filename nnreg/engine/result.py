@@ -1,0 +1,149 @@
+"""What a registration gives back: the map, what it does, how it was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg import metrics
+from nnreg.engine.affine import Alignment
+from nnreg.geometry import FieldMap, Transform, index_points_to_world, resample_image, resample_labels
+from nnreg.imageio import Image
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One choice that was made from the pair itself."""
+
+    name: str
+    value: str
+    because: str
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is known of a pair besides its images, to guide it or to measure the result with.
+
+    Attributes
+    ----------
+    fixed_labels, moving_labels : Image, optional
+    fixed_points, moving_points : array (N, ndim), optional
+        Voxel indices, x first, as Learn2Reg has them; row i of one corresponds to row i of the other.
+    """
+
+    fixed_labels: Image | None = None
+    moving_labels: Image | None = None
+    fixed_points: npt.ArrayLike | None = None
+    moving_points: npt.ArrayLike | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """The result of registering one pair.
+
+    Attributes
+    ----------
+    transform : Transform
+        From the fixed to the moving world (pull-back), the way ITK resamples images.
+    start : Transform
+        What the deformable part started from: the linear alignment, or the initial transform that was given.
+    field : FieldMap or None
+        The deformable part on the fixed grid; None after linear alignment only.
+    succeeded : bool
+        Whether the similarity rose; if not, `transform` is the best that was found and should not be trusted.
+    similarity : str
+        The measure `similarity_before` and `similarity_after` are taken with, at the finest level.
+    decisions : tuple of Decision
+    timings : dict of str to float
+        Seconds per stage.
+    truth : Truth
+        Labels and landmarks the pair was given.
+    """
+
+    fixed: Image
+    moving: Image
+    transform: Transform
+    start: Transform
+    alignment: Alignment | None
+    field: FieldMap | None
+    succeeded: bool
+    similarity: str
+    similarity_before: float
+    similarity_after: float
+    decisions: tuple[Decision, ...]
+    timings: dict[str, float] = dataclasses.field(default_factory=dict)
+    truth: Truth = Truth()
+
+    @functools.cached_property
+    def inverse(self) -> Transform:
+        """From the moving to the fixed world; computed when first asked for."""
+        return self.transform.inverse()
+
+    @functools.cached_property
+    def warped(self) -> npt.NDArray[np.float32]:
+        """The moving image on the fixed grid, (C, *fixed.space.shape), sampled once."""
+        return resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space, transform=self.transform)
+
+    def warped_labels(self, labels: Image) -> npt.NDArray[np.generic]:
+        """Labels of the moving image on the fixed grid, sampled once by nearest neighbour."""
+        return resample_labels(labels.array, moving=labels.space, fixed=self.fixed.space, transform=self.transform)
+
+    @functools.cached_property
+    def measures(self) -> dict[str, Any]:
+        """How good the map is, by the labels and landmarks the registration was given; see :meth:`measured_by`."""
+        return self.measured_by(self.truth)
+
+    def measured_by(self, truth: Truth) -> dict[str, Any]:
+        """Numbers that say how good the map is.
+
+        Returns
+        -------
+        dict
+            ``succeeded``; ``similarity`` (``measure``, ``before``, ``after``) and ``ncc`` (``before``, ``after``); ``sdlogj`` and ``folding_percent`` of the
+            deformable part; where `truth` has them ``dice`` and ``tre_mm``, each for the stages ``before`` (headers), ``aligned`` (start) and ``after``.
+        """
+        stages = {"before": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
+        before = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)
+        content: dict[str, Any] = {
+            "succeeded": self.succeeded,
+            "similarity": {"measure": self.similarity, "before": self.similarity_before, "after": self.similarity_after},
+            "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("before", before), ("after", self.warped))},
+        }
+        if self.field is not None and min(self.field.space.shape) > 1:
+            content["sdlogj"] = metrics.sdlogj(self.field.displacement)
+            content["folding_percent"] = metrics.folding_percent(self.field.displacement)
+        if truth.fixed_labels is not None and truth.moving_labels is not None:
+            content["dice"] = self._dice(truth.fixed_labels, truth.moving_labels, stages)
+        if truth.fixed_points is not None and truth.moving_points is not None:
+            content["tre_mm"] = self._landmark_errors(truth.fixed_points, truth.moving_points, stages)
+        return content
+
+    def _landmark_errors(self, fixed: npt.ArrayLike, moving: npt.ArrayLike, stages: Mapping[str, Transform]) -> dict[str, Any]:
+        start, goal = index_points_to_world(fixed, self.fixed.space), index_points_to_world(moving, self.moving.space)
+        result = {}
+        for name, transform in stages.items():
+            distances = metrics.point_distances(transform.map_points(start), goal)
+            result[name] = {"mean": float(distances.mean()), "median": float(np.median(distances)), "max": float(distances.max())}
+        return result
+
+    def _dice(self, fixed: Image, moving: Image, stages: Mapping[str, Transform]) -> dict[str, Any]:
+        target = fixed.array if fixed.space.same_as(self.fixed.space) else resample_labels(fixed.array, moving=fixed.space, fixed=self.fixed.space)
+        labels = sorted({*np.unique(target).tolist(), *np.unique(moving.array).tolist()} - {0})
+        result = {}
+        for name, transform in stages.items():
+            warped = resample_labels(moving.array, moving=moving.space, fixed=self.fixed.space, transform=transform)
+            values = metrics.dice(target, warped, labels, moving=moving.array)
+            finite = [value for value in values.values() if np.isfinite(value)]
+            result[name] = {"mean": float(np.mean(finite)) if finite else float("nan"), "labels": {str(label): value for label, value in values.items()}}
+        return result
+
+
+def _correlation(fixed: npt.NDArray[np.generic], warped: npt.NDArray[np.generic]) -> float:
+    """Mean over channels."""
+    return float(np.mean([metrics.ncc(one, other) for one, other in zip(fixed, warped, strict=True)]))

@@ -1,0 +1,34 @@
+"""Both directions of a registration brought to agree."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnreg.engine.grids import Level
+from nnreg.engine.prepared_image import Floats
+from nnreg.kernels import volumes
+from nnreg.kernels.inversion import inverted_volume
+
+
+def opposite(field: Floats, level: Level) -> Floats:
+    """The inverse of a map, seen from the other side.
+
+    Parameters
+    ----------
+    field : array (N, D, H, W), voxels of the moving grid of `level`
+        A map that takes the moving image as the fixed one: ``y -> A^-1 (y + v(y))`` with A the linear map of the level.
+    level : Level
+
+    Returns
+    -------
+    array (N, D, H, W), voxels of the fixed grid: u with ``A (x + u(x))`` the inverse of that map at x.
+    """
+    inverse = volumes.sample(inverted_volume(field), shape=level.grid, matrix=level.matrix)
+    first = 3 - len(field)
+    turn = np.linalg.inv(level.matrix[first:, first:3].astype(float)).astype(np.float32)
+    return np.ascontiguousarray(np.einsum("ij,jdhw->idhw", turn, inverse), dtype=np.float32)
+
+
+def halfway(field: Floats, backward: Floats, level: Level) -> Floats:
+    """The mean of a map and of the inverse of the map of the opposite direction, on the fixed grid of `level`."""
+    return (field + opposite(backward, level)) / np.float32(2)

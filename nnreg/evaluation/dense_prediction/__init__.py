@@ -1,0 +1,1 @@
+"""Measures, pictures and postprocessing of label maps and continuous values."""

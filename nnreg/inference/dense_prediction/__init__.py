@@ -1,0 +1,1 @@
+"""Images turned into label maps and continuous values, tile by tile."""

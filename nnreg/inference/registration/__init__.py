@@ -1,0 +1,1 @@
+"""Pairs of images registered: by networks, by the engine, or both."""

@@ -1,0 +1,221 @@
+"""Where a prediction's images come from: a dataset's training cases, or a folder of new ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.dataset import RawDataset
+from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
+from nnreg.dataset.keypoints import read_keypoints
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.errors import PredictionError
+from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels, read_image
+from nnreg.imageio.files import check_same_space
+from nnreg.preprocessing.registration.preprocessor import Preprocessor
+from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset
+
+
+class NativeSource(Protocol):
+    """Native images of cases, and what is known of them."""
+
+    def image(self, case: str) -> Image:
+        """The native image, all channels."""
+        ...
+
+    def labels(self, case: str) -> Image | None:
+        """Its labels, if there are any."""
+        ...
+
+    def mask(self, case: str) -> Image | None:
+        """Where it may be looked at, if that is known."""
+        ...
+
+    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+        """Its keypoints (N, ndim), voxel indices, x first, if there are any."""
+        ...
+
+
+class CaseSource(NativeSource, Protocol):
+    """Images of cases, native and preprocessed."""
+
+    def paths(self, case: str) -> list[Path]:
+        """Its files, channel by channel."""
+        ...
+
+    def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
+        """The case on the working grid; where cases are aligned in groups, to the case `frame`."""
+        ...
+
+
+class TrainingCases:
+    """Cases of the raw dataset whose preprocessed arrays exist."""
+
+    def __init__(self, raw: RawDataset, arrays: Path) -> None:
+        self.raw, self.data = raw, PreprocessedDataset(arrays)
+
+    def image(self, case: str) -> Image:
+        """The native image."""
+        return self.raw.read_image(case)
+
+    def labels(self, case: str) -> Image | None:
+        """Its labels."""
+        return self.raw.read_labels(case)
+
+    def mask(self, case: str) -> Image | None:
+        """Its mask."""
+        return self.raw.read_mask(case)
+
+    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+        """Its keypoints."""
+        return self.raw.read_keypoints(case)
+
+    def paths(self, case: str) -> list[Path]:
+        """Its files."""
+        return list(self.raw.image_paths(case))
+
+    def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
+        """The stored arrays; the frame was chosen when they were made."""
+        return self.data.load(case)
+
+
+class FolderCases:
+    """New images ``CASE_0000.ending`` of a folder, preprocessed as the training images were.
+
+    Parameters
+    ----------
+    folder
+        The images.
+    labels_folder
+        ``CASE.ending`` label files to be warped along; None for none.
+    spec
+        dataset.json of the model: how many channels a case has.
+    preprocessor
+        Of the model; None where no network is used.
+    extra
+        Further cases by name (an atlas that lies elsewhere) to their channel files.
+    """
+
+    def __init__(
+        self, folder: Path, labels_folder: Path | None, spec: DatasetSpec, preprocessor: Preprocessor | None, extra: dict[str, list[Path]] | None = None
+    ) -> None:
+        if not folder.is_dir():
+            raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
+        self.folder, self.labels_folder, self.preprocessor = folder, labels_folder, preprocessor
+        self.channels = len(spec.channel_names)
+        self._files = cases_in(folder, self.channels) | (extra or {})
+        self._images: dict[str, Image] = {}
+        self._preprocessed: dict[tuple[str, str], PreprocessedCase] = {}
+
+    @property
+    def cases(self) -> list[str]:
+        """Names of the cases."""
+        return sorted(self._files)
+
+    def image(self, case: str) -> Image:
+        """The native image; the last few are kept, because a case is in several pairs."""
+        if case not in self._images:
+            paths = self.paths(case)
+            image = read_channels(paths)
+            check_finite(image, paths[0])
+            if image.channels != self.channels:
+                raise PredictionError(
+                    f"{paths[0]}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
+                )
+            _remember(self._images, case, image)
+        return self._images[case]
+
+    def labels(self, case: str) -> Image | None:
+        """Its labels, if the labels folder has them."""
+        return self._beside(self.labels_folder, case)
+
+    def mask(self, case: str) -> Image | None:
+        """Its mask, if ``masksTs`` beside ``imagesTs`` has one."""
+        return self._beside(folder_beside(self.folder, "masks"), case)
+
+    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+        """Its keypoints, if ``keypointsTs`` beside ``imagesTs`` has them."""
+        folder = folder_beside(self.folder, "keypoints")
+        path = None if folder is None else folder / f"{case}{KEYPOINT_ENDING}"
+        return read_keypoints(path) if path is not None and path.is_file() else None
+
+    def _beside(self, folder: Path | None, case: str) -> Image | None:
+        """The map of `case` in `folder`, on the grid of its image."""
+        if folder is None:
+            return None
+        for ending in ENDINGS:
+            path = folder / f"{case}{ending}"
+            if is_image_file(path):
+                found = read_image(path)
+                check_same_space(found.space, path, self.image(case).space, self.paths(case)[0])
+                return found
+        return None
+
+    def paths(self, case: str) -> list[Path]:
+        """Its files.
+
+        Raises
+        ------
+        PredictionError
+            If there is no such case.
+        """
+        if case not in self._files:
+            raise PredictionError(f"{self.folder}: has no case {case!r} (expected {case}_0000 and an image ending). Found: {', '.join(self.cases[:8])} ...")
+        return self._files[case]
+
+    def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
+        """The case, aligned and resampled now."""
+        if self.preprocessor is None:
+            raise PredictionError(f"{self.folder}: case {case!r} cannot be preprocessed without a model.")
+        key = (case, frame if self.preprocessor.by_group else "")
+        if key not in self._preprocessed:
+            frame_image = self.image(frame) if self.preprocessor.by_group else None
+            _remember(self._preprocessed, key, self.preprocessor.run(case, self.image(case), frame_of=frame_image))
+        return self._preprocessed[key]
+
+
+KEPT = 12
+
+
+def _remember(cache: dict, key: object, value: object) -> None:
+    if len(cache) >= KEPT:
+        cache.pop(next(iter(cache)))
+    cache[key] = value
+
+
+def case_names(folder: Path) -> list[str]:
+    """Names of the cases whose first channel is in `folder`."""
+    return sorted({path.name[: -len(ending_of(path)) - 5] for path in folder.iterdir() if path.name.endswith(tuple(f"_0000{end}" for end in ENDINGS))})
+
+
+def cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
+    """Case names to their channel files, checked to be complete; one file alone may hold all channels (RGB)."""
+    found: dict[str, dict[int, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if not is_image_file(path) or path.name.startswith(".") or not path.name.endswith(tuple(ENDINGS)):
+            continue
+        stem = path.name[: -len(ending_of(path))]
+        case, _, channel = stem.rpartition("_")
+        if not case or len(channel) != 4 or not channel.isdigit():
+            raise PredictionError(f"{path}: expected a name CASE_0000{ending_of(path)}, with the channel in four digits. Rename the file.")
+        found.setdefault(case, {})[int(channel)] = path
+    if not found:
+        raise PredictionError(f"{folder}: holds no images. Expected files such as CASE_0000.nii.gz.")
+    for case, files in found.items():
+        if sorted(files) not in ([0], list(range(channels))):
+            raise PredictionError(
+                f"{folder}: case {case!r} has channels {sorted(files)}, the model was trained with {channels} (0 to {channels - 1}). "
+                "Add or remove channel files."
+            )
+    return {case: [files[i] for i in sorted(files)] for case, files in found.items()}
+
+
+def folder_beside(images: Path, kind: str) -> Path | None:
+    """``labelsTs`` (or another `kind`) beside ``imagesTs``, if it is there."""
+    if not images.name.startswith("images"):
+        return None
+    folder = images.with_name(kind + images.name.removeprefix("images"))
+    return folder if folder.is_dir() else None

@@ -1,0 +1,171 @@
+"""One pair of files is registered into a folder: transforms for ITK, field, warped image and labels, measures, picture.
+
+Beside prediction, not in the engine's room: it draws pictures, and those lie above the engine.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.dataset.keypoints import read_keypoints
+from nnreg.engine import Registration, register
+from nnreg.evaluation.registration.pictures import overview_of_transform
+from nnreg.files import writable_folder, write_json
+from nnreg.geometry.itk import write_itk
+from nnreg.geometry.transform_files import read_transforms
+from nnreg.imageio import Image, check_finite, read_channels, read_image, write_image
+from nnreg.imageio.image import as_stored
+
+Progress = Callable[[int, int, str], None]
+SCHEMA_VERSION = 1
+OUTPUTS = ("transform.h5", "inverse_transform.h5", "field.nii.gz", "warped.nii.gz", "warped_labels.nii.gz", "measures.json", "overview.png")
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The files of a pair; several images of one side are its channels."""
+
+    fixed: Sequence[Path | str]
+    moving: Sequence[Path | str]
+    fixed_mask: Path | str | None = None
+    moving_mask: Path | str | None = None
+    fixed_labels: Path | str | None = None
+    moving_labels: Path | str | None = None
+    fixed_points: Path | str | None = None
+    moving_points: Path | str | None = None
+    initial: Sequence[Path | str] = ()
+
+
+def register_files(
+    files: PairFiles,
+    output: Path | str,
+    *,
+    preset: str = "default",
+    similarity: str = "auto",
+    alignment: str = "affine",
+    affine_only: bool = False,
+    symmetric: bool | None = None,
+    radius: float | None = None,
+    smoothness: float = 1.0,
+    guided: bool = True,
+    picture: bool = True,
+    on_progress: Progress | None = None,
+) -> Registration:
+    """Register a pair of files into the folder `output`.
+
+    Every file is made in a hidden folder beside its place and moved there when all of them are done.
+
+    Parameters
+    ----------
+    files : PairFiles
+    output
+        Made if it is absent. Results of an earlier registration in it are replaced.
+    preset, similarity, alignment, affine_only, symmetric, radius, smoothness, guided
+        As in :func:`nnreg.engine.register`.
+    picture
+        Whether to draw ``overview.png``.
+    on_progress
+        Called with (done, total, what is being done).
+
+    Returns
+    -------
+    Registration
+
+    Raises
+    ------
+    NnRegError
+        If a file cannot be read, the pair not be registered, or the folder not be written.
+    """
+    output = writable_folder(output)  # told before the work, not after it
+    started = time.perf_counter()
+    fixed, moving = _image(files.fixed), _image(files.moving)
+    initial = read_transforms(files.initial, fixed=fixed.space, moving=moving.space) if files.initial else None
+    result = register(
+        fixed=fixed,
+        moving=moving,
+        fixed_mask=_optional(files.fixed_mask),
+        moving_mask=_optional(files.moving_mask),
+        fixed_labels=_optional(files.fixed_labels),
+        moving_labels=_optional(files.moving_labels),
+        fixed_points=_points(files.fixed_points),
+        moving_points=_points(files.moving_points),
+        guided=guided,
+        initial=initial,
+        preset=preset,
+        similarity=similarity,
+        alignment=alignment,
+        affine_only=affine_only,
+        symmetric=symmetric,
+        radius=radius,
+        smoothness=smoothness,
+        on_progress=on_progress,
+    )
+    # what is not one of the engine's stages
+    result.timings["reading"] = time.perf_counter() - started - sum(result.timings.values())
+    write_registration(output, result, files=files, guided=guided, picture=picture)
+    return result
+
+
+def write_registration(output: Path, result: Registration, *, files: PairFiles, guided: bool, picture: bool) -> None:
+    """Write all that belongs to a result; nothing is in `output` before everything is written."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix=".registration.", dir=output) as temporary:
+        part = Path(temporary)
+        write_itk(part / "transform.h5", result.transform)
+        write_itk(part / "inverse_transform.h5", result.inverse)
+        write_itk(part / "field.nii.gz", result.transform, result.fixed.space)
+        colour = result.moving.array.dtype == np.uint8 and result.moving.channels in (3, 4)
+        warped = as_stored(result.warped, np.uint8) if colour else result.warped
+        write_image(part / "warped.nii.gz", warped, result.fixed.space)
+        if result.truth.moving_labels is not None:
+            write_image(part / "warped_labels.nii.gz", result.warped_labels(result.truth.moving_labels), result.fixed.space)
+        if picture:
+            overview_of_transform(part / "overview.png", result.fixed, result.moving, Image(warped, result.fixed.space), result.transform)
+        result.timings["writing"] = time.perf_counter() - started
+        write_json(part / "measures.json", _content(result, files, guided))
+        for name in OUTPUTS:
+            if (part / name).exists():
+                (part / name).replace(output / name)
+            elif (output / name).exists():
+                # of an earlier run, and no part of this result
+                (output / name).unlink()
+
+
+def _content(result: Registration, files: PairFiles, guided: bool) -> dict[str, Any]:
+    truth = result.truth
+    guides = {"labels": (truth.fixed_labels, truth.moving_labels), "points": (truth.fixed_points, truth.moving_points)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fixed": [str(path) for path in files.fixed],
+        "moving": [str(path) for path in files.moving],
+        **result.measures,
+        # what guided a registration says little about how good it is elsewhere
+        "guided_by": [name for name, pair in guides.items() if guided and all(side is not None for side in pair)],
+        "decisions": [{"name": decision.name, "value": decision.value, "because": decision.because} for decision in result.decisions],
+        "seconds": {name: round(seconds, 3) for name, seconds in result.timings.items()},
+    }
+
+
+def _image(paths: Sequence[Path | str]) -> Image:
+    image = read_channels(paths)
+    check_finite(image, paths[0])
+    return image
+
+
+def _optional(path: Path | str | None) -> Image | None:
+    return None if path is None else read_image(path)
+
+
+def _points(path: Path | str | None) -> npt.NDArray[np.float64] | None:
+    return None if path is None else read_keypoints(path)
+
+
+__all__ = ["OUTPUTS", "PairFiles", "register_files", "write_registration"]

@@ -1,0 +1,1 @@
+"""Fingerprint, rules and plans of registration."""

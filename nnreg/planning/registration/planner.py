@@ -1,0 +1,300 @@
+"""From fingerprint to plans: asks the rules one after the other and keeps their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from nnreg.errors import PlansError
+from nnreg.planning import memory
+from nnreg.planning.decision import Decision, decided_by_user
+from nnreg.planning.plans import Architecture, Configuration, LossTerm, Plans, Training
+from nnreg.planning.registration import duration
+from nnreg.planning.registration.engine_settings import Optimisation
+from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.rules import alignment, budget, grid, intensity, network, relation, spacing, training
+from nnreg.planning.registration.rules import engine as optimisation
+
+DEFAULT_PLANS_NAME = "nnRegPlans"
+DEFAULT_MEMORY_GB = 8.0
+PLANNER = "registration"
+
+
+@dataclass
+class _Reasons:
+    """Collects the reasons of decisions under dotted names."""
+
+    because: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, name: str, decision: Decision[Any]) -> Any:
+        self.because[name] = decision.because
+        return decision.value
+
+
+def plan(
+    fingerprint: Fingerprint,
+    *,
+    plans_name: str = DEFAULT_PLANS_NAME,
+    gpu_memory_target: float = DEFAULT_MEMORY_GB,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    accelerator: bool | None = None,
+    time_budget: duration.Budget | None = None,
+) -> Plans:
+    """Derive the plans of a dataset.
+
+    Parameters
+    ----------
+    fingerprint
+        What was measured.
+    plans_name
+        Name of the plans file, and first part of the folders of preprocessed arrays.
+    gpu_memory_target : GB
+        That a training step may take; narrows the network first, then coarsens the spacing. The volume is never cropped.
+    overwrite_target_spacing : mm, array axis order
+    accelerator
+        Whether there is a GPU to train on; None if that is not known and should decide nothing.
+    time_budget
+        That a training with its validation must end in: shortens it, then narrows the network, then coarsens the spacing.
+
+    Raises
+    ------
+    PlansError
+        If the target spacing or memory asked for makes no sense, the images cannot be planned for, or no useful training fits the time budget.
+    """
+    if gpu_memory_target <= memory.FIXED_GB:
+        raise PlansError(f"-gpu_memory_target {gpu_memory_target:g}: more than {memory.FIXED_GB:g} GB are needed whatever the images.")
+    reasons = _Reasons()
+    target = reasons.keep("spacing", _spacing(fingerprint, overwrite_target_spacing))
+    aligned = reasons.keep("pre_alignment", alignment.pre_alignment(fingerprint))
+    reference = reasons.keep("reference_case", alignment.reference_case(fingerprint))
+    extent = reasons.keep("field_of_view", grid.field_of_view(fingerprint, aligned, reference))
+    related = reasons.keep("modality_relation", relation.modality_relation(fingerprint))
+    builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned, related, time_budget)
+    configurations = builder.all(target, reasons.because["spacing"])
+    finest = "2d" if "2d" in configurations else "3d_fullres"
+    decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator)
+    return Plans(
+        dataset_name=fingerprint.dataset_name,
+        plans_name=plans_name,
+        task="registration",
+        planner=PLANNER,
+        channel_names=fingerprint.channel_names,
+        pre_alignment=aligned,
+        alignment_target=reasons.keep("alignment_target", alignment.alignment_target(fingerprint)),
+        alignment_spacing=reasons.keep("alignment_spacing", alignment.alignment_spacing(fingerprint, target)),
+        reference_case=reference,
+        configurations=configurations,
+        recommended=reasons.keep("recommended", decided),
+        optimisation=_optimisation(fingerprint, related, aligned),
+        orientation=reasons.keep("orientation", alignment.orientation(fingerprint)),
+        because=reasons.because,
+    )
+
+
+def _spacing(fingerprint: Fingerprint, asked: Sequence[float] | None) -> Decision[tuple[float, ...]]:
+    if asked is None:
+        return spacing.target_spacing(fingerprint)
+    if len(asked) != fingerprint.ndim or min(asked) <= 0:
+        raise PlansError(f"-overwrite_target_spacing {' '.join(map(str, asked))}: expected {fingerprint.ndim} positive numbers, one per array axis (z first).")
+    return decided_by_user(tuple(float(value) for value in asked), "-overwrite_target_spacing")
+
+
+def _optimisation(fingerprint: Fingerprint, related: str, aligned: str) -> Optimisation:
+    reasons = _Reasons()
+    return Optimisation(
+        preset=reasons.keep("preset", optimisation.preset(fingerprint)),
+        similarity=reasons.keep("similarity", optimisation.engine_similarity(fingerprint, related)),
+        alignment=reasons.keep("alignment", optimisation.engine_alignment(aligned)),
+        symmetric=reasons.keep("symmetric", optimisation.symmetric(fingerprint)),
+        use_masks=reasons.keep("use_masks", optimisation.use_masks(fingerprint)),
+        use_labels=reasons.keep("use_labels", optimisation.use_labels(fingerprint)),
+        use_keypoints=reasons.keep("use_keypoints", optimisation.use_keypoints(fingerprint)),
+        refinement=reasons.keep("refinement", optimisation.refinement(related)),
+        because=reasons.because,
+    )
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds configurations of one dataset."""
+
+    fingerprint: Fingerprint
+    plans_name: str
+    memory_gb: float
+    extent: tuple[float, ...]
+    pre_alignment: str
+    relation: str
+    time_budget: duration.Budget | None = None
+
+    def all(self, target: tuple[float, ...], because: str) -> dict[str, Configuration]:
+        """Every configuration the dataset needs."""
+        if self.fingerprint.ndim == 2:
+            return {"2d": self.configuration("2d", target, because)}
+        full = self.configuration("3d_fullres", target, because)
+        coarse = spacing.lowres_spacing(full.spacing, full.grid)
+        if coarse.value is None:
+            return {"3d_fullres": full}
+        return {"3d_lowres": self.configuration("3d_lowres", coarse.value, coarse.because), "3d_fullres": full}
+
+    def configuration(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
+        """The configuration at `target` spacing, or at the finest coarser one that fits the memory target and the time budget."""
+        fitting = self._fitting_memory(name, target, spacing_because)
+        return fitting if self.time_budget is None else self._fitting_time(self.time_budget, fitting)
+
+    def _fitting_memory(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
+        coarsened = target
+        for base in (network.BASE_FEATURES, network.FEWEST_BASE_FEATURES):
+            result = self._attempt(name, coarsened, base, spacing_because)
+            if result.memory_gb <= self.memory_gb:
+                return result
+        while True:
+            coarsened = spacing.coarsened(coarsened)
+            why = f"{spacing_because}; coarsened in steps of 3 % to fit {self.memory_gb:g} GB: the whole volume is the patch"
+            result = self._attempt(name, coarsened, network.FEWEST_BASE_FEATURES, why)
+            if result.memory_gb <= self.memory_gb:
+                return result
+            if np.prod(result.grid) < 8 ** len(result.grid):
+                raise PlansError(f"{self.fingerprint.dataset_name}: no grid fits -gpu_memory_target {self.memory_gb:g} GB. Allow more.")
+
+    def _fitting_time(self, allowed: duration.Budget, finest: Configuration) -> Configuration:
+        """`finest` shortened; where that leaves too few steps, one that is narrower, then coarser."""
+        candidates = list(self._cheaper(finest))
+
+        def length_of(index: int) -> Decision[budget.Length | None]:
+            return self._length(allowed, candidates[index], finest is candidates[index])
+
+        def steps_of(index: int) -> int:
+            found = length_of(index).value
+            return 0 if found is None else found.steps
+
+        chosen = budget.choose(len(candidates), steps_of)
+        index = len(candidates) - 1 if chosen.value is None else chosen.value
+        configuration, decided = candidates[index], length_of(index)
+        length, trained = decided.value, configuration.training
+        if length is None:
+            given = duration.readable_duration(allowed.seconds)
+            raise PlansError(
+                f"{self.fingerprint.dataset_name}: --time_budget {given} is too short even on the coarsest grid: {decided.because}. Allow that much."
+            )
+        because = configuration.because | {"training_seconds": decided.because, "training.epochs": decided.because}
+        because["spacing"] += f"; {chosen.because}"
+        return replace(
+            configuration,
+            training=replace(
+                trained,
+                epochs=length.epochs,
+                iterations_per_epoch=length.iterations,
+                validation_iterations=length.validation_iterations,
+                validation_pairs=length.validation_pairs,
+            ),
+            training_seconds=round(length.seconds, 1),
+            because=because,
+        )
+
+    def _cheaper(self, finest: Configuration) -> Iterator[Configuration]:
+        """The configuration itself, narrower, then coarser until it is not worth training."""
+        name, because, target = finest.data_identifier.removeprefix(f"{self.plans_name}_"), finest.because["spacing"], finest.spacing
+        yield finest
+        while True:
+            narrow = self._attempt(name, target, network.FEWEST_BASE_FEATURES, because)
+            if not budget.worth_training(narrow.grid) and target != finest.spacing:
+                return
+            if narrow.architecture != finest.architecture or narrow.grid != finest.grid:
+                yield narrow
+            target = spacing.coarsened(target)
+
+    def _length(self, allowed: duration.Budget, configuration: Configuration, finest: bool) -> Decision[budget.Length | None]:
+        labels = training.drawn_labels(configuration.training.supervision)
+        work = duration.step_work(configuration.grid, configuration.architecture, channels=len(self.fingerprint.channel_names), labels=labels)
+        voxels = len(self.fingerprint.channel_names) * prod(configuration.grid) / duration.MILLION
+        step = allowed.speed.step(work) + allowed.speed.load * voxels
+        native = float(np.mean(np.prod(self.fingerprint.shapes(), axis=1))) / duration.MILLION
+        planned = configuration.training.epochs * configuration.training.iterations_per_epoch
+        most = planned if finest else min(planned, budget.ENOUGH_STEPS)
+        pairs = min(configuration.training.validation_pairs, self.fingerprint.pair_count)
+        return budget.length(allowed, step, allowed.speed.validation * native, pairs, most)
+
+    def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> Configuration:
+        reasons = _Reasons({"spacing": spacing_because})
+        shape = reasons.keep("grid", grid.working_grid(self.extent, target))
+        schemes = [intensity.normalization(self.fingerprint, channel) for channel in range(len(self.fingerprint.channel_names))]
+        reasons.because |= {f"normalization[{index}]": scheme.because for index, scheme in enumerate(schemes)}
+        architecture = self._architecture(target, shape, base, reasons)
+        trained, memory_gb = self._training(target, shape, architecture, reasons)
+        reasons.because["memory_gb"] = f"closed form for one training step in float32, {self.memory_gb:g} GB allowed"
+        return Configuration(
+            data_identifier=f"{self.plans_name}_{name}",
+            spacing=target,
+            grid=shape,
+            normalization=tuple(scheme.value for scheme in schemes),
+            architecture=architecture,
+            training=trained,
+            memory_gb=round(memory_gb, 3),
+            because=reasons.because,
+        )
+
+    def _architecture(self, target: tuple[float, ...], shape: tuple[int, ...], base: int, reasons: _Reasons) -> Architecture:
+        pyramid = reasons.keep("architecture.strides", network.network_topology(target, shape))
+        stages = len(pyramid.strides)
+        resolution = reasons.keep("architecture.kwargs.field_resolution", network.field_resolution(shape))
+        resolution = min(resolution, max(pyramid.divisor))
+        finest = memory.first_stage(pyramid.strides, resolution)
+        displacement = relation.expected_displacement(self.fingerprint)
+        return Architecture(
+            name=reasons.keep("architecture.name", network.network_name()),
+            strides=pyramid.strides,
+            kernel_sizes=pyramid.kernel_sizes,
+            features_per_stage=reasons.keep("architecture.features_per_stage", network.features(stages, finest, base)),
+            blocks_per_stage=reasons.keep("architecture.blocks_per_stage", network.blocks(stages)),
+            kwargs={
+                "field_resolution": resolution,
+                "integration_steps": reasons.keep("architecture.kwargs.integration_steps", network.integration_steps(self.fingerprint)),
+                "inverse_consistent": reasons.keep("architecture.kwargs.inverse_consistent", network.inverse_consistent(self.fingerprint)),
+                "correlation_radius": reasons.keep(
+                    "architecture.kwargs.correlation_radius", network.correlation_radius(target, shape, stages - finest, displacement)
+                ),
+            },
+        )
+
+    def _training(self, target: tuple[float, ...], shape: tuple[int, ...], architecture: Architecture, reasons: _Reasons) -> tuple[Training, float]:
+        def keep(name: str, decision: Decision[Any]) -> Any:
+            return reasons.keep(f"training.{name}", decision)
+
+        similar = keep("similarity", training.similarity(self.relation, target, shape))
+        if self.time_budget is None:
+            batch = keep("batch_size", training.batch_size(shape, self._memory(shape, architecture, similar, 1), self.memory_gb))
+        else:
+            batch = keep("batch_size", budget.batch_size())
+        epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
+        fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
+        trained = Training(
+            similarity=similar,
+            regularisation=keep("regularisation", training.regularisation(self.relation)),
+            supervision=keep("supervision", training.supervision(self.fingerprint)),
+            deep_supervision_weights=keep("deep_supervision_weights", training.deep_supervision_weights(fields)),
+            batch_size=batch,
+            epochs=epochs,
+            iterations_per_epoch=iterations,
+            validation_iterations=validation,
+            **keep("optimizer", training.optimizer()),
+            augmentation=keep("augmentation", training.augmentation(self.fingerprint, self.pre_alignment)),
+        )
+        return trained, self._memory(shape, architecture, similar, batch)
+
+    def _memory(self, shape: tuple[int, ...], architecture: Architecture, similar: Sequence[LossTerm], batch: int) -> float:
+        return memory.training_memory_gb(
+            shape,
+            channels=len(self.fingerprint.channel_names),
+            strides=architecture.strides,
+            kernel_sizes=architecture.kernel_sizes,
+            features=architecture.features_per_stage,
+            blocks=architecture.blocks_per_stage,
+            batch_size=batch,
+            labels=training.drawn_labels(training.supervision(self.fingerprint).value),
+            similarities=[term.name for term in similar],
+            **architecture.kwargs,
+        )

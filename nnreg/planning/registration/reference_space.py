@@ -1,0 +1,127 @@
+"""Where the working grid lies: around the foreground, with a margin, not past anatomy that the image cuts off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.geometry.space import FloatArray, Space
+from nnreg.planning import orientation
+from nnreg.planning.registration.fingerprint import Fingerprint, ImageFingerprint
+
+MARGIN = 0.05  # of the foreground's extent, on each side: what an affine alignment leaves over
+CUT_OFF = 0.1  # share of a face that is foreground: there the image ends inside the body, and there is nothing beyond to see
+SAME_SPACING = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """A box of interest, in voxels of one image: voxel k fills k - 1/2 to k + 1/2.
+
+    Attributes
+    ----------
+    low, high : array axis order, half open as slices are, but with fractions
+    """
+
+    low: FloatArray
+    high: FloatArray
+
+    @property
+    def centre(self) -> FloatArray:
+        """Voxel index of the middle."""
+        return (self.low + self.high - 1) / 2
+
+    def __or__(self, other: Box) -> Box:
+        return Box(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
+
+def box_of(image: ImageFingerprint, *, beyond: bool) -> Box:
+    """Box around the foreground of an image, with its margin.
+
+    Parameters
+    ----------
+    image
+        Its measurements.
+    beyond
+        Whether the margin may leave the image: another subject, aligned, may fill it. Never where the image ends inside the body.
+    """
+    size = np.asarray(image.shape, dtype=float)
+    low, high = (np.asarray(side, dtype=float) for side in (image.foreground_low, image.foreground_high))
+    faces = np.asarray(image.foreground_faces)
+    margin = MARGIN * (high - low)
+    inside_low, inside_high = np.maximum(low - margin, 0), np.minimum(high + margin, size)
+    if not beyond:
+        return Box(inside_low, inside_high)
+    return Box(np.where(faces[:, 0] > CUT_OFF, inside_low, low - margin), np.where(faces[:, 1] > CUT_OFF, inside_high, high + margin))
+
+
+@dataclass(frozen=True)
+class FrameCases:
+    """A frame: the case that owns it, and all cases that are brought into it."""
+
+    owner: str
+    members: tuple[str, ...]
+    beyond: bool
+
+
+def frames_of(fingerprint: Fingerprint, reference: str | None) -> list[FrameCases]:
+    """One frame per group of pairs, or one for the whole dataset.
+
+    Parameters
+    ----------
+    fingerprint
+        Of the dataset.
+    reference
+        Owner of the dataset's frame, where it has one.
+    """
+    if fingerprint.pairing in ("pairs", "groups"):
+        return [FrameCases(group[0], group, beyond=False) for group in fingerprint.groups]
+    return [FrameCases(reference or next(iter(fingerprint.images)), tuple(fingerprint.images), beyond=True)]
+
+
+def frame_box(fingerprint: Fingerprint, frame: FrameCases, pre_alignment: str) -> Box:
+    """Box that the frame's grid is centred on, in voxels of its owner.
+
+    Around the owner's foreground. In a dataset whose images stay where they are, on one grid, around everybody's.
+    """
+    box = box_of(fingerprint.images[frame.owner], beyond=frame.beyond)
+    if pre_alignment == "none" and frame.beyond:
+        for case in frame.members:
+            box = box | box_of(fingerprint.images[case], beyond=True)
+    return box
+
+
+def needed_extent(fingerprint: Fingerprint, frame: FrameCases, pre_alignment: str) -> npt.NDArray[np.float64]:
+    """Size in mm, common axis order, of a grid around the middle of the frame's box that shows all its cases."""
+    owner = fingerprint.images[frame.owner]
+    box = frame_box(fingerprint, frame, pre_alignment)
+    if frame.beyond:
+        return _in_mm(owner, box.high - box.low, fingerprint.orientation)
+    boxes = {case: box_of(fingerprint.images[case], beyond=False) for case in frame.members}
+    if pre_alignment != "none":
+        # the others are brought to the owner's middle, or nearly
+        return np.max([_in_mm(fingerprint.images[case], other.high - other.low, fingerprint.orientation) for case, other in boxes.items()], axis=0)
+    low, high = np.min([other.low for other in boxes.values()], axis=0), np.max([other.high for other in boxes.values()], axis=0)
+    middle = box.centre + 0.5
+    return _in_mm(owner, 2 * np.maximum(high - middle, middle - low), fingerprint.orientation)
+
+
+def _in_mm(image: ImageFingerprint, voxels: FloatArray, wanted: str) -> npt.NDArray[np.float64]:
+    return image.ordered(tuple((voxels * np.asarray(image.spacing)).tolist()), wanted)
+
+
+def working_space(native: Space, centre: Sequence[float] | FloatArray, wanted: str, spacing: Sequence[float], grid: Sequence[int]) -> Space:
+    """The working grid in the world of `native`, its axes as `wanted`, around the world position `centre` (mm).
+
+    Where the spacing is the image's own, the grid moves by less than half a voxel so that voxel centres coincide: nothing is blurred for nothing.
+    """
+    turned = orientation.reoriented(native, wanted)
+    space = turned.centred(centre, grid, spacing)
+    if not np.allclose(turned.spacing, spacing, rtol=SAME_SPACING, atol=0):
+        return space
+    first = turned.to_index(np.asarray(space.origin))
+    shift = turned.to_world(np.round(first)) - turned.to_world(first)
+    return Space(space.shape, space.spacing, tuple((np.asarray(space.origin) + shift).tolist()), space.direction)

@@ -1,0 +1,96 @@
+"""What fits a time budget: how long a training is, and how fine and wide it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+from nnreg.planning.decision import Decision, rule
+from nnreg.planning.registration.duration import Budget, Speed, readable_duration
+
+MARGIN = 0.15  # of the budget stays free: other programs, a slower disk
+VALIDATION_SHARE = 0.2  # of the budget at most, for the validation at the end
+ENOUGH_STEPS = 1000  # brains, 3d_lowres: 1200 steps raise the Dice from .421 to .590
+FEWEST_STEPS = 300
+EPOCHS = 25
+VALIDATION_ITERATIONS = 4
+FORWARD_SHARE = 0.6  # of a step that a validation iteration takes: the forward pass, and its metrics
+COARSEST = {2: 64, 3: 32}  # voxels of the longest axis
+
+
+@dataclass(frozen=True)
+class Length:
+    """A training that fits.
+
+    Attributes
+    ----------
+    epochs, iterations, validation_iterations, validation_pairs
+        As in the plans; `validation_pairs` at most in the validation at the end.
+    seconds
+        Predicted, validation included.
+    """
+
+    epochs: int
+    iterations: int
+    validation_iterations: int
+    validation_pairs: int
+    seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Optimisation steps in all."""
+        return self.epochs * self.iterations
+
+
+@rule("budget_length")
+def length(budget: Budget, step: float, validation_pair: float, most_pairs: int, most_steps: int) -> Decision[Length | None]:
+    """25 epochs of what fits 85 % of a time budget beside start, ends of epochs and a validation of at most a fifth of it; none if under 300 steps."""
+    speed, usable = budget.speed, (1 - MARGIN) * budget.seconds
+    pairs = max(1, min(most_pairs, int(VALIDATION_SHARE * budget.seconds / validation_pair)))
+    fixed = speed.startup + EPOCHS * (speed.epoch + VALIDATION_ITERATIONS * FORWARD_SHARE * step)
+    # what is kept for the validation grows with the budget without jumps, so that a longer one never has fewer steps
+    kept = max(validation_pair, min(VALIDATION_SHARE * budget.seconds, most_pairs * validation_pair))
+    iterations = min(int((usable - fixed - kept) / (EPOCHS * step)), most_steps // EPOCHS)
+    if EPOCHS * iterations < FEWEST_STEPS:
+        needed = needed_seconds(speed, step, validation_pair, most_pairs)
+        return Decision(None, f"{FEWEST_STEPS} steps of {readable_duration(step)} and a validation need {readable_duration(needed)}")
+    seconds = fixed + pairs * validation_pair + EPOCHS * iterations * step
+    return Decision(
+        Length(EPOCHS, iterations, VALIDATION_ITERATIONS, pairs, seconds),
+        f"--time_budget {readable_duration(budget.seconds)}: {EPOCHS * iterations} steps of {readable_duration(step)}, {speed.startup:.0f} s to start, "
+        f"{pairs * validation_pair:.0f} s for a validation of {pairs} pair{'s' if pairs > 1 else ''}, in all {readable_duration(seconds)} "
+        f"({MARGIN:.0%} stay free); measured on {speed.machine}",
+    )
+
+
+def needed_seconds(speed: Speed, step: float, validation_pair: float, most_pairs: int) -> float:
+    """The smallest budget that a training of 300 steps fits."""
+    steps = EPOCHS * ceil(FEWEST_STEPS / EPOCHS) * step
+    training = steps + speed.startup + EPOCHS * (speed.epoch + VALIDATION_ITERATIONS * FORWARD_SHARE * step)
+    shared = min(training / (1 - MARGIN - VALIDATION_SHARE), (training + most_pairs * validation_pair) / (1 - MARGIN))
+    return max(shared, (training + validation_pair) / (1 - MARGIN))
+
+
+@rule("budget_grid")
+def choose(candidates: int, steps_of: Callable[[int], int]) -> Decision[int | None]:
+    """The first of the candidates, finest and widest first, that the budget gives 1000 steps; else the last (coarsest) one, if it gives 300."""
+    for index in range(candidates):
+        if steps_of(index) >= ENOUGH_STEPS:
+            why = "the finest grid and widest network" if index == 0 else f"the finest of {candidates} grids and widths"
+            return Decision(index, f"{why} that the time budget gives {ENOUGH_STEPS} steps or more")
+    last = candidates - 1
+    if steps_of(last) >= FEWEST_STEPS:
+        return Decision(last, f"the coarsest grid that is worth training: the time budget gives it {steps_of(last)} steps")
+    return Decision(None, "no grid fits the time budget")
+
+
+def worth_training(grid: Sequence[int]) -> bool:
+    """Whether a grid is fine enough for a network worth having: 32 voxels along the longest axis in 3D, 64 in 2D."""
+    return max(grid) >= COARSEST[len(grid)] and prod(grid) > 0
+
+
+@rule("budget_batch_size")
+def batch_size() -> Decision[int]:
+    """One pair a step under a time budget."""
+    return Decision(1, "one pair a step: in a given time twice the steps of batches of two; instance normalisation needs no more")

@@ -1,0 +1,138 @@
+"""Registering pairs one by one: with which settings, whether after a network, and whether instead of one."""
+
+from __future__ import annotations
+
+from nnreg.planning.decision import Decision, counted, rule
+from nnreg.planning.plans import OPTIMISE
+from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.rules.alignment import WITHIN_SUBJECT
+from nnreg.planning.registration.rules.relation import DIFFERENT, FEWEST_TRIED, MIXED, ONE, SUITS, second_round, shared_scale
+
+FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 (registration_anchors 1.2)
+FEWEST_PAIRS = 15  # given pairs: trained networks had 0.40 and 0.50 on eight MR-CT pairs, an optimiser 0.735 (registration_anchors 17)
+FEWEST_DIFFERENT = 30  # subjects of different contrasts: the same, with more to learn from as little
+SOLVED_DICE = 0.9  # mean Dice of the pilot from which labels are about as good as two people agree
+SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the working spacing
+
+
+@rule("optimise_preset")
+def preset(fingerprint: Fingerprint) -> Decision[str]:
+    """``accurate``, a second round in twice the time, where labels or keypoints say that it pays; else ``default``.
+
+    It pays where three measured pairs or more end nearer on average, and three quarters of them no farther.
+    """
+    measured = second_round(fingerprint)
+    if measured is None:
+        return Decision(
+            "default", f"the engine's usual settings; fewer than {FEWEST_TRIED} measured pairs have labels or keypoints to say that a second round helps"
+        )
+    return Decision("accurate" if measured.value else "default", measured.because)
+
+
+@rule("optimise_similarity")
+def engine_similarity(fingerprint: Fingerprint, relation: str) -> Decision[str]:
+    """Local correlation for one contrast, mean squares for one scale, mutual information for different contrasts; where pairs differ, each pair's own.
+
+    Local correlation gets mean squares beside it where, after the quick pilots, these alone end no farther (within 2 %, three pairs or more): on images whose
+    brightness differs from side to side they lose 0.01 to 0.02 of Dice, on others they gain as much.
+    """
+    if relation == MIXED:
+        return Decision("auto", f"{relation}: the engine tells them apart pair by pair")
+    shared = shared_scale(fingerprint) if relation == ONE else None
+    if shared is not None:
+        return Decision("lncc+mse", f"{relation}, and intensities that can be compared as they are ({shared})")
+    value = SUITS[relation]
+    told = " (measured on T1 and T2: smaller errors than MIND under the engine's smoothing)" if value == "nmi" else ""
+    return Decision(value, f"{relation}{told}; decided once for the dataset, so that one odd pair is not registered otherwise")
+
+
+@rule("optimise_alignment")
+def engine_alignment(pre_alignment: str) -> Decision[str]:
+    """What preprocessing would use: the freest linear map that the pairs need."""
+    return Decision(pre_alignment, "the pre-alignment of the plans, pair by pair instead of to a frame; kept only where it helps")
+
+
+@rule("optimise_symmetric")
+def symmetric(fingerprint: Fingerprint) -> Decision[bool | None]:
+    """Every level in both directions within a subject, which was nearer and smoother on lungs; between subjects as the preset has it."""
+    if fingerprint.pairing in WITHIN_SUBJECT:
+        return Decision(True, f"pairing {fingerprint.pairing!r}: every level in both directions, the finest too (lungs 1.60 -> 1.52 mm, and smoother)")
+    return Decision(None, f"pairing {fingerprint.pairing!r}: as the preset has it; slices of brains lose 0.003 of Dice where the finest level is symmetric too")
+
+
+@rule("optimise_use_masks")
+def use_masks(fingerprint: Fingerprint) -> Decision[bool]:
+    """Masks are used where a case has one: outside them nothing is compared."""
+    count = sum(image.mask for image in fingerprint.images.values())
+    return Decision(count > 0, f"{count} of {len(fingerprint.images)} training cases have a mask" + (": what lies outside is not compared" if count else ""))
+
+
+@rule("optimise_use_labels")
+def use_labels(fingerprint: Fingerprint) -> Decision[bool]:
+    """Never by default: labels of the images to be registered are what the result is measured with."""
+    count = sum(image.labels for image in fingerprint.images.values())
+    return Decision(
+        False, f"{count} of {len(fingerprint.images)} cases have labels, kept for evaluation: a Dice of labels that guided says little. Edit to use them"
+    )
+
+
+@rule("optimise_use_keypoints")
+def use_keypoints(fingerprint: Fingerprint) -> Decision[bool]:
+    """Never by default, as labels."""
+    count = sum(image.keypoints is not None for image in fingerprint.images.values())
+    return Decision(False, f"{count} of {len(fingerprint.images)} cases have keypoints, kept for evaluation. Edit to use them")
+
+
+@rule("refinement")
+def refinement(relation: str) -> Decision[str | None]:
+    """Preset that refines what a network predicts: ``fast``."""
+    return Decision(
+        "fast",
+        "the engine goes on from the network's field: on the demo 38 to 49 % of the remaining error is left after half a second; most needed where motion is "
+        "large, images are unlike those trained on or contrasts differ (registration_anchors 22); --no_refinement switches it off",
+    )
+
+
+@rule("recommended")
+def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, finest: str, accelerator: bool | None) -> Decision[str]:
+    """The finest configuration, or `optimise`: no network, each pair by itself.
+
+    Optimise where there is too little to learn from (fewer than 10 subjects, 15 given pairs of 10 images, or 30 subjects of different contrasts), where the
+    pilot already does what training promises (median Dice 0.9 or keypoints within a voxel), or where no GPU is at hand.
+    """
+    too_few = _too_few(fingerprint, relation)
+    if too_few is not None:
+        return Decision(OPTIMISE, too_few)
+    pairs = fingerprint.pairs
+    if pairs is not None and pairs.count:
+        dice = pairs.median(lambda pair: pair.dice.after if pair.dice else None)
+        points = pairs.median(lambda pair: pair.keypoint_mm.after if pair.keypoint_mm else None)
+        if dice is not None and dice >= SOLVED_DICE:
+            return Decision(OPTIMISE, f"the quick pilot already reaches a median Dice of {dice:.2f}: training promises no more than {SOLVED_DICE:g}")
+        if points is not None and points <= SOLVED_VOXELS * spacing:
+            return Decision(
+                OPTIMISE, f"the quick pilot already brings keypoints within {points:.2f} mm, {points / spacing:.1f} voxels: training promises no more"
+            )
+    if accelerator is False:
+        return Decision(
+            OPTIMISE,
+            f"enough to train on, but no GPU was found here and training takes hours to days without one. With one: train {finest}, or plan with -device cuda",
+        )
+    return Decision(
+        finest,
+        f"{fingerprint.subjects} subjects and {fingerprint.pair_count} pairs are enough to train on; the finest configuration that fits the memory target",
+    )
+
+
+def _too_few(fingerprint: Fingerprint, relation: str) -> str | None:
+    subjects, pairs, images = fingerprint.subjects, fingerprint.pair_count, len(fingerprint.images)
+    if relation in (DIFFERENT, MIXED) and subjects < FEWEST_DIFFERENT:
+        return f"{counted(subjects, 'subject')} of different contrasts: below {FEWEST_DIFFERENT} an optimiser is better (registration_anchors 17)"
+    if fingerprint.pairing in WITHIN_SUBJECT and pairs < FEWEST_PAIRS:
+        return f"{counted(pairs, 'pair')}: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows (registration_anchors 17)"
+    if fingerprint.pairing in WITHIN_SUBJECT and images < FEWEST_SUBJECTS:
+        # five sections of one block make twenty ordered pairs, and still show a network next to nothing
+        return f"{counted(pairs, 'pair')} of {counted(images, 'image')}: fewer than {FEWEST_SUBJECTS} images are too few to train on (registration_anchors 17)"
+    if fingerprint.pairing not in WITHIN_SUBJECT and subjects < FEWEST_SUBJECTS:
+        return f"{counted(subjects, 'subject')}: fewer than {FEWEST_SUBJECTS} are too few to train on (registration_anchors 17)"
+    return None

@@ -1,0 +1,1 @@
+"""Pairs of images aligned, resampled to the working grid and stored."""

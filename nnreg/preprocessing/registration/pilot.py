@@ -1,0 +1,251 @@
+"""One pair measured by the engine: a quick registration of bounded copies, and what it says about the pair."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnreg.engine import Registration, Truth, register
+from nnreg.engine.grids import SMALLEST, volume_of
+from nnreg.engine.mind import mind
+from nnreg.engine.prepared_image import Side, foreground, prepare
+from nnreg.engine.presets import LATER_SMOOTHNESS
+from nnreg.engine.registration import CHOICE_VOXELS
+from nnreg.engine.similarity import MutualInformation, inner_correlation
+from nnreg.geometry import Space, Transform, jacobian_determinant, resample_image, resample_labels
+from nnreg.imageio import Image
+from nnreg.metrics import dice, ncc
+from nnreg.planning.orientation import permutation
+from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.pair_fingerprint import PairMeasurement, Percentiles, Stages, Trial
+
+if TYPE_CHECKING:
+    from nnreg.dataset import Case, Pair, RawDataset
+
+LARGEST_COPY = 1_500_000  # voxels: a pair takes seconds, and displacements in mm need no more
+USUAL_CHANNELS = 4  # images of more get smaller copies
+MOST_CHANNELS = 8  # that similarities are measured on
+PRESET = "fast"
+TRIED = ("lncc", "mse", "nmi")
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+
+def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: str, *, trials: bool = False) -> PairMeasurement:
+    """Register a training pair quickly and measure it; with `trials` under every similarity, where labels or keypoints can tell which is best.
+
+    Raises
+    ------
+    RegistrationError
+        If the pair cannot be registered.
+    NnRegError
+        If a file cannot be read.
+    """
+    started = time.thread_time()
+    fixed, moving = _Copy(raw.read_case(pair.fixed)), _Copy(raw.read_case(pair.moving))
+    truth = _truth(fixed, moving)
+    found = register(fixed=fixed.image, moving=moving.image, fixed_mask=fixed.mask, moving_mask=moving.mask, guided=False, preset=PRESET)
+    measures = found.measured_by(truth)
+    tried = _trials(fixed, moving, found, truth) if trials else ()
+    body = foreground(prepare(fixed.image.array, fixed.image.space, None if fixed.mask is None else fixed.mask.array, "fixed")) > 0.5
+    images = fingerprint.images[pair.fixed], fingerprint.images[pair.moving]
+    return PairMeasurement(
+        fixed=pair.fixed,
+        moving=pair.moving,
+        files=files,
+        header_overlap=_overlap(fixed.image.space, moving.image.space),
+        field_of_view_mismatch=_mismatch(*images),
+        centre_offset_mm=float(np.linalg.norm(np.subtract(images[0].centre_of_mass, images[1].centre_of_mass))),
+        alignment_kind=found.alignment.kind if found.alignment is not None else "none",
+        alignment_mm=_moved(found.start, fixed.image.space, body),
+        displacement_mm=_percentiles(found, body),
+        similarity=_similarities(fixed, moving, found),
+        dice=_stages(measures.get("dice"), "mean"),
+        keypoint_mm=_stages(measures.get("tre_mm"), "median"),
+        sdlogj=_finite(measures.get("sdlogj")),
+        folding_percent=_finite(measures.get("folding_percent")),
+        mass_change=_mass_change(fixed.image, found, body, [channel.background for channel in images[0].channels]),
+        foreground=images[0].foreground_fraction,
+        mask_coverage=1.0 if fixed.mask is None else float((fixed.mask.array > 0).mean()),
+        left_right_symmetry=_symmetry(body if fixed.labels is None else fixed.labels.array[0] > 0, fingerprint.images[pair.fixed].orientation),
+        seconds=round(time.thread_time() - started, 3),
+        succeeded=found.succeeded,
+        trials=tried,
+    )
+
+
+def _trials(fixed: _Copy, moving: _Copy, found: Registration, truth: Truth) -> tuple[Trial, ...]:
+    """The pilot's own similarity, the others from its alignment on, and another round of its own; none without labels and keypoints."""
+    first = _trial(found, truth)
+    if first.error is None or found.similarity not in TRIED:
+        return ()
+
+    def again(similarity: str, initial: Transform, smoothness: float = 1.0) -> Registration:
+        return register(
+            fixed=fixed.image,
+            moving=moving.image,
+            fixed_mask=fixed.mask,
+            moving_mask=moving.mask,
+            guided=False,
+            initial=initial,
+            preset=PRESET,
+            similarity=similarity,
+            smoothness=smoothness,
+        )
+
+    others = [_trial(again(name, found.start), truth) for name in TRIED if name != found.similarity]
+    second = _trial(again(found.similarity, found.transform, LATER_SMOOTHNESS), truth, rounds=2)
+    return (first, *others, second)
+
+
+def _trial(found: Registration, truth: Truth, *, rounds: int = 1) -> Trial:
+    measures = found.measured_by(truth)
+    dice, points = _stages(measures.get("dice"), "mean"), _stages(measures.get("tre_mm"), "median")
+    return Trial(found.similarity, None if dice is None else dice.after, None if points is None else points.after, rounds)
+
+
+class _Copy:
+    """A case of at most LARGEST_COPY voxels: means over blocks of its image, the rest by nearest neighbour; keypoints in its voxels."""
+
+    def __init__(self, case: Case) -> None:
+        image = case.image
+        side = Side(np.ascontiguousarray(image.array, dtype=np.float32), None, image.space).pooled_by(_factors(image.space, image.channels))
+        self.image = Image(side.image, side.space)
+        self.labels = _sampled(case.labels, side.space)
+        self.mask = _sampled(case.mask, side.space)
+        if self.mask is not None and not self.mask.array.any():
+            self.mask = None
+        self.keypoints = None
+        if case.keypoints is not None:
+            # x first, as the engine wants them
+            world = image.space.to_world(np.asarray(case.keypoints)[:, ::-1])
+            self.keypoints = side.space.to_index(world)[:, ::-1]
+
+    def coarse(self, role: str) -> Side:
+        """The windowed image on the grid that contrasts are told apart on."""
+        side = prepare(self.image.array, self.image.space, None if self.mask is None else self.mask.array, role)
+        step = float(np.prod(self.image.space.extent) / CHOICE_VOXELS) ** (1 / self.image.ndim)
+        return side.pooled((step,) * self.image.ndim)
+
+
+def _factors(space: Space, channels: int) -> tuple[int, ...]:
+    """Whole blocks that bring a grid below LARGEST_COPY voxels (fewer with many channels), finer axes first."""
+    largest = LARGEST_COPY * min(1.0, USUAL_CHANNELS / channels)
+    factors = np.ones(space.ndim, dtype=int)
+    shape, spacing = np.asarray(space.shape), np.asarray(space.spacing)
+    while np.prod(shape // factors) > largest:
+        room = shape // (factors + 1) >= SMALLEST
+        if not room.any():
+            break
+        factors[int(np.argmin(np.where(room, factors * spacing, np.inf)))] += 1
+    return tuple(int(factor) for factor in factors)
+
+
+def _sampled(labels: Image | None, space: Space) -> Image | None:
+    if labels is None or labels.space.same_as(space):
+        return labels
+    return Image(resample_labels(labels.array, moving=labels.space, fixed=space), space)
+
+
+def _truth(fixed: _Copy, moving: _Copy) -> Truth:
+    """What both cases have; keypoints only if there are as many."""
+    labels = (fixed.labels, moving.labels) if fixed.labels is not None and moving.labels is not None else (None, None)
+    points = fixed.keypoints, moving.keypoints
+    if points[0] is None or points[1] is None or len(points[0]) != len(points[1]) or not len(points[0]):
+        points = None, None
+    return Truth(labels[0], labels[1], points[0], points[1])
+
+
+def _overlap(fixed: Space, moving: Space) -> float:
+    """Share of the voxels of `fixed`, every few of them, that lie inside `moving`."""
+    axes = [np.linspace(0, size - 1, min(size, 24)) for size in fixed.shape]
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, fixed.ndim)
+    inside = moving.to_index(fixed.to_world(index))
+    within = (inside >= -0.5) & (inside <= np.asarray(moving.shape) - 0.5)
+    return float(within.all(axis=1).mean())
+
+
+def _mismatch(fixed: Any, moving: Any) -> float:
+    sizes = [np.asarray(image.space.extent) for image in (fixed, moving)]
+    sizes[1] = sizes[1][list(permutation(moving.orientation, fixed.orientation))]
+    return float(1 - (np.minimum(*sizes) / np.maximum(*sizes)).min())
+
+
+def _moved(start: Transform, space: Space, body: Mask) -> float:
+    """Median distance (mm) that a map moves the body."""
+    index = np.argwhere(body)
+    points = space.to_world(index[:: max(1, len(index) // 5000)])
+    return float(np.median(np.linalg.norm(start.map_points(points) - points, axis=1))) if len(points) else 0.0
+
+
+def _percentiles(found: Registration, body: Mask) -> Percentiles:
+    if found.field is None or not body.any():
+        return Percentiles(0.0, 0.0, 0.0)
+    steps = np.asarray(found.field.space.spacing, np.float32).reshape(-1, *(1,) * body.ndim)
+    lengths = np.sqrt(((found.field.displacement * steps) ** 2).sum(axis=0))[body]
+    return Percentiles(*(float(value) for value in np.percentile(lengths, (50, 95, 99))))
+
+
+def _similarities(fixed: _Copy, moving: _Copy, found: Registration) -> dict[str, Stages]:
+    """Every measure at every stage, on the grid that the engine tells contrasts apart on."""
+    target, source = (_some_channels(side) for side in (fixed.coarse("fixed"), moving.coarse("moving")))
+    body = foreground(target) > 0.5
+    volume = volume_of(target.image)
+    maps, information = mind(volume), MutualInformation(volume)
+    everywhere = np.ones(volume.shape[1:], np.float32)
+    inside = body.reshape(volume.shape[1:])
+    rows = []
+    for transform in (Transform.identity(target.space.ndim), found.start, found.transform):
+        array = resample_image(source.image, moving=source.space, fixed=target.space, transform=transform)
+        warped = volume_of(np.asarray(array, np.float32))
+        rows.append(
+            {
+                "ncc": float(np.mean([ncc(one, other, body) for one, other in zip(target.image, array, strict=True)])),
+                "lncc": inner_correlation(volume, warped, inside),
+                "nmi": information(np.clip(warped, 0, 1), everywhere)[0],
+                "mind": 1 - float(np.mean((maps - mind(warped))[:, inside] ** 2)) if inside.any() else float("nan"),
+            }
+        )
+    return {name: Stages(*(_finite(row[name]) for row in rows)) for name in rows[0]}
+
+
+def _some_channels(side: Side) -> Side:
+    """At most MOST_CHANNELS of an image, evenly spread."""
+    chosen = np.unique(np.linspace(0, side.channels - 1, min(side.channels, MOST_CHANNELS)).round().astype(int))
+    return Side(np.ascontiguousarray(side.image[chosen]), side.mask, side.space)
+
+
+def _stages(measure: dict[str, Any] | None, key: str) -> Stages | None:
+    return None if measure is None else Stages(*(_finite(measure[stage][key]) for stage in ("before", "aligned", "after")))
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def _mass_change(fixed: Image, found: Registration, body: Mask, background: list[float]) -> float | None:
+    """Of the mean channel; None where the fixed body has no intensity above its background."""
+    if found.field is None or min(fixed.space.shape) < 2 or not body.any():
+        return None
+    import torch
+
+    level = np.asarray(background, np.float32).reshape(-1, *(1,) * fixed.ndim)
+    before = float((fixed.array - level).mean(axis=0)[body].sum(dtype=np.float64))
+    growth = jacobian_determinant(torch.from_numpy(np.ascontiguousarray(found.field.displacement))[None])[0].numpy()
+    linear = np.eye(fixed.ndim + 1) if found.alignment is None else found.alignment.matrix
+    after = float(((found.warped - level).mean(axis=0) * growth)[body].sum(dtype=np.float64)) * abs(float(np.linalg.det(linear)))
+    return after / before - 1 if before else None
+
+
+def _symmetry(region: Mask, orientation: str) -> float | None:
+    """Dice of a region with its mirror image, left to right about its centre; None in a plane that has no left."""
+    letters = tuple(reversed(orientation))
+    axis = next((axis for axis, letter in enumerate(letters) if letter in "LR"), None)
+    if axis is None or not region.any():
+        return None
+    occupied = np.flatnonzero(region.any(axis=tuple(other for other in range(region.ndim) if other != axis)))
+    cut = region.take(range(int(occupied[0]), int(occupied[-1]) + 1), axis=axis).astype(np.int16)
+    return float(dice(cut, np.flip(cut, axis).copy(), [1])[1])

@@ -1,0 +1,286 @@
+"""What the planning and preprocessing commands call: from a dataset's name to plans and arrays on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnreg.errors import PlansError
+from nnreg.files import writable_folder
+from nnreg.imageio.lazy import size_on_disk
+from nnreg.parallel import default_processes
+from nnreg.planning.hardware import accelerator_wanted, ram_gb
+from nnreg.planning.plans import Plans
+from nnreg.planning.registration.duration import Budget
+from nnreg.planning.registration.extract import channel_names, extract_fingerprint
+from nnreg.planning.registration.fingerprint import FILE_NAME, Fingerprint
+from nnreg.planning.registration.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
+from nnreg.planning.registration.tuning import still_tuned
+from nnreg.preprocessing.plan_files import known_configurations, refuse_another_task
+from nnreg.preprocessing.registration.pairs import BUDGET_SECONDS, measure_pairs, pairs_digest, pairs_still_true
+from nnreg.preprocessing.registration.run import preprocess
+from nnreg.preprocessing.registration.speed import machine_speed
+from nnreg.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nnreg.dataset import RawDataset
+
+RAM_SHARE = 0.75  # of the machine's memory, for a training step on its processor
+Progress = Callable[[str], Callable[[int, int, str], None]]
+"""Called with the name of a step; returns what is called with (done, total, what) during it."""
+
+
+Note = Callable[[str], None]
+
+
+def unheard(note: str) -> None:
+    """Nobody listens."""
+
+
+def silent(step: str) -> Callable[[int, int, str], None]:
+    """Progress that nobody watches."""
+    return lambda done, total, what: None
+
+
+def fingerprint_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    processes: int | None = None,
+    verify: bool = False,
+    clean: bool = False,
+    pair_budget: float = BUDGET_SECONDS,
+    progress: Progress = silent,
+) -> Fingerprint:
+    """Measure the images and some pairs of a raw dataset and keep the fingerprint; what has not changed is not measured again.
+
+    Parameters
+    ----------
+    dataset
+        Id or folder name.
+    verify
+        Check the integrity of the dataset first.
+    clean
+        Measure again in any case.
+    pair_budget
+        Seconds that registering a sample of the pairs may take; two are registered in any case, none with 0.
+
+    Raises
+    ------
+    NnRegError
+        If the dataset is missing, contradicts its dataset.json or cannot be measured.
+    """
+    raw, folder = _open(workspace, dataset)
+    if verify:
+        from nnreg.dataset import verify_dataset
+
+        verify_dataset(raw, processes=processes or default_processes(), on_progress=progress("verifying")).require_sound()
+    path = folder / FILE_NAME
+    found = Fingerprint.read(path) if path.is_file() and not clean else None
+    if found is not None and not _still_true(found, raw):
+        found = None
+    if found is not None and (pair_budget <= 0 or pairs_still_true(found, raw)):
+        return found
+    fingerprint = found or extract_fingerprint(raw, processes=processes or default_processes(), on_progress=progress("fingerprint"))
+    if pair_budget > 0:
+        measured = measure_pairs(raw, fingerprint, folder, seconds=pair_budget, clean=clean, on_progress=progress("pairs"))
+        fingerprint = dataclasses.replace(fingerprint, pairs=measured)
+    fingerprint.write(path)
+    return fingerprint
+
+
+def plan_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    gpu_memory_target: float | None = None,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str = DEFAULT_PLANS_NAME,
+    device: str = "auto",
+    time_budget: float | None = None,
+    on_note: Note = unheard,
+) -> Plans:
+    """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual (fewer folds than five).
+
+    `time_budget` is the seconds that a training on this machine's processor may take, with its validation; the first time its speed is
+    measured, for some seconds. `gpu_memory_target` is 8 GB if None; with a time budget at most three quarters of the machine's memory.
+    `device` is where training would run: ``auto`` looks for a GPU on this machine. It decides only what is recommended.
+
+    Raises
+    ------
+    PlansError
+        If the dataset was not measured, or cannot be planned for, or the file holds plans of another task.
+    """
+    raw, folder = _open(workspace, dataset)
+    fingerprint = read_fingerprint(raw, folder)
+    if gpu_memory_target is None:
+        gpu_memory_target = DEFAULT_MEMORY_GB if time_budget is None else min(DEFAULT_MEMORY_GB, RAM_SHARE * ram_gb())
+    planned = partial(plan, fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
+    if time_budget is None:
+        plans = planned(accelerator=accelerator_wanted(device))
+    else:
+        # whether there is a GPU no longer matters: what is planned was measured to be feasible without
+        speed = machine_speed(workspace.preprocessed, planned())
+        plans = planned(time_budget=Budget(time_budget, speed))
+    path = folder / f"{plans_name}.json"
+    refuse_another_task(path, plans.task)
+    plans = _still_tuned(plans, path, raw)
+    plans.write(path)
+    keep_dataset_files(raw, folder, on_note)
+    return plans
+
+
+def _still_tuned(plans: Plans, path: Path, raw: RawDataset) -> Plans:
+    """Plans made anew keep what ``nnreg_tune`` found for the ones they replace, as far as it still holds."""
+    try:
+        earlier = Plans.read(path).tuning if path.is_file() else None
+    except PlansError:
+        # damaged, or of another version: that is why they are made anew
+        return plans
+    return plans if earlier is None else still_tuned(plans, earlier, pairs_digest(raw, earlier.pairs))
+
+
+def preprocess_dataset(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    plans_name: str = DEFAULT_PLANS_NAME,
+    configurations: Sequence[str] = (),
+    processes: int | None = None,
+    clean: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Path]:
+    """Preprocess a planned dataset.
+
+    Returns
+    -------
+    dict
+        Configuration to the folder of its arrays.
+
+    Raises
+    ------
+    NnRegError
+        If plans or fingerprint are missing or were made for another dataset, a configuration is unknown, or a case cannot be preprocessed.
+    """
+    raw, folder = _open(workspace, dataset)
+    plans = read_plans(folder, plans_name, raw.name)
+    fingerprint = read_fingerprint(raw, folder)
+    names = tuple(configurations) or tuple(plans.configurations)
+    if clean:
+        for stale in (f"{plans_name}_alignment", *(plans.configuration(name).data_identifier for name in names)):
+            shutil.rmtree(folder / stale, ignore_errors=True)
+    keep_dataset_files(raw, folder, unheard)
+    return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
+
+
+def plan_and_preprocess(
+    workspace: Workspace,
+    dataset: int | str,
+    *,
+    configurations: Sequence[str] = (),
+    processes: int | None = None,
+    verify: bool = False,
+    clean: bool = False,
+    preprocess_too: bool = True,
+    pair_budget: float = BUDGET_SECONDS,
+    gpu_memory_target: float | None = None,
+    overwrite_target_spacing: Sequence[float] | None = None,
+    plans_name: str = DEFAULT_PLANS_NAME,
+    device: str = "auto",
+    time_budget: float | None = None,
+    progress: Progress = silent,
+    on_note: Note = unheard,
+) -> Plans:
+    """Measure, plan and preprocess a dataset.
+
+    Examples
+    --------
+    >>> plans = plan_and_preprocess(Workspace.resolve("brains"), 1)  # doctest: +SKIP
+    >>> plans.recommended  # doctest: +SKIP
+    '3d_fullres'
+    """
+    fingerprint_dataset(workspace, dataset, processes=processes, verify=verify, clean=clean, pair_budget=pair_budget, progress=progress)
+    plans = plan_dataset(
+        workspace,
+        dataset,
+        gpu_memory_target=gpu_memory_target,
+        overwrite_target_spacing=overwrite_target_spacing,
+        plans_name=plans_name,
+        device=device,
+        time_budget=time_budget,
+        on_note=on_note,
+    )
+    if preprocess_too:
+        known = known_configurations(plans, configurations)
+        preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=known, processes=processes, clean=clean, progress=progress)
+    return plans
+
+
+def read_plans(folder: Path, plans_name: str, dataset_name: str) -> Plans:
+    """The plans of a dataset.
+
+    Raises
+    ------
+    PlansError
+        If they are missing, damaged, or were made for another dataset.
+    """
+    path = folder / f"{plans_name}.json"
+    if not path.is_file():
+        raise PlansError(f"{path}: does not exist. Run nnreg_plan_experiment -d {dataset_name[7:10]} first.")
+    plans = Plans.read(path)
+    if plans.dataset_name != dataset_name:
+        raise PlansError(f"{path}: was made for {plans.dataset_name}, not for {dataset_name}. Plan this dataset: nnreg_plan_experiment -d {dataset_name[7:10]}")
+    return plans
+
+
+def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
+    from nnreg.dataset import RawDataset
+
+    name = workspace.dataset_name(dataset)
+    raw = RawDataset.open(workspace.raw / name)
+    return raw, writable_folder(workspace.preprocessed / name)
+
+
+def read_fingerprint(raw: RawDataset, folder: Path) -> Fingerprint:
+    """The fingerprint in `folder`.
+
+    Raises
+    ------
+    PlansError
+        If it is missing, damaged, or not of the dataset as it is now.
+    """
+    path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} first."
+    if not path.is_file():
+        raise PlansError(f"{path}: does not exist. {remedy}")
+    fingerprint = Fingerprint.read(path)
+    if fingerprint.dataset_name != raw.name:
+        raise PlansError(f"{path}: was made for {fingerprint.dataset_name}, not for {raw.name}. {remedy}")
+    if not _still_true(fingerprint, raw):
+        raise PlansError(f"{path}: cases, files or pairs of {raw.name} have changed since it was made. {remedy}")
+    return fingerprint
+
+
+def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
+    """Whether the fingerprint is of the dataset as it is now: same cases, files of the same size, same pairs."""
+    if tuple(fingerprint.images) != tuple(raw.cases) or fingerprint.pairing != raw.spec.pairing or fingerprint.atlas != raw.spec.atlas:
+        return False
+    if fingerprint.channel_names != channel_names(raw) or fingerprint.pair_count != len(raw.pairs()):
+        return False
+    return all(fingerprint.images[case].file_bytes == _file_bytes(raw, case) for case in raw.cases)
+
+
+def _file_bytes(raw: RawDataset, case: str) -> int:
+    """Size of the image files of a case; one that was removed since counts nothing, and so as a change."""
+    return sum(size_on_disk(path) for path in raw.image_paths(case))
+
+
+def keep_dataset_files(raw: RawDataset, folder: Path, on_note: Note) -> None:
+    """Keep dataset.json and the splits beside the plans: training reads nothing else of the raw dataset."""
+    from nnreg.dataset.splits import load_or_make_splits
+
+    raw.spec.write(folder / "dataset.json")
+    load_or_make_splits(folder / "splits_final.json", raw, on_note=on_note)

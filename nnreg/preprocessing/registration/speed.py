@@ -1,0 +1,61 @@
+"""How fast this machine trains: measured once by a short training in a process of its own, so that planning itself needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from nnreg.errors import PlansError
+from nnreg.files import read_json, write_json
+from nnreg.planning.hardware import machine_name
+from nnreg.planning.plans import Plans
+from nnreg.planning.registration.duration import Speed
+from nnreg.typed import from_mapping, to_mapping
+
+FILE_NAME = "machine_speed.json"  # in the folder of preprocessed datasets: machine and kind of training to their speed
+MEASURE = "nnreg.training.execution.speed"
+
+
+def machine_speed(folder: Path, plans: Plans) -> Speed:
+    """The speed of this machine for trainings like the planned one: with as many axes, the same similarity and regularisation.
+
+    Parameters
+    ----------
+    folder
+        Where ``machine_speed.json`` lies or is written. Remove the file to measure again.
+    plans
+        Without a time budget: what would be trained if time did not matter.
+
+    Raises
+    ------
+    PlansError
+        If the file is damaged, or the training that measures fails.
+    """
+    path, key = folder / FILE_NAME, measured_as(plans)
+    known: dict[str, Any] = read_json(path, PlansError) if path.is_file() else {}
+    if key not in known:
+        known[key] = to_mapping(_measured(plans, key))
+        write_json(path, known)
+    return from_mapping(Speed, known[key], where=f"{path}: {key}", error=PlansError)
+
+
+def measured_as(plans: Plans) -> str:
+    """What a speed is kept under: the machine, the number of axes and the terms of the loss."""
+    configuration = plans.configuration(plans.to_train)
+    terms = "+".join(term.name for term in (*configuration.training.similarity, *configuration.training.regularisation))
+    return f"{machine_name()}; {configuration.ndim}d, {terms}"
+
+
+def _measured(plans: Plans, key: str) -> Speed:
+    with tempfile.TemporaryDirectory(prefix="nnreg_speed_") as temporary:
+        folder = Path(temporary)
+        plans.write(folder / "plans.json")
+        finished = subprocess.run([sys.executable, "-m", MEASURE, temporary, key, str(time.time())], capture_output=True, text=True, check=False)
+        if finished.returncode != 0 or not (folder / "speed.json").is_file():
+            last = (finished.stderr.strip() or "no message").splitlines()[-1]
+            raise PlansError(f"--time_budget: the speed of this machine could not be measured, {last}. Plan without a budget, or mend that.")
+        return from_mapping(Speed, read_json(folder / "speed.json", PlansError), where="speed.json", error=PlansError)

@@ -1,0 +1,1 @@
+"""Descriptions of segmentation runs, and models of nnU-Net."""

@@ -1,0 +1,227 @@
+"""The engine recovers maps that are known, tells what it decided, and says so where it fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.engine.pairs import error_voxels, grids, known_pair, textured
+
+import nnreg
+from nnreg.engine import PRESETS, Registration, register
+from nnreg.engine.grids import pyramid
+from nnreg.engine.prepared_image import prepare
+from nnreg.engine.registration import SIMILARITIES, SQUARES_WEIGHT, image_groups
+from nnreg.errors import ConfigurationError, RegistrationError
+from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, jacobian_determinant
+from nnreg.imageio import Image
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def pair(request):
+    return known_pair(request.param)
+
+
+@pytest.fixture(scope="module")
+def registered(pair) -> Registration:
+    return register(fixed=pair[0], moving=pair[1])
+
+
+def before(pair) -> float:
+    fixed, _, _, _, truth = pair
+    return error_voxels(Transform((truth.stages[1],), truth.ndim), truth, fixed)
+
+
+def test_recovers_a_known_map_between_grids_that_share_nothing(pair, registered):
+    assert registered.succeeded
+    assert error_voxels(registered.transform, pair[4], pair[0]) < 0.6 * before(pair)
+
+
+def test_the_map_is_one_to_one_and_its_inverse_undoes_it(pair, registered):
+    assert float(jacobian_determinant(registered.field.tensor).min()) > 0
+    points = pair[0].space.to_world(np.argwhere(pair[0].array[0] > 60))
+    left = registered.inverse.map_points(registered.transform.map_points(points)) - points
+    voxels = np.linalg.norm(left @ pair[0].space.inverse_matrix[: pair[0].ndim, : pair[0].ndim].T, axis=1)
+    assert np.percentile(voxels, 95) < 0.1
+
+
+def test_results_explain_themselves(registered):
+    assert {decision.name for decision in registered.decisions} == {"alignment", "levels", "similarity", "global search"}
+    assert all(decision.because for decision in registered.decisions)
+    assert all(seconds >= 0 for seconds in registered.timings.values())
+    assert registered.warped.shape == registered.fixed.array.shape
+    assert registered.similarity_after > registered.similarity_before or np.isnan(registered.similarity_before)
+
+
+def test_same_input_same_result(pair, registered):
+    again = register(fixed=pair[0], moving=pair[1])
+    assert np.array_equal(again.field.displacement, registered.field.displacement)
+
+
+@pytest.mark.parametrize("similarity", [name for name in SIMILARITIES if name != "auto"])
+def test_every_similarity_registers_one_contrast(similarity):
+    pair = known_pair(2, seed=3)
+    found = register(fixed=pair[0], moving=pair[1], similarity=similarity, preset="fast")
+    assert error_voxels(found.transform, pair[4], pair[0]) < before(pair)
+
+
+def test_another_contrast_is_seen_and_registered():
+    fixed, moving, _, _, truth = known_pair(2, seed=5)
+    values = fixed.array
+    other = Image(np.where(values > 20, 340 - values, values), fixed.space)  # bright is dark, air stays air
+    found = register(fixed=other, moving=moving)
+    assert next(decision.value for decision in found.decisions if decision.name == "similarity") != "lncc"
+    assert error_voxels(found.transform, truth, fixed) < error_voxels(found.start, truth, fixed)
+
+
+def test_a_smoother_field_bends_less_and_a_window_changes_what_is_seen():
+    pair = known_pair(2, seed=7)
+    found = {value: register(fixed=pair[0], moving=pair[1], preset="fast", similarity="lncc", smoothness=value) for value in (0.7, 1.0, 1.5)}
+    bends = [result.measures["sdlogj"] for result in found.values()]
+    assert bends == sorted(bends, reverse=True)
+    wide = register(fixed=pair[0], moving=pair[1], preset="fast", similarity="lncc", radius=4)
+    assert not np.array_equal(wide.field.displacement, found[1.0].field.displacement)
+    assert error_voxels(wide.transform, pair[4], pair[0]) < before(pair)
+
+
+@pytest.mark.parametrize(("option", "message"), [({"radius": 0.5}, "radius 0.5"), ({"smoothness": 9.0}, "smoothness 9")])
+def test_what_is_out_of_range_is_refused(pair, option, message):
+    with pytest.raises(ConfigurationError, match=message):
+        register(fixed=pair[0], moving=pair[1], **option)
+
+
+def test_presets_cost_and_reach_more_in_turn():
+    pair = known_pair(2, seed=7)
+    assert list(PRESETS) == ["fast", "default", "accurate"]
+    similarities = [register(fixed=pair[0], moving=pair[1], preset=preset).measures["ncc"]["after"] for preset in PRESETS]
+    fast, default, accurate = similarities
+    assert fast < default
+    assert accurate > default - 1e-3  # both within rounding of a perfect match
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind", "nmi"])
+def test_another_round_follows_what_moves_far(similarity):
+    pair = known_pair(2, largest=9.0, seed=4)
+    once, twice = (register(fixed=pair[0], moving=pair[1], preset=preset, similarity=similarity) for preset in ("default", "accurate"))
+    errors = [error_voxels(found.transform, pair[4], pair[0]) for found in (once, twice)]
+    assert errors[1] < errors[0] < before(pair)
+    assert bool((jacobian_determinant(twice.field.tensor) > 0).all())
+    assert len(twice.timings) == len(once.timings)  # seconds per stage, whatever the rounds
+
+
+def test_progress_ends_where_it_said_it_would():
+    pair = known_pair(2)
+    for preset in PRESETS:
+        told: list[tuple[int, int]] = []
+        register(fixed=pair[0], moving=pair[1], preset=preset, similarity="lncc", on_progress=lambda done, total, _, told=told: told.append((done, total)))
+        assert len({total for _, total in told}) == 1
+        assert told[-1][0] == told[-1][1] - 1  # the last stage begins when all others are done
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mse", "nmi", "mind", "lncc+mse"])
+def test_labels_pull_as_hard_whatever_the_similarity(similarity):
+    fixed, moving, *_ = known_pair(2)
+    sides = [prepare(image.array, image.space, None, "fixed") for image in (fixed, moving)]
+    (level,) = pyramid(sides[0], sides[1], np.eye(3), (1,))
+    first, *others = (group.weight for group in image_groups(level, similarity, 2.0))
+    assert first == 1  # what the weights of labels and of all others are relative to
+    assert others == ([SQUARES_WEIGHT] if "+" in similarity else [])
+
+
+def test_every_round_sees_masks_landmarks_and_the_given_start():
+    fixed, moving, fixed_labels, moving_labels, truth = known_pair(2, largest=4.0, seed=2)
+    index = np.argwhere(fixed.array[0] > 100)[::97][:, ::-1].astype(float)
+    target = moving.space.to_index(truth.map_points(index_points_to_world(index, fixed.space)) + np.array([3.0, 0.0]))[:, ::-1]
+    field = truth.stages[0]
+    rough = Transform((FieldMap(0.5 * field.displacement, field.space), truth.stages[1]), 2)
+    mask = Image(np.ones(fixed.array.shape, np.uint8), fixed.space)
+    options = {"fixed_points": index, "moving_points": target, "fixed_mask": mask, "fixed_labels": fixed_labels, "moving_labels": moving_labels}
+    plain, guided = (register(fixed=fixed, moving=moving, initial=rough, preset="accurate", guided=guided, **options) for guided in (False, True))
+    assert guided.measures["tre_mm"]["after"]["mean"] < 0.5 * plain.measures["tre_mm"]["after"]["mean"]
+    assert guided.start.stages == rough.stages
+
+
+def test_landmarks_and_labels_pull():
+    fixed, moving, fixed_labels, moving_labels, truth = known_pair(2, largest=4.0, seed=2)
+    rng = np.random.default_rng(0)
+    points = np.argwhere(fixed.array[0] > 100)[rng.choice(np.count_nonzero(fixed.array[0] > 100), 12, replace=False)][:, ::-1].astype(float)
+    # landmarks say that everything lies 3 mm further along x than the images do
+    target = truth.map_points(index_points_to_world(points, fixed.space)) + np.array([3.0, 0.0])
+    moving_points = moving.space.to_index(target)[:, ::-1]
+    plain = register(fixed=fixed, moving=moving, fixed_points=points, moving_points=moving_points, guided=False)
+    guided = register(fixed=fixed, moving=moving, fixed_points=points, moving_points=moving_points)
+    assert guided.measures["tre_mm"]["after"]["mean"] < 0.5 * plain.measures["tre_mm"]["after"]["mean"]
+    noise = Image(rng.normal(size=fixed.array.shape).astype(np.float32) * 5 + (fixed_labels.array > 0) * 100, fixed.space)
+    options = {"moving": moving, "fixed_labels": fixed_labels, "moving_labels": moving_labels, "similarity": "lncc"}
+    dice = [register(fixed=noise, guided=use, **options).measures["dice"]["after"]["mean"] for use in (False, True)]
+    assert dice[1] > dice[0]
+
+
+def test_masks_hide_what_they_should():
+    fixed, moving, _, _, truth = known_pair(2, seed=9)
+    array = fixed.array.copy()
+    array[:, :8] = np.random.default_rng(0).random(array[:, :8].shape) * 900  # something the moving image lacks
+    mask = np.ones(array.shape, np.uint8)
+    mask[:, :8] = 0
+    found = register(fixed=Image(array, fixed.space), moving=moving, fixed_mask=Image(mask, fixed.space))
+    seen = Image(fixed.array * mask, fixed.space)
+    assert error_voxels(found.transform, truth, seen) < 0.6 * error_voxels(Transform((truth.stages[1],), 2), truth, seen)
+
+
+@pytest.mark.parametrize("kind", ["affine", "field"])
+def test_a_given_start_is_used_and_kept(kind):
+    fixed, moving, _, _, truth = known_pair(2)
+    initial = Transform((truth.stages[1],), 2) if kind == "affine" else truth
+    found = register(fixed=fixed, moving=moving, initial=initial, preset="fast")
+    assert next(decision.value for decision in found.decisions if decision.name == "alignment") == "given"
+    assert found.start.stages[-1].matrix == pytest.approx(truth.stages[1].matrix)
+    assert error_voxels(found.transform, truth, fixed) < (0.3 if kind == "field" else 0.5 * error_voxels(initial, truth, fixed))
+
+
+def test_instance_optimisation_improves_a_rough_field():
+    fixed, moving, _, _, truth = known_pair(3, largest=5.0)
+    field = truth.stages[0]
+    rough = Transform((FieldMap(0.5 * field.displacement, field.space), truth.stages[1]), 3)
+    found = register(fixed=fixed, moving=moving, initial=rough)
+    assert error_voxels(found.transform, truth, fixed) < 0.75 * error_voxels(rough, truth, fixed)
+
+
+def test_affine_only_has_no_field():
+    fixed, moving, *_ = known_pair(2)
+    found = register(fixed=fixed, moving=moving, affine_only=True)
+    assert found.field is None
+    assert all(isinstance(stage, AffineMap) for stage in found.transform.stages)
+
+
+def test_the_public_face_takes_files(tmp_path):
+    from nnreg.imageio import write_image
+
+    fixed, moving, *_ = known_pair(2)
+    paths = {"fixed": tmp_path / "fixed.nii.gz", "moving": tmp_path / "moving.mha"}
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        write_image(paths[name], image.array, image.space)
+    assert nnreg.register(**paths, preset="fast").succeeded
+
+
+def test_bad_pairs_are_refused_by_name():
+    space, _ = grids(2)
+    good = Image(textured(space.shape), space)
+    flat = Image(np.full(good.array.shape, 3.0), space)
+    broken = Image(np.where(good.array == good.array.max(), np.nan, good.array), space)
+    with pytest.raises(RegistrationError, match="fixed image is constant"):
+        register(fixed=flat, moving=good)
+    with pytest.raises(RegistrationError, match="moving image holds 1 NaN"):
+        register(fixed=good, moving=broken)
+    with pytest.raises(RegistrationError, match="2D or both 3D"):
+        register(fixed=good, moving=Image(textured((9, 9, 9)), Space.plain((9, 9, 9))))
+    with pytest.raises(RegistrationError, match="channels"):
+        register(fixed=good, moving=Image(np.repeat(good.array, 2, axis=0), space))
+    with pytest.raises(RegistrationError, match="fixed mask is empty"):
+        register(fixed=good, moving=good, fixed_mask=Image(np.zeros(good.array.shape), space))
+    with pytest.raises(RegistrationError, match="only the fixed image has landmarks"):
+        register(fixed=good, moving=good, fixed_points=[[1, 2]])
+    with pytest.raises(RegistrationError, match="do not correspond"):
+        register(fixed=good, moving=good, fixed_points=[[1, 2]], moving_points=[[1, 2], [3, 4]])
+    with pytest.raises(ConfigurationError, match="fast"):
+        register(fixed=good, moving=good, preset="fasst")
+    with pytest.raises(ConfigurationError, match="lncc"):
+        register(fixed=good, moving=good, similarity="lnc")
