@@ -3,6 +3,6 @@
 from nnreg.engine.affine import Alignment, align
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.registration import register
-from nnreg.engine.result import Decision, Registration, Truth
+from nnreg.engine.result import Annotations, Decision, Registration
 
-__all__ = ["PRESETS", "Alignment", "Decision", "Registration", "Truth", "align", "register"]
+__all__ = ["PRESETS", "Alignment", "Annotations", "Decision", "Registration", "align", "register"]

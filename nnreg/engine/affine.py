@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.engine.linear import Fit, Pair, Parameters, optimise
-from nnreg.engine.prepared_image import Side, foreground, moments, prepare
+from nnreg.engine.prepared_image import PreparedImage, foreground, moments, prepare
 from nnreg.engine.similarity import SAME_CONTRAST, LocalCorrelation, MutualInformation, Similarity, inner_correlation
 from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
 from nnreg.geometry import Space
@@ -99,7 +99,7 @@ def check_pair(fixed_axes: int, moving_axes: int, fixed_channels: int, moving_ch
         raise RegistrationError(f"the fixed image has {fixed_channels} channels, the moving {moving_channels}. Give both the same channels, in the same order.")
 
 
-def align_sides(fixed: Side, moving: Side, *, kind: str = "affine", spacing: Sequence[float] | None = None) -> Alignment:
+def align_sides(fixed: PreparedImage, moving: PreparedImage, *, kind: str = "affine", spacing: Sequence[float] | None = None) -> Alignment:
     """:func:`align` for images that are prepared already."""
     if kind not in KINDS:
         raise ConfigurationError(f"alignment {kind!r} is unknown; {did_you_mean(kind, KINDS)}")
@@ -109,7 +109,7 @@ def align_sides(fixed: Side, moving: Side, *, kind: str = "affine", spacing: Seq
 class _Search:
     """One alignment: grids, starts and stages."""
 
-    def __init__(self, fixed: Side, moving: Side, kind: str, spacing: Sequence[float] | None) -> None:
+    def __init__(self, fixed: PreparedImage, moving: PreparedImage, kind: str, spacing: Sequence[float] | None) -> None:
         self.kind = kind
         self.native = fixed.space
         n = fixed.space.ndim

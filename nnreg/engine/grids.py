@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnreg.engine.prepared_image import Floats, Side
+from nnreg.engine.prepared_image import Floats, PreparedImage
 from nnreg.geometry import Space
 from nnreg.geometry.space import FloatArray
 from nnreg.kernels import volumes
@@ -44,7 +44,7 @@ class Level:
 
     Attributes
     ----------
-    fixed, moving : Side
+    fixed, moving : PreparedImage
         Both pooled to about one spacing.
     matrix : array, shape (3, 4)
         From volume indices of `fixed` to volume indices of `moving`: headers and linear alignment in one.
@@ -52,8 +52,8 @@ class Level:
         What the level was asked to be; an axis that is coarser as stored stays coarser.
     """
 
-    fixed: Side
-    moving: Side
+    fixed: PreparedImage
+    moving: PreparedImage
     matrix: Floats
     spacing: float
 
@@ -79,7 +79,7 @@ class Level:
         padded, matrix = np.pad(inside, 1)[None], self.matrix.copy()
         matrix[3 - len(own) :, 3] += 1
         mask = volumes.sample(volume_of(padded), shape=self.grid, matrix=matrix).reshape(shape)
-        moving = Side(image.reshape(-1, *shape), None if mask.min() > 0.5 else mask, self.fixed.space)
+        moving = PreparedImage(image.reshape(-1, *shape), None if mask.min() > 0.5 else mask, self.fixed.space)
         return Level(self.fixed, moving, np.eye(3, 4, dtype=np.float32), self.spacing)
 
     def swapped(self) -> Level:
@@ -92,12 +92,12 @@ class Level:
         return np.zeros((self.fixed.space.ndim, *self.grid), np.float32)
 
 
-def pyramid(fixed: Side, moving: Side, world: FloatArray, factors: tuple[int, ...], base: float | None = None) -> list[Level]:
+def pyramid(fixed: PreparedImage, moving: PreparedImage, world: FloatArray, factors: tuple[int, ...], base: float | None = None) -> list[Level]:
     """Levels at ``factor * base`` mm, in the order of `factors`.
 
     Parameters
     ----------
-    fixed, moving : Side
+    fixed, moving : PreparedImage
     world : array, shape (n+1, n+1)
         Linear alignment: fixed world to moving world.
     factors
@@ -114,6 +114,6 @@ def pyramid(fixed: Side, moving: Side, world: FloatArray, factors: tuple[int, ..
     return levels
 
 
-def _pooled(side: Side, spacing: float) -> Side:
+def _pooled(side: PreparedImage, spacing: float) -> PreparedImage:
     pairs = zip(side.space.spacing, side.space.shape, strict=True)
     return side.pooled_by(tuple(max(1, min(size // SMALLEST, round(spacing / own))) for own, size in pairs))

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.engine.grids import Level, volume_of
-from nnreg.engine.prepared_image import Floats, Side
-from nnreg.engine.result import Truth
-from nnreg.engine.similarity_terms import Group, Landmarks, MeanSquares
+from nnreg.engine.prepared_image import Floats, PreparedImage
+from nnreg.engine.result import Annotations
+from nnreg.engine.similarity_terms import ChannelGroup, Landmarks, MeanSquares
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space, Transform, apply_matrix, index_points_to_world, resample_labels
 from nnreg.imageio import Image
@@ -29,8 +29,8 @@ class Guides:
         If only one side has landmarks, only the fixed one labels, labels share no value, or the numbers of landmarks differ.
     """
 
-    def __init__(self, fixed: Image, moving: Image, truth: Truth) -> None:
-        labels, points = (truth.fixed_labels, truth.moving_labels), (truth.fixed_points, truth.moving_points)
+    def __init__(self, fixed: Image, moving: Image, annotations: Annotations) -> None:
+        labels, points = (annotations.fixed_labels, annotations.moving_labels), (annotations.fixed_points, annotations.moving_points)
         self.labels: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
         self.values: list[int] = []
         if labels[0] is not None and labels[1] is None:
@@ -60,7 +60,7 @@ class Guides:
         result.points = None if self.points is None else (self.points[1], self.points[0])
         return result
 
-    def group(self, level: Level) -> Group | None:
+    def group(self, level: Level) -> ChannelGroup | None:
         """The labels of a level as soft maps, or None if there are none or they would not fit."""
         if self.labels is None or len(self.values) * np.prod(level.grid) > LABEL_BUDGET:
             return None
@@ -68,7 +68,7 @@ class Guides:
             volume_of(np.concatenate([_soft(array, value, side) for value in self.values]))
             for array, side in zip(self.labels, (level.fixed, level.moving), strict=True)
         )
-        return Group(MeanSquares(fixed), moving, LABEL_WEIGHT)
+        return ChannelGroup(MeanSquares(fixed), moving, LABEL_WEIGHT)
 
     def landmarks(self, level: Level, world: npt.NDArray[np.float64]) -> Landmarks | None:
         """The landmarks of a level; `world` is the linear map from the fixed to the moving world."""
@@ -102,9 +102,9 @@ def _points(points: tuple[npt.ArrayLike | None, npt.ArrayLike | None], fixed: Im
     return index_points_to_world(arrays[0], fixed.space), index_points_to_world(arrays[1], moving.space)
 
 
-def _soft(labels: npt.NDArray[np.generic], value: int, side: Side) -> Floats:
+def _soft(labels: npt.NDArray[np.generic], value: int, side: PreparedImage) -> Floats:
     """Share of each voxel of a level that holds `value`."""
     stored = labels.shape[1:]
     factors = tuple(size // own for size, own in zip(stored, side.space.shape, strict=True))
-    full = Side((labels == value).astype(np.float32), None, Space.plain(stored))
+    full = PreparedImage((labels == value).astype(np.float32), None, Space.plain(stored))
     return full.pooled_by(factors).image

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
-from nnreg.engine.prepared_image import Side, foreground, smoothed
+from nnreg.engine.prepared_image import PreparedImage, foreground, smoothed
 from nnreg.engine.similarity import Floats, Similarity
 from nnreg.geometry.space import FloatArray
 from nnreg.kernels import linear_cpu, volumes
@@ -89,7 +89,7 @@ def _lifted_matrix(matrix: FloatArray) -> Floats:
 class Pair:
     """A fixed and a moving grid with everything that stays the same while the map between them changes."""
 
-    def __init__(self, fixed: Side, moving: Side) -> None:
+    def __init__(self, fixed: PreparedImage, moving: PreparedImage) -> None:
         self.ndim = fixed.space.ndim
         self.fixed_space, self.moving_space = fixed.space, moving.space
         self.fixed, self.moving = (lifted(smoothed(side.image)) for side in (fixed, moving))

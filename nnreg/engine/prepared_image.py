@@ -21,7 +21,7 @@ WINDOW_PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class PreparedImage:
     """One image of a pair, ready to be compared.
 
     Attributes
@@ -41,12 +41,12 @@ class Side:
         """Number of channels."""
         return int(self.image.shape[0])
 
-    def pooled(self, spacing: Sequence[float]) -> Side:
+    def pooled(self, spacing: Sequence[float]) -> PreparedImage:
         """Means over blocks of whole voxels, as near to `spacing` (mm, array axis order) as whole blocks come, never finer than stored."""
         factors = tuple(max(1, min(size, round(wanted / own))) for wanted, own, size in zip(spacing, self.space.spacing, self.space.shape, strict=True))
         return self.pooled_by(factors)
 
-    def pooled_by(self, factors: tuple[int, ...]) -> Side:
+    def pooled_by(self, factors: tuple[int, ...]) -> PreparedImage:
         """Means over blocks of `factors` voxels; what does not fill a block is left out on both sides alike."""
         if max(factors) == 1:
             return self
@@ -59,14 +59,14 @@ class Side:
         matrix[:n, :n] = matrix[:n, :n] * np.asarray(factors)
         window = (slice(None), *(slice(start, start + count * factor) for start, count, factor in zip(starts, shape, factors, strict=True)))
         if self.mask is None:
-            return Side(block_means(self.image[window], factors), None, Space.from_matrix(shape, matrix))
+            return PreparedImage(block_means(self.image[window], factors), None, Space.from_matrix(shape, matrix))
         mask = block_means(self.mask[None][window], factors)
         # what lies outside the mask must not leak into the blocks on its border
         image = np.divide(block_means((self.image * self.mask)[window], factors), np.maximum(mask, np.float32(1e-6)), dtype=np.float32)
-        return Side(image, mask[0], Space.from_matrix(shape, matrix))
+        return PreparedImage(image, mask[0], Space.from_matrix(shape, matrix))
 
 
-def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.generic] | None, role: str) -> Side:
+def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.generic] | None, role: str) -> PreparedImage:
     """Check one image and bring every channel to [0, 1].
 
     Parameters
@@ -102,7 +102,7 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
         np.subtract(image, np.float32(low), out=windowed[channel])
         windowed[channel] *= np.float32(1 / (high - low))
         np.clip(windowed[channel], 0, 1, out=windowed[channel])
-    return Side(windowed, inside, space)
+    return PreparedImage(windowed, inside, space)
 
 
 def _mask_array(mask: npt.NDArray[np.generic] | None, space: Space, role: str) -> Floats | None:
@@ -126,7 +126,7 @@ def _window(values: Floats) -> tuple[float, float]:
     return (low, high) if high > low else (float(values.min()), float(values.max()))
 
 
-def foreground(side: Side) -> Floats:
+def foreground(side: PreparedImage) -> Floats:
     """Weights (*grid) of the object, found without labels.
 
     The mask if there is one. Else Otsu's threshold of the mean channel, and of the two classes the one the border of the field of view shows less of

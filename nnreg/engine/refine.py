@@ -14,7 +14,7 @@ import numpy as np
 
 from nnreg.engine.grids import Level
 from nnreg.engine.prepared_image import Floats
-from nnreg.engine.similarity_terms import Group, Landmarks
+from nnreg.engine.similarity_terms import ChannelGroup, Landmarks
 from nnreg.kernels import volumes
 
 CHECK = 5  # iterations between looks at the view and at the progress
@@ -52,7 +52,7 @@ class Refined:
     history: tuple[float, ...]
 
 
-def refine(level: Level, field: Floats, groups: Sequence[Group], settings: Settings, landmarks: Landmarks | None = None) -> Refined:
+def refine(level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None = None) -> Refined:
     """Raise the similarity of `groups` on `level`, starting from `field`.
 
     The result is never worse than the start by the sum of the terms.
@@ -60,7 +60,7 @@ def refine(level: Level, field: Floats, groups: Sequence[Group], settings: Setti
     return _Descent(level, field, groups, settings, landmarks).run()
 
 
-def score(level: Level, field: Floats, group: Group) -> float:
+def score(level: Level, field: Floats, group: ChannelGroup) -> float:
     """Similarity of one group under a field, over what both images show; NaN if they show nothing in common."""
     view = _View(level)
     view.changed(field)
@@ -79,7 +79,7 @@ def common_view(level: Level) -> bool:
 
 
 class _Descent:
-    def __init__(self, level: Level, field: Floats, groups: Sequence[Group], settings: Settings, landmarks: Landmarks | None) -> None:
+    def __init__(self, level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None) -> None:
         self.level, self.settings, self.groups, self.landmarks = level, settings, groups, landmarks
         self.start = field
         self.field = field.copy()
@@ -126,7 +126,7 @@ class _Descent:
             value -= self.landmarks.penalty(self.field, self.start)
         return value
 
-    def _parts(self) -> list[tuple[Group, slice]]:
+    def _parts(self) -> list[tuple[ChannelGroup, slice]]:
         """Each group with its channels among all."""
         ends = np.cumsum([len(group.moving) for group in self.groups])
         return [(group, slice(int(end) - len(group.moving), int(end))) for group, end in zip(self.groups, ends, strict=True)]

@@ -17,12 +17,12 @@ from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.grids import Level, carried, matrix_between, pyramid, volume_of
 from nnreg.engine.guidance import Guides
 from nnreg.engine.mind import mind
-from nnreg.engine.prepared_image import Floats, Side, prepare
+from nnreg.engine.prepared_image import Floats, PreparedImage, prepare
 from nnreg.engine.presets import LATER_SMOOTHNESS, Preset, Schedule, in_planes, preset_named, schedule, tailored
 from nnreg.engine.refine import Refined, Settings, common_view, refine, score
-from nnreg.engine.result import Decision, Registration, Truth
+from nnreg.engine.result import Annotations, Decision, Registration
 from nnreg.engine.search import search
-from nnreg.engine.similarity_terms import Group, Information, MeanSquares, local_correlation, volume_of_side
+from nnreg.engine.similarity_terms import ChannelGroup, Information, MeanSquares, local_correlation, volume_of_side
 from nnreg.engine.symmetric import halfway, opposite
 from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
 from nnreg.geometry import AffineMap, FieldMap, Transform, resample_image
@@ -117,8 +117,9 @@ def register(
     spent = tailored(preset_named(preset), radius, smoothness)
     images = _image(fixed), _image(moving)
     check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
-    truth = Truth(fixed_labels, moving_labels, fixed_points, moving_points)
-    return _Engine(images, (fixed_mask, moving_mask), truth, guided, (preset, spent), symmetric, on_progress).run(initial, similarity, alignment, affine_only)
+    annotations = Annotations(fixed_labels, moving_labels, fixed_points, moving_points)
+    engine = _Engine(images, (fixed_mask, moving_mask), annotations, guided, (preset, spent), symmetric, on_progress)
+    return engine.run(initial, similarity, alignment, affine_only)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,16 +146,16 @@ class _Engine:
         self,
         images: tuple[Image, Image],
         masks: tuple[Image | None, Image | None],
-        truth: Truth,
+        annotations: Annotations,
         guided: bool,
         preset: tuple[str, Preset],
         symmetric: bool | None,
         on_progress: Progress | None,
     ) -> None:
         fixed, moving = self.images = images
-        self.truth = truth
-        guides = Guides(fixed, moving, truth)  # checked even where they only measure
-        self.guides = guides if guided else Guides(fixed, moving, Truth())
+        self.annotations = annotations
+        guides = Guides(fixed, moving, annotations)  # checked even where they only measure
+        self.guides = guides if guided else Guides(fixed, moving, Annotations())
         self.preset_name, self.preset = preset[0], in_planes(preset[1]) if fixed.ndim == 2 else preset[1]
         self.symmetric_from = self.preset.symmetric_from if symmetric is None else (1 if symmetric else None)
         self.on_progress = on_progress
@@ -239,7 +240,7 @@ class _Engine:
         inside = np.ones(moving.shape, np.float32) if self.moving.mask is None else self.moving.mask
         seen = resample_image(inside[None], moving=moving, fixed=fixed, transform=transform, outside=0.0)[0]
         self.guides = self.guides.through(transform, fixed, moving)
-        self.moving = Side(image, None if seen.min() > 0.5 else seen, fixed)
+        self.moving = PreparedImage(image, None if seen.min() > 0.5 else seen, fixed)
 
     def _map(self, field: Floats) -> FieldMap:
         """A field on the fixed grid, a volume, as a map."""
@@ -326,7 +327,7 @@ class _Engine:
             similarity_after=values[1],
             decisions=tuple(self.decisions),
             timings=dict(self.timings),
-            truth=self.truth,
+            annotations=self.annotations,
         )
 
     @contextmanager
@@ -341,28 +342,28 @@ class _Engine:
         self.done += name != "search"
 
 
-def _pooled_like(side: Side, level: Level) -> Side:
+def _pooled_like(side: PreparedImage, level: Level) -> PreparedImage:
     """The native moving image at the spacing of a level."""
     return pyramid(level.fixed, side, np.eye(side.space.ndim + 1), (1,), level.spacing)[0].moving
 
 
-def image_groups(level: Level, similarity: str, radius: float) -> list[Group]:
+def image_groups(level: Level, similarity: str, radius: float) -> list[ChannelGroup]:
     """The image channels of a level under a similarity, what it is judged by first."""
     fixed, moving = volume_of_side(level), volume_of(level.moving.image)
     if similarity == "nmi":
-        return [Group(Information(fixed), moving)]
+        return [ChannelGroup(Information(fixed), moving)]
     if similarity == "mind":
-        return [Group(MeanSquares(mind(fixed)), mind(moving))]
+        return [ChannelGroup(MeanSquares(mind(fixed)), mind(moving))]
     if similarity == "mse":
-        return [Group(MeanSquares(fixed), moving)]
+        return [ChannelGroup(MeanSquares(fixed), moving)]
     # found by trial, on three pairs of brains: Dice + 0.003 at an SDlogJ of + 0.01. That linear sampling blurs what falls between voxels, and that
     # smoothing both images hides it, is our guess at why. Stained slices under nmi lost by it
     smooth_fixed, smooth_moving = (_smoothed(side, LNCC_SMOOTHING * level.spacing) for side in (level.fixed, level.moving))
-    local = Group(local_correlation(smooth_fixed, level, radius), smooth_moving)
-    return [local, Group(MeanSquares(fixed), moving, SQUARES_WEIGHT)] if similarity == "lncc+mse" else [local]
+    local = ChannelGroup(local_correlation(smooth_fixed, level, radius), smooth_moving)
+    return [local, ChannelGroup(MeanSquares(fixed), moving, SQUARES_WEIGHT)] if similarity == "lncc+mse" else [local]
 
 
-def _smoothed(side: Side, width: float) -> Floats:
+def _smoothed(side: PreparedImage, width: float) -> Floats:
     """The image of a side as a volume, smoothed by a Gaussian of `width` mm."""
     volume = volume_of(side.image)
     # an image of two axes is a volume of one plane, which has nothing to be smoothed across

@@ -27,7 +27,7 @@ class Decision:
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class Annotations:
     """What is known of a pair besides its images, to guide it or to measure the result with.
 
     Attributes
@@ -62,7 +62,7 @@ class Registration:
     decisions : tuple of Decision
     timings : dict of str to float
         Seconds per stage.
-    truth : Truth
+    annotations : Annotations
         Labels and landmarks the pair was given.
     """
 
@@ -78,7 +78,7 @@ class Registration:
     similarity_after: float
     decisions: tuple[Decision, ...]
     timings: dict[str, float] = dataclasses.field(default_factory=dict)
-    truth: Truth = Truth()
+    annotations: Annotations = Annotations()
 
     @functools.cached_property
     def inverse(self) -> Transform:
@@ -97,16 +97,16 @@ class Registration:
     @functools.cached_property
     def measures(self) -> dict[str, Any]:
         """How good the map is, by the labels and landmarks the registration was given; see :meth:`measured_by`."""
-        return self.measured_by(self.truth)
+        return self.measured_by(self.annotations)
 
-    def measured_by(self, truth: Truth) -> dict[str, Any]:
+    def measured_by(self, annotations: Annotations) -> dict[str, Any]:
         """Numbers that say how good the map is.
 
         Returns
         -------
         dict
             ``succeeded``; ``similarity`` (``measure``, ``before``, ``after``) and ``ncc`` (``before``, ``after``); ``sdlogj`` and ``folding_percent`` of the
-            deformable part; where `truth` has them ``dice`` and ``tre_mm``, each for the stages ``before`` (headers), ``aligned`` (start) and ``after``.
+            deformable part; where `annotations` has them ``dice`` and ``tre_mm``, each for the stages ``before`` (headers), ``aligned`` (start) and ``after``.
         """
         stages = {"before": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
         before = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)
@@ -118,10 +118,10 @@ class Registration:
         if self.field is not None and min(self.field.space.shape) > 1:
             content["sdlogj"] = metrics.sdlogj(self.field.displacement)
             content["folding_percent"] = metrics.folding_percent(self.field.displacement)
-        if truth.fixed_labels is not None and truth.moving_labels is not None:
-            content["dice"] = self._dice(truth.fixed_labels, truth.moving_labels, stages)
-        if truth.fixed_points is not None and truth.moving_points is not None:
-            content["tre_mm"] = self._landmark_errors(truth.fixed_points, truth.moving_points, stages)
+        if annotations.fixed_labels is not None and annotations.moving_labels is not None:
+            content["dice"] = self._dice(annotations.fixed_labels, annotations.moving_labels, stages)
+        if annotations.fixed_points is not None and annotations.moving_points is not None:
+            content["tre_mm"] = self._landmark_errors(annotations.fixed_points, annotations.moving_points, stages)
         return content
 
     def _landmark_errors(self, fixed: npt.ArrayLike, moving: npt.ArrayLike, stages: Mapping[str, Transform]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Information:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class ChannelGroup:
     """Channels that one term compares.
 
     Attributes

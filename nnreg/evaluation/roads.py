@@ -25,7 +25,8 @@ def evaluate(predictions: Path | str, raw: RawDataset, **options: Any) -> dict[s
     raw
         The dataset with the truth.
     **options
-        As in :func:`nnreg.evaluation.evaluate_folder` for registrations, in :func:`nnreg.evaluation.dense_prediction.folder.evaluate_dense_folder` for label maps.
+        As in :func:`nnreg.evaluation.evaluate_folder` for registrations,
+        in :func:`nnreg.evaluation.dense_prediction.folder.evaluate_dense_folder` for label maps.
 
     Returns
     -------

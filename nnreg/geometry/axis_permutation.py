@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
-class Turn:
+class AxisPermutation:
     """From how an image is stored to how it is seen.
 
     Attributes
@@ -39,7 +39,7 @@ class Turn:
 
         Examples
         --------
-        >>> Turn((1, 0), (0,)).stored_box([(1, 3), (0, 2)], (7, 5))
+        >>> AxisPermutation((1, 0), (0,)).stored_box([(1, 3), (0, 2)], (7, 5))
         [(0, 2), (4, 6)]
         """
         found = [(0, 0)] * len(self.order)

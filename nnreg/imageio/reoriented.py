@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.geometry.axis_permutation import Turn
+from nnreg.geometry.axis_permutation import AxisPermutation
 from nnreg.imageio.lazy import LazyImage
 from nnreg.imageio.zarr_files import ZarrWriter
 
@@ -20,10 +20,10 @@ class TurnedImage(LazyImage):
 
     Attributes
     ----------
-    turn : Turn
+    turn : AxisPermutation
     """
 
-    turn: Turn
+    turn: AxisPermutation
 
     @property
     def chunks(self) -> tuple[int, ...]:
@@ -43,12 +43,12 @@ class TurnedWriter:
     Attributes
     ----------
     writer : ZarrWriter
-    turn : Turn
+    turn : AxisPermutation
     shape : voxels per axis as it is seen
     """
 
     writer: ZarrWriter
-    turn: Turn
+    turn: AxisPermutation
     shape: tuple[int, ...]
 
     def write(self, box: Sequence[tuple[int, int]], values: npt.NDArray[Any]) -> None:

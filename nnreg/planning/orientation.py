@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.geometry.axis_permutation import Turn
+from nnreg.geometry.axis_permutation import AxisPermutation
 from nnreg.geometry.space import Space
 
 LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # towards the negative and the positive end of world x, y, z (LPS)
@@ -63,12 +63,12 @@ def reoriented(space: Space, wanted: str) -> Space:
     return Space.from_matrix(shape, result)
 
 
-def turn_of(space: Space, wanted: str) -> Turn:
+def turn_of(space: Space, wanted: str) -> AxisPermutation:
     """How an image on `space` is seen on the grid :func:`reoriented` of it."""
     found = code(space)
     order = permutation(found, wanted)
     letters = found[::-1]
-    return Turn(order, tuple(axis for axis, (old, new) in enumerate(zip(order, reversed(wanted[: space.ndim]), strict=True)) if letters[old] != new))
+    return AxisPermutation(order, tuple(axis for axis, (old, new) in enumerate(zip(order, reversed(wanted[: space.ndim]), strict=True)) if letters[old] != new))
 
 
 def commonest(orientations: Sequence[str]) -> str:

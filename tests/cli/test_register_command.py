@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tests.engine.pairs import error_voxels, known_pair, textured
 
 from nnreg.cli.register import main
 from nnreg.dataset.keypoints import write_keypoints
@@ -16,6 +15,7 @@ from nnreg.geometry import Space
 from nnreg.geometry.itk import read_itk, write_itk
 from nnreg.imageio import read_image, write_image
 from nnreg.inference.registration.register import OUTPUTS
+from tests.engine.pairs import error_voxels, known_pair, textured
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tests.engine.pairs import grids, known_pair
 
 from nnreg.cli import apply_transform, compose, convert_transform
 from nnreg.dataset.keypoints import read_keypoints, write_keypoints
@@ -15,6 +14,7 @@ from nnreg.geometry import Transform
 from nnreg.geometry.itk import read_itk, write_itk
 from nnreg.geometry.transform_files import read_transforms
 from nnreg.imageio import read_image, write_image
+from tests.engine.pairs import grids, known_pair
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -9,7 +9,7 @@ import torch
 from nnreg.dataset import SyntheticEllipsoids
 from nnreg.engine import align
 from nnreg.engine.linear import Pair
-from nnreg.engine.prepared_image import Side
+from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.similarity import GlobalCorrelation, LocalCorrelation, MutualInformation
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space, Transform, resample_image, resize
@@ -179,7 +179,7 @@ def test_the_gradient_by_the_matrix_is_the_slope(ndim, rotated_space):
     rng = np.random.default_rng(1)
     spaces = [rotated_space((9, 12, 7)[:ndim], seed=1), rotated_space((8, 7, 11)[:ndim], seed=2)]
     spaces[1] = spaces[1].centred(spaces[0].centre, spaces[1].shape, spaces[1].spacing)
-    fixed, moving = (Side(rng.random((2, *space.shape), dtype=np.float32), None, space) for space in spaces)
+    fixed, moving = (PreparedImage(rng.random((2, *space.shape), dtype=np.float32), None, space) for space in spaces)
     pair = Pair(fixed, moving)
     matrix = np.eye(ndim + 1) + rng.normal(size=(ndim + 1, ndim + 1)) * 0.01
     matrix[ndim] = np.eye(ndim + 1)[ndim]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.engine.pairs import error_voxels, grids, known_pair, textured
 
 import nnreg
 from nnreg.engine import PRESETS, Registration, register
@@ -14,6 +13,7 @@ from nnreg.engine.registration import SIMILARITIES, SQUARES_WEIGHT, image_groups
 from nnreg.errors import ConfigurationError, RegistrationError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, jacobian_determinant
 from nnreg.imageio import Image
+from tests.engine.pairs import error_voxels, grids, known_pair, textured
 
 
 @pytest.fixture(scope="module", params=[2, 3])

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.engine.pairs import known_pair
 
 from nnreg.engine import register
 from nnreg.engine.grids import Level
-from nnreg.engine.prepared_image import Side
+from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.symmetric import halfway, opposite
 from nnreg.geometry import Space, Transform, resize_field
+from tests.engine.pairs import known_pair
 
 
 def level_of(ndim: int) -> Level:
     """Two grids of other sizes and a turned, stretched linear map from one to the other, all volume indices."""
     shapes = ((40, 36), (44, 30)) if ndim == 2 else ((18, 22, 26), (20, 18, 30))
-    sides = [Side(np.zeros((1, *shape), np.float32), None, Space.plain(shape)) for shape in shapes]
+    sides = [PreparedImage(np.zeros((1, *shape), np.float32), None, Space.plain(shape)) for shape in shapes]
     matrix = np.eye(4)
     first = 3 - ndim
     turn = np.array([[0.9, -0.2, 0.0], [0.15, 1.1, 0.1], [0.0, -0.1, 0.95]])[:ndim, :ndim]

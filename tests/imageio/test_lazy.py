@@ -10,7 +10,7 @@ import tifffile
 
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
-from nnreg.geometry.axis_permutation import Turn
+from nnreg.geometry.axis_permutation import AxisPermutation
 from nnreg.imageio import open_image, read_image, write_image
 from nnreg.imageio.lazy import boxes, is_large
 from nnreg.imageio.reoriented import TurnedImage, TurnedWriter
@@ -86,7 +86,7 @@ def test_axes_in_another_order_and_channel_files_read_alike(tmp_path):
 def test_boxes_of_a_turned_image_are_those_of_the_whole_turned(tmp_path, order, backwards):
     """And what is written turned is stored as it was; where nothing is written, the file has its fill."""
     shape = (5, 8, 11)
-    array, turn = some(shape, channels=2), Turn(order, backwards)
+    array, turn = some(shape, channels=2), AxisPermutation(order, backwards)
     with create_zarr(tmp_path / "a.zarr", 2, array.dtype, Space.plain(shape), chunks=(2, 3, 4)) as writer:
         writer.write([(0, size) for size in shape], array)
     stored, whole = open_zarr(tmp_path / "a.zarr"), turn.seen(array)

@@ -15,7 +15,7 @@ from nnreg.geometry import Space, Transform
 from nnreg.geometry.itk import read_itk
 from nnreg.imageio import Image, write_image
 from nnreg.inference.predictor import PairTransforms
-from nnreg.inference.registration.pair_predictors import ByEngine, Refined
+from nnreg.inference.registration.pair_predictors import EnginePredictor, Refined
 from nnreg.planning.registration.engine_settings import Optimisation
 
 SPACE = Space.plain((44, 52), (1.5, 1.2))
@@ -77,7 +77,7 @@ def _error(transform: Transform) -> float:
 
 
 def test_the_engine_finds_a_shift():
-    found = ByEngine(SETTINGS).transforms(PAIR, Source(_picture(), _picture(SHIFT)))
+    found = EnginePredictor(SETTINGS).transforms(PAIR, Source(_picture(), _picture(SHIFT)))
     assert _error(found.transform) < 0.15 * _error(Transform.identity(2))
     assert found.notes["succeeded"] is True
 
@@ -104,13 +104,13 @@ def test_what_refinement_does_not_improve_stays():
 def test_only_what_the_plans_name_guides(used):
     source = Source(_picture(), _picture(SHIFT), np.ones((1, *SPACE.shape), np.uint8))
     switches = {f"use_{name}": name == used for name in ("masks", "labels", "keypoints")} | ({"use_masks": True} if used == "mask" else {})
-    ByEngine(Optimisation(preset="fast", similarity="lncc", alignment="none", **switches)).transforms(PAIR, source)
+    EnginePredictor(Optimisation(preset="fast", similarity="lncc", alignment="none", **switches)).transforms(PAIR, source)
     assert set(source.asked) == {used}
 
 
 def test_a_pair_that_cannot_be_registered_is_named():
     with pytest.raises(RegistrationError, match=r"pair fixed__moving: .*constant"):
-        ByEngine(SETTINGS).transforms(PAIR, Source(_picture(), np.ones((1, *SPACE.shape), np.float32)))
+        EnginePredictor(SETTINGS).transforms(PAIR, Source(_picture(), np.ones((1, *SPACE.shape), np.float32)))
 
 
 def test_the_command_optimises_without_a_model(plane, tmp_path, capsys):

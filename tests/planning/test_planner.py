@@ -134,5 +134,6 @@ def test_a_wrong_edit_is_refused_by_key(tmp_path, brains, keys, value, message):
 
 
 def test_planning_imports_no_torch():
-    code = "import sys, nnreg.planning.registration.planner, nnreg.planning.registration.extract, nnreg.preprocessing.registration.pipeline; sys.exit('torch' in sys.modules)"
+    modules = "nnreg.planning.registration.planner, nnreg.planning.registration.extract, nnreg.preprocessing.registration.pipeline"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

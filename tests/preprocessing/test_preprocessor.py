@@ -13,7 +13,7 @@ from nnreg.planning.registration.fingerprint import ChannelStatistics, Fingerpri
 from nnreg.planning.registration.planner import plan
 from nnreg.preprocessing.registration.alignment import CaseAlignment
 from nnreg.preprocessing.registration.preprocessor import NormalisedCase, Preprocessor
-from nnreg.preprocessing.registration.reference_space import Frame, copy_reference
+from nnreg.preprocessing.registration.reference_space import ReferenceSpace, copy_reference
 
 SHAPE = (28, 34, 30)
 
@@ -32,7 +32,7 @@ def _only(plans):
 
 
 def _preprocessor(plans, owner, image):
-    return Preprocessor(plans, _only(plans), Frame.of(owner, image, plans))
+    return Preprocessor(plans, _only(plans), ReferenceSpace.of(owner, image, plans))
 
 
 def _map(ndim, centre):
@@ -93,7 +93,7 @@ def test_arrays_points_and_labels_follow_one_map(phantom, rotated_space, shape):
     rng = np.random.default_rng(0)
     points = rng.uniform(8, 16, (5, ndim))
     plans = _plans({"a": image}, spacing=tuple(value * 1.0 for value in space.spacing))
-    frame = Frame.of("a", image, plans)
+    frame = ReferenceSpace.of("a", image, plans)
     preprocessor = Preprocessor(plans, _only(plans), frame)
     case = NormalisedCase.of("b", image, preprocessor.configuration)
     alignment = CaseAlignment(_map(ndim, space.centre), "a", "affine", "made by the test")
@@ -147,7 +147,7 @@ def test_a_group_is_brought_into_the_frame_of_its_fixed_image(phantom, rotated_s
 def test_an_image_is_the_owner_by_its_voxels_not_by_its_name(phantom):
     image, other = (Image(phantom(SHAPE, seed=seed), Space.plain(SHAPE)) for seed in (1, 2))
     plans = _plans({"a": image})
-    frame = Frame.of("a", image, plans)
+    frame = ReferenceSpace.of("a", image, plans)
     assert frame.owned_by(Image(image.array.copy(), image.space))
     assert not frame.owned_by(other)
     assert not frame.owned_by(Image(image.array, Space.plain(SHAPE, (2.0, 1.0, 1.0))))
@@ -157,10 +157,10 @@ def test_an_image_is_the_owner_by_its_voxels_not_by_its_name(phantom):
 def test_a_frame_survives_the_disk_and_travels_with_the_model(tmp_path, phantom, rotated_space, channels):
     image = Image(np.concatenate([phantom(SHAPE, seed=seed) for seed in range(channels)]), rotated_space(SHAPE, seed=3))
     plans = _plans({"a": image})
-    frame = Frame.of("a", image, plans)
+    frame = ReferenceSpace.of("a", image, plans)
     frame.write(tmp_path / "data")
     copy_reference(tmp_path / "data", tmp_path / "model")
-    found = Frame.read(tmp_path / "model")
+    found = ReferenceSpace.read(tmp_path / "model")
     np.testing.assert_array_equal(found.image, frame.image)
     assert found.space == frame.space
     assert found.native == frame.native

@@ -66,7 +66,8 @@ def evaluate_dense_folder(
     Returns
     -------
     dict
-        See :func:`nnreg.evaluation.dense_prediction.case.evaluate_label_files`, of several targets :func:`nnreg.evaluation.dense_prediction.case.joined_targets`.
+        See :func:`nnreg.evaluation.dense_prediction.case.evaluate_label_files`,
+        of several targets :func:`nnreg.evaluation.dense_prediction.case.joined_targets`.
 
     Raises
     ------

@@ -23,7 +23,7 @@ class PairMapper(Protocol):
 
 
 @dataclass(frozen=True)
-class ByNetwork:
+class NetworkPredictor:
     """Networks on the working grid."""
 
     predictor: Predictor
@@ -34,7 +34,7 @@ class ByNetwork:
 
 
 @dataclass(frozen=True)
-class ByEngine:
+class EnginePredictor:
     """The engine, pair by pair, with the plan's settings."""
 
     settings: Optimisation

@@ -19,7 +19,7 @@ from nnreg.imageio import ending_of
 from nnreg.inference.predictor import ModelFolder, Predictor
 from nnreg.inference.registration.cases import CaseSource, FolderCases, TrainingCases, folder_beside
 from nnreg.inference.registration.export import DONE, write_pair
-from nnreg.inference.registration.pair_predictors import ByEngine, ByNetwork, PairMapper, Refined
+from nnreg.inference.registration.pair_predictors import EnginePredictor, NetworkPredictor, PairMapper, Refined
 from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
 from nnreg.training.runtime_utils.runtime import device_named
@@ -110,7 +110,15 @@ def _earlier(output: Path) -> dict[str, Any]:
 def predict_training_cases(predictor: Predictor, raw: RawDataset, arrays: Path, pairs: Sequence[Pair], output: Path, *, on_progress: Progress) -> None:
     """Predict pairs of a dataset's own cases from their stored arrays (the full validation of a fold): what the network does, without refinement."""
     plans = predictor.plans
-    predict_pairs(ByNetwork(predictor), TrainingCases(raw, arrays), pairs, output, dataset=plans.dataset_name, model=plans.plans_name, on_progress=on_progress)
+    predict_pairs(
+        NetworkPredictor(predictor),
+        TrainingCases(raw, arrays),
+        pairs,
+        output,
+        dataset=plans.dataset_name,
+        model=plans.plans_name,
+        on_progress=on_progress,
+    )
 
 
 def predict_folder(
@@ -163,7 +171,7 @@ def predict_folder(
     preprocessor = Preprocessor.from_folder(model.plans, model.configuration_name, model.path)
     source = FolderCases(images, labels or folder_beside(images, "labels"), model.spec, preprocessor, atlas_images)
     chosen = _chosen(model.spec, source, images, pairs, options)
-    mapper: PairMapper = ByNetwork(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer))
+    mapper: PairMapper = NetworkPredictor(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer))
     settings = model.plans.optimisation
     if options.refine and settings.refinement is not None:
         mapper = Refined(mapper, settings, settings.refinement)
@@ -195,7 +203,7 @@ def optimise_folder(
     source = FolderCases(images, labels or folder_beside(images, "labels"), spec, None, atlas_images)
     chosen = _chosen(spec, source, images, pairs, options)
     model = f"{OPTIMISE}__{plans.plans_name}"
-    mapper = ByEngine(plans.optimisation)
+    mapper = EnginePredictor(plans.optimisation)
     return predict_pairs(mapper, source, chosen, output, dataset=plans.dataset_name, model=model, options=options, on_progress=on_progress)
 
 

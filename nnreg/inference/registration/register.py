@@ -125,8 +125,8 @@ def write_registration(output: Path, result: Registration, *, files: PairFiles, 
         colour = result.moving.array.dtype == np.uint8 and result.moving.channels in (3, 4)
         warped = as_stored(result.warped, np.uint8) if colour else result.warped
         write_image(part / "warped.nii.gz", warped, result.fixed.space)
-        if result.truth.moving_labels is not None:
-            write_image(part / "warped_labels.nii.gz", result.warped_labels(result.truth.moving_labels), result.fixed.space)
+        if result.annotations.moving_labels is not None:
+            write_image(part / "warped_labels.nii.gz", result.warped_labels(result.annotations.moving_labels), result.fixed.space)
         if picture:
             overview_of_transform(part / "overview.png", result.fixed, result.moving, Image(warped, result.fixed.space), result.transform)
         result.timings["writing"] = time.perf_counter() - started
@@ -140,7 +140,7 @@ def write_registration(output: Path, result: Registration, *, files: PairFiles, 
 
 
 def _content(result: Registration, files: PairFiles, guided: bool) -> dict[str, Any]:
-    truth = result.truth
+    truth = result.annotations
     guides = {"labels": (truth.fixed_labels, truth.moving_labels), "points": (truth.fixed_points, truth.moving_points)}
     return {
         "schema_version": SCHEMA_VERSION,

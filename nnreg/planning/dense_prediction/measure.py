@@ -192,7 +192,7 @@ def _pool(cases: list[Foreground]) -> Intensities | None:
     )
 
 
-def still_true(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
+def is_current(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
     """Whether the fingerprint is of the dataset as it is now: same channels and labels, same cases, files of the same size."""
     spec = raw.spec
     if {name: len(channels) for name, channels in fingerprint.maps.items()} != map_channels(spec):

@@ -59,7 +59,7 @@ def box_of(image: ImageFingerprint, *, beyond: bool) -> Box:
 
 
 @dataclass(frozen=True)
-class FrameCases:
+class ReferenceCases:
     """A frame: the case that owns it, and all cases that are brought into it."""
 
     owner: str
@@ -67,7 +67,7 @@ class FrameCases:
     beyond: bool
 
 
-def frames_of(fingerprint: Fingerprint, reference: str | None) -> list[FrameCases]:
+def frames_of(fingerprint: Fingerprint, reference: str | None) -> list[ReferenceCases]:
     """One frame per group of pairs, or one for the whole dataset.
 
     Parameters
@@ -78,11 +78,11 @@ def frames_of(fingerprint: Fingerprint, reference: str | None) -> list[FrameCase
         Owner of the dataset's frame, where it has one.
     """
     if fingerprint.pairing in ("pairs", "groups"):
-        return [FrameCases(group[0], group, beyond=False) for group in fingerprint.groups]
-    return [FrameCases(reference or next(iter(fingerprint.images)), tuple(fingerprint.images), beyond=True)]
+        return [ReferenceCases(group[0], group, beyond=False) for group in fingerprint.groups]
+    return [ReferenceCases(reference or next(iter(fingerprint.images)), tuple(fingerprint.images), beyond=True)]
 
 
-def frame_box(fingerprint: Fingerprint, frame: FrameCases, pre_alignment: str) -> Box:
+def frame_box(fingerprint: Fingerprint, frame: ReferenceCases, pre_alignment: str) -> Box:
     """Box that the frame's grid is centred on, in voxels of its owner.
 
     Around the owner's foreground. In a dataset whose images stay where they are, on one grid, around everybody's.
@@ -94,7 +94,7 @@ def frame_box(fingerprint: Fingerprint, frame: FrameCases, pre_alignment: str) -
     return box
 
 
-def needed_extent(fingerprint: Fingerprint, frame: FrameCases, pre_alignment: str) -> npt.NDArray[np.float64]:
+def needed_extent(fingerprint: Fingerprint, frame: ReferenceCases, pre_alignment: str) -> npt.NDArray[np.float64]:
     """Size in mm, common axis order, of a grid around the middle of the frame's box that shows all its cases."""
     owner = fingerprint.images[frame.owner]
     box = frame_box(fingerprint, frame, pre_alignment)

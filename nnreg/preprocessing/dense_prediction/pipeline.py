@@ -13,7 +13,7 @@ from nnreg.errors import PlansError
 from nnreg.files import writable_folder
 from nnreg.parallel import default_processes
 from nnreg.planning.dense_prediction.fingerprint import FILE_NAME, DenseFingerprint
-from nnreg.planning.dense_prediction.measure import measure_dense, still_true
+from nnreg.planning.dense_prediction.measure import is_current, measure_dense
 from nnreg.planning.dense_prediction.planner import TASK, plan_dense
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.planning.dense_prediction.presets import DEFAULT
@@ -48,7 +48,7 @@ def fingerprint_dataset(
     path = folder / FILE_NAME
     if path.is_file() and not clean:
         found = DenseFingerprint.read(path)
-        if still_true(found, raw):
+        if is_current(found, raw):
             return found
     fingerprint = measure_dense(raw, processes=processes, on_progress=progress("fingerprint"))
     fingerprint.write(path)
@@ -157,7 +157,7 @@ def _read_fingerprint(raw: RawDataset, folder: Path) -> DenseFingerprint:
     if not path.is_file():
         raise PlansError(f"{path}: does not exist. {remedy}")
     fingerprint = DenseFingerprint.read(path)
-    if not still_true(fingerprint, raw):
+    if not is_current(fingerprint, raw):
         raise PlansError(f"{path}: cases, files or labels of {raw.name} have changed since it was made. {remedy}")
     return fingerprint
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from nnreg.geometry import Space
-from nnreg.geometry.axis_permutation import Turn
+from nnreg.geometry.axis_permutation import AxisPermutation
 from nnreg.imageio import Image, LazyImage
 from nnreg.imageio.reoriented import TurnedImage
 from nnreg.planning.orientation import reoriented, turn_of
 
 
-def turn_for(space: Space, wanted: str) -> Turn | None:
+def turn_for(space: Space, wanted: str) -> AxisPermutation | None:
     """How an image is turned to run as `wanted` says; None where nothing is wanted, and for a plane, which has no third axis to be turned about."""
     return turn_of(space, wanted) if wanted and space.ndim == 3 else None
 

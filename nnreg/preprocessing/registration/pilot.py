@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.engine import Registration, Truth, register
+from nnreg.engine import Annotations, Registration, register
 from nnreg.engine.grids import SMALLEST, volume_of
 from nnreg.engine.mind import mind
-from nnreg.engine.prepared_image import Side, foreground, prepare
+from nnreg.engine.prepared_image import PreparedImage, foreground, prepare
 from nnreg.engine.presets import LATER_SMOOTHNESS
 from nnreg.engine.registration import CHOICE_VOXELS
 from nnreg.engine.similarity import MutualInformation, inner_correlation
@@ -45,7 +45,7 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
         If a file cannot be read.
     """
     started = time.thread_time()
-    fixed, moving = _Copy(raw.read_case(pair.fixed)), _Copy(raw.read_case(pair.moving))
+    fixed, moving = _BoundedImage(raw.read_case(pair.fixed)), _BoundedImage(raw.read_case(pair.moving))
     truth = _truth(fixed, moving)
     found = register(fixed=fixed.image, moving=moving.image, fixed_mask=fixed.mask, moving_mask=moving.mask, guided=False, preset=PRESET)
     measures = found.measured_by(truth)
@@ -77,7 +77,7 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
     )
 
 
-def _trials(fixed: _Copy, moving: _Copy, found: Registration, truth: Truth) -> tuple[Trial, ...]:
+def _trials(fixed: _BoundedImage, moving: _BoundedImage, found: Registration, truth: Annotations) -> tuple[Trial, ...]:
     """The pilot's own similarity, the others from its alignment on, and another round of its own; none without labels and keypoints."""
     first = _trial(found, truth)
     if first.error is None or found.similarity not in TRIED:
@@ -101,18 +101,18 @@ def _trials(fixed: _Copy, moving: _Copy, found: Registration, truth: Truth) -> t
     return (first, *others, second)
 
 
-def _trial(found: Registration, truth: Truth, *, rounds: int = 1) -> Trial:
+def _trial(found: Registration, truth: Annotations, *, rounds: int = 1) -> Trial:
     measures = found.measured_by(truth)
     dice, points = _stages(measures.get("dice"), "mean"), _stages(measures.get("tre_mm"), "median")
     return Trial(found.similarity, None if dice is None else dice.after, None if points is None else points.after, rounds)
 
 
-class _Copy:
+class _BoundedImage:
     """A case of at most LARGEST_COPY voxels: means over blocks of its image, the rest by nearest neighbour; keypoints in its voxels."""
 
     def __init__(self, case: Case) -> None:
         image = case.image
-        side = Side(np.ascontiguousarray(image.array, dtype=np.float32), None, image.space).pooled_by(_factors(image.space, image.channels))
+        side = PreparedImage(np.ascontiguousarray(image.array, dtype=np.float32), None, image.space).pooled_by(_factors(image.space, image.channels))
         self.image = Image(side.image, side.space)
         self.labels = _sampled(case.labels, side.space)
         self.mask = _sampled(case.mask, side.space)
@@ -124,7 +124,7 @@ class _Copy:
             world = image.space.to_world(np.asarray(case.keypoints)[:, ::-1])
             self.keypoints = side.space.to_index(world)[:, ::-1]
 
-    def coarse(self, role: str) -> Side:
+    def coarse(self, role: str) -> PreparedImage:
         """The windowed image on the grid that contrasts are told apart on."""
         side = prepare(self.image.array, self.image.space, None if self.mask is None else self.mask.array, role)
         step = float(np.prod(self.image.space.extent) / CHOICE_VOXELS) ** (1 / self.image.ndim)
@@ -150,13 +150,13 @@ def _sampled(labels: Image | None, space: Space) -> Image | None:
     return Image(resample_labels(labels.array, moving=labels.space, fixed=space), space)
 
 
-def _truth(fixed: _Copy, moving: _Copy) -> Truth:
+def _truth(fixed: _BoundedImage, moving: _BoundedImage) -> Annotations:
     """What both cases have; keypoints only if there are as many."""
     labels = (fixed.labels, moving.labels) if fixed.labels is not None and moving.labels is not None else (None, None)
     points = fixed.keypoints, moving.keypoints
     if points[0] is None or points[1] is None or len(points[0]) != len(points[1]) or not len(points[0]):
         points = None, None
-    return Truth(labels[0], labels[1], points[0], points[1])
+    return Annotations(labels[0], labels[1], points[0], points[1])
 
 
 def _overlap(fixed: Space, moving: Space) -> float:
@@ -189,7 +189,7 @@ def _percentiles(found: Registration, body: Mask) -> Percentiles:
     return Percentiles(*(float(value) for value in np.percentile(lengths, (50, 95, 99))))
 
 
-def _similarities(fixed: _Copy, moving: _Copy, found: Registration) -> dict[str, Stages]:
+def _similarities(fixed: _BoundedImage, moving: _BoundedImage, found: Registration) -> dict[str, Stages]:
     """Every measure at every stage, on the grid that the engine tells contrasts apart on."""
     target, source = (_some_channels(side) for side in (fixed.coarse("fixed"), moving.coarse("moving")))
     body = foreground(target) > 0.5
@@ -212,10 +212,10 @@ def _similarities(fixed: _Copy, moving: _Copy, found: Registration) -> dict[str,
     return {name: Stages(*(_finite(row[name]) for row in rows)) for name in rows[0]}
 
 
-def _some_channels(side: Side) -> Side:
+def _some_channels(side: PreparedImage) -> PreparedImage:
     """At most MOST_CHANNELS of an image, evenly spread."""
     chosen = np.unique(np.linspace(0, side.channels - 1, min(side.channels, MOST_CHANNELS)).round().astype(int))
-    return Side(np.ascontiguousarray(side.image[chosen]), side.mask, side.space)
+    return PreparedImage(np.ascontiguousarray(side.image[chosen]), side.mask, side.space)
 
 
 def _stages(measure: dict[str, Any] | None, key: str) -> Stages | None:

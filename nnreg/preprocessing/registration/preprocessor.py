@@ -14,7 +14,7 @@ from nnreg.planning.plans import Configuration, Plans
 from nnreg.planning.registration.foreground import Foreground, find_foreground
 from nnreg.preprocessing.registration.alignment import CaseAlignment, align_case
 from nnreg.preprocessing.registration.normalization import normalise
-from nnreg.preprocessing.registration.reference_space import Frame
+from nnreg.preprocessing.registration.reference_space import ReferenceSpace
 from nnreg.preprocessing.registration.storage import PreprocessedCase, Properties
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Preprocessor:
     ----------
     plans : Plans
     configuration_name : str
-    reference : Frame, optional
+    reference : ReferenceSpace, optional
         The dataset's frame. Absent where each group has a frame of its own.
 
     Raises
@@ -39,7 +39,7 @@ class Preprocessor:
         If the plans align to one reference and none is given.
     """
 
-    def __init__(self, plans: Plans, configuration_name: str, reference: Frame | None = None) -> None:
+    def __init__(self, plans: Plans, configuration_name: str, reference: ReferenceSpace | None = None) -> None:
         self.plans, self.configuration_name, self.reference = plans, configuration_name, reference
         self.configuration: Configuration = plans.configuration(configuration_name)
         if reference is None and not self.by_group:
@@ -49,7 +49,7 @@ class Preprocessor:
     def from_folder(cls, plans: Plans, configuration_name: str, folder: Path) -> Preprocessor:
         """With the reference kept in `folder` (of preprocessed data or of a model)."""
         by_group = plans.alignment_target == "group"
-        return cls(plans, configuration_name, None if by_group else Frame.read(folder))
+        return cls(plans, configuration_name, None if by_group else ReferenceSpace.read(folder))
 
     @property
     def by_group(self) -> bool:
@@ -64,7 +64,7 @@ class Preprocessor:
         mask: Image | None = None,
         keypoints: FloatArray | None = None,
         *,
-        frame_of: Image | Frame | None = None,
+        frame_of: Image | ReferenceSpace | None = None,
     ) -> PreprocessedCase:
         """Preprocess one case.
 
@@ -78,7 +78,7 @@ class Preprocessor:
             On any grid of the same world.
         keypoints : array, shape (N, ndim), optional
             Voxel indices of `image`, x first.
-        frame_of : Image or Frame, optional
+        frame_of : Image or ReferenceSpace, optional
             Where frames are per group: the fixed image whose frame the case is brought into, or that frame; itself if absent.
 
         Raises
@@ -91,19 +91,19 @@ class Preprocessor:
         alignment = align_case(case, normalised.array, image.space, frame, self.plans, owner=frame.owned_by(image))
         return self.place(normalised, frame, alignment, labels=labels, mask=mask, keypoints=keypoints)
 
-    def _frame(self, case: str, image: Image, frame_of: Image | Frame | None) -> Frame:
+    def _frame(self, case: str, image: Image, frame_of: Image | ReferenceSpace | None) -> ReferenceSpace:
         if not self.by_group:
             if self.reference is None:
                 raise PreprocessingError(f"{case}: no reference to align to.")
             return self.reference
-        if isinstance(frame_of, Frame):
+        if isinstance(frame_of, ReferenceSpace):
             return frame_of
-        return Frame.of(case, image, self.plans) if frame_of is None else Frame.of(f"the image {case} is compared with", frame_of, self.plans)
+        return ReferenceSpace.of(case, image, self.plans) if frame_of is None else ReferenceSpace.of(f"the image {case} is compared with", frame_of, self.plans)
 
     def place(
         self,
         case: NormalisedCase,
-        frame: Frame,
+        frame: ReferenceSpace,
         alignment: CaseAlignment,
         *,
         labels: Image | None = None,

@@ -30,7 +30,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class ReferenceSpace:
     """What the cases of a dataset or group are aligned to.
 
     Attributes
@@ -57,7 +57,7 @@ class Frame:
     digest: str
 
     @classmethod
-    def of(cls, case: str, image: Image, plans: Plans, *, centre: FloatArray | None = None) -> Frame:
+    def of(cls, case: str, image: Image, plans: Plans, *, centre: FloatArray | None = None) -> ReferenceSpace:
         """The frame owned by an image.
 
         Parameters
@@ -112,7 +112,7 @@ class Frame:
         write_json(folder / FOLDER / FRAME_FILE, content)
 
     @classmethod
-    def read(cls, folder: Path) -> Frame:
+    def read(cls, folder: Path) -> ReferenceSpace:
         """Read the frame from ``reference/`` of `folder`.
 
         Raises

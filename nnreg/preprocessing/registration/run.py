@@ -13,10 +13,10 @@ from nnreg.errors import PlansError
 from nnreg.parallel import run_all
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.fingerprint import Fingerprint
-from nnreg.planning.registration.reference_space import FrameCases, frame_box, frames_of
+from nnreg.planning.registration.reference_space import ReferenceCases, frame_box, frames_of
 from nnreg.preprocessing.registration.alignment import CaseAlignment, align_case, alignment_key, store_alignment, stored_alignment
 from nnreg.preprocessing.registration.preprocessor import NormalisedCase, Preprocessor
-from nnreg.preprocessing.registration.reference_space import Frame
+from nnreg.preprocessing.registration.reference_space import ReferenceSpace
 from nnreg.preprocessing.registration.storage import ENDING, IMAGE, LABELS, MASK
 from nnreg.preprocessing.registration.true_fields import place_true_fields
 from nnreg.preprocessing.resume import keep_what_is_true
@@ -35,7 +35,7 @@ class _Work:
     raw: RawDataset
     plans: Plans
     folder: Path
-    frames: dict[str, tuple[FrameCases, tuple[float, ...]]]
+    frames: dict[str, tuple[ReferenceCases, tuple[float, ...]]]
     configurations: tuple[str, ...]
     file_bytes: dict[str, int]
 
@@ -56,13 +56,13 @@ class _Work:
             preprocessor = Preprocessor(self.plans, name, None if self.plans.alignment_target == "group" else frame)
             preprocessor.place(at_hand, frame, alignment, labels=whole.labels, mask=whole.mask, keypoints=whole.keypoints).save(target)
 
-    def _frame(self, case: str) -> Frame:
+    def _frame(self, case: str) -> ReferenceSpace:
         if self.plans.alignment_target == "dataset":
-            return Frame.read(self.folder)
+            return ReferenceSpace.read(self.folder)
         owner, centre = self.frames[case]
-        return Frame.of(owner.owner, self.raw.read_image(owner.owner), self.plans, centre=np.asarray(centre))
+        return ReferenceSpace.of(owner.owner, self.raw.read_image(owner.owner), self.plans, centre=np.asarray(centre))
 
-    def _alignment(self, case: NormalisedCase, frame: Frame) -> CaseAlignment:
+    def _alignment(self, case: NormalisedCase, frame: ReferenceSpace) -> CaseAlignment:
         path = self.folder / f"{self.plans.plans_name}_alignment" / f"{case.name}.json"
         made_for = alignment_key(self.plans, frame, self.file_bytes[case.name])
         found = stored_alignment(path, made_for)
@@ -115,9 +115,9 @@ def preprocess(
     return folders
 
 
-def _frames(raw: RawDataset, fingerprint: Fingerprint, plans: Plans, folder: Path) -> dict[str, tuple[FrameCases, tuple[float, ...]]]:
+def _frames(raw: RawDataset, fingerprint: Fingerprint, plans: Plans, folder: Path) -> dict[str, tuple[ReferenceCases, tuple[float, ...]]]:
     """Case to its frame and the world position of the frame's middle; the dataset's own frame is written for later."""
-    result: dict[str, tuple[FrameCases, tuple[float, ...]]] = {}
+    result: dict[str, tuple[ReferenceCases, tuple[float, ...]]] = {}
     for frame in frames_of(fingerprint, plans.reference_case):
         if frame.owner not in fingerprint.images:
             raise PlansError(
@@ -125,7 +125,7 @@ def _frames(raw: RawDataset, fingerprint: Fingerprint, plans: Plans, folder: Pat
             )
         centre = fingerprint.images[frame.owner].space.to_world(frame_box(fingerprint, frame, plans.pre_alignment).centre)
         if plans.alignment_target == "dataset":
-            Frame.of(frame.owner, raw.read_image(frame.owner), plans, centre=centre).write(folder)
+            ReferenceSpace.of(frame.owner, raw.read_image(frame.owner), plans, centre=centre).write(folder)
         result |= {case: (frame, tuple(centre.tolist())) for case in frame.members}
     return result
 
