@@ -54,6 +54,10 @@ class Task(Protocol):
         """What one sample is made of (pairs, or cases), for the cases of one side of a split."""
         ...
 
+    def sample_count(self, *, training: Any, split: str, units: Sequence[Any]) -> int:
+        """Number of different samples that the units of one side of a split give."""
+        ...
+
     def validation_batches(self, *, training: Any, units: int) -> tuple[int, int]:
         """Size and number of the batches of an online validation."""
         ...

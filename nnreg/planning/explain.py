@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.files import write_text
+from nnreg.planning.dense_prediction import geometry as geometry  # registers its rules, as the next line does
+from nnreg.planning.dense_prediction import settings as settings
 from nnreg.planning.plans import LossTerm, Normalization, Plans
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.planning.registration.rules import RULES
 from nnreg.planning.registration.tuning import describe
 
@@ -19,8 +22,9 @@ MARKS = ("<!-- rules: made from their docstrings by make docs -->", "<!-- end of
 def explain(plans: Plans) -> list[Row]:
     """(decision, value, because) of every value that has a reason: of the dataset, of optimising, then of each configuration, dotted as in the file."""
     rows = list(_rows(plans, plans.because, ""))
-    rows += _rows(plans.optimisation, plans.optimisation.because, "optimisation.")
-    if plans.tuning is not None:
+    if isinstance(plans, RegistrationPlans):
+        rows += _rows(plans.optimisation, plans.optimisation.because, "optimisation.")
+    if isinstance(plans, RegistrationPlans) and plans.tuning is not None:
         rows += [(f"tuning.{score.name}", f"rank {readable(score.rank)}", describe(score, plans.tuning.measure)) for score in plans.tuning.scores]
     for name, configuration in plans.configurations.items():
         rows += _rows(configuration, configuration.because, f"{name}.")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
-from nnreg.planning.registration.engine_settings import Optimisation, Tuning
 from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
 from nnreg.typed import from_mapping, to_mapping
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SCHEMA_VERSION = 2
 OPTIMISE = "optimise"  # stands where a configuration's name may stand: every pair goes through the engine, nothing is trained
@@ -57,20 +60,19 @@ class LossTerm:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a configuration is trained. A TrainerConfig, a file or the command line may override any of it.
+    """How a configuration is trained, whatever its task. A TrainerConfig, a file or the command line may override any of it.
 
     Attributes
     ----------
-    similarity, regularisation, supervision : tuples of LossTerm
-        Terms on the warped image, on the field, and on labels or keypoints.
+    supervision : tuple of LossTerm
+        Terms on labels, keypoints, fields or values that are known.
     deep_supervision_weights
         One per field the network returns, finest first, summing to 1.
     optimizer : name in ``adam``, ``adamw``, ``sgd``; further arguments in ``optimizer_kwargs``
     lr_schedule : ``poly``, ``step``, ``cosine``, ``plateau`` or ``constant``, with ``lr_schedule_kwargs``
     gradient_clip : largest gradient norm (or value: ``gradient_clip_type``), or None
-    bidirectional : also score the pair with its roles swapped, in the same step
     augmentation : registered augmentation names to their arguments
     lr_update : whether the rate changes with every epoch or with every step
     warmup_epochs : over which the rate rises linearly
@@ -80,17 +82,10 @@ class Training:
     ema_decay : of the moving average of the weights that validation and prediction use, or None
     deterministic : only algorithms that give the same bits again
     validate_every : epochs between two online validations; 0 for none
-    validation_pairs : most pairs of the validation at the end; 20 subjects have 380, which say no more than 50 seeded ones
     monitor : number that decides ``checkpoint_best`` and early stopping (``val_loss``, ``val_dice``); None: the task's
     monitor_mode : whether more of it is better; None: told by its name
-    synthetic : ``train`` and ``val`` to a generator of ``nnreg.dataset.GENERATORS`` that makes the pairs on the fly (``{"name": ...}`` and its
-        arguments, ``num_samples`` among them); None: the arrays on disk
-    loss_on_label_only : dense prediction learns only where labels are not 0 (and a case's mask, if it has one, is)
-    min_labeled_ratio, min_bbox_percent : shares (0 to 1) of a patch that labels, and the box around them, must fill; patches are drawn again until they do
     """
 
-    similarity: tuple[LossTerm, ...]
-    regularisation: tuple[LossTerm, ...]
     supervision: tuple[LossTerm, ...]
     deep_supervision_weights: tuple[float, ...]
     batch_size: int
@@ -104,7 +99,6 @@ class Training:
     lr_schedule: str
     optimizer_kwargs: dict[str, Any] = field(default_factory=dict)
     lr_schedule_kwargs: dict[str, Any] = field(default_factory=dict)
-    bidirectional: bool = False
     augmentation: dict[str, dict[str, Any]] = field(default_factory=dict)
     seed: int = 12345
     lr_update: Literal["epoch", "step"] = "epoch"
@@ -116,16 +110,16 @@ class Training:
     ema_decay: float | None = None
     deterministic: bool = False
     validate_every: int = 1
-    validation_pairs: int = 50
     monitor: str | None = None
     monitor_mode: Literal["max", "min"] | None = None
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     tracking: Tracking = field(default_factory=Tracking)
-    synthetic: dict[str, dict[str, Any]] | None = None
-    loss_on_label_only: bool = False
-    min_labeled_ratio: float = 0.0
-    min_bbox_percent: float = 0.0
+
+    at_least: ClassVar[Mapping[str, float]] = {}
+    """Smallest values of the fields that only this task's training has."""
+    shares: ClassVar[tuple[str, ...]] = ()
+    """Fields that are shares, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -163,29 +157,18 @@ class Configuration:
         return len(self.grid)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plans:
-    """The plans file.
+    """The plans file: what the plans of every task have.
 
     Attributes
     ----------
-    optimisation
-        How the engine registers pairs, after a network or instead of one.
     recommended
-        A configuration, or ``optimise``.
-    pre_alignment
-        ``none``, ``centre``, ``rigid`` or ``affine``: how images are brought together before resampling.
-    alignment_target
-        ``dataset``: every case is aligned to `reference_case`; ``group``: every case to the first fixed case that its pairs
-        connect it to, so that only images that belong together are compared.
-    alignment_spacing
-        mm, array axis order: grid on which the alignment works.
-    reference_case
-        The case whose world all working grids share, None with ``group``.
+        A configuration, or ``optimise`` where the task registers pairs.
     orientation : letters, image axis x first
-        Axis order of every working grid; an image whose axes run otherwise is turned.
-    tuning
-        What ``nnreg_tune`` measured; `optimisation` is then what won.
+        Axis order that images are turned to before anything else; empty: they stay as they are stored.
+    because
+        Dotted field name to the rule and the measured numbers that led to its value.
     """
 
     dataset_name: str
@@ -193,19 +176,15 @@ class Plans:
     task: str
     planner: str
     channel_names: tuple[str, ...]
-    pre_alignment: str
-    alignment_target: str
-    alignment_spacing: tuple[float, ...]
-    reference_case: str | None
-    configurations: dict[str, Configuration]
+    configurations: Mapping[str, Configuration]
     recommended: str
-    optimisation: Optimisation = field(default=Optimisation())
+    orientation: str = ""
     because: dict[str, str] = field(default_factory=dict)
-    orientation: str = "LPS"
-    tuning: Tuning | None = None
     schema_version: int = SCHEMA_VERSION
 
-    registers_pairs: ClassVar[bool] = True
+    retired: ClassVar[Mapping[str, Any]] = {}
+    """Training options that plans of this task had until training options were told apart by task, each with the value that had no effect."""
+    registers_pairs: ClassVar[bool] = False
     """Whether the registration engine can do what the plans are for."""
 
     @property
@@ -230,7 +209,7 @@ class Plans:
         return self.configurations[name]
 
     @classmethod
-    def read(cls, path: Path | str) -> Plans:
+    def read(cls, path: Path | str) -> Self:
         """Read and validate a plans file.
 
         Raises
@@ -255,7 +234,7 @@ class Plans:
         return to_mapping(self)
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any], where: str = "plans") -> Plans:
+    def from_dict(cls, content: dict[str, Any], where: str = "plans") -> Self:
         """The inverse of :meth:`to_dict`.
 
         Raises
@@ -266,10 +245,25 @@ class Plans:
         from nnreg.planning.inheritance import resolved
         from nnreg.planning.validation import check_plans, plans_class
 
-        plans = from_mapping(plans_class(content, where, cls), resolved(content, where), where=where, error=PlansError)
+        found = plans_class(content, where, cls)
+        plans = from_mapping(found, without_retired(resolved(content, where), found.retired), where=where, error=PlansError)
         check_plans(plans, where)
         return plans
 
-    def replace(self, **changes: Any) -> Plans:
+    def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+def without_retired(content: Any, retired: Mapping[str, Any]) -> Any:
+    """Parsed plans without the training options that only older files have and that have no effect there; any other value of one stays, and is refused."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("configurations"), Mapping):
+        return content
+    return {**content, "configurations": {name: _without(configuration, retired) for name, configuration in content["configurations"].items()}}
+
+
+def _without(configuration: Any, retired: Mapping[str, Any]) -> Any:
+    if not isinstance(configuration, Mapping) or not isinstance(configuration.get("training"), Mapping):
+        return configuration
+    kept = {key: value for key, value in configuration["training"].items() if key not in retired or value != retired[key]}
+    return {**configuration, "training": kept}

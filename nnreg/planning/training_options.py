@@ -78,7 +78,6 @@ AT_LEAST: dict[str, float] = {
     "gradient_accumulation_steps": 1,
     "warmup_epochs": 0,
     "validate_every": 0,
-    "validation_pairs": 1,
     "weight_decay": 0,
     "checkpoints.every": 0,
     "checkpoints.keep_last": 0,
@@ -90,7 +89,7 @@ AT_LEAST: dict[str, float] = {
 
 def training_problems(training: Training) -> Iterator[str]:
     """What is wrong with the values of a plan's training, one sentence each: key, value, expectation."""
-    for key, least in AT_LEAST.items():
+    for key, least in {**AT_LEAST, **training.at_least}.items():
         value = attrgetter(key)(training)
         if value < least:
             yield f"{key} is {value}: expected {least:g} or more."
@@ -100,9 +99,6 @@ def training_problems(training: Training) -> Iterator[str]:
         yield f"gradient_clip is {training.gradient_clip}: expected a positive number or null."
     if training.ema_decay is not None and not 0 < training.ema_decay < 1:
         yield f"ema_decay is {training.ema_decay}: expected a number between 0 and 1, such as 0.999, or null."
-    for key in ("min_labeled_ratio", "min_bbox_percent"):
+    for key in training.shares:
         if not 0 <= getattr(training, key) <= 1:
             yield f"{key} is {getattr(training, key)}: expected a share of the patch, 0 to 1."
-    weights = training.deep_supervision_weights
-    if any(weight < 0 for weight in weights) or (weights and not sum(weights)):
-        yield f"deep_supervision_weights {list(weights)}: expected numbers of 0 or more, not all 0."

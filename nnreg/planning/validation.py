@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Plans, Training
 from nnreg.planning.registration.engine_settings import Optimisation
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.planning.training_options import training_problems
 
+P = TypeVar("P", bound=Plans)
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
 PRESETS = ("fast", "default", "accurate")  # the engine's: planning must not import it, a test compares
 SIMILARITIES = ("auto", "lncc", "lncc+mse", "mind", "mse", "nmi")
@@ -22,12 +24,12 @@ ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{
 
 # task -> "module:class" and the checks that only its plans need; imported when asked for
 PLANS_OF_TASK = {
-    "registration": ("nnreg.planning.plans:Plans", "nnreg.planning.validation:registration_problems"),
+    "registration": ("nnreg.planning.registration.plans:RegistrationPlans", "nnreg.planning.validation:registration_problems"),
     "dense_prediction": ("nnreg.planning.dense_prediction.plans:DensePlans", "nnreg.planning.dense_prediction.validation:dense_problems"),
 }
 
 
-def plans_class(content: Any, where: str, wanted: type[Plans] = Plans) -> type[Plans]:
+def plans_class(content: Any, where: str, wanted: type[P]) -> type[P]:
     """The class of plans that the `task` of parsed JSON asks for.
 
     Raises
@@ -38,7 +40,7 @@ def plans_class(content: Any, where: str, wanted: type[Plans] = Plans) -> type[P
     task = str(content.get("task", "registration")) if isinstance(content, dict) else "registration"
     if task not in PLANS_OF_TASK:
         raise PlansError(f"{where}: task {task!r} is unknown; {did_you_mean(task, PLANS_OF_TASK)}")
-    found: type[Plans] = _loaded(PLANS_OF_TASK[task][0])
+    found: type[P] = _loaded(PLANS_OF_TASK[task][0])
     if not issubclass(found, wanted):
         raise PlansError(f"{where}: plans of the task {task}, which cannot be used here. Plan the dataset for the task you mean (--task).")
     return found
@@ -78,7 +80,7 @@ def _problems(plans: Plans) -> Iterator[str]:
     yield from _loaded(PLANS_OF_TASK[plans.task][1])(plans)
 
 
-def registration_problems(plans: Plans) -> Iterator[str]:
+def registration_problems(plans: RegistrationPlans) -> Iterator[str]:
     """What only registration plans can have wrong."""
     if plans.pre_alignment not in PRE_ALIGNMENTS:
         yield f"pre_alignment {plans.pre_alignment!r} is unknown; {did_you_mean(plans.pre_alignment, PRE_ALIGNMENTS)}."

@@ -9,7 +9,7 @@ from nnreg.errors import PlansError
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.registration.rules import alignment
-from nnreg.preprocessing.registration.pipeline import read_plans
+from nnreg.preprocessing.plan_files import read_plans
 from nnreg.workspace import Workspace
 
 

@@ -119,7 +119,7 @@ def preprocess_dataset(
     dict
         Configuration to the folder of its arrays.
     """
-    from nnreg.preprocessing.registration.pipeline import read_plans
+    from nnreg.preprocessing.plan_files import read_plans
 
     name = workspace.dataset_name(dataset)
     task = read_plans(writable_folder(workspace.preprocessed / name), plans_name, name).task

@@ -13,9 +13,9 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.geometry import Space
 from nnreg.imageio import write_image
 from nnreg.inference.dense_prediction.predictor import DensePredictor
-from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
+from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans, DenseTraining
 from nnreg.planning.dense_prediction.resampling import Resampling
-from nnreg.planning.plans import Architecture, LossTerm, Normalization, Training
+from nnreg.planning.plans import Architecture, LossTerm, Normalization
 from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.trainer.checkpoint import FINAL, save_checkpoint
@@ -30,9 +30,7 @@ LOW, HIGH = 10.0, 20.0
 def configuration(spacing: Sequence[float], patch: Sequence[int], **more) -> DenseConfiguration:
     ndim = len(patch)
     architecture = Architecture("plain_unet", ((1,) * ndim, (2,) * ndim), ((3,) * ndim,) * 2, (4, 8), (1, 1), {"decoder_blocks_per_stage": [1]})
-    training = Training(
-        similarity=(),
-        regularisation=(),
+    training = DenseTraining(
         supervision=(LossTerm("negative_dice"), LossTerm("cross_entropy")),
         deep_supervision_weights=(1.0,),
         batch_size=2,

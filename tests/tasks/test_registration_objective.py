@@ -12,7 +12,8 @@ from nnreg.errors import ConfigurationError
 from nnreg.geometry import resize_field
 from nnreg.geometry.fields import identity_grid
 from nnreg.losses import DC_and_Blob_CE_loss
-from nnreg.planning.plans import Architecture, Configuration, LossTerm, Normalization, Training
+from nnreg.planning.plans import Architecture, LossTerm, Normalization
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationTraining
 from nnreg.tasks.registration.objective import RegistrationObjective
 from nnreg.training.configs import TrainerConfig
 
@@ -20,8 +21,8 @@ SHAPE, SPACING = (17, 26, 21), (2.0, 0.9, 1.4)
 LEVELS = (SHAPE, (9, 13, 11), (5, 7, 6))
 
 
-def configuration(**training: object) -> Configuration:
-    plan = Training(
+def configuration(**training: object) -> RegistrationConfiguration:
+    plan = RegistrationTraining(
         similarity=(LossTerm("mse"),),
         regularisation=(LossTerm("diffusion", 0.5),),
         supervision=(),
@@ -37,7 +38,15 @@ def configuration(**training: object) -> Configuration:
         lr_schedule="poly",
     )
     network = Architecture("dual_pyramid", ((1, 1, 1), (2, 2, 2)), ((3, 3, 3), (3, 3, 3)), (4, 8), (1, 1))
-    return Configuration("x", SPACING, SHAPE, (Normalization("percentile"),), network, dataclasses.replace(plan, **training), 1.0)
+    return RegistrationConfiguration(
+        data_identifier="x",
+        spacing=SPACING,
+        grid=SHAPE,
+        normalization=(Normalization("percentile"),),
+        architecture=network,
+        training=dataclasses.replace(plan, **training),
+        memory_gb=1.0,
+    )
 
 
 def objective(recipe: TrainerConfig | None = None, **training: object) -> RegistrationObjective:

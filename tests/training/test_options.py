@@ -1,4 +1,4 @@
-"""Training options: each does what its name says, and a run that was interrupted under any of them goes on bit for bit."""
+"""RegistrationTraining options: each does what its name says, and a run that was interrupted under any of them goes on bit for bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from PIL import Image
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError, TrainingError
-from nnreg.planning.plans import Architecture, Configuration, LossTerm, Normalization, Plans, Training
+from nnreg.planning.plans import Architecture, LossTerm, Normalization
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
 from nnreg.planning.training_options import EarlyStopping
 from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
 from nnreg.training.configs import TrainerConfig
@@ -36,15 +37,15 @@ GRID = (20, 24)
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def plans_of(grid: tuple[int, ...] = GRID) -> Plans:
+def plans_of(grid: tuple[int, ...] = GRID) -> RegistrationPlans:
     n = len(grid)
-    configuration = Configuration(
+    configuration = RegistrationConfiguration(
         data_identifier="arrays",
         spacing=(1.0,) * n,
         grid=grid,
         normalization=(Normalization("none"),),
         architecture=Architecture("unetreg", ((1,) * n, (2,) * n), ((3,) * n,) * 2, (4, 4), (1, 1)),
-        training=Training(
+        training=RegistrationTraining(
             similarity=(LossTerm("ncc"),),
             regularisation=(LossTerm("diffusion"),),
             supervision=(),
@@ -63,7 +64,19 @@ def plans_of(grid: tuple[int, ...] = GRID) -> Plans:
         memory_gb=1.0,
     )
     name = f"{n}d"
-    return Plans("Dataset001_Tiny", "nnRegPlans", "registration", "by hand", ("T1",), "none", "group", (1.0,) * n, None, {name: configuration}, name)
+    return RegistrationPlans(
+        dataset_name="Dataset001_Tiny",
+        plans_name="nnRegPlans",
+        task="registration",
+        planner="by hand",
+        channel_names=("T1",),
+        pre_alignment="none",
+        alignment_target="group",
+        alignment_spacing=(1.0,) * n,
+        reference_case=None,
+        configurations={name: configuration},
+        recommended=name,
+    )
 
 
 class OnTheFly(nnRegTrainer):

@@ -8,20 +8,21 @@ import pytest
 import torch
 
 from nnreg.errors import ConfigurationError
-from nnreg.planning.plans import Architecture, Configuration, LossTerm, Normalization, Training
+from nnreg.planning.plans import Architecture, LossTerm, Normalization
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationTraining
 from nnreg.training.configs import TRAINER_CONFIGS, TrainerConfig, resolve_trainer
 from nnreg.training.configs.overrides import parse_assignments, resolve_configuration
 from nnreg.training.execution.run import parse_folds
 from nnreg.training.lr_scheduler import PolynomialLRScheduler, build_schedule
 from nnreg.training.trainer.trainer import nnRegTrainer
 
-CONFIGURATION = Configuration(
+CONFIGURATION = RegistrationConfiguration(
     data_identifier="nnRegPlans_3d_fullres",
     spacing=(1.0, 1.0, 1.0),
     grid=(16, 16, 16),
     normalization=(Normalization("percentile"),),
     architecture=Architecture("dual_pyramid", ((1, 1, 1), (2, 2, 2)), ((3, 3, 3), (3, 3, 3)), (8, 16), (1, 1), {"field_resolution": 2}),
-    training=Training(
+    training=RegistrationTraining(
         similarity=(LossTerm("lncc", 1.0, {"window": 7}),),
         regularisation=(LossTerm("diffusion", 1.0),),
         supervision=(),
@@ -41,7 +42,7 @@ CONFIGURATION = Configuration(
 )
 
 
-def resolve(recipe: TrainerConfig, **overrides) -> Configuration:
+def resolve(recipe: TrainerConfig, **overrides) -> RegistrationConfiguration:
     return resolve_configuration(CONFIGURATION, recipe, "test", overrides)
 
 

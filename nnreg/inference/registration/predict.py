@@ -20,7 +20,8 @@ from nnreg.inference.predictor import ModelFolder, Predictor
 from nnreg.inference.registration.cases import CaseSource, FolderCases, TrainingCases, folder_beside
 from nnreg.inference.registration.export import DONE, write_pair
 from nnreg.inference.registration.pair_predictors import EnginePredictor, NetworkPredictor, PairMapper, Refined
-from nnreg.planning.plans import OPTIMISE, Plans
+from nnreg.planning.plans import OPTIMISE
+from nnreg.planning.registration.plans import RegistrationPlans, registration_plans
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
 from nnreg.training.runtime_utils.runtime import device_named
 
@@ -168,18 +169,19 @@ def predict_folder(
     """
     model = ModelFolder.open(model_folder)
     writable_folder(output)
-    preprocessor = Preprocessor.from_folder(model.plans, model.configuration_name, model.path)
+    plans = registration_plans(model.plans)
+    preprocessor = Preprocessor.from_folder(plans, model.configuration_name, model.path)
     source = FolderCases(images, labels or folder_beside(images, "labels"), model.spec, preprocessor, atlas_images)
     chosen = _chosen(model.spec, source, images, pairs, options)
     mapper: PairMapper = NetworkPredictor(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer))
-    settings = model.plans.optimisation
+    settings = plans.optimisation
     if options.refine and settings.refinement is not None:
         mapper = Refined(mapper, settings, settings.refinement)
     return predict_pairs(mapper, source, chosen, output, dataset=model.plans.dataset_name, model=model.path.name, options=options, on_progress=on_progress)
 
 
 def optimise_folder(
-    plans: Plans,
+    plans: RegistrationPlans,
     spec: DatasetSpec,
     images: Path,
     output: Path,

@@ -28,13 +28,14 @@ from nnreg.geometry import index_points_to_world
 from nnreg.imageio import Image
 from nnreg.inference.registration.pair_predictors import run_engine
 from nnreg.inference.registration.validation_scores import Trained, trained_networks
-from nnreg.planning.plans import Plans
 from nnreg.planning.registration.engine_settings import Measure, Optimisation, Score, Tuning
 from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.planning.registration.rules.relation import modality_relation
 from nnreg.planning.registration.tuning import alternatives, before_tuning, changes, ranked, tuned
+from nnreg.preprocessing.plan_files import read_plans
 from nnreg.preprocessing.registration.pairs import FEWEST, files_digest, pairs_digest, sampled_pairs
-from nnreg.preprocessing.registration.pipeline import read_fingerprint, read_plans
+from nnreg.preprocessing.registration.pipeline import read_fingerprint
 from nnreg.typed import from_mapping, to_mapping
 from nnreg.workspace import Workspace
 
@@ -54,7 +55,7 @@ def tune(
     clean: bool = False,
     write: bool = True,
     on_progress: Progress = lambda done, total, what: None,
-) -> Plans:
+) -> RegistrationPlans:
     """Try alternatives to the planned settings on training pairs and keep in the plans what wins by rank.
 
     Pairs are drawn with a fixed seed, and each goes through all alternatives before the next one is begun, so that all are compared on the same pairs. Each
@@ -63,7 +64,7 @@ def tune(
     Parameters
     ----------
     workspace, dataset, plans_name
-        Plans are read and written there. Tuned plans are tuned again from what the rules had decided.
+        RegistrationPlans are read and written there. Tuned plans are tuned again from what the rules had decided.
     seconds
         No further pair is begun that would take longer in all, kept registrations counted; two are compared in any case.
     clean
@@ -75,7 +76,7 @@ def tune(
 
     Returns
     -------
-    Plans
+    RegistrationPlans
         With the table in ``tuning``.
 
     Raises
@@ -87,9 +88,10 @@ def tune(
     """
     name = workspace.dataset_name(dataset)
     raw, folder = RawDataset.open(workspace.raw / name), workspace.preprocessed / name
-    plans = before_tuning(read_plans(folder, plans_name, name))
-    if not plans.registers_pairs:
-        raise PlansError(f"{folder / plans_name}.json: plans for {plans.task}, only registration can be tuned. Name other plans with -plans_name.")
+    read = read_plans(folder, plans_name, name)
+    if not isinstance(read, RegistrationPlans):
+        raise PlansError(f"{folder / plans_name}.json: plans for {read.task}, only registration can be tuned. Name other plans with -plans_name.")
+    plans = before_tuning(read)
     fingerprint = read_fingerprint(raw, folder)
     measure, pairs = _measurable(raw, fingerprint, plans.optimisation)
     networks = trained_networks(workspace.results / name, plans, FIGURES[measure], pairs)
@@ -110,7 +112,7 @@ def tune(
 
 def _table(
     raw: RawDataset,
-    plans: Plans,
+    plans: RegistrationPlans,
     measure: Measure,
     found: Mapping[str, Mapping[str, Measured]],
     differing: Mapping[str, dict[str, str]],

@@ -14,9 +14,9 @@ from nnreg.planning.dense_prediction import geometry, settings
 from nnreg.planning.dense_prediction.feature_maps import ELEMENTS
 from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint
 from nnreg.planning.dense_prediction.geometry import PatchPlan
-from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
+from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans, DenseTraining
 from nnreg.planning.dense_prediction.presets import DEFAULT, PRESETS, Preset
-from nnreg.planning.plans import Architecture, Training
+from nnreg.planning.plans import Architecture
 from nnreg.planning.topology import Topology
 
 TASK: Final = "dense_prediction"
@@ -166,9 +166,7 @@ class _Builder:
         channels = range(len(self.fingerprint.channel_names))
         schemes = tuple(keep(f"normalization[{channel}]", settings.normalization(self.fingerprint, channel)) for channel in channels)
         architecture = self._architecture(shape, keep)
-        training = Training(
-            similarity=(),
-            regularisation=(),
+        training = DenseTraining(
             supervision=keep("training.supervision", settings.loss(self.fingerprint, over_batch)),
             deep_supervision_weights=keep("training.deep_supervision_weights", settings.deep_supervision_weights(len(shape.strides))),
             batch_size=batch,

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nnreg.planning.dense_prediction.fingerprint import MapValues
 from nnreg.planning.dense_prediction.resampling import Resampling
-from nnreg.planning.plans import Configuration, Plans
-from nnreg.planning.registration.engine_settings import Optimisation, Tuning
+from nnreg.planning.plans import Configuration, Plans, Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseTraining(Training):
+    """How a network for dense prediction is trained.
+
+    Attributes
+    ----------
+    loss_on_label_only : dense prediction learns only where labels are not 0 (and a case's mask, if it has one, is)
+    min_labeled_ratio, min_bbox_percent : shares (0 to 1) of a patch that labels, and the box around them, must fill; patches are drawn again until they do
+    """
+
+    loss_on_label_only: bool = False
+    min_labeled_ratio: float = 0.0
+    min_bbox_percent: float = 0.0
+
+    shares: ClassVar[tuple[str, ...]] = ("min_labeled_ratio", "min_bbox_percent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +43,7 @@ class DenseConfiguration(Configuration):
         Of a cascade: the configuration whose prediction is an input, and the one that takes this one's.
     """
 
+    training: DenseTraining
     patch_size: tuple[int, ...]
     median_image_size_in_voxels: tuple[float, ...]
     batch_dice: bool
@@ -52,22 +70,15 @@ class DensePlans(Plans):
     transpose_forward
         Array axis that each planned axis is; spacings, patches and shapes of the configurations are in this order.
     orientation : letters, image axis x first
-        Images are turned to it before anything else, and predictions back; empty: they stay as they are stored.
+        Predictions are turned back from it.
     targets
         Continuous target to the values of each of its channels in training: how they are normalised, and brought back.
     """
 
-    registers_pairs: ClassVar[bool] = False
+    retired: ClassVar[Mapping[str, Any]] = {"similarity": [], "regularisation": [], "bidirectional": False, "validation_pairs": 50, "synthetic": None}
     transpose_forward: tuple[int, ...]
     targets: dict[str, tuple[MapValues, ...]] = field(default_factory=dict)
-    configurations: dict[str, DenseConfiguration]  # type: ignore[assignment]  # dict is invariant, but plans are frozen
-    pre_alignment: str = field(default="none", init=False)
-    alignment_target: str = field(default="group", init=False)
-    alignment_spacing: tuple[float, ...] = field(default=(), init=False)
-    reference_case: str | None = field(default=None, init=False)
-    orientation: str = ""
-    optimisation: Optimisation = field(default=Optimisation(), init=False)
-    tuning: Tuning | None = field(default=None, init=False)
+    configurations: dict[str, DenseConfiguration]
 
     @property
     def transpose_backward(self) -> tuple[int, ...]:

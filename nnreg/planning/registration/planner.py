@@ -12,10 +12,11 @@ import numpy as np
 from nnreg.errors import PlansError
 from nnreg.planning import memory
 from nnreg.planning.decision import Decision, decided_by_user
-from nnreg.planning.plans import Architecture, Configuration, LossTerm, Plans, Training
+from nnreg.planning.plans import Architecture, LossTerm
 from nnreg.planning.registration import duration
 from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
 from nnreg.planning.registration.rules import alignment, budget, grid, intensity, network, relation, spacing, training
 from nnreg.planning.registration.rules import engine as optimisation
 
@@ -43,7 +44,7 @@ def plan(
     overwrite_target_spacing: Sequence[float] | None = None,
     accelerator: bool | None = None,
     time_budget: duration.Budget | None = None,
-) -> Plans:
+) -> RegistrationPlans:
     """Derive the plans of a dataset.
 
     Parameters
@@ -77,7 +78,7 @@ def plan(
     configurations = builder.all(target, reasons.because["spacing"])
     finest = "2d" if "2d" in configurations else "3d_fullres"
     decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator)
-    return Plans(
+    return RegistrationPlans(
         dataset_name=fingerprint.dataset_name,
         plans_name=plans_name,
         task="registration",
@@ -130,7 +131,7 @@ class _Builder:
     relation: str
     time_budget: duration.Budget | None = None
 
-    def all(self, target: tuple[float, ...], because: str) -> dict[str, Configuration]:
+    def all(self, target: tuple[float, ...], because: str) -> dict[str, RegistrationConfiguration]:
         """Every configuration the dataset needs."""
         if self.fingerprint.ndim == 2:
             return {"2d": self.configuration("2d", target, because)}
@@ -140,12 +141,12 @@ class _Builder:
             return {"3d_fullres": full}
         return {"3d_lowres": self.configuration("3d_lowres", coarse.value, coarse.because), "3d_fullres": full}
 
-    def configuration(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
+    def configuration(self, name: str, target: tuple[float, ...], spacing_because: str) -> RegistrationConfiguration:
         """The configuration at `target` spacing, or at the finest coarser one that fits the memory target and the time budget."""
         fitting = self._fitting_memory(name, target, spacing_because)
         return fitting if self.time_budget is None else self._fitting_time(self.time_budget, fitting)
 
-    def _fitting_memory(self, name: str, target: tuple[float, ...], spacing_because: str) -> Configuration:
+    def _fitting_memory(self, name: str, target: tuple[float, ...], spacing_because: str) -> RegistrationConfiguration:
         coarsened = target
         for base in (network.BASE_FEATURES, network.FEWEST_BASE_FEATURES):
             result = self._attempt(name, coarsened, base, spacing_because)
@@ -160,7 +161,7 @@ class _Builder:
             if np.prod(result.grid) < 8 ** len(result.grid):
                 raise PlansError(f"{self.fingerprint.dataset_name}: no grid fits -gpu_memory_target {self.memory_gb:g} GB. Allow more.")
 
-    def _fitting_time(self, allowed: duration.Budget, finest: Configuration) -> Configuration:
+    def _fitting_time(self, allowed: duration.Budget, finest: RegistrationConfiguration) -> RegistrationConfiguration:
         """`finest` shortened; where that leaves too few steps, one that is narrower, then coarser."""
         candidates = list(self._cheaper(finest))
 
@@ -195,7 +196,7 @@ class _Builder:
             because=because,
         )
 
-    def _cheaper(self, finest: Configuration) -> Iterator[Configuration]:
+    def _cheaper(self, finest: RegistrationConfiguration) -> Iterator[RegistrationConfiguration]:
         """The configuration itself, narrower, then coarser until it is not worth training."""
         name, because, target = finest.data_identifier.removeprefix(f"{self.plans_name}_"), finest.because["spacing"], finest.spacing
         yield finest
@@ -207,7 +208,7 @@ class _Builder:
                 yield narrow
             target = spacing.coarsened(target)
 
-    def _length(self, allowed: duration.Budget, configuration: Configuration, finest: bool) -> Decision[budget.Length | None]:
+    def _length(self, allowed: duration.Budget, configuration: RegistrationConfiguration, finest: bool) -> Decision[budget.Length | None]:
         labels = training.drawn_labels(configuration.training.supervision)
         work = duration.step_work(configuration.grid, configuration.architecture, channels=len(self.fingerprint.channel_names), labels=labels)
         voxels = len(self.fingerprint.channel_names) * prod(configuration.grid) / duration.MILLION
@@ -218,7 +219,7 @@ class _Builder:
         pairs = min(configuration.training.validation_pairs, self.fingerprint.pair_count)
         return budget.length(allowed, step, allowed.speed.validation * native, pairs, most)
 
-    def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> Configuration:
+    def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> RegistrationConfiguration:
         reasons = _Reasons({"spacing": spacing_because})
         shape = reasons.keep("grid", grid.working_grid(self.extent, target))
         schemes = [intensity.normalization(self.fingerprint, channel) for channel in range(len(self.fingerprint.channel_names))]
@@ -226,7 +227,7 @@ class _Builder:
         architecture = self._architecture(target, shape, base, reasons)
         trained, memory_gb = self._training(target, shape, architecture, reasons)
         reasons.because["memory_gb"] = f"closed form for one training step in float32, {self.memory_gb:g} GB allowed"
-        return Configuration(
+        return RegistrationConfiguration(
             data_identifier=f"{self.plans_name}_{name}",
             spacing=target,
             grid=shape,
@@ -260,7 +261,7 @@ class _Builder:
             },
         )
 
-    def _training(self, target: tuple[float, ...], shape: tuple[int, ...], architecture: Architecture, reasons: _Reasons) -> tuple[Training, float]:
+    def _training(self, target: tuple[float, ...], shape: tuple[int, ...], architecture: Architecture, reasons: _Reasons) -> tuple[RegistrationTraining, float]:
         def keep(name: str, decision: Decision[Any]) -> Any:
             return reasons.keep(f"training.{name}", decision)
 
@@ -271,7 +272,7 @@ class _Builder:
             batch = keep("batch_size", budget.batch_size())
         epochs, iterations, validation = keep("epochs", training.length(self.fingerprint))
         fields = memory.field_count(architecture.strides, architecture.kwargs["field_resolution"])
-        trained = Training(
+        trained = RegistrationTraining(
             similarity=similar,
             regularisation=keep("regularisation", training.regularisation(self.relation)),
             supervision=keep("supervision", training.supervision(self.fingerprint)),

@@ -13,8 +13,9 @@ from typing import Any, cast
 import numpy as np
 
 from nnreg.planning.decision import counted
-from nnreg.planning.plans import OPTIMISE, Plans
+from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.registration.engine_settings import Optimisation, Score, Tuning
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.planning.registration.rules.relation import DIFFERENT, MIXED, ONE, SCALE
 from nnreg.planning.validation import PRESETS
 
@@ -81,7 +82,7 @@ def ranked(scores: Iterable[Score], *, higher_is_better: bool) -> tuple[Score, .
     return (*placed, *sorted((score for score in judged if score.problem), key=lambda score: (score.name != PLANNED, score.name)))
 
 
-def before_tuning(plans: Plans) -> Plans:
+def before_tuning(plans: RegistrationPlans) -> RegistrationPlans:
     """The plans as the rules made them; settings edited since they were tuned are kept as they are, and count as planned."""
     tuning = plans.tuning
     if tuning is None:
@@ -95,7 +96,7 @@ def before_tuning(plans: Plans) -> Plans:
     return bare.replace(recommended=tuning.planned_recommended, because=bare.because | {"recommended": tuning.planned_because})
 
 
-def tuned(plans: Plans, tuning: Tuning) -> Plans:
+def tuned(plans: RegistrationPlans, tuning: Tuning) -> RegistrationPlans:
     """The plans (as the rules made them) with what won, why, and the table.
 
     `recommended` changes only if a trained network was measured too.
@@ -119,8 +120,8 @@ def tuned(plans: Plans, tuning: Tuning) -> Plans:
     return plans.replace(optimisation=optimisation, recommended=recommended, because=reasons, tuning=tuning)
 
 
-def still_tuned(plans: Plans, earlier: Tuning | None, files: str | None) -> Plans:
-    """Plans made anew, tuned as before where the same settings were planned and the measured files (their digest) are the same."""
+def still_tuned(plans: RegistrationPlans, earlier: Tuning | None, files: str | None) -> RegistrationPlans:
+    """RegistrationPlans made anew, tuned as before where the same settings were planned and the measured files (their digest) are the same."""
     if earlier is None or files != earlier.files or _settings(earlier.planned) != _settings(plans.optimisation):
         return plans
     renewed = dataclasses.replace(

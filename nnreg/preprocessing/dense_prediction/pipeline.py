@@ -18,8 +18,7 @@ from nnreg.planning.dense_prediction.planner import TASK, plan_dense
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.planning.dense_prediction.presets import DEFAULT
 from nnreg.preprocessing.dense_prediction.run import preprocess
-from nnreg.preprocessing.plan_files import known_configurations, refuse_another_task
-from nnreg.preprocessing.registration.pipeline import Note, Progress, keep_dataset_files, read_plans, silent, unheard
+from nnreg.preprocessing.plan_files import Note, Progress, keep_dataset_files, known_configurations, read_plans, refuse_another_task, silent, unheard
 from nnreg.workspace import Workspace
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nnreg.errors import PreprocessingError, RegistrationError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import FloatArray, Space
-from nnreg.planning.plans import Plans
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.preprocessing.registration.reference_space import ReferenceSpace
 
 SCHEMA_VERSION = 1
@@ -50,7 +50,7 @@ class CaseAlignment:
         }
 
 
-def align_case(case: str, array: npt.NDArray[np.float32], space: Space, frame: ReferenceSpace, plans: Plans, *, owner: bool) -> CaseAlignment:
+def align_case(case: str, array: npt.NDArray[np.float32], space: Space, frame: ReferenceSpace, plans: RegistrationPlans, *, owner: bool) -> CaseAlignment:
     """Align a normalised image (C, *spatial) to `frame` as the plans say; the frame's owner stays where it is.
 
     Raises
@@ -74,7 +74,7 @@ def align_case(case: str, array: npt.NDArray[np.float32], space: Space, frame: R
     return CaseAlignment(found.matrix, frame.case, found.kind, found.because, found.similarity_before, found.similarity_after)
 
 
-def alignment_key(plans: Plans, frame: ReferenceSpace, file_bytes: int) -> dict[str, Any]:
+def alignment_key(plans: RegistrationPlans, frame: ReferenceSpace, file_bytes: int) -> dict[str, Any]:
     """What an alignment depends on: it is used again only while all of it is the same."""
     return {
         "schema_version": SCHEMA_VERSION,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +14,13 @@ from nnreg.files import writable_folder
 from nnreg.imageio.lazy import size_on_disk
 from nnreg.parallel import default_processes
 from nnreg.planning.hardware import accelerator_wanted, ram_gb
-from nnreg.planning.plans import Plans
 from nnreg.planning.registration.duration import Budget
 from nnreg.planning.registration.extract import channel_names, extract_fingerprint
 from nnreg.planning.registration.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.registration.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
+from nnreg.planning.registration.plans import RegistrationPlans, registration_plans
 from nnreg.planning.registration.tuning import still_tuned
-from nnreg.preprocessing.plan_files import known_configurations, refuse_another_task
+from nnreg.preprocessing.plan_files import Note, Progress, keep_dataset_files, known_configurations, read_plans, refuse_another_task, silent, unheard
 from nnreg.preprocessing.registration.pairs import BUDGET_SECONDS, measure_pairs, pairs_digest, pairs_still_true
 from nnreg.preprocessing.registration.run import preprocess
 from nnreg.preprocessing.registration.speed import machine_speed
@@ -30,20 +30,6 @@ if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
 
 RAM_SHARE = 0.75  # of the machine's memory, for a training step on its processor
-Progress = Callable[[str], Callable[[int, int, str], None]]
-"""Called with the name of a step; returns what is called with (done, total, what) during it."""
-
-
-Note = Callable[[str], None]
-
-
-def unheard(note: str) -> None:
-    """Nobody listens."""
-
-
-def silent(step: str) -> Callable[[int, int, str], None]:
-    """Progress that nobody watches."""
-    return lambda done, total, what: None
 
 
 def fingerprint_dataset(
@@ -103,7 +89,7 @@ def plan_dataset(
     device: str = "auto",
     time_budget: float | None = None,
     on_note: Note = unheard,
-) -> Plans:
+) -> RegistrationPlans:
     """Plan a measured dataset and keep plans, dataset.json and splits. `on_note` hears in a sentence what is unusual (fewer folds than five).
 
     `time_budget` is the seconds that a training on this machine's processor may take, with its validation; the first time its speed is
@@ -134,10 +120,10 @@ def plan_dataset(
     return plans
 
 
-def _still_tuned(plans: Plans, path: Path, raw: RawDataset) -> Plans:
+def _still_tuned(plans: RegistrationPlans, path: Path, raw: RawDataset) -> RegistrationPlans:
     """Plans made anew keep what ``nnreg_tune`` found for the ones they replace, as far as it still holds."""
     try:
-        earlier = Plans.read(path).tuning if path.is_file() else None
+        earlier = RegistrationPlans.read(path).tuning if path.is_file() else None
     except PlansError:
         # damaged, or of another version: that is why they are made anew
         return plans
@@ -167,7 +153,7 @@ def preprocess_dataset(
         If plans or fingerprint are missing or were made for another dataset, a configuration is unknown, or a case cannot be preprocessed.
     """
     raw, folder = _open(workspace, dataset)
-    plans = read_plans(folder, plans_name, raw.name)
+    plans = registration_plans(read_plans(folder, plans_name, raw.name))
     fingerprint = read_fingerprint(raw, folder)
     names = tuple(configurations) or tuple(plans.configurations)
     if clean:
@@ -194,7 +180,7 @@ def plan_and_preprocess(
     time_budget: float | None = None,
     progress: Progress = silent,
     on_note: Note = unheard,
-) -> Plans:
+) -> RegistrationPlans:
     """Measure, plan and preprocess a dataset.
 
     Examples
@@ -217,23 +203,6 @@ def plan_and_preprocess(
     if preprocess_too:
         known = known_configurations(plans, configurations)
         preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=known, processes=processes, clean=clean, progress=progress)
-    return plans
-
-
-def read_plans(folder: Path, plans_name: str, dataset_name: str) -> Plans:
-    """The plans of a dataset.
-
-    Raises
-    ------
-    PlansError
-        If they are missing, damaged, or were made for another dataset.
-    """
-    path = folder / f"{plans_name}.json"
-    if not path.is_file():
-        raise PlansError(f"{path}: does not exist. Run nnreg_plan_experiment -d {dataset_name[7:10]} first.")
-    plans = Plans.read(path)
-    if plans.dataset_name != dataset_name:
-        raise PlansError(f"{path}: was made for {plans.dataset_name}, not for {dataset_name}. Plan this dataset: nnreg_plan_experiment -d {dataset_name[7:10]}")
     return plans
 
 
@@ -276,11 +245,3 @@ def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
 def _file_bytes(raw: RawDataset, case: str) -> int:
     """Size of the image files of a case; one that was removed since counts nothing, and so as a change."""
     return sum(size_on_disk(path) for path in raw.image_paths(case))
-
-
-def keep_dataset_files(raw: RawDataset, folder: Path, on_note: Note) -> None:
-    """Keep dataset.json and the splits beside the plans: training reads nothing else of the raw dataset."""
-    from nnreg.dataset.splits import load_or_make_splits
-
-    raw.spec.write(folder / "dataset.json")
-    load_or_make_splits(folder / "splits_final.json", raw, on_note=on_note)

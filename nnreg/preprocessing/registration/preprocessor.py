@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from nnreg.errors import PreprocessingError
 from nnreg.geometry.space import FloatArray, Space, apply_matrix
-from nnreg.planning.plans import Configuration, Plans
 from nnreg.planning.registration.foreground import Foreground, find_foreground
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans
 from nnreg.preprocessing.registration.alignment import CaseAlignment, align_case
 from nnreg.preprocessing.registration.normalization import normalise
 from nnreg.preprocessing.registration.reference_space import ReferenceSpace
@@ -28,7 +28,7 @@ class Preprocessor:
 
     Parameters
     ----------
-    plans : Plans
+    plans : RegistrationPlans
     configuration_name : str
     reference : ReferenceSpace, optional
         The dataset's frame. Absent where each group has a frame of its own.
@@ -39,14 +39,14 @@ class Preprocessor:
         If the plans align to one reference and none is given.
     """
 
-    def __init__(self, plans: Plans, configuration_name: str, reference: ReferenceSpace | None = None) -> None:
+    def __init__(self, plans: RegistrationPlans, configuration_name: str, reference: ReferenceSpace | None = None) -> None:
         self.plans, self.configuration_name, self.reference = plans, configuration_name, reference
-        self.configuration: Configuration = plans.configuration(configuration_name)
+        self.configuration: RegistrationConfiguration = plans.configuration(configuration_name)
         if reference is None and not self.by_group:
             raise PreprocessingError(f"{plans.plans_name} of {plans.dataset_name} aligns every case to {plans.reference_case}, and no reference was given.")
 
     @classmethod
-    def from_folder(cls, plans: Plans, configuration_name: str, folder: Path) -> Preprocessor:
+    def from_folder(cls, plans: RegistrationPlans, configuration_name: str, folder: Path) -> Preprocessor:
         """With the reference kept in `folder` (of preprocessed data or of a model)."""
         by_group = plans.alignment_target == "group"
         return cls(plans, configuration_name, None if by_group else ReferenceSpace.read(folder))
@@ -147,7 +147,7 @@ class NormalisedCase:
         self.name, self.array, self.background, self.space, self.foreground = name, array, background, space, foreground
 
     @classmethod
-    def of(cls, case: str, image: Image, configuration: Configuration) -> NormalisedCase:
+    def of(cls, case: str, image: Image, configuration: RegistrationConfiguration) -> NormalisedCase:
         """Normalise `image` as the configuration says.
 
         Intensities are normalised before resampling, by the statistics of the native image, so that they do not depend on the working grid.

@@ -15,8 +15,8 @@ from nnreg.errors import PreprocessingError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import FloatArray, Space
 from nnreg.planning import orientation
-from nnreg.planning.plans import Configuration, Plans
 from nnreg.planning.registration.foreground import find_foreground
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans
 from nnreg.planning.registration.reference_space import box_of, working_space
 from nnreg.preprocessing.registration.normalization import normalise
 
@@ -57,7 +57,7 @@ class ReferenceSpace:
     digest: str
 
     @classmethod
-    def of(cls, case: str, image: Image, plans: Plans, *, centre: FloatArray | None = None) -> ReferenceSpace:
+    def of(cls, case: str, image: Image, plans: RegistrationPlans, *, centre: FloatArray | None = None) -> ReferenceSpace:
         """The frame owned by an image.
 
         Parameters
@@ -92,7 +92,7 @@ class ReferenceSpace:
         """Whether `image` is the owner."""
         return image.space.same_as(self.native) and digest_of(image) == self.digest
 
-    def working_space(self, plans: Plans, configuration: Configuration) -> Space:
+    def working_space(self, plans: RegistrationPlans, configuration: RegistrationConfiguration) -> Space:
         """The working grid of a configuration in this frame."""
         return working_space(self.native, self.centre, plans.orientation, configuration.spacing, configuration.grid)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from nnreg.errors import PlansError
 from nnreg.parallel import run_all
-from nnreg.planning.plans import Plans
 from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.planning.registration.reference_space import ReferenceCases, frame_box, frames_of
 from nnreg.preprocessing.registration.alignment import CaseAlignment, align_case, alignment_key, store_alignment, stored_alignment
 from nnreg.preprocessing.registration.preprocessor import NormalisedCase, Preprocessor
@@ -33,7 +33,7 @@ class _Work:
     """Picklable: one case, all configurations it still needs."""
 
     raw: RawDataset
-    plans: Plans
+    plans: RegistrationPlans
     folder: Path
     frames: dict[str, tuple[ReferenceCases, tuple[float, ...]]]
     configurations: tuple[str, ...]
@@ -75,7 +75,7 @@ class _Work:
 def preprocess(
     raw: RawDataset,
     fingerprint: Fingerprint,
-    plans: Plans,
+    plans: RegistrationPlans,
     folder: Path,
     *,
     configurations: Sequence[str] = (),
@@ -115,7 +115,7 @@ def preprocess(
     return folders
 
 
-def _frames(raw: RawDataset, fingerprint: Fingerprint, plans: Plans, folder: Path) -> dict[str, tuple[ReferenceCases, tuple[float, ...]]]:
+def _frames(raw: RawDataset, fingerprint: Fingerprint, plans: RegistrationPlans, folder: Path) -> dict[str, tuple[ReferenceCases, tuple[float, ...]]]:
     """Case to its frame and the world position of the frame's middle; the dataset's own frame is written for later."""
     result: dict[str, tuple[ReferenceCases, tuple[float, ...]]] = {}
     for frame in frames_of(fingerprint, plans.reference_case):
@@ -130,7 +130,7 @@ def _frames(raw: RawDataset, fingerprint: Fingerprint, plans: Plans, folder: Pat
     return result
 
 
-def _start(target: Path, plans: Plans, name: str, fingerprint: Fingerprint) -> None:
+def _start(target: Path, plans: RegistrationPlans, name: str, fingerprint: Fingerprint) -> None:
     """Keep what is finished in `target` and still true: made for what is planned now, from the files that are there now."""
     configuration = plans.configuration(name)
     planned: dict[str, Any] = {

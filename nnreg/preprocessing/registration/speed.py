@@ -12,15 +12,15 @@ from typing import Any
 from nnreg.errors import PlansError
 from nnreg.files import read_json, write_json
 from nnreg.planning.hardware import machine_name
-from nnreg.planning.plans import Plans
 from nnreg.planning.registration.duration import Speed
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.typed import from_mapping, to_mapping
 
 FILE_NAME = "machine_speed.json"  # in the folder of preprocessed datasets: machine and kind of training to their speed
 MEASURE = "nnreg.training.execution.speed"
 
 
-def machine_speed(folder: Path, plans: Plans) -> Speed:
+def machine_speed(folder: Path, plans: RegistrationPlans) -> Speed:
     """The speed of this machine for trainings like the planned one: with as many axes, the same similarity and regularisation.
 
     Parameters
@@ -43,14 +43,14 @@ def machine_speed(folder: Path, plans: Plans) -> Speed:
     return from_mapping(Speed, known[key], where=f"{path}: {key}", error=PlansError)
 
 
-def measured_as(plans: Plans) -> str:
+def measured_as(plans: RegistrationPlans) -> str:
     """What a speed is kept under: the machine, the number of axes and the terms of the loss."""
     configuration = plans.configuration(plans.to_train)
     terms = "+".join(term.name for term in (*configuration.training.similarity, *configuration.training.regularisation))
     return f"{machine_name()}; {configuration.ndim}d, {terms}"
 
 
-def _measured(plans: Plans, key: str) -> Speed:
+def _measured(plans: RegistrationPlans, key: str) -> Speed:
     with tempfile.TemporaryDirectory(prefix="nnreg_speed_") as temporary:
         folder = Path(temporary)
         plans.write(folder / "plans.json")

@@ -1,4 +1,4 @@
-"""Training patches: placed, read, augmented and turned into tensors by (seed, split, index) alone."""
+"""DenseTraining patches: placed, read, augmented and turned into tensors by (seed, split, index) alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from nnreg.dataset.labels import OUTSIDE
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.target_spec import outputs_of, targets_of
 from nnreg.planning.dense_prediction.measure import nonzero_box
-from nnreg.planning.dense_prediction.plans import DenseConfiguration
-from nnreg.planning.plans import Training
+from nnreg.planning.dense_prediction.plans import DenseConfiguration, DenseTraining
 from nnreg.preprocessing.dense_prediction.storage import DenseDataset
 from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps
 from nnreg.tasks.dense_prediction.cascade import PreviousStage
@@ -55,7 +54,7 @@ class Annotation:
     continuous: bool = False
 
     @classmethod
-    def of(cls, spec: DatasetSpec, training: Training) -> Annotation:
+    def of(cls, spec: DatasetSpec, training: DenseTraining) -> Annotation:
         """As dataset.json and the training plan have it."""
         targets, outputs = targets_of(spec).values(), outputs_of(spec).values()
         only = tuple((training.loss_on_label_only or target.loss_on_label_only) and not target.is_continuous for target in targets)

@@ -40,13 +40,9 @@ class TargetObjective(nn.Module):
         auxiliary: Mapping[str, AuxiliaryTarget] | None = None,
     ) -> None:
         super().__init__()
-        plan = configuration.training
-        for key, value in (("similarity", plan.similarity), ("regularisation", plan.regularisation), ("bidirectional", plan.bidirectional)):
-            if value:
-                raise ConfigurationError(f"training.{key} belongs to registration, dense prediction has no pairs. Leave it out, or choose another recipe.")
         self.name, self.own, self.channel = name, own or Target(), channel
         self.others = nn.ModuleDict(others)
-        self.planned_weights = tuple(plan.deep_supervision_weights)
+        self.planned_weights = tuple(configuration.training.deep_supervision_weights)
         self.auxiliary = AuxiliaryLosses(auxiliary, configuration.spacing) if auxiliary else None
 
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -91,6 +91,10 @@ class DensePredictionTask:
         """The cases themselves."""
         return list(cases)
 
+    def sample_count(self, *, training: Training, split: str, units: Sequence[Any]) -> int:
+        """One per unit."""
+        return len(units)
+
     def validation_batches(self, *, training: Training, units: int) -> tuple[int, int]:
         """Batches as in training, so that Dice over a batch means the same, and as many as planned however few cases there are: patches differ."""
         return training.batch_size, training.validation_iterations

@@ -14,7 +14,7 @@ from nnreg.errors import NnRegError
 from nnreg.evaluation import evaluate_folder
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.inference.registration.predict import predict_folder
-from nnreg.planning.plans import Plans
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.preprocessing import plan_and_preprocess
 from nnreg.training.execution.run import train
 from nnreg.training.trainer.parts import Listeners
@@ -121,7 +121,7 @@ def _dataset(folder: Path, size: DemoSize) -> RawDataset:
     return write_synthetic_dataset(folder, shape=size.shape, pairs=size.pairs, test_pairs=size.test_pairs, seed=size.seed, noise_std=NOISE_STD, **size.flow)
 
 
-def _trained(workspace: Workspace, plans: Plans, size: DemoSize, device: str, say: Callable[[str], None]) -> Path:
+def _trained(workspace: Workspace, plans: RegistrationPlans, size: DemoSize, device: str, say: Callable[[str], None]) -> Path:
     """The folder of the trained model."""
     train(
         workspace,

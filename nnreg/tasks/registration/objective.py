@@ -13,7 +13,8 @@ from torch.nn import functional as nnf
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import resize, warp, warp_points
 from nnreg.losses import LOSSES, deep_supervision_weights
-from nnreg.planning.plans import Configuration, LossTerm
+from nnreg.planning.plans import LossTerm
+from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 
@@ -64,7 +65,7 @@ class RegistrationObjective(nn.Module):
         A TrainerConfig whose loss takes the place of the planned similarity.
     """
 
-    def __init__(self, configuration: Configuration, recipe: TrainerConfig) -> None:
+    def __init__(self, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> None:
         super().__init__()
         plan = configuration.training
         self.similarity = WeightedLosses(plan.similarity) if recipe.loss is None else _replaced_similarity(recipe)

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from nnreg.dataset.pairs import Pair
 from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES
-from nnreg.planning.plans import Configuration, LossTerm
+from nnreg.planning.plans import LossTerm
+from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset
 from nnreg.training.augmentation.registration import PairSample, build_augmentation
 
@@ -46,7 +47,7 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         Whether to augment.
     """
 
-    def __init__(self, folder: Path, pairs: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool) -> None:
+    def __init__(self, folder: Path, pairs: Sequence[Pair], configuration: RegistrationConfiguration, length: int, split: str, augment: bool) -> None:
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split = list(pairs), length, split
         plan = configuration.training

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from nnreg.dataset.synthetic import GENERATORS, SyntheticEllipsoids
 from nnreg.errors import ConfigurationError
-from nnreg.planning.plans import Configuration
+from nnreg.planning.registration.plans import RegistrationConfiguration
 
 
 class SyntheticSamples(Dataset[dict[str, Tensor]]):
@@ -27,7 +27,7 @@ class SyntheticSamples(Dataset[dict[str, Tensor]]):
         Samples per epoch; indices beyond it are valid (later epochs).
     """
 
-    def __init__(self, settings: Mapping[str, Any], configuration: Configuration, length: int) -> None:
+    def __init__(self, settings: Mapping[str, Any], configuration: RegistrationConfiguration, length: int) -> None:
         self.source = build_generator(settings, configuration)
         self.length, self.seed = length, configuration.training.seed
 
@@ -44,7 +44,7 @@ class SyntheticSamples(Dataset[dict[str, Tensor]]):
         return {**sample, "fixed_input": sample["fixed"], "moving_input": sample["moving"]}
 
 
-def build_generator(settings: Mapping[str, Any], configuration: Configuration) -> SyntheticEllipsoids:
+def build_generator(settings: Mapping[str, Any], configuration: RegistrationConfiguration) -> SyntheticEllipsoids:
     """The generator that ``training.synthetic`` names.
 
     Raises

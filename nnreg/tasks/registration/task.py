@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import warp
 from nnreg.planning import memory
-from nnreg.planning.plans import Configuration, Plans, Training
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.tasks.registration.objective import RegistrationObjective, known_voxels
 from nnreg.tasks.registration.samples import PairSamples, learns_from
@@ -39,7 +39,7 @@ class RegistrationTask:
     name = "registration"
     monitor = "dice"
 
-    def network(self, *, plans: Plans, spec: DatasetSpec, configuration: Configuration, recipe: TrainerConfig) -> nn.Module:
+    def network(self, *, plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
         RegistrationObjective(configuration, recipe)  # a loss that does not fit is told before anything large is made
         plan = configuration.architecture
@@ -60,7 +60,9 @@ class RegistrationTask:
         _check_deep_supervision(network, configuration, recipe)
         return network
 
-    def memory_gb(self, *, build: Callable[[], nn.Module], plans: Plans, spec: DatasetSpec, configuration: Configuration) -> float | None:
+    def memory_gb(
+        self, *, build: Callable[[], nn.Module], plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration
+    ) -> float | None:
         """Peak of a training step in float32 with the network that `build` makes, found on the meta device; None where that is not possible.
 
         Raises
@@ -78,7 +80,9 @@ class RegistrationTask:
         passing = memory.needed_in_passing(names, prod(configuration.grid), configuration.ndim)
         return found.gb + (batch * losses + passing) * memory.BYTES / memory.GB
 
-    def objective(self, *, plans: Plans, spec: DatasetSpec, configuration: Configuration, recipe: TrainerConfig) -> RegistrationObjective:
+    def objective(
+        self, *, plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration, recipe: TrainerConfig
+    ) -> RegistrationObjective:
         """Similarity, smoothness and label terms."""
         return RegistrationObjective(configuration, recipe)
 
@@ -86,12 +90,26 @@ class RegistrationTask:
         """The pairs whose both sides are among `cases`."""
         return list(pairs_among(spec, cases))
 
-    def validation_batches(self, *, training: Training, units: int) -> tuple[int, int]:
+    def sample_count(self, *, training: RegistrationTraining, split: str, units: Sequence[Any]) -> int:
+        """One per unit, or as many as the generator of ``training.synthetic`` makes."""
+        count: int = (training.synthetic or {}).get(split, {}).get("num_samples", len(units))
+        return count
+
+    def validation_batches(self, *, training: RegistrationTraining, units: int) -> tuple[int, int]:
         """Pair by pair, every one once at most: the same ones each epoch, so that epochs compare."""
         return 1, min(training.validation_iterations, units)
 
     def samples(
-        self, *, folder: Path, model: Path, spec: DatasetSpec, units: Sequence[Pair], configuration: Configuration, length: int, split: str, augment: bool
+        self,
+        *,
+        folder: Path,
+        model: Path,
+        spec: DatasetSpec,
+        units: Sequence[Pair],
+        configuration: RegistrationConfiguration,
+        length: int,
+        split: str,
+        augment: bool,
     ) -> Dataset[dict[str, Tensor]]:
         """Drawn and augmented pairs; those of a generator where the plan names one for this side of the split."""
         synthetic = (configuration.training.synthetic or {}).get(split)
@@ -136,7 +154,8 @@ class RegistrationTask:
         from nnreg.inference.registration.predict import predict_training_cases
 
         pairs = self.units(spec=spec, cases=cases)
-        most = predictor.configuration.training.validation_pairs
+        training = cast(RegistrationTraining, predictor.configuration.training)
+        most = training.validation_pairs
         if len(pairs) > most:
             chosen = np.random.default_rng(0).choice(len(pairs), most, replace=False)
             pairs = [pairs[i] for i in sorted(chosen)]
@@ -163,7 +182,7 @@ def _mean_dice(field: Tensor, batch: Mapping[str, Tensor]) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _check_deep_supervision(network: nn.Module, configuration: Configuration, recipe: TrainerConfig) -> None:
+def _check_deep_supervision(network: nn.Module, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> None:
     """Refuse weights for several fields, or deep supervision asked for by name, where the network returns one field."""
     if getattr(network, "field_count", None) != 1:
         return

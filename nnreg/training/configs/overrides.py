@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
-from nnreg.planning.plans import Configuration, Training
+from nnreg.planning.plans import Configuration
 from nnreg.planning.training_options import training_problems
 from nnreg.training.configs.trainer_config import ARGUMENTS_OF, TrainerConfig
 from nnreg.typed import from_mapping, to_mapping
@@ -80,7 +80,7 @@ def apply_training_overrides(configuration: Configuration, overrides: Mapping[st
     configuration
         From the plans.
     overrides
-        Field names of :class:`Training`, optionally with a leading ``training.``; ``augmentation.intensity.probability`` reaches deeper.
+        Field names of the configuration's training, optionally with a leading ``training.``; ``augmentation.intensity.probability`` reaches deeper.
         ``architecture.NAME`` sets an argument of the network; ``architecture.base_features`` those of all stages.
     where
         Where the values come from, for messages.
@@ -107,7 +107,7 @@ def apply_training_overrides(configuration: Configuration, overrides: Mapping[st
         if path[0] == "training" and len(path) > 1:
             path = path[1:]
         _assign(training, path, value, f"{where}: {key}", training)
-    resolved = from_mapping(Training, training, where=where, error=ConfigurationError)
+    resolved = from_mapping(type(configuration.training), training, where=where, error=ConfigurationError)
     problem = next(training_problems(resolved), None)
     if problem is not None:
         raise ConfigurationError(f"{where}: {problem}")

@@ -22,8 +22,8 @@ from scipy.optimize import nnls
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.synthetic_writer import write_synthetic_dataset
 from nnreg.files import write_json
-from nnreg.planning.plans import Configuration, Plans
 from nnreg.planning.registration.duration import MILLION, Speed, Work, step_work
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, registration_plans
 from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
 from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
@@ -39,7 +39,7 @@ STEPS = 3  # the first one, which loads code and allocates, does not count
 ENDS = 2  # epochs of one step
 
 
-def measure(folder: Path, planned: Plans, name: str, started: float) -> Speed:
+def measure(folder: Path, planned: RegistrationPlans, name: str, started: float) -> Speed:
     """The speed of this machine for trainings like the planned one; `folder` is used up.
 
     `started` is the ``time.time()`` at which the process was asked for: its libraries are part of what a training takes.
@@ -55,7 +55,7 @@ def measure(folder: Path, planned: Plans, name: str, started: float) -> Speed:
     fingerprint_dataset(workspace, 1, processes=1, pair_budget=0)
     samples, spec = [], DatasetSpec.read(workspace.raw / DATASET / FILE_NAME)
     for factor in (COARSER, 1.0):
-        plans = plan_dataset(workspace, 1, overwrite_target_spacing=[factor] * len(shape))
+        plans = registration_plans(plan_dataset(workspace, 1, overwrite_target_spacing=[factor] * len(shape)))
         configuration = _like(plans.configuration(plans.to_train), terms)
         samples += [_step(plans, spec, variant) for variant in _widths(configuration)]
     product, number, level = _fitted(samples)
@@ -69,20 +69,20 @@ def measure(folder: Path, planned: Plans, name: str, started: float) -> Speed:
     return Speed(name, ready, product, number, level, load, epoch, usual.validation / prod(shape) * MILLION)
 
 
-def _like(configuration: Configuration, terms: Any) -> Configuration:
+def _like(configuration: RegistrationConfiguration, terms: Any) -> RegistrationConfiguration:
     """The configuration with the similarity and regularisation of another training, one pair a step."""
     changed = dataclasses.replace(configuration.training, similarity=terms.similarity, regularisation=terms.regularisation, supervision=(), batch_size=1)
     return dataclasses.replace(configuration, training=changed)
 
 
-def _widths(configuration: Configuration) -> Iterator[Configuration]:
+def _widths(configuration: RegistrationConfiguration) -> Iterator[RegistrationConfiguration]:
     """As planned, and half as wide."""
     yield configuration
     features = tuple(max(1, width // 2) for width in configuration.architecture.features_per_stage)
     yield dataclasses.replace(configuration, architecture=dataclasses.replace(configuration.architecture, features_per_stage=features))
 
 
-def _step(plans: Plans, spec: DatasetSpec, configuration: Configuration) -> tuple[Work, float]:
+def _step(plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration) -> tuple[Work, float]:
     """Work and seconds of a training step of one pair."""
     task, recipe = task_named(plans.task), TrainerConfig()
     planned: dict[str, Any] = {"plans": plans, "spec": spec, "configuration": configuration, "recipe": recipe}
@@ -152,7 +152,7 @@ def _timed(seconds: list[float], work: Callable[..., Any], *arguments: Any) -> A
 def main() -> int:
     """Entry point."""
     folder = Path(sys.argv[1])
-    write_json(folder / "speed.json", to_mapping(measure(folder, Plans.read(folder / "plans.json"), sys.argv[2], float(sys.argv[3]))))
+    write_json(folder / "speed.json", to_mapping(measure(folder, RegistrationPlans.read(folder / "plans.json"), sys.argv[2], float(sys.argv[3]))))
     return 0
 
 

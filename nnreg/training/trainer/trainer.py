@@ -133,7 +133,7 @@ class nnRegTrainer:
                 raise TrainingError(
                     f"fold {self.fold}: its {split} cases ({', '.join(cases) or 'none'}) give no sample. Use -f all, or edit {self._splits_path()}."
                 )
-            count = (plan.synthetic or {}).get(split, {}).get("num_samples", len(units))
+            count = self.task.sample_count(training=plan, split=split, units=units)
             batch_size, batches = (plan.batch_size, steps) if split == "train" else self.task.validation_batches(training=plan, units=count)
             samples = self.task.samples(
                 folder=arrays,

@@ -9,9 +9,9 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError
 from nnreg.planning.dense_prediction import settings
 from nnreg.planning.dense_prediction.planner import TASK
-from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
+from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans, DenseTraining
 from nnreg.planning.dense_prediction.resampling import Resampling
-from nnreg.planning.plans import Architecture, LossTerm, Normalization, Training
+from nnreg.planning.plans import Architecture, LossTerm, Normalization
 
 NETWORKS = {"PlainConvUNet": "plain_unet", "ResidualEncoderUNet": "resenc_unet"}
 SCHEMES = {
@@ -125,15 +125,13 @@ def _resampling(plan: Mapping[str, Any], where: str) -> Resampling:
     return Resampling(data["order"], labels["order"], probabilities["order"], data["order_z"], data["force_separate_z"])
 
 
-def _training(plan: Mapping[str, Any], spec: DatasetSpec, patch: tuple[int, ...], stages: int, mirrored: list[int]) -> Training:
+def _training(plan: Mapping[str, Any], spec: DatasetSpec, patch: tuple[int, ...], stages: int, mirrored: list[int]) -> DenseTraining:
     """nnU-Net's own, so that the model can be trained on."""
     augmentation = settings.augmentation(patch).value
     overlapping = any(isinstance(value, tuple) and len(value) > 1 for value in spec.labels.values())
     dice = LossTerm("negative_dice", kwargs={"batch_dice": bool(plan["batch_dice"])})
     entropy = LossTerm("binary_cross_entropy", kwargs={"sum_channels_of_masked": True}) if overlapping else LossTerm("cross_entropy")
-    return Training(
-        similarity=(),
-        regularisation=(),
+    return DenseTraining(
         supervision=(dice, entropy),
         deep_supervision_weights=settings.deep_supervision_weights(stages).value,
         batch_size=int(plan["batch_size"]),
