@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.files import write_text
+from nnreg.planning.dense_prediction import geometry as geometry  # registers its rules, as the next line does
+from nnreg.planning.dense_prediction import settings as settings
 from nnreg.planning.plans import LossTerm, Normalization, Plans
 from nnreg.planning.registration.rules import RULES
 from nnreg.planning.registration.tuning import describe
