@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nnreg.errors import ConfigurationError, did_you_mean
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -63,3 +66,32 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def load_entry_point(kind: str, entry: EntryPoint) -> Any:
+    """What an installed package offers under the name of an entry point.
+
+    Parameters
+    ----------
+    kind
+        What it offers, in the singular, for messages: ``"network"``.
+    entry
+        One of ``importlib.metadata.entry_points(group=...)``.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be imported, for whatever reason: the code is not ours.
+    """
+    try:
+        return entry.load()
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ConfigurationError(
+            f"{kind} {entry.name!r}: entry point {entry.value} of {package_of(entry)} cannot be loaded ({reason}). Mend or remove its package."
+        ) from error
+
+
+def package_of(entry: EntryPoint) -> str:
+    """Name of the installed package that an entry point comes from."""
+    return entry.dist.name if entry.dist is not None else "an unnamed package"

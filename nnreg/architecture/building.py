@@ -12,6 +12,7 @@ from torch import nn
 from nnreg.architecture.backbone import Backbone, DenseNetwork, FieldNetwork
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
 from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.registry import load_entry_point
 
 ENTRY_POINTS = "nnreg.networks"
 Stages = Sequence[Sequence[int]]
@@ -34,10 +35,8 @@ def find_network(name: str) -> Callable[..., nn.Module]:
         return NETWORKS[name]
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == name:
-            try:
-                return entry.load()
-            except (ImportError, AttributeError) as error:
-                raise ConfigurationError(f"network {name!r}: entry point {entry.value} cannot be loaded ({error}). Mend or remove its package.") from error
+            made: Callable[..., nn.Module] = load_entry_point("network", entry)
+            return made
     raise ConfigurationError(f"network {name!r} is unknown; {did_you_mean(name, network_names())}")
 
 

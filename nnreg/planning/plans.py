@@ -6,12 +6,13 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
 from nnreg.planning.registration.engine_settings import Optimisation, Tuning
 from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
+from nnreg.task import TASKS
 from nnreg.typed import from_mapping, to_mapping
 
 SCHEMA_VERSION = 2
@@ -205,8 +206,10 @@ class Plans:
     tuning: Tuning | None = None
     schema_version: int = SCHEMA_VERSION
 
-    registers_pairs: ClassVar[bool] = True
-    """Whether the registration engine can do what the plans are for."""
+    @property
+    def registers_pairs(self) -> bool:
+        """Whether the registration engine can do what the plans are for."""
+        return TASKS[self.task].registers_pairs
 
     @property
     def to_train(self) -> str:

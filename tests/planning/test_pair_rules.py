@@ -111,8 +111,8 @@ class TestSimilarity:
         from nnreg.engine import presets
         from nnreg.engine.affine import KINDS
         from nnreg.engine.registration import SIMILARITIES as ENGINE_SIMILARITIES
-        from nnreg.planning import validation
-        from nnreg.planning.validation import PRE_ALIGNMENTS, PRESETS, SIMILARITIES
+        from nnreg.planning.registration import validation
+        from nnreg.planning.registration.validation import PRE_ALIGNMENTS, PRESETS, SIMILARITIES
 
         assert set(PRESETS) == set(ENGINE_PRESETS)
         assert (validation.RADII, validation.SMOOTHNESS) == (presets.RADII, presets.SMOOTHNESS)

@@ -12,7 +12,8 @@ from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.planning.registration.engine_settings import Optimisation, Score, Tuning
 from nnreg.planning.registration.planner import plan
 from nnreg.planning.registration.tuning import MOST_FOLDING, PLANNED, SIMILARITIES, alternatives, before_tuning, changes, ranked, still_tuned, table, tuned
-from nnreg.planning.validation import PRE_ALIGNMENTS, check_plans
+from nnreg.planning.registration.validation import PRE_ALIGNMENTS
+from nnreg.planning.validation import check_plans
 
 
 def _score(name: str, accuracy: float, robust30: float, sdlogj: float, **more: object) -> Score:

@@ -25,6 +25,7 @@ from nnreg.imageio.lazy import boxes, is_large
 from nnreg.imageio.zarr_files import create_zarr
 from nnreg.inference.dense_prediction.probabilities import ENDING, Probabilities, write_probabilities
 from nnreg.parallel import run_all
+from nnreg.task import DENSE_PREDICTION
 
 Progress = Callable[[int, int, str], None]
 Floats = npt.NDArray[np.float32]
@@ -150,7 +151,7 @@ def ensemble_cases(
     spec.write(output / FILE_NAME)
     content = {
         "schema_version": SCHEMA_VERSION,
-        "task": "dense_prediction",
+        "task": DENSE_PREDICTION,
         "dataset": dataset,
         "model": model,
         "cases": [{"name": name} for name in dict.fromkeys(case_of(case.name, spec) for case in cases)],

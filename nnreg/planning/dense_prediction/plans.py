@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from nnreg.planning.dense_prediction.fingerprint import MapValues
 from nnreg.planning.dense_prediction.resampling import Resampling
@@ -57,7 +56,6 @@ class DensePlans(Plans):
         Continuous target to the values of each of its channels in training: how they are normalised, and brought back.
     """
 
-    registers_pairs: ClassVar[bool] = False
     transpose_forward: tuple[int, ...]
     targets: dict[str, tuple[MapValues, ...]] = field(default_factory=dict)
     configurations: dict[str, DenseConfiguration]  # type: ignore[assignment]  # dict is invariant, but plans are frozen

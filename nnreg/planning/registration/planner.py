@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -18,10 +18,13 @@ from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.rules import alignment, budget, grid, intensity, network, relation, spacing, training
 from nnreg.planning.registration.rules import engine as optimisation
+from nnreg.task import DEFAULT_PLANNER, REGISTRATION
 
 DEFAULT_PLANS_NAME = "nnRegPlans"
 DEFAULT_MEMORY_GB = 8.0
 PLANNER = "registration"
+PLANNERS: Mapping[str, Mapping[str, Any]] = {DEFAULT_PLANNER: {}, PLANNER: {}}
+"""What -pl may name, to the arguments of ``plan_dataset``."""
 
 
 @dataclass
@@ -80,7 +83,7 @@ def plan(
     return Plans(
         dataset_name=fingerprint.dataset_name,
         plans_name=plans_name,
-        task="registration",
+        task=REGISTRATION,
         planner=PLANNER,
         channel_names=fingerprint.channel_names,
         pre_alignment=aligned,

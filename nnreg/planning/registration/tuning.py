@@ -16,7 +16,7 @@ from nnreg.planning.decision import counted
 from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.planning.registration.engine_settings import Optimisation, Score, Tuning
 from nnreg.planning.registration.rules.relation import DIFFERENT, MIXED, ONE, SCALE
-from nnreg.planning.validation import PRESETS
+from nnreg.planning.registration.validation import PRESETS
 
 PLANNED = "planned"
 MOST_FOLDING = 0.1  # percent of the voxels of any pair

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.registry import load_entry_point
 from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
 from nnreg.typed import from_mapping
 
@@ -88,7 +89,7 @@ def trainer_classes() -> dict[str, type[nnRegTrainer]]:
 
     classes: dict[str, type[nnRegTrainer]] = {DEFAULT_TRAINER: nnRegTrainer}
     for entry in entry_points(group=ENTRY_POINTS):
-        classes[entry.name] = entry.load()
+        classes[entry.name] = load_entry_point("trainer", entry)
     return classes
 
 
