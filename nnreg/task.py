@@ -193,9 +193,10 @@ def _outside(path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
 
 
 def _twice(name: str, outside: Sequence[EntryPoint]) -> str:
-    claims = [f"{entry.value} of {package_of(entry)}" for entry in outside]
-    claims = [*(["nnReg itself"] if name in _BUILT_IN else []), *claims]
-    return f"task {name!r} is registered {len(claims)} times in the entry points {ENTRY_POINTS}: {', '.join(claims)}. Remove all of these packages but one."
+    claims = ", ".join(f"{entry.value} of {package_of(entry)}" for entry in outside)
+    if name in _BUILT_IN:
+        return f"task {name!r} of nnReg itself is registered in the entry points {ENTRY_POINTS} too: {claims}. Rename or remove it."
+    return f"task {name!r} is registered {len(outside)} times in the entry points {ENTRY_POINTS}: {claims}. Remove all of these packages but one."
 
 
 def usable_tasks(on_problem: Callable[[str], None] = lambda problem: None) -> Iterator[tuple[str, TaskEntry]]:
