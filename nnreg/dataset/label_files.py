@@ -12,7 +12,7 @@ from nnreg.dataset.labels import unique
 from nnreg.errors import DatasetError
 from nnreg.geometry import Space
 from nnreg.imageio import Image, check_finite, open_image, read_image
-from nnreg.imageio.lazy import is_large
+from nnreg.imageio.files import is_large
 
 
 def whole_numbers(image: Image, path: Path) -> Image:

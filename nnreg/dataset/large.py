@@ -19,8 +19,9 @@ from nnreg.dataset.targets import mask_paths, target_paths
 from nnreg.errors import DatasetError
 from nnreg.geometry import Space
 from nnreg.imageio import Image, LazyImage, check_finite, open_image
-from nnreg.imageio.files import check_same_space
-from nnreg.imageio.lazy import Volume, is_large
+from nnreg.imageio.files import is_large
+from nnreg.imageio.image import check_same_space
+from nnreg.imageio.lazy import Volume
 
 View = Callable[[LazyImage], Volume]
 

@@ -22,7 +22,7 @@ from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
 from nnreg.dataset.target_spec import label_targets
 from nnreg.errors import DatasetError, GeometryError, did_you_mean
 from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, read_channels, read_image
-from nnreg.imageio.files import check_same_space
+from nnreg.imageio.image import check_same_space
 
 if TYPE_CHECKING:
     from nnreg.geometry import FieldMap

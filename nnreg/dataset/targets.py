@@ -13,7 +13,7 @@ from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.target_spec import WHOLE, outputs_of
 from nnreg.errors import DatasetError
 from nnreg.imageio import Image, read_image
-from nnreg.imageio.files import check_same_space
+from nnreg.imageio.image import check_same_space
 
 
 def target_names(raw: RawDataset) -> tuple[str, ...]:
