@@ -68,7 +68,7 @@ def test_it_is_read_and_written_as_our_own(install: Install, page: str, tmp_path
     with pytest.raises(ImageError, match=r"\.plain files are read whole only"):
         open_image(path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ImageError, match="no whole .plain image"):
+    with pytest.raises(ImageError, match=r"no whole \.plain image"):
         read_image(path)
 
 
@@ -99,11 +99,8 @@ def test_the_longer_of_two_endings_counts_and_inexact_types_go_elsewhere(install
     ],
 )
 def test_a_package_that_cannot_be_used_is_named(install: Install, page: str, entries: str, message: str) -> None:
-    code = (
-        page
-        + '\nNIFTI = Format((".nii",), read, write)\n\n\ndef __getattr__(name):\n    if name == "SHOUTED":\n        return Format((".PLAIN",), read, write)\n'
-    )
-    install("first_package", code + "    raise AttributeError(name)\n", entries)
+    shouted = "def __getattr__(name):\n    if name == 'SHOUTED':\n        return Format(('.PLAIN',), read, write)\n    raise AttributeError(name)\n"
+    install("first_package", f"{page}\nNIFTI = Format(('.nii',), read, write)\n\n\n{shouted}", entries)
     with pytest.raises(ConfigurationError, match=message) as error:
         ending_of("a.plain")
     assert len(str(error.value).splitlines()) == 1
@@ -113,5 +110,5 @@ def test_a_package_that_cannot_be_used_is_named(install: Install, page: str, ent
 def test_two_packages_cannot_share_a_name_or_an_ending(install: Install, page: str, second: str) -> None:
     install("first_package", page, "plain = first_package:PLAIN")
     install("second_package", page, second)
-    with pytest.raises(ConfigurationError, match="is registered by two packages, (first_package and second_package|second_package and first_package)"):
+    with pytest.raises(ConfigurationError, match=r"is registered by two packages, (first_package and second_package|second_package and first_package)"):
         ending_of("a.plain")
