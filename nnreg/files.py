@@ -76,14 +76,14 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 def _put_in_place(new: Path, path: Path) -> None:
     """Give the folder `new` the name `path`; what was there goes only when the new one stands there."""
     if not path.is_dir():
-        os.rename(new, path)
+        new.rename(path)
         return
     stale = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    os.rename(path, stale)
+    path.rename(stale)
     try:
-        os.rename(new, path)
+        new.rename(path)
     except BaseException:
-        os.rename(stale, path)
+        stale.rename(path)
         raise
     shutil.rmtree(stale, ignore_errors=True)
 
