@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Plans, Training
-from nnreg.planning.registration.engine_settings import Optimisation
+from nnreg.planning.registration.engine_settings import OPTIMISE, Optimisation
 from nnreg.planning.training_options import training_problems
+
+if TYPE_CHECKING:
+    from nnreg.planning.plans import Architecture, Configuration, Plans, Training
 
 PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
 PRESETS = ("fast", "default", "accurate")  # the engine's: planning must not import it, a test compares
@@ -27,7 +29,7 @@ PLANS_OF_TASK = {
 }
 
 
-def plans_class(content: Any, where: str, wanted: type[Plans] = Plans) -> type[Plans]:
+def plans_class(content: Any, where: str, wanted: type[Plans]) -> type[Plans]:
     """The class of plans that the `task` of parsed JSON asks for.
 
     Raises

@@ -1,11 +1,10 @@
-"""Where a training reads and writes, who listens to it, and what its files say."""
+"""Who listens to a training, and what its files say."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,26 +18,6 @@ if TYPE_CHECKING:
     from nnreg.training.trainer.trainer import nnRegTrainer
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class RunFolders:
-    """Where a training reads and writes.
-
-    Attributes
-    ----------
-    raw : the raw dataset, for the full validation on native images
-    preprocessed : plans, splits and arrays
-    model : ``TRAINER__PLANS__CONFIGURATION``
-    """
-
-    raw: Path
-    preprocessed: Path
-    model: Path
-
-    def fold(self, fold: int | str) -> Path:
-        """``fold_K`` of the model folder."""
-        return self.model / f"fold_{fold}"
 
 
 @dataclass
