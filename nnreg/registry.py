@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Container, Iterator, MutableMapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
 
 from nnreg.errors import ConfigurationError, did_you_mean
 
@@ -63,3 +64,37 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def entry_point_names(group: str) -> set[str]:
+    """Names that installed packages give in an entry point group; nothing is imported."""
+    return {entry.name for entry in entry_points(group=group)}
+
+
+def load_entry_point(group: str, name: str, *, taken: Container[str] = ()) -> Any:
+    """What an installed package gives as `name`.
+
+    Raises
+    ------
+    ConfigurationError
+        If two packages give it, if it is among the names `taken` by nnReg, or if it cannot be imported: one line with the package and what to do.
+    """
+    found = [*entry_points(group=group, name=name)]
+    packages = sorted(entry.dist.name if entry.dist is not None else "an unknown package" for entry in found)
+    where = f"entry point {name!r} in {group} of {' and '.join(packages)}"
+    if len(found) > 1:
+        raise ConfigurationError(f"{where}: {len(found)} packages give one name. Uninstall all but one of them.")
+    if not found:
+        raise ConfigurationError(f"entry point {name!r} in {group}: no installed package gives it. Install the package that does.")
+    if name in taken:
+        raise ConfigurationError(f"{where}: nnReg has that name already. Rename the entry point, or uninstall the package.")
+    try:
+        return found[0].load()
+    except Exception as error:  # whatever a package raises while it is imported
+        told = " ".join(str(error).split())
+        raise ConfigurationError(f"{where}: {found[0].value} cannot be imported ({type(error).__name__}: {told}). Mend or uninstall the package.") from error
+
+
+def load_entry_points(group: str) -> dict[str, Any]:
+    """Everything that installed packages give in a group, by name; errors as :func:`load_entry_point` has them."""
+    return {name: load_entry_point(group, name) for name in sorted(entry_point_names(group))}
