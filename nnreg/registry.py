@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Container, Iterator, MutableMapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -68,7 +70,13 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
 def entry_point_names(group: str) -> set[str]:
     """Names that installed packages give in an entry point group; nothing is imported."""
-    return {entry.name for entry in entry_points(group=group)}
+    return set(_names(group, tuple(sys.path)))
+
+
+@functools.lru_cache
+def _names(group: str, path: tuple[str, ...]) -> frozenset[str]:
+    """Remembered as long as packages are looked for in the same places: a plan asks for each of its rules."""
+    return frozenset(entry.name for entry in entry_points(group=group))
 
 
 def load_entry_point(group: str, name: str, *, taken: Container[str] = ()) -> Any:
