@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nnreg.engine.names import AUTO
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.registration.fingerprint import Fingerprint
@@ -37,12 +38,12 @@ def engine_similarity(fingerprint: Fingerprint, relation: str) -> Decision[str]:
     brightness differs from side to side they lose 0.01 to 0.02 of Dice, on others they gain as much.
     """
     if relation == MIXED:
-        return Decision("auto", f"{relation}: the engine tells them apart pair by pair")
+        return Decision(AUTO, f"{relation}: the engine tells them apart pair by pair")
     shared = shared_scale(fingerprint) if relation == ONE else None
     if shared is not None:
         return Decision("lncc+mse", f"{relation}, and intensities that can be compared as they are ({shared})")
     value = SUITS[relation]
-    told = " (measured on T1 and T2: smaller errors than MIND under the engine's smoothing)" if value == "nmi" else ""
+    told = " (measured on T1 and T2: smaller errors than MIND under the engine's smoothing)" if relation == DIFFERENT else ""
     return Decision(value, f"{relation}{told}; decided once for the dataset, so that one odd pair is not registered otherwise")
 
 
