@@ -9,8 +9,8 @@ import numpy as np
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.geometry import Space
 
-# voxels along the shortest axis that is pooled at all: a level with fewer says nothing. In 3D not tuned. In 2D a window holds a fifth of the voxels: on 24 pairs
-# of slices of brains 36 gave a Dice of 0.481, 12 and 24 0.470
+# voxels along the shortest axis that is pooled at all: a level with fewer says nothing. In 3D not tuned. In 2D a window holds a fifth of the voxels: on 24
+# pairs of slices of brains 36 gave a Dice of 0.481, 12 and 24 0.470
 COARSEST = {2: 36, 3: 12}
 PLANES = 0.83  # of the smoothing of fields, in 2D: 48 pairs of slices of brains gained 0.003 of Dice by it, and none folded
 RADII, SMOOTHNESS = (1.0, 8.0), (0.25, 4.0)  # what may be asked for; not tuned: wide limits against mistyped numbers
