@@ -314,11 +314,6 @@ class TestTraining:
         assert network.inverse_consistent(found).value == symmetric
         assert not network.inverse_consistent(fingerprint(pairing=pairing)).value
 
-    def test_labels_drawn_are_those_memory_counts(self):
-        from nnreg.tasks.registration.samples import LABELS_PER_SAMPLE
-
-        assert training.LABELS_PER_STEP == LABELS_PER_SAMPLE
-
     def test_each_pair_is_seen_often_enough_and_training_ends(self, fingerprint, image):
         for cases in (2, 5, 9, 40):
             found = fingerprint({f"c{index:02d}": image() for index in range(cases)})

@@ -11,21 +11,24 @@ from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.rules.relation import DIFFERENT, MIXED, SCALE
 
-WINDOW_MM = 9.0
-NARROWEST, WIDEST = 5, 9  # voxels of the finest axis
-SMALLEST_WINDOW = 3
-DIFFUSION_WEIGHT, MSE_WEIGHT, MIND_WEIGHT = 1.0, 0.05, 0.1
-LABELLED_CASES = 20
-LABELS_PER_STEP = 8  # that training draws; a test compares
-SYMMETRIC = 0.8  # Dice of left and mirrored right: brains 0.93
-DICE_WEIGHT = 1.0
-POINT_WEIGHT = 0.1  # per mm
-LEARNING_RATE = 1e-3
-SMALL_GRID = 64**3
-ITERATIONS, VALIDATION_ITERATIONS = 250, 50  # nnU-Net's
+WINDOW_MM = 9.0  # chosen on brains
+NARROWEST, WIDEST = 5, 9  # voxels of the finest axis; chosen on brains, the wider as VoxelMorph and VFA have it
+SMALLEST_WINDOW = 3  # a voxel and its neighbours: less is no window
+DIFFUSION_WEIGHT = 1.0  # beside local correlation, as in the published trainings of SITReg, VFA and TransMorph
+MSE_WEIGHT = 0.05  # not tuned: mean squares of intensities in [0, 1] are small, 0.01 to 0.05
+MIND_WEIGHT = 0.1  # not tuned: mean squares of self-similarity maps are some ten times smaller than one minus a correlation
+LABELLED_CASES = 20  # not tuned: no measurement with fewer is recorded
+LABELS_PER_STEP = 8  # that training draws: one-hot maps of all labels of a brain would not fit, 36 labels at full size are 1 GB
+SYMMETRIC = 0.8  # Dice of left and mirrored right; not tuned: brains have 0.93
+DICE_WEIGHT = 1.0  # beside local correlation and diffusion of weight 1: TransMorph's training on OASIS, ncc_1_dsc_1_diffusion_1
+POINT_WEIGHT = 0.1  # per mm; not tuned
+LEARNING_RATE = 1e-3  # chosen on brains: 1e-4 learns as well, ten times slower
+SMALL_GRID = 64**3  # voxels; not tuned
+ITERATIONS, VALIDATION_ITERATIONS = 250, 50  # of an epoch; nnU-Net's (Isensee et al., Nature Methods 2021)
+# not tuned: published trainings took 120,000 steps on OASIS (24 x 5000), 60,000 on LUMIR (30 x 2000), 5,000 on lungs
 VISITS, FEWEST_STEPS, MOST_STEPS = 1000, 20_000, 120_000
-POLY_EXPONENT = 0.9
-GRADIENT_CLIP = 1.0
+POLY_EXPONENT = 0.9  # nnU-Net's
+GRADIENT_CLIP = 1.0  # of the norm; not tuned
 
 
 @rule("similarity")
@@ -159,6 +162,7 @@ def augmentation(fingerprint: Fingerprint, pre_alignment: str) -> Decision[dict[
     share = 0.5 if pre_alignment == "none" and fingerprint.pairs is not None else 1.0
     value: dict[str, dict[str, Any]] = {
         "spatial": {"rotation_degrees": 10.0, "log_scale": 0.1, "shift_fraction": 0.05, "mirror_axes": list(axes)},
+        # 5 degrees, 5 % and 2.5 %: what SITReg's training on NLST draws. The shared pose above is not tuned
         "relative_affine": {"rotation_degrees": 5.0 * share, "log_scale": 0.05 * share, "shift_fraction": 0.025 * share},
         "intensity": {},
     }
