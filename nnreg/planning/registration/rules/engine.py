@@ -132,7 +132,8 @@ def _too_few(fingerprint: Fingerprint, relation: str) -> str | None:
         return f"{counted(pairs, 'pair')}: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows [evidence: AbdomenMRCT re-run]"
     if fingerprint.pairing in WITHIN_SUBJECT and images < FEWEST_SUBJECTS:
         # five sections of one block make twenty ordered pairs, and still show a network next to nothing
-        return f"{counted(pairs, 'pair')} of {counted(images, 'image')}: fewer than {FEWEST_SUBJECTS} images are too few to train on [evidence: registration designs 2025]"
+        few = f"fewer than {FEWEST_SUBJECTS} images are too few to train on [evidence: registration designs 2025]"
+        return f"{counted(pairs, 'pair')} of {counted(images, 'image')}: {few}"
     if fingerprint.pairing not in WITHIN_SUBJECT and subjects < FEWEST_SUBJECTS:
         return f"{counted(subjects, 'subject')}: fewer than {FEWEST_SUBJECTS} are too few to train on [evidence: registration designs 2025]"
     return None

@@ -70,7 +70,8 @@ def integration_steps(fingerprint: Fingerprint) -> Decision[int]:
     seen = "" if folding is None else f"; the pilots fold {folding:.2g} %"
     return Decision(
         INTEGRATION_STEPS,
-        f"pairing {fingerprint.pairing!r}: anatomy keeps its topology, integrated residuals fold ten times less, as accurately [evidence: registration designs 2025]{seen}",
+        f"pairing {fingerprint.pairing!r}: anatomy keeps its topology, integrated residuals fold ten times less, as accurately "
+        f"[evidence: registration designs 2025]{seen}",
     )
 
 
