@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "documentation").rglob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md")), *sorted(ROOT.glob("*template/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "documentation").rglob("*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+    *sorted(ROOT.glob("*template/*.md")),
+]
 MODULES = re.findall(r'"(\w+)"', re.search(r"COMMANDS = \((.*?)\)", (ROOT / "setup.py").read_text(encoding="utf-8"), re.DOTALL)[1])
 COMMANDS = {name.rstrip("_"): name for name in MODULES}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
