@@ -277,7 +277,7 @@ def test_values_are_clipped_one_by_one(make):
 
 
 class ReturnsTheLoss(OnTheFly):
-    """As source 004 writes a trainer of one's own."""
+    """A trainer of one's own, written as a user of nnU-Net would."""
 
     def configure_optimizers(self) -> None:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.001)

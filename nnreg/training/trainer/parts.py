@@ -41,7 +41,7 @@ def epoch_numbers(train_terms: Sequence[Mapping[str, Tensor]], validation_terms:
 def epoch_line(epoch: int, epochs: int, numbers: Mapping[str, float], shown: Sequence[str]) -> str:
     """The log's line of an epoch (counted from 0).
 
-    With `shown` just these numbers; one that was not measured is shown as 0, as source 000 shows an end-point error without a truth.
+    With `shown` just these numbers; one that was not measured is shown as 0, as trainings on synthetic pairs show an end-point error without a truth.
     """
     if shown:
         terms = ((name, 0.0 if math.isnan(numbers.get(name, math.nan)) else numbers[name]) for name in shown)

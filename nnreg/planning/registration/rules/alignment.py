@@ -17,7 +17,7 @@ ALIGNMENT_VOXELS = 64  # along the longest axis: pose needs no more, and a pair 
 ALREADY_CENTRED = 0.02  # of the foreground's extent: images aligned by someone else agree this well
 ALREADY_SIZED = 0.03
 WITHIN_SUBJECT = ("pairs", "groups")
-IN_PLACE = 0.02  # of the body's extent: 3 to 4 mm of a head, as sets aligned by others have (registration_anchors 2)
+IN_PLACE = 0.02  # of the body's extent: 3 to 4 mm of a head, as sets aligned by others have [evidence: linear alignment]
 DEFORMED, MOSTLY = 0.1, 0.5  # within a subject: of the body's extent, and of the pilot's gain. Less is tissue that deformed, not a body that moved
 BETTER_DICE = 0.01  # what linear alignment must add to the Dice of images on one grid: less comes by chance
 

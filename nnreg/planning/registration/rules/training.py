@@ -40,7 +40,7 @@ def similarity(relation: str, spacing: Sequence[float], grid: Sequence[int]) -> 
     if relation == SCALE:
         return Decision((LossTerm("mse"),), f"{relation}: with little texture a local correlation would weigh noise, mean squares do not")
     if relation in (DIFFERENT, MIXED):
-        return Decision((LossTerm("mind"),), f"{relation}: self-similarity does not depend on contrast (MIND-SSC; registration_anchors 11)")
+        return Decision((LossTerm("mind"),), f"{relation}: self-similarity does not depend on contrast [evidence: MIND-SSC 2013]")
     finest = min(max(_odd(WINDOW_MM / min(spacing)), NARROWEST), WIDEST)
     wanted = [finest * min(spacing) / step for step in spacing]
     window = tuple(_odd(min(width, size / 2)) for width, size in zip(wanted, grid, strict=True))
@@ -59,11 +59,11 @@ def _odd(width: float) -> int:
 def regularisation(relation: str) -> Decision[tuple[LossTerm, ...]]:
     """Squared gradient of the field, weighted by what the similarity is worth: 1 with local correlation, 0.05 with mean squares, 0.1 with MIND."""
     weight, why = {
-        SCALE: (MSE_WEIGHT, "mean squares of intensities in [0, 1] are small: 0.01 to 0.05 (registration_anchors 18)"),
+        SCALE: (MSE_WEIGHT, "mean squares of intensities in [0, 1] are small: 0.01 to 0.05 [evidence: VoxelMorph 2019]"),
         DIFFERENT: (MIND_WEIGHT, "mean squares of self-similarity maps are some ten times smaller than one minus a correlation"),
     }.get(
         DIFFERENT if relation == MIXED else relation,
-        (DIFFUSION_WEIGHT, "with local correlation: what SITReg, VFA and TransMorph settled on (registration_anchors 18)"),
+        (DIFFUSION_WEIGHT, "with local correlation: what SITReg, VFA and TransMorph settled on [evidence: diffusion weight]"),
     )
     return Decision((LossTerm("diffusion", weight),), f"weight {weight:g}: {why}")
 
@@ -76,8 +76,8 @@ def supervision(fingerprint: Fingerprint) -> Decision[tuple[LossTerm, ...]]:
     per mm.
     """
     images = fingerprint.images.values()
-    labels = _taught(sum(image.labels for image in images), len(images), "labels", "OASIS rises from 0.82 to 0.86 (registration_anchors 15)")
-    points = _taught(sum(bool(image.keypoints) for image in images), len(images), "keypoints", "lungs come from 6.5 to 4.5 mm (registration_anchors 16)")
+    labels = _taught(sum(image.labels for image in images), len(images), "labels", "OASIS rises from 0.82 to 0.86 [evidence: TransMorph 2022]")
+    points = _taught(sum(bool(image.keypoints) for image in images), len(images), "keypoints", "lungs come from 6.5 to 4.5 mm [evidence: Lung250M-4B 2023]")
     if points.value and not _corresponding(fingerprint):
         points = Decision(False, "keypoints of a pair differ in number, so their rows do not correspond: kept for evaluation")
     terms = [LossTerm("soft_dice", DICE_WEIGHT)] * labels.value + [LossTerm("keypoints", POINT_WEIGHT)] * points.value
@@ -130,7 +130,7 @@ def length(fingerprint: Fingerprint) -> Decision[tuple[int, int, int]]:
     return Decision(
         (steps // ITERATIONS, ITERATIONS, VALIDATION_ITERATIONS),
         f"{counted(fingerprint.pair_count, 'pair')}, each about {VISITS} times within {FEWEST_STEPS} to {MOST_STEPS} steps: "
-        "OASIS took 120,000, LUMIR 60,000, lungs 5,000 to converge (registration_anchors 27)",
+        "OASIS took 120,000, LUMIR 60,000, lungs 5,000 to converge [evidence: training lengths]",
     )
 
 
