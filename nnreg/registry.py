@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+import functools
+import sys
+from collections.abc import Callable, Container, Iterator, MutableMapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nnreg.errors import ConfigurationError, did_you_mean
@@ -68,30 +71,83 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return len(self._entries)
 
 
-def load_entry_point(kind: str, entry: EntryPoint) -> Any:
-    """What an installed package offers under the name of an entry point.
+@dataclass(frozen=True)
+class Installed:
+    """What an installed package offers under an entry point, not imported yet."""
 
-    Parameters
-    ----------
-    kind
-        What it offers, in the singular, for messages: ``"network"``.
-    entry
-        One of ``importlib.metadata.entry_points(group=...)``.
+    kind: str
+    entry: EntryPoint
+
+    @property
+    def package(self) -> str:
+        """The package that offers it, as pip calls it."""
+        return package_of(self.entry)
+
+    def load(self) -> Any:
+        """Import it.
+
+        Raises
+        ------
+        ConfigurationError
+            If that fails, for whatever reason; the package is named.
+        """
+        try:
+            return self.entry.load()
+        except Exception as error:  # the code of others fails in many ways
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+            raise ConfigurationError(
+                f"{self.kind} {self.entry.name!r} of the package {self.package}: entry point {self.entry.value} cannot be loaded ({reason}). "
+                "Mend or remove the package."
+            ) from error
+
+
+def installed(kind: str, group: str, names: Container[str] | None = None) -> dict[str, Installed]:
+    """Entry points of installed packages by name, all or those of `names`; `kind` is what they are, in the singular, for messages.
 
     Raises
     ------
     ConfigurationError
-        If it cannot be imported, for whatever reason: the code is not ours.
+        If two packages give one name.
     """
-    try:
-        return entry.load()
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise ConfigurationError(
-            f"{kind} {entry.name!r}: entry point {entry.value} of {package_of(entry)} cannot be loaded ({reason}). Mend or remove its package."
-        ) from error
+    from importlib.metadata import entry_points  # 20 ms, which only those pay who look something up
+
+    found: dict[str, Installed] = {}
+    for entry in entry_points(group=group):
+        if names is not None and entry.name not in names:
+            continue
+        other = found.setdefault(entry.name, Installed(kind, entry))
+        if other.entry.value != entry.value or other.package != package_of(entry):
+            raise ConfigurationError(f"{kind} {entry.name!r} is registered by two packages, {other.package} and {package_of(entry)}. Remove one of them.")
+    return found
 
 
 def package_of(entry: EntryPoint) -> str:
-    """Name of the installed package that an entry point comes from."""
-    return entry.dist.name if entry.dist is not None else "an unnamed package"
+    """The package that an entry point comes from, as pip calls it."""
+    return entry.module if entry.dist is None else str(entry.dist.name)
+
+
+def entry_point_names(group: str) -> frozenset[str]:
+    """Names that installed packages give in an entry point group; nothing is imported."""
+    return _names(group, tuple(sys.path))
+
+
+@functools.lru_cache
+def _names(group: str, path: tuple[str, ...]) -> frozenset[str]:
+    """Remembered as long as packages are looked for in the same places: a plan asks for each of its rules."""
+    from importlib.metadata import entry_points
+
+    return frozenset(entry.name for entry in entry_points(group=group))
+
+
+def load_entry_point(kind: str, group: str, name: str, *, taken: Container[str] = ()) -> Any:
+    """What an installed package gives as `name`; `kind` is what it is, in the singular, for messages.
+
+    Raises
+    ------
+    ConfigurationError
+        If two packages give it, if it is among the names `taken` by nnReg, or if it cannot be imported: one line with the package and what to do.
+    """
+    found = installed(kind, group, (name,))[name]
+    if name in taken:
+        raise ConfigurationError(f"{kind} {name!r} of the package {found.package}: nnReg has that name already. Rename the entry point, or remove the package.")
+    return found.load()

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from nnreg.errors import ConfigurationError, did_you_mean
-from nnreg.registry import load_entry_point, package_of
+from nnreg.registry import Installed, package_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -158,11 +158,11 @@ class _TaskTable(Mapping[str, TaskEntry]):
             return _BUILT_IN[name]
         if not outside:
             raise ConfigurationError(f"task {name!r} is unknown; {did_you_mean(name, self)}")
-        entry = load_entry_point("task", outside[0])
+        entry = Installed("task", outside[0]).load()
         if not isinstance(entry, TaskEntry):
             raise ConfigurationError(
-                f"task {name!r}: entry point {outside[0].value} of {package_of(outside[0])} is a {type(entry).__name__}, expected a TaskEntry."
-                " Mend or remove its package."
+                f"task {name!r} of the package {package_of(outside[0])}: entry point {outside[0].value} is a {type(entry).__name__}, expected a TaskEntry. "
+                "Mend or remove the package."
             )
         return entry
 

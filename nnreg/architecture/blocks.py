@@ -31,6 +31,10 @@ class VolumeConvolution(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """As ``torch.nn.Conv3d``."""
         depth, span = input.shape[2], self.kernel_size[0]
+        if depth == 1 and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # oneDNN's bfloat16 convolution of a single slice leaves values unset on processors with AMX (seen with torch 2.13)
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(input.float())
         small = input.shape[0] == 1 and input.shape[1] * depth * input.shape[3] <= SLOW_BELOW and depth >= 4
         if not small or input.device.type != "cpu" or max(self.stride) > 1 or max(self.dilation) > 1 or isinstance(self.padding, str):
             return super().forward(input)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from nnreg.dataset.pairs import Pair
+from nnreg.dataset.pair import Pair
 from nnreg.errors import DatasetError, did_you_mean
 from nnreg.files import read_json, write_json
 from nnreg.imageio.endings import ENDINGS

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
-from nnreg.planning.registration.engine_settings import Optimisation, Tuning
+from nnreg.planning.inheritance import resolved
+from nnreg.planning.registration.engine_settings import OPTIMISE, Optimisation, Tuning
 from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
+from nnreg.planning.validation import check_plans, plans_class
 from nnreg.task import TASKS
 from nnreg.typed import from_mapping, to_mapping
 
 SCHEMA_VERSION = 2
-OPTIMISE = "optimise"  # stands where a configuration's name may stand: every pair goes through the engine, nothing is trained
 
 
 @dataclass(frozen=True)
@@ -266,9 +267,6 @@ class Plans:
         PlansError
             Unknown or missing key, wrong type, values that contradict each other.
         """
-        from nnreg.planning.inheritance import resolved
-        from nnreg.planning.validation import check_plans, plans_class
-
         plans = from_mapping(plans_class(content, where, cls), resolved(content, where), where=where, error=PlansError)
         check_plans(plans, where)
         return plans
@@ -276,3 +274,18 @@ class Plans:
     def replace(self, **changes: Any) -> Plans:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+
+__all__ = [
+    "OPTIMISE",
+    "SCHEMA_VERSION",
+    "Architecture",
+    "Checkpoints",
+    "Configuration",
+    "EarlyStopping",
+    "LossTerm",
+    "Normalization",
+    "Plans",
+    "Tracking",
+    "Training",
+]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Plans, Training
+from nnreg.planning.registration.engine_settings import OPTIMISE
 from nnreg.planning.training_options import training_problems
 from nnreg.task import DEFAULT_TASK, TASKS, imported
+
+if TYPE_CHECKING:
+    from nnreg.planning.plans import Architecture, Configuration, Plans, Training
 
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's
 
 
-def plans_class(content: Any, where: str, wanted: type[Plans] = Plans) -> type[Plans]:
+def plans_class(content: Any, where: str, wanted: type[Plans]) -> type[Plans]:
     """The class of plans that the `task` of parsed JSON asks for.
 
     Raises

@@ -140,8 +140,8 @@ def test_a_damaged_package_is_named_and_stops_no_other_task(code: str, point: st
         TASKS["faulty"]
     message = str(raised.value)
     assert reason in message
-    assert f"task 'faulty': entry point {point} of damaged " in message
-    assert message.endswith("Mend or remove its package.")
+    assert f"task 'faulty' of the package damaged: entry point {point} " in message
+    assert message.endswith("Mend or remove the package.")
     assert "\n" not in message
     assert [name for name, _ in usable_tasks()] == [REGISTRATION, DENSE_PREDICTION]
     with pytest.raises(SystemExit) as ended:

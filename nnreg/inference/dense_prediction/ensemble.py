@@ -20,8 +20,9 @@ from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_prediction.case import label_files
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.imageio import as_stored, open_image, read_image, write_image
-from nnreg.imageio.files import check_same_space
-from nnreg.imageio.lazy import boxes, is_large
+from nnreg.imageio.files import is_large
+from nnreg.imageio.image import check_same_space
+from nnreg.imageio.lazy import boxes
 from nnreg.imageio.zarr_files import create_zarr
 from nnreg.inference.dense_prediction.probabilities import ENDING, Probabilities, write_probabilities
 from nnreg.parallel import run_all

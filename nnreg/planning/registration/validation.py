@@ -5,22 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from nnreg.engine.names import ALIGNMENTS
+from nnreg.engine.presets import PRESETS, RADII, SMOOTHNESS
+from nnreg.engine.similarities import similarity_choices
 from nnreg.errors import did_you_mean
 from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.planning.registration.engine_settings import Optimisation
 
-PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
-PRESETS = ("fast", "default", "accurate")  # the engine's: planning must not import it, a test compares
-SIMILARITIES = ("auto", "lncc", "lncc+mse", "mind", "mse", "nmi")
-RADII, SMOOTHNESS = (1.0, 8.0), (0.25, 4.0)  # the engine's too
 ALIGNMENT_TARGETS = ("dataset", "group")
 ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{3})$")
 
 
 def registration_problems(plans: Plans) -> Iterator[str]:
     """Sentences, each beginning with the key."""
-    if plans.pre_alignment not in PRE_ALIGNMENTS:
-        yield f"pre_alignment {plans.pre_alignment!r} is unknown; {did_you_mean(plans.pre_alignment, PRE_ALIGNMENTS)}."
+    if plans.pre_alignment not in ALIGNMENTS:
+        yield f"pre_alignment {plans.pre_alignment!r} is unknown; {did_you_mean(plans.pre_alignment, ALIGNMENTS)}."
     if plans.alignment_target not in ALIGNMENT_TARGETS:
         yield f"alignment_target {plans.alignment_target!r} is unknown; {did_you_mean(plans.alignment_target, ALIGNMENT_TARGETS)}."
     if plans.alignment_target == "dataset" and plans.reference_case is None:
@@ -39,8 +38,8 @@ def registration_problems(plans: Plans) -> Iterator[str]:
 def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:
     named = {
         "preset": (optimisation.preset, PRESETS),
-        "similarity": (optimisation.similarity, SIMILARITIES),
-        "alignment": (optimisation.alignment, PRE_ALIGNMENTS),
+        "similarity": (optimisation.similarity, similarity_choices()),
+        "alignment": (optimisation.alignment, ALIGNMENTS),
         "refinement": (optimisation.refinement, (None, *PRESETS)),
     }
     for key, (value, known) in named.items():
