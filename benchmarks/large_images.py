@@ -1,4 +1,4 @@
-"""An image larger than memory through the road of dense prediction: seconds and peak memory of every step.
+"""An image larger than memory through the pipeline of dense prediction: seconds and peak memory of every step.
 
     python benchmarks/large_images.py --size 2048 --folder FOLDER
 
@@ -204,7 +204,7 @@ def main() -> int:
         (arguments.folder / "peak.txt").write_text(str(peak))
         return 0
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    # small ones too take the road of the large
+    # small ones too take the path of the large
     environment = os.environ | {"nnReg_whole_voxels": str(min(2**28, arguments.size**3 - 1))}
     worst = 0.0
     for step in arguments.steps:

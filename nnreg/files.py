@@ -64,20 +64,28 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if path.is_dir():
-            # what was there goes only when the new one stands beside it
-            stale = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-            path.rename(stale)
-            temporary.rename(path)
-            shutil.rmtree(stale, ignore_errors=True)
-        else:
-            temporary.rename(path)
+        _put_in_place(temporary, path)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
         raise NnRegError(f"{path}: cannot be written ({error.strerror}). {_remedy(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Give the folder `new` the name `path`; what was there goes only when the new one stands there."""
+    if not path.is_dir():
+        new.rename(path)
+        return
+    stale = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    path.rename(stale)
+    try:
+        new.rename(path)
+    except BaseException:
+        stale.rename(path)
+        raise
+    shutil.rmtree(stale, ignore_errors=True)
 
 
 def _remedy(error: OSError) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from nnreg.architecture.backbone import Backbone, DenseNetwork, FieldNetwork
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
 from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.registry import installed
 
 ENTRY_POINTS = "nnreg.networks"
 Stages = Sequence[Sequence[int]]
@@ -19,7 +19,7 @@ Stages = Sequence[Sequence[int]]
 
 def network_names() -> list[str]:
     """Registered networks, and those of installed packages (entry points ``nnreg.networks``)."""
-    return sorted({*NETWORKS, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+    return sorted({*NETWORKS, *installed("network", ENTRY_POINTS)})
 
 
 def find_network(name: str) -> Callable[..., nn.Module]:
@@ -28,16 +28,14 @@ def find_network(name: str) -> Callable[..., nn.Module]:
     Raises
     ------
     ConfigurationError
-        Unknown name, or an entry point that cannot be loaded.
+        Unknown name, an entry point that cannot be loaded, or a name that two packages register.
     """
     if name in NETWORKS:
         return NETWORKS[name]
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            try:
-                return entry.load()
-            except (ImportError, AttributeError) as error:
-                raise ConfigurationError(f"network {name!r}: entry point {entry.value} cannot be loaded ({error}). Mend or remove its package.") from error
+    outside = installed("network", ENTRY_POINTS)
+    if name in outside:
+        made: Callable[..., nn.Module] = outside[name].load()
+        return made
     raise ConfigurationError(f"network {name!r} is unknown; {did_you_mean(name, network_names())}")
 
 

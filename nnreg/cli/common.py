@@ -132,3 +132,10 @@ def progress_bar(label: str, *, quiet: bool = False) -> Progress:
             bar.close()
 
     return show
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Rows in aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from nnreg.cli.common import Parser, progress_bar, run, workspace_of
-
-if TYPE_CHECKING:
-    from nnreg.dataset import RawDataset
+from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.task import TASKS, imported
 
 
 def parser() -> Parser:
@@ -41,7 +38,7 @@ def _work(options: argparse.Namespace) -> None:
     from nnreg.dataset import RawDataset
     from nnreg.errors import ConfigurationError
     from nnreg.evaluation import write_summary
-    from nnreg.evaluation.dense_prediction.folder import task_of_predictions
+    from nnreg.evaluation.evaluation import task_of_predictions
     from nnreg.files import writable_folder
 
     if options.processes is not None and options.processes < 1:
@@ -53,47 +50,10 @@ def _work(options: argparse.Namespace) -> None:
     if options.output:
         writable_folder(output.parent)  # told before the work, not after it
     raw = RawDataset.open(workspace_of(options).raw_folder(options.dataset))
-    summary, shown = WORK[task_of_predictions(predictions, raw.spec.task)](options, predictions, raw)
+    summary, shown = imported(TASKS[task_of_predictions(predictions, raw.spec.task)].evaluate_command)(options, predictions, raw)
     write_summary(output, summary)
     print(shown)
     print(f"\nsummary: {output}")
-
-
-def _pairs(options: argparse.Namespace, predictions: Path, raw: RawDataset) -> tuple[dict[str, Any], str]:
-    from nnreg.evaluation import evaluate_folder, table
-    from nnreg.parallel import default_processes
-
-    summary = evaluate_folder(
-        predictions,
-        raw,
-        processes=options.processes or default_processes(),
-        surface=not options.no_surface,
-        with_labels=not options.no_labels,
-        on_progress=progress_bar("evaluating", quiet=options.quiet),
-    )
-    return summary, table(summary)
-
-
-def _label_maps(options: argparse.Namespace, predictions: Path, raw: RawDataset) -> tuple[dict[str, Any], str]:
-    from nnreg.errors import ConfigurationError
-    from nnreg.evaluation.dense_prediction.case import dense_table
-    from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder, names_of
-    from nnreg.parallel import default_processes
-
-    if options.no_labels:
-        raise ConfigurationError("--no_labels: label maps can only be compared with labels. Leave it out.")
-    summary = evaluate_dense_folder(
-        predictions,
-        raw,
-        processes=options.processes or default_processes(),
-        surface=not options.no_surface,
-        on_progress=progress_bar("evaluating", quiet=options.quiet),
-    )
-    return summary, dense_table(summary, names_of(raw.spec))
-
-
-WORK: dict[str, Callable[[argparse.Namespace, Path, RawDataset], tuple[dict[str, Any], str]]] = {"registration": _pairs, "dense_prediction": _label_maps}
-"""Task of the predictions to what evaluates them and gives a table."""
 
 
 if __name__ == "__main__":

@@ -8,21 +8,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nnreg.cli.common import Parser, run, workspace_of
-from nnreg.cli.prediction import add_dense_options, add_registration_options, model_folder, predict_label_maps, register_images
+from nnreg.cli.prediction import DEFAULT_TRAINER, model_folder
+from nnreg.errors import ConfigurationError, PredictionError
+from nnreg.task import TASKS, imported, usable_tasks
 
 if TYPE_CHECKING:
     from nnreg.planning.plans import Plans
 
-WORK: dict[str, Callable[[argparse.Namespace, str | None], str]] = {"registration": register_images, "dense_prediction": predict_label_maps}
-"""Task of the plans to what does the work and says in a sentence what it did."""
-
 
 def parser() -> Parser:
     """The command's options."""
-    return _parser()[0]
+    result, _ = _parser(lambda problem: print(f"nnreg_predict: {problem}", file=sys.stderr))
+    return result
 
 
-def _parser() -> tuple[Parser, dict[str, argparse._ArgumentGroup]]:
+def _parser(say: Callable[[str], None] = lambda problem: None) -> tuple[Parser, dict[str, argparse._ArgumentGroup]]:
     result = Parser(
         "nnreg_predict",
         "Apply a trained model to new images. Registration: transforms for ITK, fields, warped images and labels on the native grids.\n"
@@ -37,7 +37,7 @@ def _parser() -> tuple[Parser, dict[str, argparse._ArgumentGroup]]:
         metavar="NAME",
         help="2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres, or optimise: no network, each pair by itself (default: what the plans recommend)",
     )
-    result.add_argument("-tr", "--trainer", default="nnRegTrainer", metavar="NAME", help="as in nnreg_train")
+    result.add_argument("-tr", "--trainer", default=DEFAULT_TRAINER, metavar="NAME", help="as in nnreg_train")
     result.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="as in nnreg_train")
     result.add_argument("-m", "--model_folder", metavar="DIR", help="a folder TRAINER__PLANS__CONFIGURATION, instead of -d, -c, -tr and -p")
     result.add_argument("-f", "--folds", nargs="+", default=[], metavar="K", help="folds that are averaged (default: all trained ones)")
@@ -47,10 +47,23 @@ def _parser() -> tuple[Parser, dict[str, argparse._ArgumentGroup]]:
     result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     result.add_quiet("--disable_progress_bar")
     result.add_workspace()
-    groups = {"registration": result.add_argument_group("registration"), "dense_prediction": result.add_argument_group("dense prediction")}
-    add_registration_options(groups["registration"])
-    add_dense_options(groups["dense_prediction"])
-    return result, groups
+    return result, _groups(result, say)
+
+
+def _groups(result: Parser, say: Callable[[str], None]) -> dict[str, argparse._ArgumentGroup]:
+    """Options of each task; those of a damaged package are left out, and `say` told, so that models of the other tasks can be applied."""
+    groups = {}
+    for name, entry in usable_tasks(say):
+        if entry.add_predict_options is None:
+            continue
+        try:
+            add_options = imported(entry.add_predict_options)
+        except ConfigurationError as error:
+            say(str(error))
+            continue
+        groups[name] = result.add_argument_group(entry.title)
+        add_options(groups[name])
+    return groups
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,14 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    from nnreg.errors import PredictionError
-
     if not options.dataset and not options.model_folder:
         raise PredictionError("-d or -m is needed: name the dataset the model was trained on, or the model folder.")
     plans = planned(options)
     _check_belonging(options, plans.task)
     configuration = options.configuration or (None if options.model_folder else plans.recommended)
-    print(WORK[plans.task](options, configuration))
+    print(imported(TASKS[plans.task].predict_command)(options, configuration))
 
 
 def planned(options: argparse.Namespace) -> Plans:
@@ -83,8 +94,6 @@ def planned(options: argparse.Namespace) -> Plans:
 
 def _check_belonging(options: argparse.Namespace, task: str) -> None:
     """Refuse an option of another task, rather than leave it without effect."""
-    from nnreg.errors import ConfigurationError
-
     for other, group in _parser()[1].items():
         for action in group._group_actions:
             if other != task and getattr(options, action.dest) != action.default:

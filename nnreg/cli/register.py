@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnreg.cli.common import Parser, progress_bar, run
+from nnreg.engine.names import ALIGNMENTS
+from nnreg.engine.presets import PRESETS
+from nnreg.engine.similarities import similarity_names
 
 if TYPE_CHECKING:
     from nnreg.engine import Registration
@@ -30,9 +33,9 @@ def parser() -> Parser:
     result.add_argument(
         "--init", nargs="+", default=[], metavar="TRANSFORM", help="start from these instead of aligning, in the order of antsApplyTransforms -t"
     )
-    result.add_argument("--preset", default="default", help="fast, default or accurate")
-    result.add_argument("--similarity", default="auto", help="auto (chosen from the pair), lncc, lncc+mse, mind, mse or nmi")
-    result.add_argument("--alignment", default="affine", help="freest linear map that may be used: none, centre, rigid or affine")
+    result.add_argument("--preset", default="default", help=", ".join(PRESETS))
+    result.add_argument("--similarity", default="auto", help=f"auto (chosen from the pair), {', '.join(similarity_names())}")
+    result.add_argument("--alignment", default="affine", help=f"freest linear map that may be used: {', '.join(ALIGNMENTS)}")
     result.add_argument("--affine_only", action="store_true", help="stop after linear alignment")
     result.add_argument(
         "--symmetric",

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from nnreg.cli import planning_options as shared
-from nnreg.cli.common import Parser, duration, progress_bar, run, workspace_of
+from nnreg.cli.common import Parser, duration, print_table, progress_bar, run, workspace_of
+from nnreg.cli.registration.tables import next_command
 
 
 def parser() -> Parser:
@@ -39,10 +40,10 @@ def _work(options: argparse.Namespace) -> None:
         on_progress=progress_bar("tune", quiet=options.quiet),
     )
     if plans.tuning is not None:
-        shared.print_table(table(plans.tuning))
+        print_table(table(plans.tuning))
     print(plans.because["tuning"])
     path = shared.preprocessed_folder(workspace, options.dataset) / f"{plans.plans_name}.json"
-    print(f"plans: {path} (left as they are)" if options.no_write else f"plans: {path}\nnext: {shared.next_command(plans)}")
+    print(f"plans: {path} (left as they are)" if options.no_write else f"plans: {path}\nnext: {next_command(plans)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.dataset.continuous import Continuous, Floats, check_channels, finite_or_unknown, known
-from nnreg.dataset.labels import unique
-from nnreg.dataset.raw import RawDataset, whole_numbers
+from nnreg.dataset.label_files import whole_numbers_of_block
+from nnreg.dataset.raw import RawDataset
 from nnreg.dataset.spec import FILE_NAME
+from nnreg.dataset.target_spec import Output, outputs_of
+from nnreg.dataset.targets import mask_paths, target_paths
 from nnreg.errors import DatasetError
 from nnreg.geometry import Space
-from nnreg.imageio import Image, LazyImage, check_finite, open_image, read_image
-from nnreg.imageio.files import check_same_space
-from nnreg.imageio.lazy import Volume, is_large
-
-if TYPE_CHECKING:
-    from nnreg.dataset.target_spec import Output
+from nnreg.imageio import Image, LazyImage, check_finite, open_image
+from nnreg.imageio.files import is_large
+from nnreg.imageio.image import check_same_space
+from nnreg.imageio.lazy import Volume
 
 View = Callable[[LazyImage], Volume]
 
@@ -82,10 +82,7 @@ class LargeLabels:
         return self._last[place]
 
     def _labels(self, index: int, box: Sequence[tuple[int, int]]) -> npt.NDArray[np.integer]:
-        values = self.volumes[index].read(box)
-        if values.dtype.kind in "iu" and values.dtype.itemsize <= 2:
-            return values
-        return whole_numbers(Image(values, Space.plain(values.shape[1:])), self.paths[index]).array
+        return whole_numbers_of_block(self.volumes[index].read(box), self.paths[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,9 +136,6 @@ def open_large_labels(raw: RawDataset, case: str, image: LazyImage, view: View =
     ImageError
         If a file cannot be read by parts, or lies on another grid.
     """
-    from nnreg.dataset.target_spec import outputs_of
-    from nnreg.dataset.targets import target_paths
-
     paths, outputs = target_paths(raw, case), outputs_of(raw.spec)
     volumes = []
     for name, path in paths.items():
@@ -165,8 +159,6 @@ def open_large_masks(raw: RawDataset, case: str, image: LazyImage, view: View = 
     ImageError
         If it cannot be read by parts, or lies on another grid.
     """
-    from nnreg.dataset.targets import mask_paths
-
     paths = mask_paths(raw, case)
     opened = {path: open_image(path) for path in paths.values() if path is not None}
     for path, mask in opened.items():
@@ -174,21 +166,6 @@ def open_large_masks(raw: RawDataset, case: str, image: LazyImage, view: View = 
         if mask.channels != 1:
             raise DatasetError(f"{path}: has {mask.channels} channels, masks have one. Save it as one channel.")
     return LargeMasks(tuple(None if path is None else view(opened[path]) for path in paths.values())) if opened else None
-
-
-def values_in(path: Path) -> set[int]:
-    """Values of a label file, read by parts where it is large.
-
-    Raises
-    ------
-    NnRegError
-        If it cannot be read or holds values that are not whole.
-    """
-    if not is_large([path]):
-        return set(unique(whole_numbers(read_image(path), path).array))
-    image = open_image(path)
-    labels = LargeLabels((image.volume(),))
-    return {value for box in image.volume().boxes() for value in unique(labels.read(box))}
 
 
 def refuse_unfinite(values: npt.NDArray[Any], path: Path) -> None:

@@ -3,38 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import permutations
-from typing import TYPE_CHECKING
 
+from nnreg.dataset.pair import Pair
+from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import DatasetError, did_you_mean
-
-if TYPE_CHECKING:
-    from nnreg.dataset.spec import DatasetSpec
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A fixed and a moving case.
-
-    Examples
-    --------
-    >>> Pair("a", "b").name
-    'a__b'
-    """
-
-    fixed: str
-    moving: str
-
-    @property
-    def name(self) -> str:
-        """``FIXED__MOVING``, as files and folders of the pair are called."""
-        return f"{self.fixed}__{self.moving}"
-
-    @property
-    def swapped(self) -> Pair:
-        """The pair with its roles swapped."""
-        return Pair(self.moving, self.fixed)
 
 
 def pairs_among(spec: DatasetSpec, cases: Collection[str]) -> tuple[Pair, ...]:
@@ -118,3 +91,6 @@ def require_names(spec: DatasetSpec, cases: Collection[str], where: str) -> None
     """Raise a DatasetError for the first name that is no case."""
     for problem in check_names(spec, cases, where):
         raise DatasetError(problem)
+
+
+__all__ = ["Pair", "check_names", "pairs_among", "pairs_within", "require_names", "subjects_of"]

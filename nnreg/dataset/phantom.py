@@ -97,7 +97,7 @@ class RandomPhantom:
     structures : number of smaller ellipsoids inside the body
     smooth : see :class:`Phantom`
     centre, radius : (low, high), uniform per axis
-        Of the body, in halves of the image (-1 to 1); the defaults are those of source 000.
+        Of the body, in halves of the image (-1 to 1); the defaults are those of undeformed pairs.
     """
 
     structures: int = 4

@@ -15,12 +15,14 @@ import numpy.typing as npt
 
 from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
 from nnreg.dataset.keypoints import read_keypoints
-from nnreg.dataset.pairs import Pair, pairs_among, require_names, subjects_of
+from nnreg.dataset.label_files import values_in, whole_numbers
+from nnreg.dataset.pair import Pair
+from nnreg.dataset.pairs import pairs_among, require_names, subjects_of
 from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
 from nnreg.dataset.target_spec import label_targets
 from nnreg.errors import DatasetError, GeometryError, did_you_mean
 from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, read_channels, read_image
-from nnreg.imageio.files import check_same_space
+from nnreg.imageio.image import check_same_space
 
 if TYPE_CHECKING:
     from nnreg.geometry import FieldMap
@@ -261,8 +263,6 @@ class RawDataset:
         """Sorted label values without background and ignore: from ``dataset.json``, or from the label files if it names none."""
         if self.spec.foreground:
             return self.spec.foreground
-        from nnreg.dataset.large import values_in
-
         found: set[int] = set()
         named = label_targets(self.spec)
         for case in self.cases:
@@ -306,25 +306,3 @@ def _cases_in(folder: Path, ending: str) -> list[str]:
             raise DatasetError(f"{path}: expected a name such as CASE_0000{ending}, with the channel in four digits. Rename the file.")
         names.add(match[1])
     return sorted(names)
-
-
-def whole_numbers(image: Image, path: Path) -> Image:
-    """Labels as int16 or int32, refused if they are none."""
-    if image.channels != 1:
-        raise DatasetError(f"{path}: has {image.channels} channels, labels and masks have one. Save it as one channel (grey, not a colour palette).")
-    array = image.array
-    if array.dtype.kind == "f":
-        check_finite(image, path)
-        rounded = np.rint(array)
-        # a scale slope may leave a hair's breadth
-        off = np.abs(array - rounded)
-        if float(off.max()) > 1e-3:
-            value = float(array.ravel()[off.argmax()])
-            raise DatasetError(f"{path}: holds {value:.4g}, labels are whole numbers. Make them again; resample labels with nearest neighbour only.")
-        array = rounded
-    low, high = int(array.min()), int(array.max())
-    limits = np.iinfo(np.int32)
-    if low < limits.min or high > limits.max:
-        raise DatasetError(f"{path}: holds the value {high if high > limits.max else low}; labels fit in 32 bits. Renumber them.")
-    dtype = np.int16 if np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max else np.int32
-    return Image(array.astype(dtype), image.space, image.notes)

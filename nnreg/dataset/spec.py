@@ -8,14 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from nnreg.dataset.pairs import Pair
-from nnreg.errors import DatasetError
+from nnreg.dataset.pair import Pair
+from nnreg.errors import DatasetError, did_you_mean
 from nnreg.files import read_json, write_json
 from nnreg.imageio.endings import ENDINGS
+from nnreg.task import DEFAULT_TASK, TASKS, usable_tasks
 from nnreg.typed import from_mapping, to_mapping
 
-PREDICTS = ("targets", "regions_class_order")  # keys that mean something to dense prediction alone
-REGISTERS = ("pairing", "pairs", "atlas", "modalities")  # to registration alone
 PairSpec = Pair
 PAIRINGS = ("all", "atlas", "pairs", "groups")
 FILE_NAME = "dataset.json"
@@ -67,7 +66,7 @@ class DatasetSpec:
     labels
         Name to value, or to several values (a region). ``background`` is 0. Empty: the values are read from the label files.
     task
-        ``registration`` or ``dense_prediction``; where it is not named, what `PREDICTS` and `REGISTERS` tell, else ``registration``.
+        A name in :data:`nnreg.task.TASKS`; where it is not named, what the other keys tell (:func:`told_task`), else ``DEFAULT_TASK``.
     pairing
         ``all``: every ordered pair of different subjects; ``atlas``: `atlas` is fixed, every other case moving;
         ``pairs``: as listed in `pairs`; ``groups``: every ordered pair within a subject of `groups`.
@@ -95,7 +94,7 @@ class DatasetSpec:
     numTraining: int
     file_ending: str
     labels: dict[str, int | tuple[int, ...]] = field(default_factory=dict)
-    task: Literal["registration", "dense_prediction"] = "registration"
+    task: str = DEFAULT_TASK
     pairing: Literal["all", "atlas", "pairs", "groups"] = "all"
     pairs: tuple[Pair, ...] = ()
     atlas: str | None = None
@@ -132,7 +131,7 @@ class DatasetSpec:
         """Build from parsed JSON; `where` starts every message."""
         if isinstance(content, Mapping):
             content = {OLD_NAMES[key] if key in OLD_NAMES and OLD_NAMES[key] not in content else key: value for key, value in content.items()}
-            content = {"task": told_task(content) or "registration", **content}
+            content = {"task": told_task(content) or DEFAULT_TASK, **content}
         spec = from_mapping(cls, content, where=where, error=DatasetError)
         for problem in spec.contradictions():
             raise DatasetError(f"{where}: {problem}")
@@ -156,7 +155,7 @@ class DatasetSpec:
     @property
     def registers_pairs(self) -> bool:
         """Whether the dataset is one of pairs to be registered, not of images with labels to be predicted."""
-        return self.task == "registration"
+        return TASKS[self.task].registers_pairs
 
     @property
     def foreground(self) -> tuple[int, ...]:
@@ -178,7 +177,10 @@ class DatasetSpec:
 
     def contradictions(self) -> list[str]:
         """What is wrong with the keys taken together, one sentence each, with the remedy."""
-        return [*self._channel_problems(), *self._label_problems(), *self._pairing_problems()]
+        return [*self._task_problems(), *self._channel_problems(), *self._label_problems(), *self._pairing_problems()]
+
+    def _task_problems(self) -> list[str]:
+        return [] if self.task in TASKS else [f"task: found {self.task!r}; {did_you_mean(self.task, TASKS)}"]
 
     def _channel_problems(self) -> list[str]:
         problems = []
@@ -227,6 +229,4 @@ def told_task(content: Mapping[str, Any]) -> str | None:
     """
     if "task" in content:
         return str(content["task"])
-    if any(content.get(key) for key in REGISTERS):
-        return "registration"
-    return "dense_prediction" if any(content.get(key) for key in PREDICTS) else None
+    return next((name for name, entry in usable_tasks() if any(content.get(key) for key in entry.dataset_keys)), None)

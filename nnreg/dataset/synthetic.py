@@ -53,7 +53,7 @@ class SyntheticEllipsoids(Dataset[dict[str, Tensor]]):
     Without `deform` a sample is ``{"moving", "fixed"}`` and both are the same image. With `deform` the moving image is the fixed one
     carried along a smooth flow, and the sample has the truth in both directions besides. The phantom T is a function of position, so with
     the flow phi and its inverse psi the images ``fixed(x) = T(x)`` and ``moving(y) = T(psi(y))`` are sampled without interpolation and
-    ``moving(phi(x)) = fixed(x)`` by construction. The body of a deformed pair is larger than source 000's, and nearer the middle.
+    ``moving(phi(x)) = fixed(x)`` by construction. The body of a deformed pair is larger than that of an undeformed one, and nearer the middle.
 
     Parameters
     ----------

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from nnreg.dataset.continuous import Continuous, known, read_map
-from nnreg.dataset.raw import RawDataset, whole_numbers
+from nnreg.dataset.label_files import whole_numbers
+from nnreg.dataset.raw import RawDataset
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.target_spec import WHOLE, outputs_of
 from nnreg.errors import DatasetError
 from nnreg.imageio import Image, read_image
-from nnreg.imageio.files import check_same_space
+from nnreg.imageio.image import check_same_space
 
 
 def target_names(raw: RawDataset) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from nnreg.dataset.continuous import Continuous, read_map
+from nnreg.dataset.label_files import whole_numbers
 from nnreg.dataset.large import large
 from nnreg.dataset.pairs import check_names
-from nnreg.dataset.raw import Case, RawDataset, whole_numbers
+from nnreg.dataset.raw import Case, RawDataset
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.splits import FILE_NAME as SPLITS_NAME
 from nnreg.dataset.splits import check_splits

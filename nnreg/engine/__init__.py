@@ -1,8 +1,41 @@
-"""The optimisation engine: linear alignment, global search, multi-resolution refinement, instance optimisation."""
+"""The optimisation engine: linear alignment, global search, multi-resolution refinement, instance optimisation.
 
-from nnreg.engine.affine import Alignment, align
-from nnreg.engine.presets import PRESETS
-from nnreg.engine.registration import register
-from nnreg.engine.result import Annotations, Decision, Registration
+Loaded when first asked for: planning needs the names of presets, alignments and similarities, and neither torch nor compiled kernels.
+"""
 
-__all__ = ["PRESETS", "Alignment", "Annotations", "Decision", "Registration", "align", "register"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnreg.engine.affine import Alignment, align
+    from nnreg.engine.presets import PRESETS
+    from nnreg.engine.registration import register
+    from nnreg.engine.result import Annotations, Decision, Registration
+    from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity, similarity_names
+
+_PUBLIC = {
+    "PRESETS": "nnreg.engine.presets",
+    "SIMILARITIES": "nnreg.engine.similarities",
+    "Alignment": "nnreg.engine.affine",
+    "Annotations": "nnreg.engine.result",
+    "Decision": "nnreg.engine.result",
+    "EngineSimilarity": "nnreg.engine.similarities",
+    "Registration": "nnreg.engine.result",
+    "align": "nnreg.engine.affine",
+    "register": "nnreg.engine.registration",
+    "similarity_names": "nnreg.engine.similarities",
+}
+
+__all__ = ["PRESETS", "SIMILARITIES", "Alignment", "Annotations", "Decision", "EngineSimilarity", "Registration", "align", "register", "similarity_names"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'nnreg.engine' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.engine.linear import Fit, Pair, Parameters, optimise
+from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.prepared_image import PreparedImage, foreground, moments, prepare
 from nnreg.engine.similarity import SAME_CONTRAST, LocalCorrelation, MutualInformation, Similarity, inner_correlation
 from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
 from nnreg.geometry import Space
 from nnreg.geometry.space import FloatArray, apply_matrix
 
-KINDS = ("none", "centre", "rigid", "affine")
 COARSE, FINE = 32, 64  # voxels along the longest side of the foreground
 SEARCH_DEGREES = (20.0, 40.0)
 STARTS = {2: 6, 3: 3}  # by the number of axes: poses that are optimised besides the headers'; in 2D the whole circle is searched, and fits are cheap
@@ -101,8 +101,8 @@ def check_pair(fixed_axes: int, moving_axes: int, fixed_channels: int, moving_ch
 
 def align_sides(fixed: PreparedImage, moving: PreparedImage, *, kind: str = "affine", spacing: Sequence[float] | None = None) -> Alignment:
     """:func:`align` for images that are prepared already."""
-    if kind not in KINDS:
-        raise ConfigurationError(f"alignment {kind!r} is unknown; {did_you_mean(kind, KINDS)}")
+    if kind not in ALIGNMENTS:
+        raise ConfigurationError(f"alignment {kind!r} is unknown; {did_you_mean(kind, ALIGNMENTS)}")
     return _Search(fixed, moving, kind, spacing).run()
 
 
@@ -145,8 +145,7 @@ class _Search:
             tried = [[*fits, *self._stages(self.coarse, coarse, kinds[1:], [fits[0].matrix], least)] for fits in tried]
         leading = max(tried, key=lambda fits: fits[-1].similarity)
         similarity, why = self._similarity(leading[-1].matrix)
-        # mutual information rises where little is left in common: two scans of a neck were led 40 mm apart by the coarse grid, and the fine one knew better
-        going_on = self._distinct([leading, tried[-1]] if similarity.name == "nmi" else [leading])
+        going_on = self._distinct([leading, tried[-1]] if similarity.rises_apart else [leading])
         fine = [self._stages(self.fine, similarity, kinds, [fit.matrix for fit in fits], least) for fits in going_on]
         found = max(fine, key=lambda fits: fits[-1].similarity)
         return self._choose(similarity, [("none", identity), *zip(kinds, (fit.matrix for fit in found), strict=True)], why)

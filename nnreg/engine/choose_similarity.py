@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnreg.engine.grids import Level, volume_of
+from nnreg.engine.names import AUTO
 from nnreg.engine.prepared_image import foreground
 from nnreg.engine.result import Decision
 from nnreg.engine.similarity import SAME_CONTRAST, MutualInformation, inner_correlation
@@ -14,7 +15,7 @@ from nnreg.kernels import volumes
 
 def choose_similarity(level: Level, wanted: str) -> Decision:
     """Which similarity refines the pair, from several measured on `level` after linear alignment."""
-    if wanted != "auto":
+    if wanted != AUTO:
         return Decision("similarity", wanted, "asked for")
     fixed = volume_of_side(level)
     warped = volumes.sample(volume_of(level.moving.image), shape=level.grid, matrix=level.matrix)

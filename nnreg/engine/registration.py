@@ -14,33 +14,25 @@ import numpy.typing as npt
 
 from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
-from nnreg.engine.grids import Level, carried, matrix_between, pyramid, volume_of
+from nnreg.engine.grids import Level, carried, matrix_between, pyramid
 from nnreg.engine.guidance import Guides
-from nnreg.engine.mind import mind
+from nnreg.engine.names import AUTO
 from nnreg.engine.prepared_image import Floats, PreparedImage, prepare
 from nnreg.engine.presets import LATER_SMOOTHNESS, Preset, Schedule, in_planes, preset_named, schedule, tailored
 from nnreg.engine.refine import Refined, Settings, common_view, refine, score
 from nnreg.engine.result import Annotations, Decision, Registration
 from nnreg.engine.search import search
-from nnreg.engine.similarity_terms import ChannelGroup, Information, MeanSquares, local_correlation, volume_of_side
+from nnreg.engine.similarities import EngineSimilarity, find_similarity
 from nnreg.engine.symmetric import halfway, opposite
-from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
+from nnreg.errors import RegistrationError
 from nnreg.geometry import AffineMap, FieldMap, Transform, resample_image
 from nnreg.geometry.space import FloatArray
 from nnreg.imageio import Image, check_finite, read_image
 from nnreg.kernels import volumes
 
-SIMILARITIES = ("auto", "lncc", "lncc+mse", "mind", "mse", "nmi")
 SCORE_VOXELS = 2_000_000  # voxels of the level on which the result is judged, at most: on a finer one it takes nearly a second
 CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
-# Forces between different contrasts are less certain voxel by voxel: they are smoothed more and followed in smaller steps. Under mutual information, from whole
-# to third steps, T1 onto T2 under known warps came from 0.95 to 0.88 voxels, stained sections from 3.23 to 2.71 mm; a cord's Dice went from 0.806 to 0.797
-WIDER_SMOOTHING = {"nmi": 2.0, "mind": 2.0}
-SHORTER_STEP = {"nmi": 1 / 3}
-FEWEST_SAMPLES = {"nmi": 8 * 32**2}  # voxels of a level: the joint histogram of fewer follows chance, and pulled a cord out of its canal
-LNCC_SMOOTHING = 0.5  # voxels of a level
-SQUARES_WEIGHT = 0.25  # of the force of mean squares beside that of local correlation, in `lncc+mse`
 SEARCH_STEPS = 8  # voxels of the search's grid within its reach
 SEARCH_GAIN = 0.05  # what the search must add, as a share of what the coarsest level gains without it
 
@@ -85,8 +77,9 @@ def register(
     initial : Transform, optional
         Fixed to moving world: where to start, instead of searching for a linear alignment.
     preset : "fast", "default" or "accurate"
-    similarity : "auto", "lncc", "lncc+mse", "mind", "mse" or "nmi"
-        ``lncc+mse`` adds mean squares at a quarter of the force, for images of one scale: large motion of what has no texture.
+    similarity : str
+        "auto", or one of :func:`nnreg.engine.similarity_names`. ``lncc+mse`` adds mean squares at a quarter of the force, for images of one scale: large
+        motion of what has no texture.
     alignment : "none", "centre", "rigid" or "affine"
         The freest linear map that may be used.
     affine_only
@@ -112,8 +105,8 @@ def register(
     ConfigurationError
         For an unknown preset, similarity or alignment, and for a radius or smoothness out of range.
     """
-    if similarity not in SIMILARITIES:
-        raise ConfigurationError(f"similarity {similarity!r} is unknown; {did_you_mean(similarity, SIMILARITIES)}")
+    if similarity != AUTO:
+        find_similarity(similarity)  # refused before anything is read
     spent = tailored(preset_named(preset), radius, smoothness)
     images = _image(fixed), _image(moving)
     check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
@@ -180,17 +173,17 @@ class _Engine:
             values = found.similarity_before, found.similarity_after
             return self._result(start, None, better, "of the linear alignment", values, found)
         chosen = choose_similarity(min(levels, key=lambda level: abs(np.prod(level.grid) - CHOICE_VOXELS)), similarity)
-        plan = plan.without(sum(prod(level.grid) < FEWEST_SAMPLES.get(chosen.value, 0) for level in levels[:-1]))
+        by = find_similarity(chosen.value)
+        plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         self.decisions += [Decision("levels", f"{self.preset_name}: {plan.iterations}", plan.because), chosen]
-        field, (before, after) = self._round(levels[-len(plan.factors) :], plan, chosen.value, search=True)
-        field, after = self._more_rounds(field, after, plan, chosen.value)
+        field, (before, after) = self._round(levels[-len(plan.factors) :], plan, by, search=True)
+        field, after = self._more_rounds(field, after, plan, by)
         return self._result(start, self._map(field), bool(after > before or np.isnan(before)), chosen.value, (before, after), found)
 
-    def _round(self, levels: list[Level], plan: Schedule, similarity: str, *, search: bool) -> tuple[Floats, tuple[float, float]]:
+    def _round(self, levels: list[Level], plan: Schedule, similarity: EngineSimilarity, *, search: bool) -> tuple[Floats, tuple[float, float]]:
         """Once through the pyramid: the field on the fixed grid, and the similarity before and after."""
         way = _Way(levels, self.guides, self.world)
-        if similarity == "mind":
-            # its maps are made of neighbours along the axes of a grid: both images must have the same axes
+        if similarity.same_axes:
             guides = self.guides.through(Transform.affine(self.world), self.fixed.space, self.moving.space)
             way = _Way([level.resampled() for level in levels], guides, np.eye(self.fixed.space.ndim + 1))
         field = self._refined(way, plan, similarity, search=search)
@@ -198,7 +191,7 @@ class _Engine:
             values = self._scores(way.levels, field, similarity)
         return carried(field, levels[-1].fixed.space, self.fixed.space), values
 
-    def _more_rounds(self, field: Floats, after: float, plan: Schedule, similarity: str) -> tuple[Floats, float]:
+    def _more_rounds(self, field: Floats, after: float, plan: Schedule, similarity: EngineSimilarity) -> tuple[Floats, float]:
         """The field and its similarity after going through the pyramid again, from the map so far.
 
         Coarse levels then correct what only fine ones showed, and the smoothing of the field holds back what is new and no more. The similarity of the images
@@ -246,7 +239,7 @@ class _Engine:
         """A field on the fixed grid, a volume, as a map."""
         return FieldMap(field if self.fixed.space.ndim == 3 else np.ascontiguousarray(field[:, 0]), self.fixed.space)
 
-    def _refined(self, forward: _Way, plan: Schedule, similarity: str, *, search: bool) -> Floats:
+    def _refined(self, forward: _Way, plan: Schedule, similarity: EngineSimilarity, *, search: bool) -> Floats:
         """The field of the finest level, on its grid; with `search` the coarsest one may start from a global search."""
         backward = forward.swapped()
         levels = forward.levels
@@ -269,22 +262,21 @@ class _Engine:
                     field, opposed = mean, halfway(opposed, field, backward.levels[number]) if number + 1 < both else opposed
         return field
 
-    def _level(self, way: _Way, number: int, field: Floats, similarity: str, iterations: int) -> Refined:
+    def _level(self, way: _Way, number: int, field: Floats, similarity: EngineSimilarity, iterations: int) -> Refined:
         level = way.levels[number]
-        groups = image_groups(level, similarity, self.preset.radius)
+        groups = [*similarity.groups(level, self.preset.radius)]
         labels = way.guides.group(level)
         if labels is not None:
             groups.append(labels)
-        wider = WIDER_SMOOTHING.get(similarity, 1.0)
-        step = SHORTER_STEP.get(similarity, 1.0) * self.preset.step
-        settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
+        wider = similarity.smoothing
+        settings = Settings(iterations, similarity.step * self.preset.step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
         return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world))
 
-    def _plain(self, way: _Way, similarity: str, iterations: int) -> Refined:
+    def _plain(self, way: _Way, similarity: EngineSimilarity, iterations: int) -> Refined:
         """The coarsest level, started from the linear alignment."""
         return self._level(way, 0, way.levels[0].empty_field(), similarity, iterations)
 
-    def _searched(self, way: _Way, similarity: str, iterations: int) -> Refined:
+    def _searched(self, way: _Way, similarity: EngineSimilarity, iterations: int) -> Refined:
         """The better of the coarsest level started from the linear alignment and from a global search."""
         level = way.levels[0]
         plain = self._plain(way, similarity, iterations)
@@ -294,7 +286,7 @@ class _Engine:
             start = carried(search(grid, reach), grid.fixed.space, level.fixed.space)
             found = self._level(way, 0, start, similarity, iterations)
         # not by what the level raised: how labels and squares weigh beside the first term is set anew wherever it starts
-        group, landmarks = image_groups(level, similarity, self.preset.radius)[0], way.guides.landmarks(level, way.guides_world)
+        group, landmarks = similarity.groups(level, self.preset.radius)[0], way.guides.landmarks(level, way.guides_world)
         fields = level.empty_field(), plain.field, found.field
         before, without, after = (score(level, field, group) - (0.0 if landmarks is None else landmarks.penalty(field, fields[0])) for field in fields)
         text = f"similarity at {level.spacing:g} mm {after:.4f} from a search within {reach:.0f} mm, {without:.4f} without"
@@ -302,15 +294,15 @@ class _Engine:
         self.decisions.append(Decision("global search", "used" if use else "not used", text))
         return found if use else plain
 
-    def _scores(self, levels: list[Level], field: Floats, similarity: str) -> tuple[float, float]:
+    def _scores(self, levels: list[Level], field: Floats, similarity: EngineSimilarity) -> tuple[float, float]:
         """Similarity under the headers alone and in the end, on the finest level that costs little; NaN where the headers do not overlap."""
         level = next((level for level in reversed(levels) if np.prod(level.grid) <= SCORE_VOXELS), levels[0])
         field = carried(field, levels[-1].fixed.space, level.fixed.space)
-        after = score(level, field, image_groups(level, similarity, self.preset.radius)[0])
+        after = score(level, field, similarity.groups(level, self.preset.radius)[0])
         moving = _pooled_like(self.moving, level)
         header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
-        header = header.resampled() if similarity == "mind" else header
-        return score(header, np.zeros_like(field), image_groups(header, similarity, self.preset.radius)[0]), after
+        header = header.resampled() if similarity.same_axes else header
+        return score(header, np.zeros_like(field), similarity.groups(header, self.preset.radius)[0]), after
 
     def _result(
         self, start: Transform, field: FieldMap | None, succeeded: bool, similarity: str, values: tuple[float, float], alignment: Alignment | None
@@ -345,30 +337,6 @@ class _Engine:
 def _pooled_like(side: PreparedImage, level: Level) -> PreparedImage:
     """The native moving image at the spacing of a level."""
     return pyramid(level.fixed, side, np.eye(side.space.ndim + 1), (1,), level.spacing)[0].moving
-
-
-def image_groups(level: Level, similarity: str, radius: float) -> list[ChannelGroup]:
-    """The image channels of a level under a similarity, what it is judged by first."""
-    fixed, moving = volume_of_side(level), volume_of(level.moving.image)
-    if similarity == "nmi":
-        return [ChannelGroup(Information(fixed), moving)]
-    if similarity == "mind":
-        return [ChannelGroup(MeanSquares(mind(fixed)), mind(moving))]
-    if similarity == "mse":
-        return [ChannelGroup(MeanSquares(fixed), moving)]
-    # found by trial, on three pairs of brains: Dice + 0.003 at an SDlogJ of + 0.01. That linear sampling blurs what falls between voxels, and that
-    # smoothing both images hides it, is our guess at why. Stained slices under nmi lost by it
-    smooth_fixed, smooth_moving = (_smoothed(side, LNCC_SMOOTHING * level.spacing) for side in (level.fixed, level.moving))
-    local = ChannelGroup(local_correlation(smooth_fixed, level, radius), smooth_moving)
-    return [local, ChannelGroup(MeanSquares(fixed), moving, SQUARES_WEIGHT)] if similarity == "lncc+mse" else [local]
-
-
-def _smoothed(side: PreparedImage, width: float) -> Floats:
-    """The image of a side as a volume, smoothed by a Gaussian of `width` mm."""
-    volume = volume_of(side.image)
-    # an image of two axes is a volume of one plane, which has nothing to be smoothed across
-    sigma = [width / step for step in side.space.spacing]
-    return volumes.smooth(volume, (0.0 if len(sigma) == 2 else sigma[0], sigma[-2], sigma[-1]))
 
 
 def _image(image: Image | Path | str) -> Image:

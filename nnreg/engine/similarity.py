@@ -25,6 +25,7 @@ class Similarity(Protocol):
     """What an affine stage maximises."""
 
     name: str
+    rises_apart: bool  # whether it may rise where little is left in common: the pose of the headers is then optimised to the end too
 
     def __call__(self, warped: Floats, valid: Floats) -> tuple[float, Floats]:
         """Value and gradient for ``warped (C, D, H, W)``, each sample weighted by ``valid (D, H, W)`` in [0, 1]."""
@@ -34,6 +35,7 @@ class GlobalCorrelation:
     """Correlation coefficient over all valid samples, mean over channels."""
 
     name = "ncc"
+    rises_apart = False
 
     def __init__(self, fixed: Floats) -> None:
         self.fixed = fixed
@@ -56,6 +58,7 @@ class LocalCorrelation:
     """Correlation coefficient in a box around every sample, mean over the samples where the fixed image is not flat."""
 
     name = "lncc"
+    rises_apart = False
 
     def __init__(self, fixed: Floats, radius: int) -> None:
         self.fixed = fixed
@@ -84,6 +87,7 @@ class MutualInformation:
     """Normalised mutual information (Studholme et al. 1999), ``(H(f) + H(m)) / H(f, m) - 1``, cubic B-spline windows on the moving side, mean over channels."""
 
     name = "nmi"
+    rises_apart = True  # two scans of a neck were led 40 mm apart by the coarse grid, and the fine one knew better
 
     def __init__(self, fixed: Floats, bins: int = 32) -> None:
         self.bins = bins

@@ -1,4 +1,4 @@
-"""What the refinement raises: similarities of volumes, their sum over channels, labels and landmarks, all with exact gradients."""
+"""What every similarity and guide is made of: terms with exact gradients, the channels that they compare, landmarks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ import numpy as np
 
 from nnreg.engine.grids import Level
 from nnreg.engine.prepared_image import Floats
-from nnreg.engine.similarity import MutualInformation
-from nnreg.kernels.correlation import Windows
-
-LNCC_FLOOR = 1e-3  # variance (images in [0, 1]) below which a window counts as nearly flat
 
 
 class Term(Protocol):
@@ -23,24 +19,6 @@ class Term(Protocol):
 
     def __call__(self, warped: Floats, gradient: Floats) -> float:
         """Value for warped channels (C, D, H, W); writes the derivative with respect to them into `gradient`."""
-
-
-class LocalCorrelation:
-    """Squared correlation in boxes, mean over voxels and channels."""
-
-    def __init__(self, fixed: Floats, radii: tuple[int, int, int]) -> None:
-        self.fixed = fixed
-        self.radii = radii
-        self.floor = LNCC_FLOOR * float(np.prod([2 * radius + 1 for radius in radii]))
-        self.restrict(None)
-
-    def restrict(self, valid: Floats | None) -> None:
-        """See :class:`Term`."""
-        self.windows = [Windows.of(channel, self.radii, floor=self.floor, mask=valid) for channel in self.fixed]
-
-    def __call__(self, warped: Floats, gradient: Floats) -> float:
-        """See :class:`Term`."""
-        return float(np.mean([windows.correlation(image, out)[0] for windows, image, out in zip(self.windows, warped, gradient, strict=True)]))
 
 
 class MeanSquares:
@@ -64,24 +42,6 @@ class MeanSquares:
         flat = gradient.reshape(-1)
         value = 1 - float(flat @ flat) / (self.count * len(warped))
         gradient *= np.float32(2 / (self.count * len(warped)))
-        return value
-
-
-class Information:
-    """Normalised mutual information."""
-
-    def __init__(self, fixed: Floats, bins: int = 32) -> None:
-        self.measure = MutualInformation(fixed, bins)
-        self.everywhere = np.ones(fixed.shape[1:], np.float32)
-        self.valid = self.everywhere
-
-    def restrict(self, valid: Floats | None) -> None:
-        """See :class:`Term`."""
-        self.valid = self.everywhere if valid is None else valid
-
-    def __call__(self, warped: Floats, gradient: Floats) -> float:
-        """See :class:`Term`."""
-        value, gradient[:] = self.measure(np.clip(warped, 0, 1), self.valid)
         return value
 
 
@@ -136,15 +96,6 @@ class Landmarks:
     def _lacking(self, field: Floats) -> Floats:
         wanted = (self.target - self.fixed).T[3 - len(field) :]
         return np.asarray(wanted - field[self._nearest(field)], dtype=np.float32)
-
-
-def local_correlation(fixed: Floats, level: Level, radius: float) -> LocalCorrelation:
-    """LNCC of `fixed` (C, D, H, W) on the grid of `level`.
-
-    Windows are about ``2 radius + 1`` of the level's voxels wide, with at least one neighbour along an axis that is as thick as that.
-    """
-    radii = tuple(max(1, round(radius * level.spacing / step)) if np.isfinite(step) else 0 for step in level.steps)
-    return LocalCorrelation(fixed, (radii[0], radii[1], radii[2]))
 
 
 def volume_of_side(level: Level) -> Floats:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nnreg.errors import ImageError
 from nnreg.files import atomic_path
 from nnreg.geometry import Space
+from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.sidecar import KEYS, read_space, space_from, write_space
 
@@ -95,3 +96,7 @@ def write_npz(path: Path, array: npt.NDArray[np.generic], space: Space) -> None:
     """Write (C, *spatial) under ``data``, with spacing, origin and direction."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, data=array, spacing=space.spacing, origin=space.origin, direction=space.direction)
+
+
+NPY = Format((".npy",), read_npy, write_npy)
+NPZ = Format((".npz",), read_npz, write_npz)

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
-import numpy as np
 import numpy.typing as npt
 
 from nnreg.errors import ImageError
+from nnreg.imageio.formats import format_of, formats
 
-ENDINGS: tuple[str, ...] = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npz", ".npy", ".zarr")
-LOSSY = (".jpg", ".jpeg")
-WHOLE_NUMBERS_ONLY = (".png", *LOSSY)
+
+class _Endings(Sequence[str]):
+    """Endings of all formats, in the order in which they were registered; always as the registry is now."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return tuple(formats())[index]
+
+    def __len__(self) -> int:
+        return len(formats())
+
+    def __contains__(self, ending: object) -> bool:
+        return ending in formats()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(formats())
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+ENDINGS: Sequence[str] = _Endings()
 
 
 def ending_of(path: Path | str) -> str:
@@ -28,9 +52,9 @@ def ending_of(path: Path | str) -> str:
     '.nii.gz'
     """
     name = Path(path).name.lower()
-    for ending in ENDINGS:
-        if name.endswith(ending):
-            return ending
+    fitting = [ending for ending in formats() if name.endswith(ending)]
+    if fitting:
+        return max(fitting, key=len)
     found = "".join(Path(path).suffixes[-2:]) or "none"
     raise ImageError(f"{path}: the ending {found!r} is no image ending that nnReg knows. Convert the file to one of {', '.join(ENDINGS)}.")
 
@@ -48,7 +72,15 @@ def stem_of(path: Path | str) -> str:
 
 def is_image_file(path: Path) -> bool:
     """Whether there is such a file, or such a folder of a format (Zarr) whose images are folders."""
-    return path.is_file() or (path.name.lower().endswith(".zarr") and path.is_dir())
+    if path.is_file():
+        return True
+    found = format_of(path)
+    return found is not None and found.folders and path.is_dir()
+
+
+def is_lossy(ending: str) -> bool:
+    """Whether the format changes whatever it stores, as JPEG does."""
+    return formats()[ending].exact_types == ()
 
 
 def ending_for(ending: str, dtype: npt.DTypeLike) -> str:
@@ -61,8 +93,6 @@ def ending_for(ending: str, dtype: npt.DTypeLike) -> str:
     >>> ending_for(".jpg", "uint8"), ending_for(".png", "float32"), ending_for(".nii.gz", "float32")
     ('.png', '.tif', '.nii.gz')
     """
-    if ending not in WHOLE_NUMBERS_ONLY:
-        return ending
-    if np.dtype(dtype) not in (np.dtype(np.uint8), np.dtype(np.uint16)):
-        return ".tif"
-    return ".png"
+    known = formats()
+    nearest = (ending, *((".png",) if ending in (".jpg", ".jpeg") else ()), ".tif")
+    return next(near for near in nearest if known[near].holds(dtype))

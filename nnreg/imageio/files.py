@@ -1,43 +1,50 @@
-"""Read and write by ending: the one registry of readers and writers."""
+"""Read, open and write by ending, each by the registered format."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.errors import ImageError, NnRegError
 from nnreg.geometry import Space
+from nnreg.imageio.arrays import NPY, NPZ, read_npz
 from nnreg.imageio.endings import ending_of, is_image_file
-from nnreg.imageio.image import Image
-from nnreg.registry import Registry
+from nnreg.imageio.formats import Format, Reader, Writer, format_of, formats, register_format
+from nnreg.imageio.image import Image, check_same_space
+from nnreg.imageio.itk_files import ITK, JPEG, NIFTI, PNG
+from nnreg.imageio.lazy import LazyImage, largest_whole, size_on_disk
+from nnreg.imageio.tiff import TIFF
+from nnreg.imageio.zarr_files import ZARR
 
-Reader = Callable[[Path], Image]
-Writer = Callable[[Path, npt.NDArray[np.generic], Space], None]
+T = TypeVar("T")
 
-READERS: Registry[Reader] = Registry("image ending")
-WRITERS: Registry[Writer] = Registry("image ending")
-
-
-def _register() -> None:
-    from nnreg.imageio import arrays, itk_files, tiff, zarr_files
-
-    for ending in (".nii.gz", ".nii"):
-        READERS[ending], WRITERS[ending] = itk_files.read_nifti, itk_files.write_nifti
-    for ending in (".mha", ".mhd", ".nrrd", ".nhdr"):
-        READERS[ending], WRITERS[ending] = itk_files.read_itk_image, itk_files.write_itk_image
-    for ending in (".png", ".jpg", ".jpeg"):
-        READERS[ending], WRITERS[ending] = itk_files.read_picture, itk_files.write_picture
-    for ending in (".tif", ".tiff"):
-        READERS[ending], WRITERS[ending] = tiff.read_tiff, tiff.write_tiff
-    READERS[".zarr"], WRITERS[".zarr"] = zarr_files.read_zarr, zarr_files.write_zarr
-    READERS[".npy"], WRITERS[".npy"] = arrays.read_npy, arrays.write_npy
-    READERS[".npz"], WRITERS[".npz"] = arrays.read_npz, arrays.write_npz
+for _format in (NIFTI, ITK, TIFF, PNG, JPEG, NPZ, NPY, ZARR):
+    register_format(_format)
 
 
-_register()
+class _By(Mapping[str, T], Generic[T]):
+    """One part of every format, by ending; always as the registry is now."""
+
+    def __init__(self, part: Callable[[Format], T]) -> None:
+        self._part = part
+
+    def __getitem__(self, ending: str) -> T:
+        return self._part(formats()[ending])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(formats())
+
+    def __len__(self) -> int:
+        return len(formats())
+
+
+READERS: Mapping[str, Reader] = _By(lambda found: found.read)
+WRITERS: Mapping[str, Writer] = _By(lambda found: found.write)
 
 
 def read_image(path: Path | str, *, npz_key: str | None = None) -> Image:
@@ -76,8 +83,6 @@ def read_image(path: Path | str, *, npz_key: str | None = None) -> Image:
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from error
     if ending == ".npz" and npz_key is not None:
-        from nnreg.imageio.arrays import read_npz
-
         return read_npz(path, npz_key)
     return READERS[ending](path)
 
@@ -99,22 +104,6 @@ def read_channels(paths: Sequence[Path | str]) -> Image:
     dtype = np.result_type(*(image.array.dtype for image in images))
     array = np.concatenate([image.array.astype(dtype, copy=False) for image in images])
     return Image(array, images[0].space, tuple(note for image in images for note in image.notes))
-
-
-def check_same_space(space: Space, path: Path | str, other: Space, other_path: Path | str) -> None:
-    """Raise an ImageError that names both files and what differs, unless the grids are the same."""
-    if space.shape != other.shape:
-        raise ImageError(f"{path}: has shape {space.shape}, but {other_path} has {other.shape}. Resample one onto the other's grid.")
-    if not space.same_as(other):
-        what = next(
-            name for name in ("spacing", "origin", "direction", "corners") if name == "corners" or not np.allclose(getattr(space, name), getattr(other, name))
-        )
-        found = "" if what == "corners" else f" ({_short(getattr(space, what))} and {_short(getattr(other, what))})"
-        raise ImageError(f"{path}: lies elsewhere in the world than {other_path}: their {what} differ{found}. Resample one onto the other's grid.")
-
-
-def _short(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def write_image(path: Path | str, array: npt.NDArray[np.generic], space: Space) -> None:
@@ -147,3 +136,38 @@ def write_image(path: Path | str, array: npt.NDArray[np.generic], space: Space) 
         raise
     except NnRegError as error:
         raise ImageError(str(error)) from error
+
+
+def open_image(paths: Path | str | Sequence[Path | str]) -> LazyImage:
+    """Open the channel files of an image (Zarr, TIFF, or another format that allows it) without reading their voxels.
+
+    Raises
+    ------
+    ImageError
+        If a file is missing, damaged, cannot be read by parts, or lies on another grid than the first.
+    """
+    several = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    opened = [_opened(path) for path in several]
+    for other in opened[1:]:
+        check_same_space(other.space, other.path, opened[0].space, opened[0].path)
+    return LazyImage(tuple(file for image in opened for file in image.files), opened[0].space)
+
+
+def _opened(path: Path) -> LazyImage:
+    if not path.exists():
+        raise ImageError(f"{path}: does not exist. Check its folder, name and ending.")
+    ending = ending_of(path)
+    opener = formats()[ending].open
+    if opener is None:
+        raise ImageError(f"{path}: {ending} files are read whole only. Convert an image that does not fit into memory to .zarr.")
+    return opener(path)
+
+
+def is_large(paths: Sequence[Path]) -> bool:
+    """Whether an image has to be read by parts: its format allows it, and it has more values than :func:`largest_whole`."""
+    known = [format_of(path) for path in paths]
+    if not all(path.exists() and found is not None and found.open is not None for path, found in zip(paths, known, strict=True)):
+        return False
+    if sum(size_on_disk(path) for path in paths) == 0:
+        return False  # empty: said by whoever reads it
+    return math.prod(open_image(paths).shape) > largest_whole()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def check_finite(image: Image, path: Path | str) -> None:
     nan, infinite = int(np.isnan(image.array).sum()), int(np.isinf(image.array).sum())
     found = " and ".join(f"{count} {kind}" for count, kind in ((nan, "NaN"), (infinite, "infinite")) if count)
     raise ImageError(f"{path}: has {found} of {image.array.size} voxel values. Replace them (by the background value, for instance) or leave the case out.")
+
+
+def check_same_space(space: Space, path: Path | str, other: Space, other_path: Path | str) -> None:
+    """Raise an ImageError that names both files and what differs, unless the grids are the same."""
+    if space.shape != other.shape:
+        raise ImageError(f"{path}: has shape {space.shape}, but {other_path} has {other.shape}. Resample one onto the other's grid.")
+    if not space.same_as(other):
+        what = next(
+            name for name in ("spacing", "origin", "direction", "corners") if name == "corners" or not np.allclose(getattr(space, name), getattr(other, name))
+        )
+        found = "" if what == "corners" else f" ({_short(getattr(space, what))} and {_short(getattr(other, what))})"
+        raise ImageError(f"{path}: lies elsewhere in the world than {other_path}: their {what} differ{found}. Resample one onto the other's grid.")
+
+
+def _short(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def as_stored(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -18,7 +18,8 @@ from nnreg.errors import GeometryError, ImageError
 from nnreg.files import atomic_path, writable_folder
 from nnreg.geometry import Space
 from nnreg.geometry.itk_space import place, space_of
-from nnreg.imageio.endings import LOSSY, ending_of
+from nnreg.imageio.endings import ending_of, is_lossy
+from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.nifti import NiftiHeader, read_nifti_voxels
 from nnreg.imageio.sidecar import read_space, write_space
@@ -86,7 +87,7 @@ def _read(path: Path) -> sitk.Image:
     failure: RuntimeError | None = None
     image = None
     # libjpeg fills what is missing with grey, and says so only on stdout
-    jpeg = ending_of(path) in LOSSY
+    jpeg = is_lossy(ending_of(path))
     with caught((STDOUT, STDERR) if jpeg else (STDERR,)) as said:
         try:
             image = sitk.ReadImage(str(path))
@@ -285,3 +286,9 @@ def _write_with_data_file(path: Path, image: sitk.Image) -> None:
         # the data first: a header never stands there without them
         for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):
             part.replace(path.parent / part.name)
+
+
+NIFTI = Format((".nii.gz", ".nii"), read_nifti, write_nifti)
+ITK = Format((".mha", ".mhd", ".nrrd", ".nhdr"), read_itk_image, write_itk_image)
+PNG = Format((".png",), read_picture, write_picture, exact_types=("uint8", "uint16"))
+JPEG = Format((".jpg", ".jpeg"), read_picture, write_picture, exact_types=())

@@ -16,13 +16,11 @@ import numpy.typing as npt
 
 from nnreg.errors import ImageError
 from nnreg.geometry import Space
-from nnreg.imageio.endings import ending_of
 from nnreg.imageio.image import Image
 
 Box = tuple[tuple[int, int], ...]
 """First and one past the last index per spatial axis."""
 
-LAZY_ENDINGS = (".zarr", ".tif", ".tiff")
 WHOLE_VOXELS = 2**28  # images of more values than this (645^3) are read by parts
 VARIABLE = "nnReg_whole_voxels"
 BLOCK_VOXELS = 2**24  # values that are worked on at once
@@ -233,38 +231,6 @@ def boxes(shape: Sequence[int], chunks: Sequence[int], inside: Box | None = None
         yield tuple((max(low, at * size), min(high, (at + 1) * size)) for (low, high), at, size in zip(inside, place, sizes, strict=True))
 
 
-def open_image(paths: Path | str | Sequence[Path | str]) -> LazyImage:
-    """Open the channel files of an image (Zarr or TIFF) without reading their voxels.
-
-    Raises
-    ------
-    ImageError
-        If a file is missing, damaged, cannot be read by parts, or lies on another grid than the first.
-    """
-    from nnreg.imageio.files import check_same_space
-
-    several = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-    opened = [_opened(path) for path in several]
-    for other in opened[1:]:
-        check_same_space(other.space, other.path, opened[0].space, opened[0].path)
-    return LazyImage(tuple(file for image in opened for file in image.files), opened[0].space)
-
-
-def _opened(path: Path) -> LazyImage:
-    if not path.exists():
-        raise ImageError(f"{path}: does not exist. Check its folder, name and ending.")
-    ending = ending_of(path)
-    if ending == ".zarr":
-        from nnreg.imageio.zarr_files import open_zarr
-
-        return open_zarr(path)
-    if ending in LAZY_ENDINGS:
-        from nnreg.imageio.tiff import open_tiff
-
-        return open_tiff(path)
-    raise ImageError(f"{path}: {ending} files are read whole only. Convert an image that does not fit into memory to .zarr.")
-
-
 def largest_whole() -> int:
     """Values (voxels times channels) up to which an image is read whole: ``nnReg_whole_voxels`` if set, else 2^28.
 
@@ -279,15 +245,6 @@ def largest_whole() -> int:
     if not named.isdigit() or int(named) < 1:
         raise ImageError(f"{VARIABLE}: expected a positive number of voxels, found {named!r}. Mend or unset it.")
     return int(named)
-
-
-def is_large(paths: Sequence[Path]) -> bool:
-    """Whether an image has to be read by parts: its format allows it, and it has more values than :func:`largest_whole`."""
-    if not all(path.name.lower().endswith(LAZY_ENDINGS) and path.exists() for path in paths):
-        return False
-    if sum(size_on_disk(path) for path in paths) == 0:
-        return False  # empty: said by whoever reads it
-    return math.prod(open_image(paths).shape) > largest_whole()
 
 
 def size_on_disk(path: Path) -> int:

@@ -18,6 +18,7 @@ import tifffile
 from nnreg.errors import ImageError
 from nnreg.files import atomic_path
 from nnreg.geometry import Space
+from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.lazy import LazyFile, LazyImage
 from nnreg.imageio.sidecar import KEYS, read_space, space_from
@@ -261,3 +262,6 @@ def write_tiff(path: Path, array: npt.NDArray[np.generic], space: Space) -> None
             bigtiff=array.nbytes > 2**31,
             extrasamples=alpha,
         )
+
+
+TIFF = Format((".tif", ".tiff"), read_tiff, write_tiff, open_tiff)

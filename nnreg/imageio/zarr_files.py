@@ -15,6 +15,7 @@ import numpy.typing as npt
 from nnreg.errors import ImageError
 from nnreg.files import atomic_folder
 from nnreg.geometry import Space
+from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.lazy import Box, LazyFile, LazyImage, boxes
 from nnreg.imageio.sidecar import KEYS, read_space, space_from
@@ -258,3 +259,6 @@ def write_zarr(path: Path, array: npt.NDArray[np.generic], space: Space) -> None
 
 def _slices(box: Box) -> tuple[slice, ...]:
     return tuple(slice(low, high) for low, high in box)
+
+
+ZARR = Format((".zarr",), read_zarr, write_zarr, open_zarr, folders=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
-from nnreg.registry import Registry
+from nnreg.errors import ConfigurationError
+from nnreg.registry import Registry, entry_point_names, load_entry_point
 
+ENTRY_POINTS = "nnreg.rules"
 T = TypeVar("T")
 RuleFunction = TypeVar("RuleFunction", bound=Callable[..., Any])
 
@@ -21,17 +24,45 @@ class Decision(Generic[T]):
 
 
 RULES: Registry[Callable[..., Decision[Any]]] = Registry("rule")
-"""Every rule by the name of what it decides. Planning consults nothing else, so this is the list of all defaults."""
+"""Every rule by the name of what it decides, and so the list of all defaults. A rule is looked up by its name each time it is asked."""
 
 
-def rule(name: str) -> Callable[[RuleFunction], RuleFunction]:
-    """Register a rule under the name of what it decides."""
+def rule(name: str, *, replaces: bool = False) -> Callable[[RuleFunction], RuleFunction]:
+    """Register a rule under the name of what it decides.
+
+    Installed packages replace one of ours by an entry point of its name in the group ``nnreg.rules``, with a function of the same arguments.
+
+    Parameters
+    ----------
+    name
+        Of what is decided.
+    replaces
+        Whether the rule takes the place of the one that is registered; without it, a name that is taken is an error.
+    """
 
     def add(function: RuleFunction) -> RuleFunction:
+        if replaces:
+            RULES[name]  # an unknown name is told from a near one
+            del RULES[name]
         RULES[name] = function
-        return function
+
+        @functools.wraps(function)
+        def decide(*values: Any, **named: Any) -> Decision[Any]:
+            return _decided(name, *values, **named)
+
+        return cast("RuleFunction", decide)
 
     return add
+
+
+def _decided(name: str, *values: Any, **named: Any) -> Decision[Any]:
+    """What the rule in force decides."""
+    if name not in entry_point_names(ENTRY_POINTS):
+        return RULES[name](*values, **named)
+    found = load_entry_point("rule", ENTRY_POINTS, name)(*values, **named)
+    if not isinstance(found, Decision):
+        raise ConfigurationError(f"entry point {name!r} in {ENTRY_POINTS} returned a {type(found).__name__}, expected a Decision. Mend or remove its package.")
+    return found
 
 
 def decided_by_user(value: T, option: str) -> Decision[T]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from nnreg.planning.registration.rules import RULES
 from nnreg.planning.registration.tuning import describe
 
 Row = tuple[str, str, str]
+DENSE_RULES = ("nnreg.planning.dense_prediction.geometry", "nnreg.planning.dense_prediction.settings")
 MARKS = ("<!-- rules: made from their docstrings by make docs -->", "<!-- end of rules -->")
 
 
@@ -33,7 +36,10 @@ def explain(plans: Plans) -> list[Row]:
 
 def rules_table() -> str:
     """The rules as a Markdown table: what each decides, in the words of its docstring."""
-    names = sorted(RULES, key=lambda name: name.startswith("dense_"))  # those of registration first, whichever were imported first
+    for module in DENSE_RULES:
+        importlib.import_module(module)
+    # those of registration first, then by file and line: the same table whichever were imported first
+    names = sorted(RULES, key=lambda name: (name.startswith("dense_"), RULES[name].__module__, inspect.unwrap(RULES[name]).__code__.co_firstlineno))
     rows = [f"| `{name}` | {' '.join((RULES[name].__doc__ or '').replace('``', '`').split())} |" for name in names]
     return "\n".join(["| rule | decides |", "|---|---|", *rows])
 

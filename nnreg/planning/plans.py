@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
+from nnreg.planning.inheritance import resolved
+from nnreg.planning.registration.engine_settings import OPTIMISE
 from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
+from nnreg.planning.validation import check_plans, plans_class
+from nnreg.task import TASKS
 from nnreg.typed import from_mapping, to_mapping
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 SCHEMA_VERSION = 2
-OPTIMISE = "optimise"  # stands where a configuration's name may stand: every pair goes through the engine, nothing is trained
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,11 @@ class Plans:
 
     retired: ClassVar[Mapping[str, Any]] = {}
     """Training options that plans of this task had until training options were told apart by task, each with the value that had no effect."""
-    registers_pairs: ClassVar[bool] = False
-    """Whether the registration engine can do what the plans are for."""
+
+    @property
+    def registers_pairs(self) -> bool:
+        """Whether the registration engine can do what the plans are for."""
+        return TASKS[self.task].registers_pairs
 
     @property
     def to_train(self) -> str:
@@ -242,9 +248,6 @@ class Plans:
         PlansError
             Unknown or missing key, wrong type, values that contradict each other.
         """
-        from nnreg.planning.inheritance import resolved
-        from nnreg.planning.validation import check_plans, plans_class
-
         found = plans_class(content, where, cls)
         plans = from_mapping(found, without_retired(resolved(content, where), found.retired), where=where, error=PlansError)
         check_plans(plans, where)
@@ -259,11 +262,27 @@ def without_retired(content: Any, retired: Mapping[str, Any]) -> Any:
     """Parsed plans without the training options that only older files have and that have no effect there; any other value of one stays, and is refused."""
     if not isinstance(content, Mapping) or not isinstance(content.get("configurations"), Mapping):
         return content
-    return {**content, "configurations": {name: _without(configuration, retired) for name, configuration in content["configurations"].items()}}
+    return {**content, "configurations": {name: configuration_without(configuration, retired) for name, configuration in content["configurations"].items()}}
 
 
-def _without(configuration: Any, retired: Mapping[str, Any]) -> Any:
+def configuration_without(configuration: Any, retired: Mapping[str, Any]) -> Any:
+    """One parsed configuration, of plans or of a checkpoint, as :func:`without_retired` has it."""
     if not isinstance(configuration, Mapping) or not isinstance(configuration.get("training"), Mapping):
         return configuration
     kept = {key: value for key, value in configuration["training"].items() if key not in retired or value != retired[key]}
     return {**configuration, "training": kept}
+
+
+__all__ = [
+    "OPTIMISE",
+    "SCHEMA_VERSION",
+    "Architecture",
+    "Checkpoints",
+    "Configuration",
+    "EarlyStopping",
+    "LossTerm",
+    "Normalization",
+    "Plans",
+    "Tracking",
+    "Training",
+]

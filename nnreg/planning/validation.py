@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.plans import OPTIMISE, Architecture, Configuration, Plans, Training
-from nnreg.planning.registration.engine_settings import Optimisation
-from nnreg.planning.registration.plans import RegistrationPlans
+from nnreg.planning.registration.engine_settings import OPTIMISE
 from nnreg.planning.training_options import training_problems
+from nnreg.task import DEFAULT_TASK, TASKS, imported
 
-P = TypeVar("P", bound=Plans)
-PRE_ALIGNMENTS = ("none", "centre", "rigid", "affine")
-PRESETS = ("fast", "default", "accurate")  # the engine's: planning must not import it, a test compares
-SIMILARITIES = ("auto", "lncc", "lncc+mse", "mind", "mse", "nmi")
-RADII, SMOOTHNESS = (1.0, 8.0), (0.25, 4.0)  # the engine's too
-ALIGNMENT_TARGETS = ("dataset", "group")
+if TYPE_CHECKING:
+    from nnreg.planning.plans import Architecture, Configuration, Plans, Training
+
+P = TypeVar("P", bound="Plans")
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's
-ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{3})$")
-
-# task -> "module:class" and the checks that only its plans need; imported when asked for
-PLANS_OF_TASK = {
-    "registration": ("nnreg.planning.registration.plans:RegistrationPlans", "nnreg.planning.validation:registration_problems"),
-    "dense_prediction": ("nnreg.planning.dense_prediction.plans:DensePlans", "nnreg.planning.dense_prediction.validation:dense_problems"),
-}
 
 
 def plans_class(content: Any, where: str, wanted: type[P]) -> type[P]:
@@ -37,18 +26,13 @@ def plans_class(content: Any, where: str, wanted: type[P]) -> type[P]:
     PlansError
         If the task is unknown, or its plans are not of the class `wanted`.
     """
-    task = str(content.get("task", "registration")) if isinstance(content, dict) else "registration"
-    if task not in PLANS_OF_TASK:
-        raise PlansError(f"{where}: task {task!r} is unknown; {did_you_mean(task, PLANS_OF_TASK)}")
-    found: type[P] = _loaded(PLANS_OF_TASK[task][0])
+    task = str(content.get("task", DEFAULT_TASK)) if isinstance(content, dict) else DEFAULT_TASK
+    if task not in TASKS:
+        raise PlansError(f"{where}: task {task!r} is unknown; {did_you_mean(task, TASKS)}")
+    found: type[P] = imported(TASKS[task].plans)
     if not issubclass(found, wanted):
         raise PlansError(f"{where}: plans of the task {task}, which cannot be used here. Plan the dataset for the task you mean (--task).")
     return found
-
-
-def _loaded(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def check_plans(plans: Plans, where: str) -> None:
@@ -77,42 +61,7 @@ def _problems(plans: Plans) -> Iterator[str]:
     for name, configuration in plans.configurations.items():
         for problem in _configuration_problems(configuration, plans):
             yield f"configurations.{name}.{problem}"
-    yield from _loaded(PLANS_OF_TASK[plans.task][1])(plans)
-
-
-def registration_problems(plans: RegistrationPlans) -> Iterator[str]:
-    """What only registration plans can have wrong."""
-    if plans.pre_alignment not in PRE_ALIGNMENTS:
-        yield f"pre_alignment {plans.pre_alignment!r} is unknown; {did_you_mean(plans.pre_alignment, PRE_ALIGNMENTS)}."
-    if plans.alignment_target not in ALIGNMENT_TARGETS:
-        yield f"alignment_target {plans.alignment_target!r} is unknown; {did_you_mean(plans.alignment_target, ALIGNMENT_TARGETS)}."
-    if plans.alignment_target == "dataset" and plans.reference_case is None:
-        yield "reference_case is null, but alignment_target 'dataset' needs one."
-    if OPTIMISE in plans.configurations:
-        yield f"configurations.{OPTIMISE}: the name means registration without a network. Choose another."
-    yield from _optimisation_problems(plans.optimisation)
-    if not ORIENTATION.match(plans.orientation):
-        yield f"orientation {plans.orientation!r}: expected letters such as LPS or RAS, one per axis."
-    for name, configuration in plans.configurations.items():
-        ndim = len(configuration.grid)
-        if len(plans.alignment_spacing) != ndim or min(plans.alignment_spacing) <= 0:
-            yield f"configurations.{name}.grid has {ndim} axes, alignment_spacing {list(plans.alignment_spacing)} is not {ndim} positive numbers."
-
-
-def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:
-    named = {
-        "preset": (optimisation.preset, PRESETS),
-        "similarity": (optimisation.similarity, SIMILARITIES),
-        "alignment": (optimisation.alignment, PRE_ALIGNMENTS),
-        "refinement": (optimisation.refinement, (None, *PRESETS)),
-    }
-    for key, (value, known) in named.items():
-        if value not in known:
-            yield f"optimisation.{key} {value!r} is unknown; {did_you_mean(str(value), [name for name in known if name])}."
-    ranges = {"radius": (optimisation.radius or RADII[0], RADII), "smoothness": (optimisation.smoothness, SMOOTHNESS)}
-    for key, (number, (low, high)) in ranges.items():
-        if not low <= number <= high:
-            yield f"optimisation.{key} {number:g}: expected {low:g} to {high:g}."
+    yield from imported(TASKS[plans.task].plan_checks)(plans)
 
 
 def _configuration_problems(configuration: Configuration, plans: Plans) -> Iterator[str]:

@@ -61,7 +61,6 @@ def test_every_installed_command_is_tested_here():
         "__init__",
         "common",
         "planning_options",
-        "dense_tables",
         "prediction",
     }
     assert modules == set(COMMANDS)

@@ -32,7 +32,7 @@ def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-# -- source 000's generator -------------------------------------------------------------------------------------------
+# -- the generator of undeformed pairs -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "documentation").rglob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md")), *sorted(ROOT.glob("*template/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "documentation").rglob("*.md")),
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+    *sorted(ROOT.glob("*template/*.md")),
+]
 MODULES = re.findall(r'"(\w+)"', re.search(r"COMMANDS = \((.*?)\)", (ROOT / "setup.py").read_text(encoding="utf-8"), re.DOTALL)[1])
 COMMANDS = {name.rstrip("_"): name for name in MODULES}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
@@ -65,3 +71,11 @@ def test_python_examples_parse_and_import(text):
 @pytest.mark.parametrize("text", _blocks("json"))
 def test_json_examples_parse(text):
     json.loads(text if text.lstrip().startswith(("{", "[")) else f"{{{text}}}")
+
+
+def test_help_lists_every_target():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    pattern = re.search(r"grep -hE '([^']+)'", text)[1].replace("##", "## ")
+    targets = re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)[1].split()
+    listed = {line.split(":")[0] for line in text.splitlines() if re.match(pattern, line)}
+    assert listed == set(targets)

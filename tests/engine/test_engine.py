@@ -9,7 +9,8 @@ import nnreg
 from nnreg.engine import PRESETS, Registration, register
 from nnreg.engine.grids import pyramid
 from nnreg.engine.prepared_image import prepare
-from nnreg.engine.registration import SIMILARITIES, SQUARES_WEIGHT, image_groups
+from nnreg.engine.similarities import find_similarity, similarity_names
+from nnreg.engine.similarities.lncc_mse import SQUARES_WEIGHT
 from nnreg.errors import ConfigurationError, RegistrationError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, jacobian_determinant
 from nnreg.imageio import Image
@@ -57,7 +58,7 @@ def test_same_input_same_result(pair, registered):
     assert np.array_equal(again.field.displacement, registered.field.displacement)
 
 
-@pytest.mark.parametrize("similarity", [name for name in SIMILARITIES if name != "auto"])
+@pytest.mark.parametrize("similarity", similarity_names())
 def test_every_similarity_registers_one_contrast(similarity):
     pair = known_pair(2, seed=3)
     found = register(fixed=pair[0], moving=pair[1], similarity=similarity, preset="fast")
@@ -117,12 +118,12 @@ def test_progress_ends_where_it_said_it_would():
         assert told[-1][0] == told[-1][1] - 1  # the last stage begins when all others are done
 
 
-@pytest.mark.parametrize("similarity", ["lncc", "mse", "nmi", "mind", "lncc+mse"])
+@pytest.mark.parametrize("similarity", similarity_names())
 def test_labels_pull_as_hard_whatever_the_similarity(similarity):
     fixed, moving, *_ = known_pair(2)
     sides = [prepare(image.array, image.space, None, "fixed") for image in (fixed, moving)]
     (level,) = pyramid(sides[0], sides[1], np.eye(3), (1,))
-    first, *others = (group.weight for group in image_groups(level, similarity, 2.0))
+    first, *others = (group.weight for group in find_similarity(similarity).groups(level, 2.0))
     assert first == 1  # what the weights of labels and of all others are relative to
     assert others == ([SQUARES_WEIGHT] if "+" in similarity else [])
 

@@ -12,7 +12,8 @@ from nnreg.errors import NnRegError
 from nnreg.geometry import Space
 from nnreg.geometry.axis_permutation import AxisPermutation
 from nnreg.imageio import open_image, read_image, write_image
-from nnreg.imageio.lazy import boxes, is_large
+from nnreg.imageio.files import is_large
+from nnreg.imageio.lazy import boxes
 from nnreg.imageio.reoriented import TurnedImage, TurnedWriter
 from nnreg.imageio.zarr_files import create_zarr, open_zarr
 

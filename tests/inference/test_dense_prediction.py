@@ -26,8 +26,8 @@ from nnreg.inference.dense_prediction.predict import DenseOptions, predict_cases
 from nnreg.inference.dense_prediction.predictor import TileOptions
 from nnreg.inference.dense_prediction.probabilities import Probabilities, write_probabilities
 from nnreg.inference.dense_prediction.sources import NewCases
-from nnreg.inference.roads import predict
-from nnreg.planning.dense_prediction.measure import nonzero_box
+from nnreg.inference.prediction import predict
+from nnreg.planning.dense_prediction.foreground import nonzero_box
 from nnreg.planning.orientation import reoriented
 from nnreg.planning.plans import Normalization, Plans
 

@@ -356,7 +356,7 @@ class TestSurfaces:
 
 class TestSignedDistanceLoss:
     def test_a_true_distance_costs_nothing(self) -> None:
-        """Half a voxel from the surface on either side: slope 1 all through, which source 001's jump from 1 to -1 is not."""
+        """Half a voxel from the surface on either side: slope 1 all through, which a jump from 1 to -1 at the surface is not."""
         positions = torch.arange(20.0).reshape(1, 1, 20, 1).expand(1, 1, 20, 9) - 9.5
         assert float(SignedDistance(rho=6.0)(positions, positions)) == pytest.approx(0, abs=1e-7)
         spaced = SignedDistance(rho=6.0, spacing=(2.0, 1.0))

@@ -106,18 +106,14 @@ class TestSimilarity:
         assert weights[relation.ONE] > weights[relation.DIFFERENT] > weights[relation.SCALE] > 0
         assert training.regularisation(relation.MIXED).value == training.regularisation(relation.DIFFERENT).value
 
-    def test_the_engine_takes_what_is_planned(self):
-        from nnreg.engine import PRESETS as ENGINE_PRESETS
-        from nnreg.engine import presets
-        from nnreg.engine.affine import KINDS
-        from nnreg.engine.registration import SIMILARITIES as ENGINE_SIMILARITIES
-        from nnreg.planning import validation
-        from nnreg.planning.validation import PRE_ALIGNMENTS, PRESETS, SIMILARITIES
+    def test_the_engine_has_what_rules_name(self):
+        from nnreg.engine.names import AUTO
+        from nnreg.engine.similarities import SIMILARITIES, find_similarity, similarity_names
+        from nnreg.planning.registration import tuning
 
-        assert set(PRESETS) == set(ENGINE_PRESETS)
-        assert (validation.RADII, validation.SMOOTHNESS) == (presets.RADII, presets.SMOOTHNESS)
-        assert set(SIMILARITIES) == set(ENGINE_SIMILARITIES)
-        assert tuple(PRE_ALIGNMENTS) == tuple(KINDS) == alignment.FREEDOM
+        tried = {name for names in tuning.SIMILARITIES.values() for name in names} - {AUTO}
+        assert {*relation.SUITS.values(), *tried} == set(similarity_names())
+        assert all(find_similarity(name) is SIMILARITIES[name] for name in tried)
 
 
 class TestPreAlignment:
@@ -317,11 +313,6 @@ class TestTraining:
         found = fingerprint(pairing=pairing, measured=[measurement(folding_percent=folding)] * 3)
         assert network.inverse_consistent(found).value == symmetric
         assert not network.inverse_consistent(fingerprint(pairing=pairing)).value
-
-    def test_labels_drawn_are_those_memory_counts(self):
-        from nnreg.tasks.registration.samples import LABELS_PER_SAMPLE
-
-        assert training.LABELS_PER_STEP == LABELS_PER_SAMPLE
 
     def test_each_pair_is_seen_often_enough_and_training_ends(self, fingerprint, image):
         for cases in (2, 5, 9, 40):

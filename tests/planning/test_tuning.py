@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
+from nnreg.engine.names import ALIGNMENTS
 from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.planning.registration.engine_settings import Optimisation, Score, Tuning
 from nnreg.planning.registration.planner import plan
 from nnreg.planning.registration.tuning import MOST_FOLDING, PLANNED, SIMILARITIES, alternatives, before_tuning, changes, ranked, still_tuned, table, tuned
-from nnreg.planning.validation import PRE_ALIGNMENTS, check_plans
+from nnreg.planning.validation import check_plans
 
 
 def _score(name: str, accuracy: float, robust30: float, sdlogj: float, **more: object) -> Score:
@@ -82,7 +83,7 @@ def test_what_was_not_measured_is_worst():
 
 
 @pytest.mark.parametrize("relation", SIMILARITIES)
-@pytest.mark.parametrize("alignment", PRE_ALIGNMENTS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
 def test_each_alternative_differs_in_one_setting_that_plans_allow(plans, relation, alignment):
     planned = Optimisation(similarity=SIMILARITIES[relation][0], alignment=alignment)
     found = alternatives(planned, relation)

@@ -13,7 +13,8 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
 from nnreg.imageio import Image, read_image, write_image
-from nnreg.planning.dense_prediction.measure import QUANTILES, measure_case, nonzero_box
+from nnreg.planning.dense_prediction.foreground import QUANTILES, nonzero_box
+from nnreg.planning.dense_prediction.measure import measure_case
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.planning.plans import Plans
 from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset

@@ -22,6 +22,7 @@ from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.planning.plans import Architecture, LossTerm, Normalization
 from nnreg.tasks.dense_prediction.objective import DenseObjective
 from nnreg.training.configs import TRAINER_CONFIGS, TrainerConfig
+from nnreg.training.configs.overrides import apply_training_overrides
 
 ORACLE = json.loads((Path(__file__).parents[1] / "losses" / "data" / "nnunet_losses.json").read_text())
 DICE_AND_CE = (LossTerm("negative_dice"), LossTerm("cross_entropy"))

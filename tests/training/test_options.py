@@ -26,11 +26,12 @@ from nnreg.training.execution.find_lr import find_learning_rate, suggest
 from nnreg.training.logging import picture, report, sinks
 from nnreg.training.logging.diagnosis import diagnose
 from nnreg.training.lr_scheduler import build_schedule
+from nnreg.training.run_folders import RunFolders
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.runtime import autocast_type, determinism
 from nnreg.training.trainer.checkpoint import BEST, FINAL, LATEST, load_checkpoint, resumable
 from nnreg.training.trainer.monitor import stalled
-from nnreg.training.trainer.parts import RunFolders, epoch_line
+from nnreg.training.trainer.parts import epoch_line
 from nnreg.training.trainer.trainer import nnRegTrainer
 
 GRID = (20, 24)
@@ -289,7 +290,7 @@ def test_values_are_clipped_one_by_one(make):
 
 
 class ReturnsTheLoss(OnTheFly):
-    """As source 004 writes a trainer of one's own."""
+    """A trainer of one's own, written as a user of nnU-Net would."""
 
     def configure_optimizers(self) -> None:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.001)

@@ -1,4 +1,4 @@
-"""The residual U-Net of source 000's ``unetreg3d``, as MONAI has it: one field, at full resolution."""
+"""MONAI's residual U-Net, which imported configurations call ``unetreg3d``: one field, at full resolution."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ from nnreg import metrics
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.registration.pair import finite_mean
 from nnreg.imageio import ENDINGS, Image, LazyImage, ending_of, is_image_file, open_image, read_image
-from nnreg.imageio.files import check_same_space
-from nnreg.imageio.lazy import boxes, is_large
+from nnreg.imageio.files import is_large
+from nnreg.imageio.image import check_same_space
+from nnreg.imageio.lazy import boxes
 from nnreg.parallel import run_all
 
 Label = int | tuple[int, ...]

@@ -18,6 +18,7 @@ from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder
 from nnreg.evaluation.registration.folder import PREDICTION_FILE
 from nnreg.evaluation.summary import write_summary
 from nnreg.files import atomic_path, read_json, write_json
+from nnreg.task import DENSE_PREDICTION
 
 VALIDATION = "validation_raw"
 SUMMARY = "summary.json"
@@ -114,7 +115,7 @@ def accumulate(
                 shutil.copyfile(model / name, folder / name)
         content = {
             "schema_version": 1,
-            "task": "dense_prediction",
+            "task": DENSE_PREDICTION,
             "dataset": raw.name,
             "model": model.name,
             "cases": [{"name": case} for case in sorted({case_of(stem, raw.spec) for stem in found})],

@@ -12,31 +12,12 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import WHOLE, Output, label_targets, names_of_labels, outputs_of, stem_of_target, targets_of
 from nnreg.dataset.targets import label_file
-from nnreg.errors import EvaluationError, did_you_mean
+from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense_prediction.case import LabelMeasure, Progress, evaluate_files, joined_targets, key_of, label_files
 from nnreg.evaluation.dense_prediction.values import ValueMeasure, value_key
 from nnreg.evaluation.registration.folder import PREDICTION_FILE
 from nnreg.files import read_json
 from nnreg.imageio import is_image_file
-from nnreg.task import TASKS
-
-
-def task_of_predictions(folder: Path, otherwise: str) -> str:
-    """Which task the predictions of a folder are of: as its ``prediction.json`` says; of a folder without one, `otherwise`.
-
-    Raises
-    ------
-    EvaluationError
-        If the file is damaged or names no task.
-    """
-    path = folder / PREDICTION_FILE
-    if not path.is_file():
-        return otherwise
-    content = read_json(path, EvaluationError)
-    task = str(content.get("task", "registration")) if isinstance(content, dict) else "registration"
-    if task not in TASKS:
-        raise EvaluationError(f"{path}: task {task!r} is unknown; {did_you_mean(task, TASKS)}")
-    return task
 
 
 def evaluate_dense_folder(

@@ -18,7 +18,7 @@ from nnreg.evaluation.dense_prediction.case import Label, Progress, evaluate_lab
 from nnreg.files import read_json, write_json
 from nnreg.imageio import Image, read_image, write_image
 from nnreg.imageio.endings import stem_of
-from nnreg.imageio.files import check_same_space
+from nnreg.imageio.image import check_same_space
 from nnreg.parallel import run_all
 from nnreg.registry import Registry
 

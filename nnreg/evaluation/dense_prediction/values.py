@@ -13,8 +13,9 @@ import numpy.typing as npt
 from nnreg import metrics
 from nnreg.dataset.continuous import check_channels, finite_or_unknown, read_map
 from nnreg.imageio import Image, LazyImage, open_image
-from nnreg.imageio.files import check_same_space
-from nnreg.imageio.lazy import Box, boxes, is_large
+from nnreg.imageio.files import is_large
+from nnreg.imageio.image import check_same_space
+from nnreg.imageio.lazy import Box, boxes
 from nnreg.metrics.similarity import SSIM_REACH, decibels, ssim_axes, ssim_map
 
 BLOCK_VOXELS = 2**21  # of each, in double precision, with what their similarity needs

@@ -20,11 +20,13 @@ from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_prediction.case import label_files
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.imageio import as_stored, open_image, read_image, write_image
-from nnreg.imageio.files import check_same_space
-from nnreg.imageio.lazy import boxes, is_large
+from nnreg.imageio.files import is_large
+from nnreg.imageio.image import check_same_space
+from nnreg.imageio.lazy import boxes
 from nnreg.imageio.zarr_files import create_zarr
 from nnreg.inference.dense_prediction.probabilities import ENDING, Probabilities, write_probabilities
 from nnreg.parallel import run_all
+from nnreg.task import DENSE_PREDICTION
 
 Progress = Callable[[int, int, str], None]
 Floats = npt.NDArray[np.float32]
@@ -150,7 +152,7 @@ def ensemble_cases(
     spec.write(output / FILE_NAME)
     content = {
         "schema_version": SCHEMA_VERSION,
-        "task": "dense_prediction",
+        "task": DENSE_PREDICTION,
         "dataset": dataset,
         "model": model,
         "cases": [{"name": name} for name in dict.fromkeys(case_of(case.name, spec) for case in cases)],

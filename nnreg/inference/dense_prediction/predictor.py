@@ -17,7 +17,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.target_spec import WHOLE, names_of_labels, outputs_of, previous_channels, stem_of_target
 from nnreg.errors import PredictionError, did_you_mean
-from nnreg.imageio.endings import WHOLE_NUMBERS_ONLY
+from nnreg.imageio.endings import ending_for, ending_of
 from nnreg.inference.dense_prediction.sliding_window import OnTile, SlidingWindow, roomy
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.preprocessing.dense_prediction.restore import restore_labels, restore_maps, restore_probabilities
@@ -154,7 +154,7 @@ class DensePredictor:
 
     def dtype_in(self, path: Path, target: str) -> str:
         """Of a continuous target in the file `path`: whole numbers only where its format holds no others."""
-        return self.dtype(target) if path.name.lower().endswith(WHOLE_NUMBERS_ONLY) else "float32"
+        return "float32" if ending_for(ending_of(path), "float32") == ending_of(path) else self.dtype(target)
 
     def labels_of(self, target: str) -> LabelManager:
         """What the outputs of a target of labels mean.

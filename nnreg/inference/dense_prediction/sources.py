@@ -19,9 +19,10 @@ from nnreg.dataset.targets import label_file
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_prediction.case import label_files
 from nnreg.imageio import Image, check_finite, ending_of, open_image, read_channels
-from nnreg.imageio.endings import LOSSY
-from nnreg.imageio.files import check_same_space
-from nnreg.imageio.lazy import Box, is_large
+from nnreg.imageio.endings import ending_for
+from nnreg.imageio.files import is_large
+from nnreg.imageio.image import check_same_space
+from nnreg.imageio.lazy import Box
 from nnreg.inference.dense_prediction.large import ENDING as LARGE_ENDING
 from nnreg.inference.dense_prediction.large import LargePrepared
 from nnreg.inference.registration.cases import cases_in, folder_beside
@@ -250,4 +251,4 @@ def label_ending(source: DenseSource, case: str) -> str:
     ending = ending_of(source.files(case)[0])
     if ending == ".npz":
         return ".nii.gz"
-    return ".png" if ending in LOSSY else ending
+    return ending_for(ending, "uint8")

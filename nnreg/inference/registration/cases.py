@@ -14,7 +14,7 @@ from nnreg.dataset.keypoints import read_keypoints
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels, read_image
-from nnreg.imageio.files import check_same_space
+from nnreg.imageio.image import check_same_space
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
 from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset
 

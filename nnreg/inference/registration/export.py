@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from nnreg.files import writable_folder
+from nnreg.files import atomic_folder
 from nnreg.geometry import Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_itk
 from nnreg.imageio import Image, as_stored, ending_for, write_image
@@ -41,10 +39,7 @@ def write_pair(
     picture
         Draws ``overview.png``: ``picture(path, fixed, moving, warped, transform)``.
     """
-    writable_folder(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        part = Path(temporary) / folder.name
-        part.mkdir()
+    with atomic_folder(folder) as part:
         write_itk(part / "transform.h5", transforms.transform)
         write_itk(part / "alignment.h5", transforms.alignment)
         write_itk(part / "field.nii.gz" if fixed.space.ndim == 3 else part / "field.mha", transforms.transform, fixed.space)
@@ -56,9 +51,6 @@ def write_pair(
             write_image(part / f"warped_labels{ending_for(ending, labels.dtype)}", labels, fixed.space)
         if picture is not None:
             picture(part / "overview.png", fixed, moving, Image(warped, fixed.space), transforms.transform)
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
 
 
 __all__ = ["DONE", "write_pair"]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.planning.dense_prediction.fingerprint import DenseImage, MapValues
-from nnreg.planning.dense_prediction.measure import Box, Foreground, nonzero_box, volume_spacing
+from nnreg.planning.dense_prediction.foreground import Box, Foreground, nonzero_box, volume_spacing
 from nnreg.planning.dense_prediction.measure_maps import ValueSums
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nnreg.errors import PlansError
 from nnreg.planning.dense_prediction.fingerprint import MapValues
+from nnreg.planning.dense_prediction.foreground import nonzero_box
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
@@ -62,7 +63,6 @@ def measure_maps(raw: RawDataset, case: str, image: Image, maps: Image | None) -
     from nnreg.dataset.target_spec import outputs_of
     from nnreg.dataset.targets import target_paths
     from nnreg.imageio import read_image
-    from nnreg.planning.dense_prediction.measure import nonzero_box
 
     if maps is None:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.planning.dense_prediction.presets import DEFAULT, PRESETS, Preset
 from nnreg.planning.plans import Architecture
 from nnreg.planning.topology import Topology
+from nnreg.task import DENSE_PREDICTION
 
-TASK: Final = "dense_prediction"
 SHARED_ARRAYS = ("2d", "3d_fullres")  # all presets preprocess these alike
 
 
@@ -65,7 +65,7 @@ def plan_dense(
     return DensePlans(
         dataset_name=fingerprint.dataset_name,
         plans_name=builder.plans_name,
-        task=TASK,
+        task=DENSE_PREDICTION,
         planner=preset.name,
         channel_names=fingerprint.channel_names,
         transpose_forward=order.value,

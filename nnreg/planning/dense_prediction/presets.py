@@ -62,3 +62,6 @@ PRESETS: Registry[Preset] = Registry("planner")
 
 for _preset, _short in ((DEFAULT, "default"), (RESENC, "resenc"), (RESENC_M, "resenc_m"), (RESENC_L, "resenc_l"), (RESENC_XL, "resenc_xl")):
     PRESETS[_preset.name] = PRESETS[_short] = _preset
+
+PLANNERS = {name: {"planner": name} for name in PRESETS}
+"""What -pl may name, to the arguments of ``plan_dataset``."""

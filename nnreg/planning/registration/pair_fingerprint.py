@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MEASURES = ("ncc", "lncc", "nmi", "mind")
+MEASURES = ("ncc", "lncc", "nmi", "mind")  # figures of the fingerprint, which rules read; not the similarities that the engine has
 
 
 @dataclass(frozen=True)

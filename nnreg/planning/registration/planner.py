@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -19,10 +19,13 @@ from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
 from nnreg.planning.registration.rules import alignment, budget, grid, intensity, network, relation, spacing, training
 from nnreg.planning.registration.rules import engine as optimisation
+from nnreg.task import DEFAULT_PLANNER, REGISTRATION
 
 DEFAULT_PLANS_NAME = "nnRegPlans"
 DEFAULT_MEMORY_GB = 8.0
 PLANNER = "registration"
+PLANNERS: Mapping[str, Mapping[str, Any]] = {DEFAULT_PLANNER: {}, PLANNER: {}}
+"""What -pl may name, to the arguments of ``plan_dataset``."""
 
 
 @dataclass
@@ -81,7 +84,7 @@ def plan(
     return RegistrationPlans(
         dataset_name=fingerprint.dataset_name,
         plans_name=plans_name,
-        task="registration",
+        task=REGISTRATION,
         planner=PLANNER,
         channel_names=fingerprint.channel_names,
         pre_alignment=aligned,

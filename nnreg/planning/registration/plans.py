@@ -64,7 +64,6 @@ class RegistrationPlans(Plans):
         What ``nnreg_tune`` measured; `optimisation` is then what won.
     """
 
-    registers_pairs: ClassVar[bool] = True
     retired: ClassVar[Mapping[str, Any]] = {"loss_on_label_only": False, "min_labeled_ratio": 0.0, "min_bbox_percent": 0.0}
     configurations: dict[str, RegistrationConfiguration]
     pre_alignment: str

@@ -12,20 +12,23 @@ from typing import Any, cast
 
 import numpy as np
 
+from nnreg.engine.names import AUTO
+from nnreg.engine.presets import PRESETS
+from nnreg.engine.similarities import find_similarity, similarity_names
 from nnreg.planning.decision import counted
 from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.registration.engine_settings import Optimisation, Score, Tuning
 from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.planning.registration.rules.relation import DIFFERENT, MIXED, ONE, SCALE
-from nnreg.planning.validation import PRESETS
 
 PLANNED = "planned"
 MOST_FOLDING = 0.1  # percent of the voxels of any pair
+# by relation, the one that should suit it best first; those of other packages are tried after them
 SIMILARITIES = {
     ONE: ("lncc", "lncc+mse", "mse", "nmi", "mind"),
     SCALE: ("mse", "lncc+mse", "lncc", "nmi", "mind"),
     DIFFERENT: ("nmi", "mind"),
-    MIXED: ("auto", "nmi", "mind"),
+    MIXED: (AUTO, "nmi", "mind"),
 }
 RADII, SMOOTHNESS = (3.0, 4.0), (0.8, 1.25)
 NUMBERS = ("radius", "smoothness")  # settings that are numbers: a table of changes holds text
@@ -46,8 +49,8 @@ def alternatives(planned: Optimisation, relation: str) -> dict[str, Optimisation
     """
     tries = {
         "preset": PRESETS,
-        "similarity": SIMILARITIES[relation],
-        "radius": RADII if planned.similarity in ("lncc", "lncc+mse", "auto") else (),
+        "similarity": (*SIMILARITIES[relation], *_others(relation)),
+        "radius": RADII if planned.similarity == AUTO or find_similarity(planned.similarity).windowed else (),
         "smoothness": SMOOTHNESS,
         "alignment": [table[planned.alignment] for table in (FREER, STRICTER) if planned.alignment in table],
     }
@@ -58,6 +61,12 @@ def alternatives(planned: Optimisation, relation: str) -> dict[str, Optimisation
                 change: dict[str, Any] = {key: value}
                 result[f"{key} {value}"] = dataclasses.replace(planned, **change)
     return result
+
+
+def _others(relation: str) -> list[str]:
+    """Similarities that no rule knows, as far as they suit the relation."""
+    known = {name for names in SIMILARITIES.values() for name in names}
+    return [name for name in similarity_names() if name not in known and (relation in (ONE, SCALE) or find_similarity(name).across_contrasts)]
 
 
 def changes(planned: Optimisation, other: Optimisation) -> dict[str, str]:

@@ -14,7 +14,7 @@ from nnreg.dataset.labels import OUTSIDE, Label, LabelManager
 from nnreg.dataset.target_spec import Output
 from nnreg.errors import PreprocessingError
 from nnreg.imageio import Image
-from nnreg.planning.dense_prediction.measure import as_volume
+from nnreg.planning.dense_prediction.foreground import as_volume
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.planning.dense_prediction.resampling import new_shape
 from nnreg.preprocessing.dense_prediction.crop import crop

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.dataset.labels import OUTSIDE
-from nnreg.planning.dense_prediction.measure import Box, nonzero_box
+from nnreg.planning.dense_prediction.foreground import Box, nonzero_box
 
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int16]

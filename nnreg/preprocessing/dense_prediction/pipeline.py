@@ -14,11 +14,12 @@ from nnreg.files import writable_folder
 from nnreg.parallel import default_processes
 from nnreg.planning.dense_prediction.fingerprint import FILE_NAME, DenseFingerprint
 from nnreg.planning.dense_prediction.measure import is_current, measure_dense
-from nnreg.planning.dense_prediction.planner import TASK, plan_dense
+from nnreg.planning.dense_prediction.planner import plan_dense
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.planning.dense_prediction.presets import DEFAULT
 from nnreg.preprocessing.dense_prediction.run import preprocess
 from nnreg.preprocessing.plan_files import Note, Progress, keep_dataset_files, known_configurations, read_plans, refuse_another_task, silent, unheard
+from nnreg.task import DENSE_PREDICTION
 from nnreg.workspace import Workspace
 
 
@@ -77,7 +78,7 @@ def plan_dataset(
         fingerprint, planner=planner, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing
     )
     path = folder / f"{plans.plans_name}.json"
-    refuse_another_task(path, TASK)
+    refuse_another_task(path, DENSE_PREDICTION)
     plans.write(path)
     keep_dataset_files(raw, folder, on_note)
     return plans
@@ -141,7 +142,9 @@ def preprocess_dataset(
     raw, folder = _open(workspace, dataset)
     plans = read_plans(folder, plans_name, raw.name)
     if not isinstance(plans, DensePlans):
-        raise PlansError(f"{folder / plans_name}.json: plans of the task {plans.task}, expected {TASK}. Plan the dataset with --task {TASK}.")
+        raise PlansError(
+            f"{folder / plans_name}.json: plans of the task {plans.task}, expected {DENSE_PREDICTION}. Plan the dataset with --task {DENSE_PREDICTION}."
+        )
     fingerprint = _read_fingerprint(raw, folder)
     names = tuple(configurations) or tuple(plans.configurations)
     if clean:
@@ -152,7 +155,7 @@ def preprocess_dataset(
 
 
 def _read_fingerprint(raw: RawDataset, folder: Path) -> DenseFingerprint:
-    path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} --task {TASK} first."
+    path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} --task {DENSE_PREDICTION} first."
     if not path.is_file():
         raise PlansError(f"{path}: does not exist. {remedy}")
     fingerprint = DenseFingerprint.read(path)
@@ -168,5 +171,5 @@ def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     labels = raw.spec.labels
     if not labels and not all(target.labels or target.is_continuous for target in targets_of(raw.spec).values()):
         labels = {"background": 0, **{str(value): value for value in raw.label_values}}
-    raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=TASK, labels=labels), raw.cases, raw.test_cases)
+    raw = RawDataset(raw.folder, dataclasses.replace(raw.spec, task=DENSE_PREDICTION, labels=labels), raw.cases, raw.test_cases)
     return raw, writable_folder(workspace.preprocessed / name)

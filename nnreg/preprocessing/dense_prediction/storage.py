@@ -14,7 +14,7 @@ from nnreg.dataset.labels import Label
 from nnreg.errors import PreprocessingError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
-from nnreg.planning.dense_prediction.measure import Box, volume_spacing
+from nnreg.planning.dense_prediction.foreground import Box, volume_spacing
 from nnreg.preprocessing.dense_prediction.locations import Voxels, read_locations, write_locations
 from nnreg.preprocessing.registration.storage import ENDING, IMAGE, LABELS, MASK, PreparedFolder, open_array, write_array
 

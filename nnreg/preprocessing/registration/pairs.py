@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 FOLDER = "pair_measurements"
 BUDGET_SECONDS = 60.0
-FEWEST, MOST = 3, 15  # pairs: ConvexAdam's own configuration search looks at 15 (registration_anchors 3)
+FEWEST, MOST = 3, 15  # pairs: ConvexAdam's own configuration search looks at 15 [evidence: ConvexAdam 2024]
 TRIED = 6  # pairs that every similarity is tried on: the planner needs a few to agree
 POOL = 2000  # pairs that the sample is drawn from, at most: a thousand subjects have a million
 SEED = 1234

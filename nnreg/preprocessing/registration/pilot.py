@@ -21,6 +21,7 @@ from nnreg.metrics import dice, ncc
 from nnreg.planning.orientation import permutation
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.pair_fingerprint import PairMeasurement, Percentiles, Stages, Trial
+from nnreg.planning.registration.rules.relation import SUITS
 
 if TYPE_CHECKING:
     from nnreg.dataset import Case, Pair, RawDataset
@@ -29,7 +30,7 @@ LARGEST_COPY = 1_500_000  # voxels: a pair takes seconds, and displacements in m
 USUAL_CHANNELS = 4  # images of more get smaller copies
 MOST_CHANNELS = 8  # that similarities are measured on
 PRESET = "fast"
-TRIED = ("lncc", "mse", "nmi")
+TRIED = tuple(SUITS.values())  # the planner compares these
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 

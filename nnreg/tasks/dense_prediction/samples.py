@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from nnreg.dataset.labels import OUTSIDE
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.target_spec import outputs_of, targets_of
-from nnreg.planning.dense_prediction.measure import nonzero_box
+from nnreg.planning.dense_prediction.foreground import nonzero_box
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DenseTraining
 from nnreg.preprocessing.dense_prediction.storage import DenseDataset
 from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps

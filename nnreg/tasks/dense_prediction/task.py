@@ -21,7 +21,7 @@ from nnreg.dataset.target_spec import outputs_of, previous_channels, targets_of
 from nnreg.planning import memory
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.planning.plans import Training
-from nnreg.task import Objective
+from nnreg.task import DENSE_PREDICTION, Objective
 from nnreg.tasks.dense_prediction.auxiliary import DerivedMaps, auxiliary_targets
 from nnreg.tasks.dense_prediction.cascade import FOLDER, PreviousStage
 from nnreg.tasks.dense_prediction.continuous import ContinuousObjective
@@ -39,7 +39,7 @@ LOSS_COPIES = 4  # of the logits, in float32, that a loss and its gradient keep
 class DensePredictionTask:
     """Everything that training needs to know of dense prediction; see :class:`nnreg.task.Task`."""
 
-    name = "dense_prediction"
+    name = DENSE_PREDICTION
     monitor = "dice"
 
     def network(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> nn.Module:

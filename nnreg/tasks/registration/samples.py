@@ -15,11 +15,11 @@ from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES
 from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
+from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset
 from nnreg.training.augmentation.registration import PairSample, build_augmentation
 
 SPLITS = ("train", "val")
-LABELS_PER_SAMPLE = 8  # one-hot maps of all labels of a brain would not fit: 36 labels at full size are 1 GB
 POINTS_PER_SAMPLE = 512  # samples of a batch need as many
 
 
@@ -159,5 +159,5 @@ def _draw_labels(fixed: Tensor, moving: Tensor, rng: np.random.Generator) -> Ten
     shared = shared[shared > 0]
     if shared.size == 0:
         shared = np.array([-1])  # no such label: both one-hot maps are empty, the overlap term is constant
-    drawn = rng.choice(shared, LABELS_PER_SAMPLE, replace=shared.size < LABELS_PER_SAMPLE)
+    drawn = rng.choice(shared, LABELS_PER_STEP, replace=shared.size < LABELS_PER_STEP)
     return torch.from_numpy(drawn.astype(np.int16))

@@ -23,6 +23,7 @@ from nnreg.geometry import warp
 from nnreg.planning import memory
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
+from nnreg.task import REGISTRATION
 from nnreg.tasks.registration.objective import RegistrationObjective, known_voxels
 from nnreg.tasks.registration.samples import PairSamples, learns_from
 from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 class RegistrationTask:
     """Everything that training needs to know of registration; see :class:`nnreg.task.Task`."""
 
-    name = "registration"
+    name = REGISTRATION
     monitor = "dice"
 
     def network(self, *, plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> nn.Module:

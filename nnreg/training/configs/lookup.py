@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.registry import installed
 from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
 from nnreg.typed import from_mapping
 
@@ -83,12 +83,17 @@ def _part(name: str) -> ResolvedTrainer:
 
 
 def trainer_classes() -> dict[str, type[nnRegTrainer]]:
-    """Trainer classes by name: ours and those of installed packages."""
+    """Trainer classes by name: ours and those of installed packages.
+
+    Raises
+    ------
+    ConfigurationError
+        If one of a package cannot be imported, or two packages give one name.
+    """
     from nnreg.training.trainer.trainer import nnRegTrainer
 
     classes: dict[str, type[nnRegTrainer]] = {DEFAULT_TRAINER: nnRegTrainer}
-    for entry in entry_points(group=ENTRY_POINTS):
-        classes[entry.name] = entry.load()
+    classes |= {name: offered.load() for name, offered in installed("trainer", ENTRY_POINTS).items()}
     return classes
 
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nnreg.dataset import RawDataset
-from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.splits import available_folds, fold_cases
-from nnreg.errors import NnRegError, TrainingError, did_you_mean
-from nnreg.files import read_json, writable_folder
-from nnreg.planning.plans import Plans
+from nnreg.errors import NnRegError, TrainingError
+from nnreg.files import writable_folder
 from nnreg.training.configs.lookup import DEFAULT_TRAINER, resolve_trainer
+from nnreg.training.run_folders import DEFAULT_PLANS, prepared
 from nnreg.training.runtime_utils.runtime import device_named
 from nnreg.training.trainer.checkpoint import BEST, FINAL, resumable
-from nnreg.training.trainer.parts import Listeners, RunFolders
+from nnreg.training.trainer.parts import Listeners
 from nnreg.training.trainer.trainer import nnRegTrainer
 from nnreg.workspace import Workspace
-
-DEFAULT_PLANS = "nnRegPlans"
 
 
 def build_trainer(
@@ -61,46 +56,6 @@ def build_trainer(
         workers=default_workers(chosen) if workers is None else workers,
         listeners=listeners,
     )
-
-
-def prepared(workspace: Workspace, dataset: int | str, configuration: str, fold: int | str, plans: str, trainer: str) -> tuple[Plans, DatasetSpec, RunFolders]:
-    """Plans, dataset.json and folders of a dataset that is ready to be trained by the trainer of that name.
-
-    Raises
-    ------
-    NnRegError
-        Unknown dataset, plans, configuration or fold; plans made for another dataset; arrays or images missing.
-    """
-    name = workspace.dataset_name(dataset)
-    preprocessed = workspace.preprocessed / name
-    plans_path = preprocessed / f"{plans}.json"
-    if not plans_path.is_file():
-        found = sorted(path.stem for path in preprocessed.glob("*Plans*.json"))
-        advice = did_you_mean(plans, found) if found else f"run nnreg_plan_and_preprocess -d {name[7:10]} first"
-        raise TrainingError(f"{plans_path}: does not exist; {advice}")
-    loaded = Plans.read(plans_path)
-    if loaded.dataset_name != name:
-        raise TrainingError(f"{plans_path}: was made for {loaded.dataset_name}, not for {name}. Plan this dataset: nnreg_plan_and_preprocess -d {name[7:10]}")
-    loaded.configuration(configuration)
-    splits = read_json(preprocessed / "splits_final.json", TrainingError)
-    folds = available_folds(splits)
-    if str(fold) not in [*map(str, folds), "all"]:
-        raise TrainingError(f"fold {fold}: {preprocessed / 'splits_final.json'} has folds {', '.join(map(str, folds))}, and 'all' is always there.")
-    arrays = preprocessed / loaded.configuration(configuration).data_identifier
-    if not arrays.is_dir():
-        raise TrainingError(f"{arrays}: has no preprocessed arrays. Run nnreg_preprocess -d {name[7:10]} -c {configuration}")
-    _check_raw(workspace.raw / name, fold_cases(splits, fold if fold == "all" else int(fold))[1])
-    folders = RunFolders(raw=workspace.raw / name, preprocessed=preprocessed, model=workspace.model_folder(name, trainer, loaded.plans_name, configuration))
-    return loaded, DatasetSpec.read(preprocessed / "dataset.json"), folders
-
-
-def _check_raw(folder: Path, cases: Sequence[str]) -> None:
-    """The validation at the end is on native images: better told now than after a day."""
-    raw = RawDataset.open(folder)
-    for case in cases:
-        for path in raw.image_paths(case):
-            if not path.exists():
-                raise TrainingError(f"{path}: does not exist, but the validation of this fold registers it. Put it back, or plan the dataset without it.")
 
 
 def default_workers(device: torch.device) -> int:

@@ -83,7 +83,7 @@ def write_recipe(recipe: TrainerConfig, path: Path) -> Path:
 
 def import_run(run: ImportedRun, source: Path, workspace: Workspace, *, number: int | None = None, processes: int | None = None, say: Say) -> Prepared:
     """As :func:`plan_run`, and the arrays."""
-    from nnreg.preprocessing.roads import preprocess_dataset
+    from nnreg.preprocessing.datasets import preprocess_dataset
 
     prepared = plan_run(run, source, workspace, number=number, processes=processes, say=say)
     preprocess_dataset(workspace, prepared.dataset, plans_name=PLANS, configurations=[prepared.configuration], processes=processes)
@@ -114,7 +114,7 @@ def plan_run(run: ImportedRun, source: Path, workspace: Workspace, *, number: in
     DatasetError
         If the number belongs to another dataset, or to an import of other content.
     """
-    from nnreg.preprocessing.roads import fingerprint_dataset, plan_dataset
+    from nnreg.preprocessing.datasets import fingerprint_dataset, plan_dataset
 
     if run.dataset is None:
         raise ConfigurationError(f"{source}: names no dataset. Say which to train: nnreg_train DATASET CONFIGURATION FOLD --from_config {source}")

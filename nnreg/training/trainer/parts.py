@@ -1,11 +1,10 @@
-"""Where a training reads and writes, who listens to it, and what its files say."""
+"""Who listens to a training, and what its files say."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,26 +18,6 @@ if TYPE_CHECKING:
     from nnreg.training.trainer.trainer import nnRegTrainer
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class RunFolders:
-    """Where a training reads and writes.
-
-    Attributes
-    ----------
-    raw : the raw dataset, for the full validation on native images
-    preprocessed : plans, splits and arrays
-    model : ``TRAINER__PLANS__CONFIGURATION``
-    """
-
-    raw: Path
-    preprocessed: Path
-    model: Path
-
-    def fold(self, fold: int | str) -> Path:
-        """``fold_K`` of the model folder."""
-        return self.model / f"fold_{fold}"
 
 
 @dataclass
@@ -62,7 +41,7 @@ def epoch_numbers(train_terms: Sequence[Mapping[str, Tensor]], validation_terms:
 def epoch_line(epoch: int, epochs: int, numbers: Mapping[str, float], shown: Sequence[str]) -> str:
     """The log's line of an epoch (counted from 0).
 
-    With `shown` just these numbers; one that was not measured is shown as 0, as source 000 shows an end-point error without a truth.
+    With `shown` just these numbers; one that was not measured is shown as 0, as trainings on synthetic pairs show an end-point error without a truth.
     """
     if shown:
         terms = ((name, 0.0 if math.isnan(numbers.get(name, math.nan)) else numbers[name]) for name in shown)

@@ -16,6 +16,7 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
 from nnreg.errors import TrainingError
 from nnreg.files import read_json, write_json
+from nnreg.inference.trained_networks import Predictor
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
 from nnreg.training.configs.overrides import recipe_with, resolve_configuration
@@ -23,6 +24,7 @@ from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
 from nnreg.training.logging import History, Report
 from nnreg.training.lr_scheduler import build_schedule
+from nnreg.training.run_folders import RunFolders, prepared
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.memory import check_fits
 from nnreg.training.runtime_utils.runtime import (
@@ -36,10 +38,11 @@ from nnreg.training.runtime_utils.runtime import (
 from nnreg.training.trainer.checkpoint import CheckpointKeeper, load_checkpoint, save_checkpoint
 from nnreg.training.trainer.monitor import Monitor, stalled
 from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
-from nnreg.training.trainer.parts import Listeners, RunFolders, debug_information, epoch_line, epoch_numbers, headline, opening_lines
+from nnreg.training.trainer.parts import Listeners, debug_information, epoch_line, epoch_numbers, headline, opening_lines
 from nnreg.training.trainer.state import restore_training, training_state
 from nnreg.training.trainer.stepper import Stepper, averaged_weights
 from nnreg.typed import to_mapping
+from nnreg.workspace import Workspace
 
 
 class nnRegTrainer:
@@ -270,8 +273,6 @@ class nnRegTrainer:
 
     def perform_actual_validation(self) -> dict[str, Any]:
         """Predict every validation pair on its native grids into ``validation_raw/`` and write ``validation_summary.json``."""
-        from nnreg.inference.predictor import Predictor
-
         self.initialize()
         if not hasattr(self, "log"):
             self.on_train_start()
@@ -391,9 +392,6 @@ class nnRegTrainer:
 
 def read_prepared(dataset: int | str | None, configuration: str, fold: int | str, plans: str, trainer: str) -> tuple[Plans, DatasetSpec, RunFolders]:
     """What a trainer that was given a dataset's number reads from the workspace."""
-    from nnreg.training.execution.run import prepared
-    from nnreg.workspace import Workspace
-
     if dataset is None:
         raise TrainingError("a trainer needs a dataset_id, or plans, spec and folders.")
     return prepared(Workspace.resolve(None), dataset, configuration, fold, plans, trainer)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from nnreg.engine.names import ALIGNMENTS
 from nnreg.errors import PlansError
 from nnreg.planning.decision import Decision, counted, rule, text
 from nnreg.planning.registration.fingerprint import Fingerprint
@@ -16,8 +17,7 @@ ALIGNMENT_VOXELS = 64  # along the longest axis: pose needs no more, and a pair 
 ALREADY_CENTRED = 0.02  # of the foreground's extent: images aligned by someone else agree this well
 ALREADY_SIZED = 0.03
 WITHIN_SUBJECT = ("pairs", "groups")
-FREEDOM = ("none", "centre", "rigid", "affine")
-IN_PLACE = 0.02  # of the body's extent: 3 to 4 mm of a head, as sets aligned by others have (registration_anchors 2)
+IN_PLACE = 0.02  # of the body's extent: 3 to 4 mm of a head, as sets aligned by others have [evidence: linear alignment]
 DEFORMED, MOSTLY = 0.1, 0.5  # within a subject: of the body's extent, and of the pilot's gain. Less is tissue that deformed, not a body that moved
 BETTER_DICE = 0.01  # what linear alignment must add to the Dice of images on one grid: less comes by chance
 
@@ -79,10 +79,10 @@ def _measured_alignment(fingerprint: Fingerprint, pairs: PairFingerprint) -> Dec
         # on the demo a network that starts from the headers ends at 0.86 voxel instead of 1.35, Dice 0.82 instead of 0.80
         return Decision("none", f"{moved} and explains {share:.0%} of what the pilot gains: one subject whose tissue deformed, better left to the network")
     kept = [pair.alignment_kind for pair in trusted(pairs)]
-    value = max(kept, key=FREEDOM.index)
+    value = max(kept, key=ALIGNMENTS.index)
     if value == "none":
         value = "rigid" if fingerprint.pairing in WITHIN_SUBJECT else "affine"
-    counts = ", ".join(f"{kept.count(kind)} {kind}" for kind in FREEDOM if kind in kept)
+    counts = ", ".join(f"{kept.count(kind)} {kind}" for kind in ALIGNMENTS if kind in kept)
     return Decision(value, f"{moved}; kept: {counts}. Each case keeps only what improves its similarity")
 
 

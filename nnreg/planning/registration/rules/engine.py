@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from nnreg.engine.names import AUTO
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.rules.alignment import WITHIN_SUBJECT
 from nnreg.planning.registration.rules.relation import DIFFERENT, FEWEST_TRIED, MIXED, ONE, SUITS, second_round, shared_scale
 
-FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 (registration_anchors 1.2)
-FEWEST_PAIRS = 15  # given pairs: trained networks had 0.40 and 0.50 on eight MR-CT pairs, an optimiser 0.735 (registration_anchors 17)
+FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 [evidence: registration designs 2025]
+FEWEST_PAIRS = 15  # given pairs: trained networks had 0.40 and 0.50 on eight MR-CT pairs, an optimiser 0.735 [evidence: AbdomenMRCT re-run]
 FEWEST_DIFFERENT = 30  # subjects of different contrasts: the same, with more to learn from as little
 SOLVED_DICE = 0.9  # mean Dice of the pilot from which labels are about as good as two people agree
 SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the working spacing
@@ -37,12 +38,12 @@ def engine_similarity(fingerprint: Fingerprint, relation: str) -> Decision[str]:
     brightness differs from side to side they lose 0.01 to 0.02 of Dice, on others they gain as much.
     """
     if relation == MIXED:
-        return Decision("auto", f"{relation}: the engine tells them apart pair by pair")
+        return Decision(AUTO, f"{relation}: the engine tells them apart pair by pair")
     shared = shared_scale(fingerprint) if relation == ONE else None
     if shared is not None:
         return Decision("lncc+mse", f"{relation}, and intensities that can be compared as they are ({shared})")
     value = SUITS[relation]
-    told = " (measured on T1 and T2: smaller errors than MIND under the engine's smoothing)" if value == "nmi" else ""
+    told = " (measured on T1 and T2: smaller errors than MIND under the engine's smoothing)" if relation == DIFFERENT else ""
     return Decision(value, f"{relation}{told}; decided once for the dataset, so that one odd pair is not registered otherwise")
 
 
@@ -89,7 +90,7 @@ def refinement(relation: str) -> Decision[str | None]:
     return Decision(
         "fast",
         "the engine goes on from the network's field: on the demo 38 to 49 % of the remaining error is left after half a second; most needed where motion is "
-        "large, images are unlike those trained on or contrasts differ (registration_anchors 22); --no_refinement switches it off",
+        "large, images are unlike those trained on or contrasts differ [evidence: uniGradICON 2024]; --no_refinement switches it off",
     )
 
 
@@ -127,12 +128,13 @@ def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, f
 def _too_few(fingerprint: Fingerprint, relation: str) -> str | None:
     subjects, pairs, images = fingerprint.subjects, fingerprint.pair_count, len(fingerprint.images)
     if relation in (DIFFERENT, MIXED) and subjects < FEWEST_DIFFERENT:
-        return f"{counted(subjects, 'subject')} of different contrasts: below {FEWEST_DIFFERENT} an optimiser is better (registration_anchors 17)"
+        return f"{counted(subjects, 'subject')} of different contrasts: below {FEWEST_DIFFERENT} an optimiser is better [evidence: AbdomenMRCT re-run]"
     if fingerprint.pairing in WITHIN_SUBJECT and pairs < FEWEST_PAIRS:
-        return f"{counted(pairs, 'pair')}: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows (registration_anchors 17)"
+        return f"{counted(pairs, 'pair')}: fewer than {FEWEST_PAIRS} teach a network less than an optimiser knows [evidence: AbdomenMRCT re-run]"
     if fingerprint.pairing in WITHIN_SUBJECT and images < FEWEST_SUBJECTS:
         # five sections of one block make twenty ordered pairs, and still show a network next to nothing
-        return f"{counted(pairs, 'pair')} of {counted(images, 'image')}: fewer than {FEWEST_SUBJECTS} images are too few to train on (registration_anchors 17)"
+        few = f"fewer than {FEWEST_SUBJECTS} images are too few to train on [evidence: registration designs 2025]"
+        return f"{counted(pairs, 'pair')} of {counted(images, 'image')}: {few}"
     if fingerprint.pairing not in WITHIN_SUBJECT and subjects < FEWEST_SUBJECTS:
-        return f"{counted(subjects, 'subject')}: fewer than {FEWEST_SUBJECTS} are too few to train on (registration_anchors 17)"
+        return f"{counted(subjects, 'subject')}: fewer than {FEWEST_SUBJECTS} are too few to train on [evidence: registration designs 2025]"
     return None

@@ -11,21 +11,24 @@ from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.rules.relation import DIFFERENT, MIXED, SCALE
 
-WINDOW_MM = 9.0
-NARROWEST, WIDEST = 5, 9  # voxels of the finest axis
-SMALLEST_WINDOW = 3
-DIFFUSION_WEIGHT, MSE_WEIGHT, MIND_WEIGHT = 1.0, 0.05, 0.1
-LABELLED_CASES = 20
-LABELS_PER_STEP = 8  # that training draws; a test compares
-SYMMETRIC = 0.8  # Dice of left and mirrored right: brains 0.93
-DICE_WEIGHT = 1.0
-POINT_WEIGHT = 0.1  # per mm
-LEARNING_RATE = 1e-3
-SMALL_GRID = 64**3
-ITERATIONS, VALIDATION_ITERATIONS = 250, 50  # nnU-Net's
+WINDOW_MM = 9.0  # chosen on brains
+NARROWEST, WIDEST = 5, 9  # voxels of the finest axis; chosen on brains, the wider as VoxelMorph and VFA have it
+SMALLEST_WINDOW = 3  # a voxel and its neighbours: less is no window
+DIFFUSION_WEIGHT = 1.0  # beside local correlation, as in the published trainings of SITReg, VFA and TransMorph
+MSE_WEIGHT = 0.05  # not tuned: mean squares of intensities in [0, 1] are small, 0.01 to 0.05
+MIND_WEIGHT = 0.1  # not tuned: mean squares of self-similarity maps are some ten times smaller than one minus a correlation
+LABELLED_CASES = 20  # not tuned: no measurement with fewer is recorded
+LABELS_PER_STEP = 8  # that training draws: one-hot maps of all labels of a brain would not fit, 36 labels at full size are 1 GB
+SYMMETRIC = 0.8  # Dice of left and mirrored right; not tuned: brains have 0.93
+DICE_WEIGHT = 1.0  # beside local correlation and diffusion of weight 1: TransMorph's training on OASIS, ncc_1_dsc_1_diffusion_1
+POINT_WEIGHT = 0.1  # per mm; not tuned
+LEARNING_RATE = 1e-3  # chosen on brains: 1e-4 learns as well, ten times slower
+SMALL_GRID = 64**3  # voxels; not tuned
+ITERATIONS, VALIDATION_ITERATIONS = 250, 50  # of an epoch; nnU-Net's (Isensee et al., Nature Methods 2021)
+# not tuned: published trainings took 120,000 steps on OASIS (24 x 5000), 60,000 on LUMIR (30 x 2000), 5,000 on lungs
 VISITS, FEWEST_STEPS, MOST_STEPS = 1000, 20_000, 120_000
-POLY_EXPONENT = 0.9
-GRADIENT_CLIP = 1.0
+POLY_EXPONENT = 0.9  # nnU-Net's
+GRADIENT_CLIP = 1.0  # of the norm; not tuned
 
 
 @rule("similarity")
@@ -37,7 +40,7 @@ def similarity(relation: str, spacing: Sequence[float], grid: Sequence[int]) -> 
     if relation == SCALE:
         return Decision((LossTerm("mse"),), f"{relation}: with little texture a local correlation would weigh noise, mean squares do not")
     if relation in (DIFFERENT, MIXED):
-        return Decision((LossTerm("mind"),), f"{relation}: self-similarity does not depend on contrast (MIND-SSC; registration_anchors 11)")
+        return Decision((LossTerm("mind"),), f"{relation}: self-similarity does not depend on contrast [evidence: MIND-SSC 2013]")
     finest = min(max(_odd(WINDOW_MM / min(spacing)), NARROWEST), WIDEST)
     wanted = [finest * min(spacing) / step for step in spacing]
     window = tuple(_odd(min(width, size / 2)) for width, size in zip(wanted, grid, strict=True))
@@ -56,11 +59,11 @@ def _odd(width: float) -> int:
 def regularisation(relation: str) -> Decision[tuple[LossTerm, ...]]:
     """Squared gradient of the field, weighted by what the similarity is worth: 1 with local correlation, 0.05 with mean squares, 0.1 with MIND."""
     weight, why = {
-        SCALE: (MSE_WEIGHT, "mean squares of intensities in [0, 1] are small: 0.01 to 0.05 (registration_anchors 18)"),
+        SCALE: (MSE_WEIGHT, "mean squares of intensities in [0, 1] are small: 0.01 to 0.05 [evidence: VoxelMorph 2019]"),
         DIFFERENT: (MIND_WEIGHT, "mean squares of self-similarity maps are some ten times smaller than one minus a correlation"),
     }.get(
         DIFFERENT if relation == MIXED else relation,
-        (DIFFUSION_WEIGHT, "with local correlation: what SITReg, VFA and TransMorph settled on (registration_anchors 18)"),
+        (DIFFUSION_WEIGHT, "with local correlation: what SITReg, VFA and TransMorph settled on [evidence: diffusion weight]"),
     )
     return Decision((LossTerm("diffusion", weight),), f"weight {weight:g}: {why}")
 
@@ -73,8 +76,8 @@ def supervision(fingerprint: Fingerprint) -> Decision[tuple[LossTerm, ...]]:
     per mm.
     """
     images = fingerprint.images.values()
-    labels = _taught(sum(image.labels for image in images), len(images), "labels", "OASIS rises from 0.82 to 0.86 (registration_anchors 15)")
-    points = _taught(sum(bool(image.keypoints) for image in images), len(images), "keypoints", "lungs come from 6.5 to 4.5 mm (registration_anchors 16)")
+    labels = _taught(sum(image.labels for image in images), len(images), "labels", "OASIS rises from 0.82 to 0.86 [evidence: TransMorph 2022]")
+    points = _taught(sum(bool(image.keypoints) for image in images), len(images), "keypoints", "lungs come from 6.5 to 4.5 mm [evidence: Lung250M-4B 2023]")
     if points.value and not _corresponding(fingerprint):
         points = Decision(False, "keypoints of a pair differ in number, so their rows do not correspond: kept for evaluation")
     terms = [LossTerm("soft_dice", DICE_WEIGHT)] * labels.value + [LossTerm("keypoints", POINT_WEIGHT)] * points.value
@@ -127,7 +130,7 @@ def length(fingerprint: Fingerprint) -> Decision[tuple[int, int, int]]:
     return Decision(
         (steps // ITERATIONS, ITERATIONS, VALIDATION_ITERATIONS),
         f"{counted(fingerprint.pair_count, 'pair')}, each about {VISITS} times within {FEWEST_STEPS} to {MOST_STEPS} steps: "
-        "OASIS took 120,000, LUMIR 60,000, lungs 5,000 to converge (registration_anchors 27)",
+        "OASIS took 120,000, LUMIR 60,000, lungs 5,000 to converge [evidence: training lengths]",
     )
 
 
@@ -159,6 +162,7 @@ def augmentation(fingerprint: Fingerprint, pre_alignment: str) -> Decision[dict[
     share = 0.5 if pre_alignment == "none" and fingerprint.pairs is not None else 1.0
     value: dict[str, dict[str, Any]] = {
         "spatial": {"rotation_degrees": 10.0, "log_scale": 0.1, "shift_fraction": 0.05, "mirror_axes": list(axes)},
+        # 5 degrees, 5 % and 2.5 %: what SITReg's training on NLST draws. The shared pose above is not tuned
         "relative_affine": {"rotation_degrees": 5.0 * share, "log_scale": 0.05 * share, "shift_fraction": 0.025 * share},
         "intensity": {},
     }

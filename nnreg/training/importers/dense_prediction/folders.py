@@ -11,6 +11,7 @@ from typing import Any
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import DatasetError, did_you_mean
 from nnreg.imageio.endings import ending_of, stem_of
+from nnreg.task import DENSE_PREDICTION
 from nnreg.training.importers.run import ImportedDataset
 from nnreg.training.importers.values import camel_case
 
@@ -67,7 +68,7 @@ def labelled_folder(
         numTraining=len(images),
         file_ending=ending,
         labels=names,
-        task="dense_prediction",
+        task=DENSE_PREDICTION,
         targets=wanted if len(wanted) > 1 or any(wanted.values()) else {},
         auxiliary_tasks=dict(auxiliary_tasks or {}),
         description=f"Imported from {folder.name}.",

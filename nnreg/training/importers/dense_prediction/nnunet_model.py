@@ -18,8 +18,7 @@ from torch import Tensor
 from nnreg.dataset.spec import FILE_NAME, OLD_NAMES, DatasetSpec
 from nnreg.errors import ConfigurationError
 from nnreg.files import read_json
-from nnreg.planning.dense_prediction.planner import TASK
-from nnreg.task import task_named
+from nnreg.task import DENSE_PREDICTION, task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.importers.dense_prediction.nnunet_plans import plans_from
 from nnreg.training.trainer.checkpoint import FINAL, load_weights, save_checkpoint
@@ -99,7 +98,7 @@ def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | Non
     trainer = str(first.get("trainer_name", "nnUNetTrainer"))
     folder = workspace.results / name / f"{trainer}__{plans.plans_name}__{model.configuration}"
     configuration = plans.configuration(model.configuration)
-    network = task_named(TASK).network(plans=plans, spec=spec, configuration=configuration, recipe=TrainerConfig())
+    network = task_named(DENSE_PREDICTION).network(plans=plans, spec=spec, configuration=configuration, recipe=TrainerConfig())
     for fold, content in contents.items():
         weights = weights_from(content["network_weights"], len(configuration.architecture.strides) - 1)
         load_weights(network, weights, model.checkpoints[fold])
@@ -155,7 +154,7 @@ def _spec(content: Mapping[str, Any], where: str) -> DatasetSpec:
     """dataset.json without keys that nnU-Net does not know either."""
     known = {field.name for field in dataclasses.fields(DatasetSpec)} | set(OLD_NAMES)
     kept = {key: value for key, value in content.items() if key in known}
-    return DatasetSpec.from_dict({"numTraining": 0, **kept, "task": TASK, "dataset": {}}, where=f"{where}, {FILE_NAME}")
+    return DatasetSpec.from_dict({"numTraining": 0, **kept, "task": DENSE_PREDICTION, "dataset": {}}, where=f"{where}, {FILE_NAME}")
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from typing import Any
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError
 from nnreg.planning.dense_prediction import settings
-from nnreg.planning.dense_prediction.planner import TASK
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans, DenseTraining
 from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.planning.plans import Architecture, LossTerm, Normalization
+from nnreg.task import DENSE_PREDICTION
 
 NETWORKS = {"PlainConvUNet": "plain_unet", "ResidualEncoderUNet": "resenc_unet"}
 SCHEMES = {
@@ -39,7 +39,7 @@ def plans_from(content: Mapping[str, Any], spec: DatasetSpec, dataset: str, mirr
         return DensePlans(
             dataset_name=dataset,
             plans_name=content["plans_name"],
-            task=TASK,
+            task=DENSE_PREDICTION,
             planner=content["experiment_planner_used"],
             channel_names=tuple(spec.channel_names[str(index)] for index in range(len(spec.channel_names))),
             transpose_forward=tuple(content["transpose_forward"]),

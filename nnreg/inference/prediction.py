@@ -1,15 +1,12 @@
-"""Which function predicts with the models of which task: the model's plans say which task it is."""
+"""Prediction with any model: its plans say of which task it is."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 from nnreg.inference.predictor import ModelFolder
-
-# task -> "module:function"; imported when asked for
-ROADS = {"registration": "nnreg.inference.registration.predict:predict_folder", "dense_prediction": "nnreg.inference.dense_prediction.predict:predict_folder"}
+from nnreg.task import TASKS, imported
 
 
 def predict(model_folder: Path | str, images: Path | str, output: Path | str, **options: Any) -> dict[str, Any]:
@@ -25,13 +22,14 @@ def predict(model_folder: Path | str, images: Path | str, output: Path | str, **
         Where the predictions and ``prediction.json`` go.
     **options
         As in :func:`nnreg.inference.registration.predict.predict_folder` for models that register,
-        in :func:`nnreg.inference.dense_prediction.predict.predict_folder` for those that segment.
+        in :func:`nnreg.inference.dense_prediction.predict.predict_folder` for those that segment; of other tasks their `predictor`'s.
 
     Returns
     -------
     dict
         The content of ``prediction.json``.
     """
-    module, _, name = ROADS[ModelFolder.open(Path(model_folder)).plans.task].partition(":")
-    content: dict[str, Any] = getattr(importlib.import_module(module), name)(Path(model_folder), Path(images), Path(output), **options)
+    model = Path(model_folder)
+    predictor = imported(TASKS[ModelFolder.open(model).plans.task].predictor)
+    content: dict[str, Any] = predictor(model, Path(images), Path(output), **options)
     return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnreg.cli.planning_options import print_table
+from nnreg.cli.common import print_table
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,98 @@
+"""What the refinement raises, one module for each: ``lncc_mse.py`` registers ``lncc+mse``, because a module cannot be named with a plus.
+
+The names are known without importing the modules, which need compiled kernels. Installed packages add theirs by entry points ``nnreg.similarities``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nnreg.engine.names import AUTO
+from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.registry import Registry, entry_point_names, load_entry_point
+
+if TYPE_CHECKING:
+    from nnreg.engine.grids import Level
+    from nnreg.engine.similarity_terms import ChannelGroup
+
+ENTRY_POINTS = "nnreg.similarities"
+
+
+@dataclass(frozen=True)
+class EngineSimilarity:
+    """A similarity and how the refinement has to treat it.
+
+    Attributes
+    ----------
+    name : str
+        As in plans and on the command line.
+    groups : callable (level, radius) -> list of ChannelGroup
+        The image channels of a level with what compares them, the group that the registration is judged by first. `radius` is half the window of
+        local correlation in voxels of the level, for those that have one.
+    smoothing : float
+        Factor on the widths of the Gaussians on updates and field.
+    step : float
+        Factor on the longest vector of an update.
+    fewest_voxels : int
+        A coarse level of fewer is left out.
+    same_axes : bool
+        Whether features follow the axes of a grid: the moving image is then resampled onto the fixed grid, linear alignment applied.
+    windowed : bool
+        Whether `radius` changes anything: ``nnreg_tune`` then tries other windows.
+    across_contrasts : bool
+        Whether it compares images of different contrasts: ``nnreg_tune`` then tries it on those too.
+    """
+
+    name: str
+    groups: Callable[[Level, float], list[ChannelGroup]]
+    smoothing: float = 1.0
+    step: float = 1.0
+    fewest_voxels: int = 0
+    same_axes: bool = False
+    windowed: bool = False
+    across_contrasts: bool = False
+
+
+SIMILARITIES: Registry[EngineSimilarity] = Registry("similarity")
+"""Those that were asked for so far, and what Python code registers; :func:`similarity_names` knows all."""
+
+
+def similarity_names() -> list[str]:
+    """Every similarity that can be asked for: ours, registered ones, those of installed packages."""
+    return sorted({*_own(), *SIMILARITIES, *entry_point_names(ENTRY_POINTS)})
+
+
+def similarity_choices() -> list[str]:
+    """What may stand in plans and on the command line: ``auto`` too."""
+    return [AUTO, *similarity_names()]
+
+
+def find_similarity(name: str) -> EngineSimilarity:
+    """The similarity `name`.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none of that name, if an installed package gives a name that is taken, or if what it gives is no similarity.
+    """
+    own, outside = _own(), entry_point_names(ENTRY_POINTS)
+    if name in own:
+        importlib.import_module(f"{__name__}.{own[name]}")
+    if name not in outside:
+        if name not in SIMILARITIES:
+            raise ConfigurationError(f"similarity {name!r} is unknown; {did_you_mean(name, similarity_choices())}")
+        return SIMILARITIES[name]
+    found = load_entry_point("similarity", ENTRY_POINTS, name, taken=SIMILARITIES)
+    if not isinstance(found, EngineSimilarity) or found.name != name:
+        what = f"the similarity {found.name!r}" if isinstance(found, EngineSimilarity) else f"a {type(found).__name__}"
+        raise ConfigurationError(f"entry point {name!r} in {ENTRY_POINTS} is {what}, expected an EngineSimilarity named {name!r}. Mend or remove its package.")
+    return found
+
+
+def _own() -> dict[str, str]:
+    """Name to module."""
+    return {module.name.replace("_", "+"): module.name for module in pkgutil.iter_modules(__path__)}

@@ -1,0 +1,52 @@
+"""What only plans of registration can have wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from nnreg.engine.names import ALIGNMENTS
+from nnreg.engine.presets import PRESETS, RADII, SMOOTHNESS
+from nnreg.engine.similarities import similarity_choices
+from nnreg.errors import did_you_mean
+from nnreg.planning.plans import OPTIMISE
+from nnreg.planning.registration.engine_settings import Optimisation
+from nnreg.planning.registration.plans import RegistrationPlans
+
+ALIGNMENT_TARGETS = ("dataset", "group")
+ORIENTATION = re.compile(r"^(?=.*[LR])(?=.*[AP])([LRAPIS]{2}|(?=.*[IS])[LRAPIS]{3})$")
+
+
+def registration_problems(plans: RegistrationPlans) -> Iterator[str]:
+    """Sentences, each beginning with the key."""
+    if plans.pre_alignment not in ALIGNMENTS:
+        yield f"pre_alignment {plans.pre_alignment!r} is unknown; {did_you_mean(plans.pre_alignment, ALIGNMENTS)}."
+    if plans.alignment_target not in ALIGNMENT_TARGETS:
+        yield f"alignment_target {plans.alignment_target!r} is unknown; {did_you_mean(plans.alignment_target, ALIGNMENT_TARGETS)}."
+    if plans.alignment_target == "dataset" and plans.reference_case is None:
+        yield "reference_case is null, but alignment_target 'dataset' needs one."
+    if OPTIMISE in plans.configurations:
+        yield f"configurations.{OPTIMISE}: the name means registration without a network. Choose another."
+    yield from _optimisation_problems(plans.optimisation)
+    if not ORIENTATION.match(plans.orientation):
+        yield f"orientation {plans.orientation!r}: expected letters such as LPS or RAS, one per axis."
+    for name, configuration in plans.configurations.items():
+        ndim = len(configuration.grid)
+        if len(plans.alignment_spacing) != ndim or min(plans.alignment_spacing) <= 0:
+            yield f"configurations.{name}.grid has {ndim} axes, alignment_spacing {list(plans.alignment_spacing)} is not {ndim} positive numbers."
+
+
+def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:
+    named = {
+        "preset": (optimisation.preset, PRESETS),
+        "similarity": (optimisation.similarity, similarity_choices()),
+        "alignment": (optimisation.alignment, ALIGNMENTS),
+        "refinement": (optimisation.refinement, (None, *PRESETS)),
+    }
+    for key, (value, known) in named.items():
+        if value not in known:
+            yield f"optimisation.{key} {value!r} is unknown; {did_you_mean(str(value), [name for name in known if name])}."
+    ranges = {"radius": (optimisation.radius or RADII[0], RADII), "smoothness": (optimisation.smoothness, SMOOTHNESS)}
+    for key, (number, (low, high)) in ranges.items():
+        if not low <= number <= high:
+            yield f"optimisation.{key} {number:g}: expected {low:g} to {high:g}."
