@@ -80,7 +80,7 @@ def _convert(value: Any, hint: Any, where: str, error: type[NnRegError]) -> Any:
         return value
     if origin is tuple:
         return _convert_tuple(value, arguments, where, error)
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise error(f"{where}: expected an object with keys, found {_describe(value)}.")
         return {str(key): _convert(item, arguments[1], f"{where}.{key}", error) for key, item in value.items()}

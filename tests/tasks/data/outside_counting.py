@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,24 @@ from nnreg.dataset import RawDataset
 from nnreg.files import read_json, write_json
 from nnreg.imageio import read_image
 from nnreg.planning.plans import Architecture, Configuration, Normalization, Plans, Training
-from nnreg.planning.registration.engine_settings import Optimisation, Tuning
 from nnreg.task import TaskEntry
 from nnreg.workspace import Workspace
 
 FILE_NAME = "dataset_fingerprint_counting.json"
 PLANNERS: dict[str, dict[str, Any]] = {"default": {}, "low": {"threshold": 0.5}}
-TRAINING = Training((), (), (), (1.0,), 1, 1, 1, 1, "sgd", 0.1, 0.0, None, "poly")
+TRAINING = Training(
+    supervision=(),
+    deep_supervision_weights=(1.0,),
+    batch_size=1,
+    epochs=1,
+    iterations_per_epoch=1,
+    validation_iterations=1,
+    optimizer="sgd",
+    learning_rate=0.1,
+    weight_decay=0.0,
+    gradient_clip=None,
+    lr_schedule="poly",
+)
 ENTRY = TaskEntry(
     title="counting",
     plans="outside_counting:CountingPlans",
@@ -43,12 +54,6 @@ ENTRY = TaskEntry(
 @dataclass(frozen=True, kw_only=True)
 class CountingPlans(Plans):
     threshold: float
-    pre_alignment: str = field(default="none", init=False)
-    alignment_target: str = field(default="group", init=False)
-    alignment_spacing: tuple[float, ...] = field(default=(), init=False)
-    reference_case: str | None = field(default=None, init=False)
-    optimisation: Optimisation = field(default=Optimisation(), init=False)
-    tuning: Tuning | None = field(default=None, init=False)
 
 
 class CountingTask:
