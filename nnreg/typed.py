@@ -12,6 +12,8 @@ from nnreg.errors import NnRegError, did_you_mean
 from nnreg.files import plain
 
 T = TypeVar("T")
+FORMERLY = "formerly"
+"""Key of a field's metadata: the name that files written before still have."""
 
 
 def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegError]) -> T:
@@ -39,6 +41,8 @@ def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegErr
     if not isinstance(content, Mapping):
         raise error(f"{where}: expected an object with keys, found {_describe(content)}.")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    former = {field.metadata[FORMERLY]: name for name, field in fields.items() if FORMERLY in field.metadata}
+    content = {former.get(key, key): value for key, value in content.items()}
     for key in content:
         if key not in fields:
             raise error(f"{where}: unknown key {key!r}; {did_you_mean(key, fields)}")

@@ -38,8 +38,8 @@ def _work(options: argparse.Namespace) -> None:
     output = Path(options.output).absolute()
     content = run_demo(output, DemoSize(**named, seed=options.seed), device=options.device, say=lambda line: print(line, flush=True))
     print(
-        f"end-point error on {content['held_out_pairs']} held-out pairs: {content['body_epe_before']:.3f} -> {content['body_epe_after']:.3f} voxels "
-        f"in the bodies, {content['epe_before']:.3f} -> {content['epe_after']:.3f} everywhere, "
+        f"end-point error on {content['held_out_pairs']} held-out pairs: {content['body_epe_header']:.3f} -> {content['body_epe_after']:.3f} voxels "
+        f"in the bodies, {content['epe_header']:.3f} -> {content['epe_after']:.3f} everywhere, "
         f"folding {content['folding_percent']:.4f} %, {content['seconds']:.0f} s"
     )
     print(f"summary: {output / SUMMARY}")

@@ -105,15 +105,15 @@ class Registration:
         Returns
         -------
         dict
-            ``succeeded``; ``similarity`` (``measure``, ``before``, ``after``) and ``ncc`` (``before``, ``after``); ``sdlogj`` and ``folding_percent`` of the
-            deformable part; where `annotations` has them ``dice`` and ``tre_mm``, each for the stages ``before`` (headers), ``aligned`` (start) and ``after``.
+            ``succeeded``; ``similarity`` (``measure``, ``aligned``, ``after``) and ``ncc`` (``header``, ``after``); ``sdlogj`` and ``folding_percent`` of the
+            deformable part; where `annotations` has them ``dice`` and ``tre_mm``, each for the stages ``header``, ``aligned`` (start) and ``after``.
         """
-        stages = {"before": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
-        before = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)
+        stages = {"header": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
+        unaligned = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)
         content: dict[str, Any] = {
             "succeeded": self.succeeded,
-            "similarity": {"measure": self.similarity, "before": self.similarity_before, "after": self.similarity_after},
-            "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("before", before), ("after", self.warped))},
+            "similarity": {"measure": self.similarity, "aligned": self.similarity_before, "after": self.similarity_after},
+            "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("header", unaligned), ("after", self.warped))},
         }
         if self.field is not None and min(self.field.space.shape) > 1:
             content["sdlogj"] = metrics.sdlogj(self.field.displacement)

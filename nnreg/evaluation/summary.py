@@ -92,7 +92,7 @@ def write_summary(path: Path | str, summary: Mapping[str, Any]) -> None:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The means as text: one line per figure, header, before and after; then the figures of the field."""
+    """The means as text: one line per figure, header, aligned and after; then the figures of the field."""
     mean, worst = summary["mean"], summary["worst_30_percent"]
     lines = [f"{summary['counts']['pairs']} pairs, {summary['counts']['labels']} labels", ""]
     heads = ("", *STAGES, "worst 30 % after")

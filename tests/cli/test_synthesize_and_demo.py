@@ -47,13 +47,13 @@ def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_demo_leaves_its_figures_and_pictures(demonstrated):
     summary = json.loads((demonstrated / "demo_summary.json").read_text())
     evaluated = json.loads((demonstrated / "predictions" / "summary.json").read_text())
-    assert {"epe_before", "epe_after", "folding_percent", "seconds"} <= summary.keys()
+    assert {"epe_header", "epe_after", "folding_percent", "seconds"} <= summary.keys()
     assert summary["held_out_pairs"] == len(evaluated["pairs"])
-    named = {"epe_before": "epe_header", "epe_after": "epe_after", "body_epe_before": "epe_labels_header", "body_epe_after": "epe_labels_after"}
+    named = {"epe_header": "epe_header", "epe_after": "epe_after", "body_epe_header": "epe_labels_header", "body_epe_after": "epe_labels_after"}
     for name, evaluated_as in (named | {"folding_percent": "folding_percent"}).items():
         values = [pair["metrics"][evaluated_as] for pair in evaluated["pairs"]]
         assert summary[name] == pytest.approx(sum(values) / len(values)), name
-    assert summary["epe_before"] > 0
+    assert summary["epe_header"] > 0
     assert summary["seconds"] >= sum(summary["seconds_by_step"].values()) * 0.9
     pictures = [Path(path) for path in summary["pictures"]]
     assert {path.name for path in pictures} == {"overview.png", "progress.png"}

@@ -89,10 +89,10 @@ def test_prediction_lists_its_pairs_and_the_evaluation_averages_them(plane, tmp_
         values = [pair["metrics"][name] for pair in summary["pairs"]]
         assert mean == pytest.approx(sum(values) / len(values)), name
     for pair in summary["pairs"]:
-        for name in ("dice_before", "dice_after", "hd95_mm_after"):
+        for name in ("dice_aligned", "dice_after", "hd95_mm_after"):
             scores = [label[name] for label in pair["labels"].values() if label[name] is not None and math.isfinite(label[name])]
             assert pair["metrics"][name] == pytest.approx(sum(scores) / len(scores)), name
-    moved = {pair["name"]: pair["metrics"]["dice_after"] - pair["metrics"]["dice_before"] for pair in summary["pairs"]}
+    moved = {pair["name"]: pair["metrics"]["dice_after"] - pair["metrics"]["dice_aligned"] for pair in summary["pairs"]}
     assert any(abs(value) > 1e-3 for value in moved.values())  # a random network moves labels
 
 

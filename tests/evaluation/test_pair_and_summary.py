@@ -48,11 +48,11 @@ def test_a_case_matches_itself(shape, rotated_space):
     case = case_on(rotated_space(shape), 0)
     identity = Transform.identity(len(shape))
     truth = FieldMap(np.zeros((len(shape), *shape), np.float32), case.image.space)
-    result = evaluate_pair(fixed=case, moving=case, transform=identity, before=identity, truth=truth)
+    result = evaluate_pair(fixed=case, moving=case, transform=identity, aligned=identity, truth=truth)
     metrics = result["metrics"]
-    assert {metrics[f"dice_{stage}"] for stage in ("header", "before", "after")} == {1.0}
+    assert {metrics[f"dice_{stage}"] for stage in ("header", "aligned", "after")} == {1.0}
     assert metrics["ncc_after"] == pytest.approx(1)
-    for name in ("hd95_mm_after", "asd_mm_after", "tre_mm_after", "epe_after", "epe_mm_before", "sdlogj", "folding_percent", "ndv_percent", "grad_l2"):
+    for name in ("hd95_mm_after", "asd_mm_after", "tre_mm_after", "epe_after", "epe_mm_aligned", "sdlogj", "folding_percent", "ndv_percent", "grad_l2"):
         assert metrics[name] == pytest.approx(0, abs=1e-5), name
 
 
@@ -61,20 +61,20 @@ def test_the_three_stages_are_told_apart(shape, rotated_space):
     fixed = case_on(rotated_space(shape), 0)
     moving, exact = moved(fixed, rigid(fixed.image.space, 3.0))
     partial = Transform.affine(rigid(fixed.image.space, 1.8))
-    result = evaluate_pair(fixed=fixed, moving=moving, transform=exact, before=partial, truth=exact.sampled_on(fixed.image.space))
+    result = evaluate_pair(fixed=fixed, moving=moving, transform=exact, aligned=partial, truth=exact.sampled_on(fixed.image.space))
     metrics = result["metrics"]
     assert metrics["dice_after"] == 1
     assert metrics["hd95_mm_after"] == 0
-    assert metrics["dice_header"] < metrics["dice_before"] < 1
-    assert metrics["ncc_header"] < metrics["ncc_before"] < metrics["ncc_after"]
+    assert metrics["dice_header"] < metrics["dice_aligned"] < 1
+    assert metrics["ncc_header"] < metrics["ncc_aligned"] < metrics["ncc_after"]
     # the alignment is 1.2 mm off along every axis
     off = 1.2 * math.sqrt(len(shape))
-    assert metrics["tre_mm_before"] == pytest.approx(off)
-    assert metrics["tre_median_mm_before"] == pytest.approx(off)
+    assert metrics["tre_mm_aligned"] == pytest.approx(off)
+    assert metrics["tre_median_mm_aligned"] == pytest.approx(off)
     assert metrics["tre_mm_after"] == pytest.approx(0, abs=1e-6)
-    assert metrics["epe_mm_before"] == pytest.approx(off, rel=1e-4)
+    assert metrics["epe_mm_aligned"] == pytest.approx(off, rel=1e-4)
     assert metrics["epe_after"] == pytest.approx(0, abs=1e-5)
-    assert metrics["epe_header"] > metrics["epe_before"] > 0
+    assert metrics["epe_header"] > metrics["epe_aligned"] > 0
     assert metrics["folding_percent"] == 0
 
 
@@ -82,7 +82,7 @@ def test_dice_is_that_of_labels_that_simpleitk_warps(shape, rotated_space, smoot
     fixed, moving = case_on(rotated_space(shape, 1), 0), case_on(rotated_space(shape, 2), 1)
     field = FieldMap(smooth_field(shape, 2.0)[0].numpy(), fixed.image.space)
     transform = Transform((field, *Transform.affine(rigid(fixed.image.space, 1.0)).stages), len(shape))
-    result = evaluate_pair(fixed=fixed, moving=moving, transform=transform, before=Transform.identity(len(shape)), surface=False)
+    result = evaluate_pair(fixed=fixed, moving=moving, transform=transform, aligned=Transform.identity(len(shape)), surface=False)
     images = [place(sitk.GetImageFromArray(case.labels.array[0]), case.labels.space) for case in (fixed, moving)]
     warped = sitk.Resample(images[1], images[0], to_itk(transform), sitk.sitkNearestNeighbor, 0)
     overlap = sitk.LabelOverlapMeasuresImageFilter()
@@ -95,16 +95,16 @@ def test_dice_is_that_of_labels_that_simpleitk_warps(shape, rotated_space, smoot
 def test_only_what_is_given_is_measured(shape, rotated_space):
     case = case_on(rotated_space(shape), 0)
     bare, identity = CaseData(case.image), Transform.identity(len(shape))
-    result = evaluate_pair(fixed=bare, moving=case, transform=identity, before=identity)
+    result = evaluate_pair(fixed=bare, moving=case, transform=identity, aligned=identity)
     assert result["labels"] == {}
-    assert set(result["metrics"]) == {"ncc_header", "ncc_before", "ncc_after", "sdlogj", "folding_percent", "ndv_percent", "grad_l2"}
+    assert set(result["metrics"]) == {"ncc_header", "ncc_aligned", "ncc_after", "sdlogj", "folding_percent", "ndv_percent", "grad_l2"}
 
 
 def test_images_of_other_channels_are_not_correlated(shape, rotated_space):
     space, identity = rotated_space(shape), Transform.identity(len(shape))
     case = case_on(space, 0)
     colour = CaseData(Image(np.repeat(case.image.array, 3, axis=0), space), case.labels)
-    result = evaluate_pair(fixed=colour, moving=case, transform=identity, before=identity, surface=False)
+    result = evaluate_pair(fixed=colour, moving=case, transform=identity, aligned=identity, surface=False)
     assert "ncc_after" not in result["metrics"]
     assert result["metrics"]["dice_after"] == 1
 
@@ -118,7 +118,7 @@ def test_the_mask_of_the_fixed_image_restricts_similarity_and_truth(shape, rotat
     wrong = np.zeros((len(shape), *shape), np.float32)
     wrong[0] = np.where(half[0], 0, 5)
     masked = CaseData(case.image, mask=Image(half, space))
-    arguments = {"moving": CaseData(other), "transform": identity, "before": identity, "truth": FieldMap(wrong, space)}
+    arguments = {"moving": CaseData(other), "transform": identity, "aligned": identity, "truth": FieldMap(wrong, space)}
     assert evaluate_pair(fixed=masked, **arguments)["metrics"]["ncc_after"] == pytest.approx(1)
     assert evaluate_pair(fixed=masked, **arguments)["metrics"]["epe_after"] == pytest.approx(0, abs=1e-9)
     assert evaluate_pair(fixed=CaseData(case.image), **arguments)["metrics"]["ncc_after"] < 0.9
@@ -136,28 +136,28 @@ def test_a_label_pushed_out_of_the_image_is_lost_and_an_absent_one_is_nothing(ro
     fixed = case_on(space, 0)
     labels = np.where(fixed.labels.array == 3, 0, fixed.labels.array)
     moving = CaseData(fixed.image, Image(labels, space))
-    result = evaluate_pair(fixed=fixed, moving=moving, transform=Transform.affine(far), before=Transform.identity(2), labels=[1, 2, 3])
+    result = evaluate_pair(fixed=fixed, moving=moving, transform=Transform.affine(far), aligned=Transform.identity(2), labels=[1, 2, 3])
     assert result["labels_lost"] == [1, 2]
     assert result["metrics"]["dice_after"] == 0
     assert math.isnan(result["metrics"]["hd95_mm_after"])
     assert math.isnan(result["labels"]["3"]["dice_after"])
-    assert result["labels"]["1"]["dice_before"] == 1
+    assert result["labels"]["1"]["dice_aligned"] == 1
 
 
 def test_labels_stored_as_floats_count_and_fractions_are_refused(rotated_space):
     space, identity = rotated_space((17, 24)), Transform.identity(2)
     case = case_on(space, 0)
     floats = CaseData(case.image, Image(case.labels.array.astype(np.float32), space))
-    assert evaluate_pair(fixed=case, moving=floats, transform=identity, before=identity)["metrics"]["dice_after"] == 1
+    assert evaluate_pair(fixed=case, moving=floats, transform=identity, aligned=identity)["metrics"]["dice_after"] == 1
     halves = CaseData(case.image, Image(case.labels.array + 0.5, space))
     with pytest.raises(EvaluationError, match="whole numbers"):
-        evaluate_pair(fixed=case, moving=halves, transform=identity, before=identity)
+        evaluate_pair(fixed=case, moving=halves, transform=identity, aligned=identity)
 
 
 def test_a_volume_of_one_slice_can_be_evaluated(rotated_space):
     space, identity = rotated_space((1, 17, 24)), Transform.identity(3)
     case = case_on(space, 0)
-    result = evaluate_pair(fixed=case, moving=case, transform=identity, before=identity)
+    result = evaluate_pair(fixed=case, moving=case, transform=identity, aligned=identity)
     assert result["metrics"]["dice_after"] == 1
     assert math.isnan(result["metrics"]["folding_percent"])
 
@@ -165,19 +165,19 @@ def test_a_volume_of_one_slice_can_be_evaluated(rotated_space):
 def test_what_does_not_fit_is_refused(rotated_space):
     flat, identity = case_on(rotated_space((17, 24)), 0), Transform.identity(2)
     with pytest.raises(EvaluationError, match="moving image 3D"):
-        evaluate_pair(fixed=flat, moving=case_on(rotated_space((5, 6, 7)), 0), transform=identity, before=identity)
+        evaluate_pair(fixed=flat, moving=case_on(rotated_space((5, 6, 7)), 0), transform=identity, aligned=identity)
     with pytest.raises(EvaluationError, match="found 5 in the fixed and 4"):
-        evaluate_pair(fixed=flat, moving=CaseData(flat.image, keypoints=flat.keypoints[:4]), transform=identity, before=identity)
+        evaluate_pair(fixed=flat, moving=CaseData(flat.image, keypoints=flat.keypoints[:4]), transform=identity, aligned=identity)
 
 
 # -- summary ----------------------------------------------------------------------------------------------------------------------
 
 
 def result_of(name: str, dice: dict[str, float], **metrics: float) -> dict:
-    labels = {label: {"dice_before": value / 2, "dice_after": value} for label, value in dice.items()}
+    labels = {label: {"dice_aligned": value / 2, "dice_after": value} for label, value in dice.items()}
     finite = [value for value in dice.values() if not math.isnan(value)]
     mean = sum(finite) / len(finite) if finite else math.nan
-    figures = {"dice_before": mean / 2, "dice_after": mean, **metrics}
+    figures = {"dice_aligned": mean / 2, "dice_after": mean, **metrics}
     return {"name": name, "fixed": name[0], "moving": name[-1], "seconds": 2.0, "metrics": figures, "labels": labels, "labels_lost": []}
 
 
@@ -185,8 +185,8 @@ def test_means_are_over_labels_and_then_over_pairs():
     results = [result_of("a__b", {"1": 0.5, "2": 0.7}), result_of("a__c", {"1": 0.9, "2": math.nan})]
     summary = summarise(results, {"dataset": "Dataset001_X"})
     assert summary["mean"]["dice_after"] == pytest.approx((0.6 + 0.9) / 2)
-    assert summary["mean"]["dice_before"] == pytest.approx((0.6 + 0.9) / 4)
-    assert summary["labels"]["1"] == {"dice_before": pytest.approx(0.35), "dice_after": pytest.approx(0.7), "pairs": 2}
+    assert summary["mean"]["dice_aligned"] == pytest.approx((0.6 + 0.9) / 4)
+    assert summary["labels"]["1"] == {"dice_aligned": pytest.approx(0.35), "dice_after": pytest.approx(0.7), "pairs": 2}
     assert summary["labels"]["2"]["dice_after"] == pytest.approx(0.7)
     assert summary["labels"]["2"]["pairs"] == 1
     assert summary["counts"] == {"pairs": 2, "labels": 2, "labels_lost": 0}
@@ -201,7 +201,7 @@ def test_the_order_of_results_does_not_matter():
 def test_the_worst_are_the_lowest_scores_and_the_highest_errors():
     values = [float(value) for value in range(10)]
     assert worst_mean("dice_after", values) == pytest.approx((0 + 1 + 2) / 3)
-    assert worst_mean("ncc_before", values) == pytest.approx(1)
+    assert worst_mean("ncc_aligned", values) == pytest.approx(1)
     assert worst_mean("tre_mm_after", values) == pytest.approx(8)
     assert worst_mean("folding_percent", values) == pytest.approx(8)
     assert worst_mean("hd95_mm_after", [3.0, math.nan, math.inf]) == 3
@@ -225,7 +225,7 @@ def test_what_is_not_finite_is_null_in_the_file(tmp_path):
 
 
 def test_the_table_says_the_means():
-    results = [result_of("a__b", {"1": 0.5}, folding_percent=0.25, epe_before=2.0, epe_after=0.75)]
+    results = [result_of("a__b", {"1": 0.5}, folding_percent=0.25, epe_aligned=2.0, epe_after=0.75)]
     results[0]["labels_lost"] = [1]
     text = table(summarise(results, {}))
     line = next(line for line in text.splitlines() if line.startswith("Dice"))

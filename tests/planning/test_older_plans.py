@@ -1,4 +1,4 @@
-"""Plans written before training options were told apart by task."""
+"""Plans and fingerprints written under former names."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,9 @@ import pytest
 
 from nnreg.errors import PlansError
 from nnreg.planning.plans import Plans
+from nnreg.planning.registration.pair_fingerprint import Stages
 from nnreg.planning.registration.plans import RegistrationPlans, RegistrationTraining
+from nnreg.typed import from_mapping, to_mapping
 
 TEMPLATE = Path(__file__).parents[2] / "nnreg_results_template"
 CONFIGURATION = "3d_fullres"
@@ -32,3 +34,9 @@ def test_one_with_an_effect_is_refused_by_name(older):
     older["configurations"][CONFIGURATION]["training"]["min_labeled_ratio"] = 0.5
     with pytest.raises(PlansError, match="min_labeled_ratio"):
         Plans.from_dict(older)
+
+
+def test_measures_of_pairs_are_read_under_their_former_names():
+    read = from_mapping(Stages, {"before": 0.25, "aligned": 0.5, "after": None}, where="fingerprint", error=PlansError)
+    assert read == Stages(header=0.25, aligned=0.5, after=None)
+    assert to_mapping(read) == {"header": 0.25, "aligned": 0.5, "after": None}

@@ -44,7 +44,7 @@ def test_linear_alignment_finds_a_shift_in_mm(moved):
         assert pair.alignment_mm == pytest.approx(steps * SHIFT * SPACING[1], abs=0.7)
         assert pair.centre_offset_mm == pytest.approx(steps * SHIFT * SPACING[1], abs=0.7)
         assert pair.dice is not None
-        assert pair.dice.aligned > max(0.9, pair.dice.before)
+        assert pair.dice.aligned > max(0.9, pair.dice.header)
         assert pair.similarity["lncc"].aligned > 0.9
         assert pair.header_overlap == 1.0
         assert pair.folding_percent == 0.0
@@ -150,7 +150,7 @@ def test_a_pilot_follows_a_known_smooth_motion(write_dataset, phantom, workspace
     (pair,) = fingerprint_dataset(workspace, 7, processes=1, pair_budget=60).pairs.measured
     truth = np.percentile(2.0 * np.linalg.norm(bump, axis=0)[whole[0] > 0], 95)
     assert 0.5 * truth < pair.displacement_mm.p95 < 1.5 * truth
-    assert pair.similarity["lncc"].after > pair.similarity["lncc"].before
+    assert pair.similarity["lncc"].after > pair.similarity["lncc"].header
 
 
 def test_plans_are_moved_with_their_own_frame(moved, workspace):

@@ -55,7 +55,7 @@ def _print_pairs(pairs: PairFingerprint) -> None:
         ("Dice", lambda pair: pair.dice, ".3f"),
         ("keypoints mm", lambda pair: pair.keypoint_mm, ".2f"),
     ):
-        stages = [pairs.median(_stage(value, stage)) for stage in ("before", "aligned", "after")]
+        stages = [pairs.median(_stage(value, stage)) for stage in ("header", "aligned", "after")]
         if all(stage is not None for stage in stages):
             print(f"    {name}: {stages[0]:{form}} by the headers, {stages[1]:{form}} aligned, {stages[2]:{form}} after")
 

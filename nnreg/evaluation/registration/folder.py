@@ -133,7 +133,7 @@ def _evaluate(job: PairJob) -> dict[str, Any]:
             fixed=fixed,
             moving=moving,
             transform=read_itk(job.folder / TRANSFORM_FILE),
-            before=read_itk(job.folder / ALIGNMENT_FILE),
+            aligned=read_itk(job.folder / ALIGNMENT_FILE),
             labels=job.labels,
             truth=job.raw.true_field(Pair(job.fixed, job.moving)),
             surface=job.surface,

@@ -1,7 +1,7 @@
 """One pair: everything that can be measured, on the native grid of the fixed image, before and after.
 
-Three stages are told apart. ``header``: the images where their headers put them. ``before``: after the pre-alignment that preceded the network.
-``after``: after the whole transform. What deformable registration is worth is the step from ``before`` to ``after``.
+Three stages are told apart. ``header``: the images where their headers put them. ``aligned``: after the pre-alignment that preceded the network.
+``after``: after the whole transform. What deformable registration is worth is the step from ``aligned`` to ``after``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nnreg.geometry import FieldMap, Space, Transform, resample_image, resample_
 if TYPE_CHECKING:
     from nnreg.imageio import Image
 
-STAGES = ("header", "before", "after")
+STAGES = ("header", "aligned", "after")
 NAN = float("nan")
 FloatArray = npt.NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def evaluate_pair(
     fixed: CaseData,
     moving: CaseData,
     transform: Transform,
-    before: Transform,
+    aligned: Transform,
     labels: Sequence[int] | None = None,
     truth: FieldMap | None = None,
     surface: bool = True,
@@ -61,7 +61,7 @@ def evaluate_pair(
     Parameters
     ----------
     fixed, moving : CaseData
-    transform, before : Transform
+    transform, aligned : Transform
         Fixed world to moving world: the whole map, and the pre-alignment alone.
     labels
         Which label values to score; by default all but 0 that either map has.
@@ -73,7 +73,7 @@ def evaluate_pair(
     Returns
     -------
     dict
-        ``metrics``: name to number, ``dice_header, dice_before, dice_after``, likewise ``hd95_mm``, ``asd_mm``, ``ncc``, ``tre_mm``,
+        ``metrics``: name to number, ``dice_header, dice_aligned, dice_after``, likewise ``hd95_mm``, ``asd_mm``, ``ncc``, ``tre_mm``,
         ``tre_median_mm``, ``epe`` (voxels of the fixed grid), ``epe_mm``, ``epe_labels`` (voxels, where the fixed image has a label), and of
         the whole map ``sdlogj``, ``folding_percent``, ``ndv_percent``, ``grad_l2``. ``labels``: label to the per-label numbers.
         ``labels_lost``: labels that the transform left nothing of, whose surface distance is infinite and not part of any mean. What cannot be
@@ -86,7 +86,7 @@ def evaluate_pair(
     """
     space = fixed.image.space
     _check(fixed, moving, transform)
-    stages = {"header": Transform.identity(space.ndim), "before": before, "after": transform}
+    stages = {"header": Transform.identity(space.ndim), "aligned": aligned, "after": transform}
     mask = None if fixed.mask is None else _on_grid(fixed.mask, space)
     result: dict[str, Any] = {"metrics": {}, "labels": {}, "labels_lost": []}
     for stage, value in _similarity(fixed.image, moving.image, stages, mask).items():

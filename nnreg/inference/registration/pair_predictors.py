@@ -99,4 +99,4 @@ def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, pres
 
 
 def _similarity(found: Registration) -> dict[str, object]:
-    return {"similarity": {"measure": found.similarity, "before": found.similarity_before, "after": found.similarity_after}}
+    return {"similarity": {"measure": found.similarity, "aligned": found.similarity_before, "after": found.similarity_after}}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from nnreg.typed import FORMERLY
 
 MEASURES = ("ncc", "lncc", "nmi", "mind")  # figures of the fingerprint, which rules read; not the similarities that the engine has
 
@@ -16,10 +18,10 @@ class Stages:
 
     Attributes
     ----------
-    before, aligned, after : float or None
+    header, aligned, after : float or None
     """
 
-    before: float | None
+    header: float | None = field(metadata={FORMERLY: "before"})
     aligned: float | None
     after: float | None
 
@@ -165,5 +167,5 @@ class PairFingerprint:
         return float(np.max(found)) if found else None
 
     def similarity(self, measure: str, stage: str) -> float | None:
-        """Median of one of :data:`MEASURES` at ``before``, ``aligned`` or ``after``."""
+        """Median of one of :data:`MEASURES` at ``header``, ``aligned`` or ``after``."""
         return self.median(lambda pair: getattr(pair.similarity[measure], stage) if measure in pair.similarity else None)

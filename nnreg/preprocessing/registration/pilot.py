@@ -220,7 +220,7 @@ def _some_channels(side: PreparedImage) -> PreparedImage:
 
 
 def _stages(measure: dict[str, Any] | None, key: str) -> Stages | None:
-    return None if measure is None else Stages(*(_finite(measure[stage][key]) for stage in ("before", "aligned", "after")))
+    return None if measure is None else Stages(*(_finite(measure[stage][key]) for stage in ("header", "aligned", "after")))
 
 
 def _finite(value: float | None) -> float | None:

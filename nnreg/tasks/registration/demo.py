@@ -67,7 +67,7 @@ def run_demo(
     Returns
     -------
     dict
-        ``epe_before`` and ``epe_after`` (mean end-point error in voxels on the held-out pairs, by headers and in the end), ``body_epe_before`` and
+        ``epe_header`` and ``epe_after`` (mean end-point error in voxels on the held-out pairs, by headers and in the end), ``body_epe_header`` and
         ``body_epe_after`` (the same inside the bodies: what lies at the border of the image is seen from one side only), ``folding_percent``,
         ``seconds`` (in all and by step), paths of the pictures.
     """
@@ -91,9 +91,9 @@ def run_demo(
     summary = timed("evaluate", lambda: evaluate_folder(predictions, raw, processes=1, surface=False))
     write_json(predictions / "summary.json", summary)
     content = {
-        "epe_before": summary["mean"]["epe_header"],  # what the pairs were made with: alignment is part of the road
+        "epe_header": summary["mean"]["epe_header"],  # what the pairs were made with: alignment is part of the road
         "epe_after": summary["mean"]["epe_after"],
-        "body_epe_before": summary["mean"]["epe_labels_header"],
+        "body_epe_header": summary["mean"]["epe_labels_header"],
         "body_epe_after": summary["mean"]["epe_labels_after"],
         "folding_percent": summary["mean"]["folding_percent"],
         "seconds": round(time.monotonic() - started, 1),

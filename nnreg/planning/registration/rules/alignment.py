@@ -103,9 +103,9 @@ def _share(pairs: PairFingerprint) -> float | None:
 
     def share(pair: PairMeasurement) -> float | None:
         stages = pair.dice or pair.similarity["ncc"]
-        if stages.before is None or stages.aligned is None or stages.after is None or stages.after <= stages.before:
+        if stages.header is None or stages.aligned is None or stages.after is None or stages.after <= stages.header:
             return None
-        return (stages.aligned - stages.before) / (stages.after - stages.before)
+        return (stages.aligned - stages.header) / (stages.after - stages.header)
 
     return pairs.median(share)
 
@@ -115,7 +115,7 @@ def _gain(pairs: PairFingerprint, measure: Callable[[PairMeasurement], Stages | 
 
     def gain(pair: PairMeasurement) -> float | None:
         stages = measure(pair)
-        return None if stages is None or stages.aligned is None or stages.before is None else stages.aligned - stages.before
+        return None if stages is None or stages.aligned is None or stages.header is None else stages.aligned - stages.header
 
     return pairs.median(gain)
 

@@ -130,7 +130,7 @@ def second_round(fingerprint: Fingerprint) -> Decision[bool] | None:
 def _relation(pair: PairMeasurement) -> str:
     local, inside = pair.similarity["lncc"], _best(pair, "ncc")
     after = local.after or 0.0
-    if max(local.before or 0.0, local.aligned or 0.0) >= SAME_CONTRAST or after >= AFTER_PILOT:
+    if max(local.header or 0.0, local.aligned or 0.0) >= SAME_CONTRAST or after >= AFTER_PILOT:
         return ONE
     if inside >= SAME_SCALE:
         return SCALE
@@ -144,7 +144,7 @@ def _median(measured: Sequence[PairMeasurement], measure: str) -> float:
 
 def _best(pair: PairMeasurement, measure: str) -> float:
     stages = pair.similarity[measure]
-    return max(stages.before or 0.0, stages.aligned or 0.0, stages.after or 0.0)
+    return max(stages.header or 0.0, stages.aligned or 0.0, stages.after or 0.0)
 
 
 def trusted(pairs: PairFingerprint) -> list[PairMeasurement]:
@@ -154,7 +154,7 @@ def trusted(pairs: PairFingerprint) -> list[PairMeasurement]:
 
 def _led_astray(pair: PairMeasurement) -> bool:
     dice = pair.dice
-    return dice is not None and dice.before is not None and dice.aligned is not None and dice.aligned < dice.before - ASTRAY
+    return dice is not None and dice.header is not None and dice.aligned is not None and dice.aligned < dice.header - ASTRAY
 
 
 def expected_displacement(fingerprint: Fingerprint) -> float | None:
