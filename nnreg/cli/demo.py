@@ -1,4 +1,4 @@
-"""``nnreg_demo``: the whole road on synthetic pairs with exact truth."""
+"""``nnreg_demo``: the whole pipeline on synthetic pairs with exact truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nnreg_synthesize and nnreg_demo: exact truth, and the whole road on it."""
+"""nnreg_synthesize and nnreg_demo: exact truth, and every command on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole road on synthetic pairs whose true fields are known."""
+"""The whole pipeline on synthetic pairs whose true fields are known."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def run_demo(
     summary = timed("evaluate", lambda: evaluate_folder(predictions, raw, processes=1, surface=False))
     write_json(predictions / "summary.json", summary)
     content = {
-        "epe_header": summary["mean"]["epe_header"],  # what the pairs were made with: alignment is part of the road
+        "epe_header": summary["mean"]["epe_header"],  # what the pairs were made with: alignment is part of the pipeline
         "epe_after": summary["mean"]["epe_after"],
         "body_epe_header": summary["mean"]["epe_labels_header"],
         "body_epe_after": summary["mean"]["epe_labels_after"],
