@@ -76,6 +76,8 @@ class TaskEntry:
         Arguments that only functions of this `pipeline` take, to the options that name them.
     dataset_keys
         Keys of ``dataset.json`` that mean something to this task alone, and so tell it where none is named.
+    speed_measure : module
+        Run as a process by planning with a time budget: measures how fast this machine trains; None: the task plans for no budget.
     registers_pairs
         Whether the unit of work is a pair of images that the registration engine can align.
     """
@@ -98,6 +100,7 @@ class TaskEntry:
     add_predict_options: str | None = None
     own_options: Mapping[str, str] = field(default_factory=dict)
     dataset_keys: tuple[str, ...] = ()
+    speed_measure: str | None = None
     registers_pairs: bool = False
 
 
@@ -122,6 +125,7 @@ _BUILT_IN: Final[Mapping[str, TaskEntry]] = MappingProxyType(
             add_predict_options="nnreg.cli.registration.prediction:add_options",
             own_options={"pair_budget": "--pair_budget", "device": "-device", "time_budget": "--time_budget"},
             dataset_keys=("pairing", "pairs", "atlas", "modalities"),
+            speed_measure="nnreg.training.execution.speed",
             registers_pairs=True,
         ),
         DENSE_PREDICTION: TaskEntry(

@@ -14,10 +14,10 @@ from nnreg.files import read_json, write_json
 from nnreg.planning.hardware import machine_name
 from nnreg.planning.registration.duration import Speed
 from nnreg.planning.registration.plans import RegistrationPlans
+from nnreg.task import TASKS
 from nnreg.typed import from_mapping, to_mapping
 
 FILE_NAME = "machine_speed.json"  # in the folder of preprocessed datasets: machine and kind of training to their speed
-MEASURE = "nnreg.training.execution.speed"
 
 
 def machine_speed(folder: Path, plans: RegistrationPlans) -> Speed:
@@ -54,7 +54,8 @@ def _measured(plans: RegistrationPlans, key: str) -> Speed:
     with tempfile.TemporaryDirectory(prefix="nnreg_speed_") as temporary:
         folder = Path(temporary)
         plans.write(folder / "plans.json")
-        finished = subprocess.run([sys.executable, "-m", MEASURE, temporary, key, str(time.time())], capture_output=True, text=True, check=False)
+        measure = str(TASKS[plans.task].speed_measure)
+        finished = subprocess.run([sys.executable, "-m", measure, temporary, key, str(time.time())], capture_output=True, text=True, check=False)
         if finished.returncode != 0 or not (folder / "speed.json").is_file():
             last = (finished.stderr.strip() or "no message").splitlines()[-1]
             raise PlansError(f"--time_budget: the speed of this machine could not be measured, {last}. Plan without a budget, or mend that.")
