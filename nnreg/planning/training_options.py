@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from nnreg.planning.plans import Training
+from typing import Literal
 
 Precision = Literal["auto", "off", "bf16", "fp16"]
 
@@ -68,37 +63,3 @@ class Tracking:
     wandb_run: str | None = None
     picture: bool = False
     console: tuple[str, ...] = ()
-
-
-AT_LEAST: dict[str, float] = {
-    "epochs": 1,
-    "batch_size": 1,
-    "iterations_per_epoch": 1,
-    "validation_iterations": 1,
-    "gradient_accumulation_steps": 1,
-    "warmup_epochs": 0,
-    "validate_every": 0,
-    "weight_decay": 0,
-    "checkpoints.every": 0,
-    "checkpoints.keep_last": 0,
-    "checkpoints.latest_every": 1,
-    "early_stopping.patience": 0,
-    "early_stopping.min_delta": 0,
-}
-
-
-def training_problems(training: Training) -> Iterator[str]:
-    """What is wrong with the values of a plan's training, one sentence each: key, value, expectation."""
-    for key, least in {**AT_LEAST, **training.at_least}.items():
-        value = attrgetter(key)(training)
-        if value < least:
-            yield f"{key} is {value}: expected {least:g} or more."
-    if training.learning_rate <= 0:
-        yield f"learning_rate is {training.learning_rate}: expected a positive number."
-    if training.gradient_clip is not None and training.gradient_clip <= 0:
-        yield f"gradient_clip is {training.gradient_clip}: expected a positive number or null."
-    if training.ema_decay is not None and not 0 < training.ema_decay < 1:
-        yield f"ema_decay is {training.ema_decay}: expected a number between 0 and 1, such as 0.999, or null."
-    for key in training.shares:
-        if not 0 <= getattr(training, key) <= 1:
-            yield f"{key} is {getattr(training, key)}: expected a share of the patch, 0 to 1."

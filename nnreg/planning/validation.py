@@ -4,67 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from operator import attrgetter
 
-from nnreg.errors import PlansError, did_you_mean
-from nnreg.planning.registration.engine_settings import OPTIMISE
-from nnreg.planning.training_options import training_problems
-from nnreg.task import DEFAULT_TASK, TASKS, imported
+from nnreg.planning.configuration import Architecture, Configuration, Training
 
-if TYPE_CHECKING:
-    from nnreg.planning.plans import Architecture, Configuration, Plans, Training
-
-P = TypeVar("P", bound="Plans")
 FOLDER_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # becomes a folder: must not lead out of the dataset's
+AT_LEAST: dict[str, float] = {
+    "epochs": 1,
+    "batch_size": 1,
+    "iterations_per_epoch": 1,
+    "validation_iterations": 1,
+    "gradient_accumulation_steps": 1,
+    "warmup_epochs": 0,
+    "validate_every": 0,
+    "weight_decay": 0,
+    "checkpoints.every": 0,
+    "checkpoints.keep_last": 0,
+    "checkpoints.latest_every": 1,
+    "early_stopping.patience": 0,
+    "early_stopping.min_delta": 0,
+}
 
 
-def plans_class(content: Any, where: str, wanted: type[P]) -> type[P]:
-    """The class of plans that the `task` of parsed JSON asks for.
-
-    Raises
-    ------
-    PlansError
-        If the task is unknown, or its plans are not of the class `wanted`.
-    """
-    task = str(content.get("task", DEFAULT_TASK)) if isinstance(content, dict) else DEFAULT_TASK
-    if task not in TASKS:
-        raise PlansError(f"{where}: task {task!r} is unknown; {did_you_mean(task, TASKS)}")
-    found: type[P] = imported(TASKS[task].plans)
-    if not issubclass(found, wanted):
-        raise PlansError(f"{where}: plans of the task {task}, which cannot be used here. Plan the dataset for the task you mean (--task).")
-    return found
-
-
-def check_plans(plans: Plans, where: str) -> None:
-    """Raise a PlansError for the first value that cannot be worked with.
-
-    Parameters
-    ----------
-    plans
-        Types are right already.
-    where
-        File, for the message.
-    """
-    problem = next(_problems(plans), None)
-    if problem is not None:
-        raise PlansError(f"{where}: {problem} Mend the plans file or plan the dataset again.")
-
-
-def _problems(plans: Plans) -> Iterator[str]:
-    if not plans.configurations:
-        yield "configurations is empty."
-    known = [*plans.configurations, *([OPTIMISE] if plans.registers_pairs else [])]
-    if plans.recommended not in known:
-        yield f"recommended {plans.recommended!r} is no configuration; {did_you_mean(plans.recommended, known)}."
-    if not FOLDER_NAME.match(plans.plans_name):
-        yield f"plans_name {plans.plans_name!r} cannot be part of a folder's name."
-    for name, configuration in plans.configurations.items():
-        for problem in _configuration_problems(configuration, plans):
-            yield f"configurations.{name}.{problem}"
-    yield from imported(TASKS[plans.task].plan_checks)(plans)
-
-
-def _configuration_problems(configuration: Configuration, plans: Plans) -> Iterator[str]:
+def configuration_problems(configuration: Configuration, channels: int) -> Iterator[str]:
+    """What is wrong with a configuration of images with so many channels, one sentence each: key, value, expectation."""
     ndim = len(configuration.grid)
     if not FOLDER_NAME.match(configuration.data_identifier):
         yield f"data_identifier {configuration.data_identifier!r} cannot be a folder's name."
@@ -72,10 +35,11 @@ def _configuration_problems(configuration: Configuration, plans: Plans) -> Itera
         yield f"grid {list(configuration.grid)}: expected 2 or 3 positive numbers."
     if len(configuration.spacing) != ndim or min(configuration.spacing) <= 0:
         yield f"spacing {list(configuration.spacing)}: expected {ndim} positive numbers, as grid has."
-    if len(configuration.normalization) != len(plans.channel_names):
-        yield f"normalization has {len(configuration.normalization)} schemes for {len(plans.channel_names)} channels."
+    if len(configuration.normalization) != channels:
+        yield f"normalization has {len(configuration.normalization)} schemes for {channels} channels."
     yield from _architecture_problems(configuration.architecture, ndim)
-    yield from _training_problems(configuration.training)
+    for problem in training_problems(configuration.training):
+        yield f"training.{problem}"
 
 
 def _architecture_problems(architecture: Architecture, ndim: int) -> Iterator[str]:
@@ -98,6 +62,18 @@ def _architecture_problems(architecture: Architecture, ndim: int) -> Iterator[st
         yield f"architecture.features_per_stage {list(architecture.features_per_stage)}: expected positive numbers."
 
 
-def _training_problems(training: Training) -> Iterator[str]:
-    for problem in training_problems(training):
-        yield f"training.{problem}"
+def training_problems(training: Training) -> Iterator[str]:
+    """What is wrong with the values of a plan's training, one sentence each: key, value, expectation."""
+    for key, least in {**AT_LEAST, **training.at_least}.items():
+        value = attrgetter(key)(training)
+        if value < least:
+            yield f"{key} is {value}: expected {least:g} or more."
+    if training.learning_rate <= 0:
+        yield f"learning_rate is {training.learning_rate}: expected a positive number."
+    if training.gradient_clip is not None and training.gradient_clip <= 0:
+        yield f"gradient_clip is {training.gradient_clip}: expected a positive number or null."
+    if training.ema_decay is not None and not 0 < training.ema_decay < 1:
+        yield f"ema_decay is {training.ema_decay}: expected a number between 0 and 1, such as 0.999, or null."
+    for key in training.shares:
+        if not 0 <= getattr(training, key) <= 1:
+            yield f"{key} is {getattr(training, key)}: expected a share of the patch, 0 to 1."

@@ -9,11 +9,10 @@ import pytest
 from scipy.stats import rankdata
 
 from nnreg.engine.names import ALIGNMENTS
-from nnreg.planning.plans import OPTIMISE, Plans
+from nnreg.planning.plans import OPTIMISE, Plans, check_plans
 from nnreg.planning.registration.engine_settings import Optimisation, Score, Tuning
 from nnreg.planning.registration.planner import plan
 from nnreg.planning.registration.tuning import MOST_FOLDING, PLANNED, SIMILARITIES, alternatives, before_tuning, changes, ranked, still_tuned, table, tuned
-from nnreg.planning.validation import check_plans
 
 
 def _score(name: str, accuracy: float, robust30: float, sdlogj: float, **more: object) -> Score:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.planning.plans import Configuration
-from nnreg.planning.training_options import training_problems
+from nnreg.planning.validation import training_problems
 from nnreg.training.configs.trainer_config import ARGUMENTS_OF, TrainerConfig
 from nnreg.typed import from_mapping, to_mapping
 
