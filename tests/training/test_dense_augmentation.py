@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nnreg.errors import ConfigurationError
+from nnreg.training.augmentation.dense_prediction.elastic import RandomElastic
 from nnreg.training.augmentation.dense_prediction.patch import DenseAugmentation, RandomPose, _spatial, build_dense_augmentation
 from nnreg.training.augmentation.intensity import RandomIntensity
 from nnreg.training.augmentation.seeding import global_seed
@@ -129,6 +130,9 @@ def test_channels_normalised_within_the_image_are_zero_outside_it() -> None:
         ({"pose": {"mirror_axes": [3]}}, "mirror_axes"),
         ({"pose": {"rotation_probability": 2.0}}, "rotation_probability"),
         ({"intensity": {"noise": [1, 0]}}, "noise"),
+        ({"elastic": {"probability": -0.1}}, "probability"),
+        ({"elastic": {"scale": [0.0, 0.1]}}, "scale"),
+        ({"elastic": {"magnitude": [0.4, 0.1]}}, "magnitude"),
     ],
 )
 def test_nonsense_is_refused_by_name(config: dict[str, dict[str, object]], message: str) -> None:
@@ -145,3 +149,102 @@ def test_what_a_plan_leaves_out_does_not_happen() -> None:
     found, kept = draw_of(alone, image, labels, 0)
     assert torch.equal(kept, labels)
     assert not torch.equal(found, image)
+
+
+ALWAYS = RandomElastic(probability=1.0)
+UPRIGHT = RandomPose(rotation_probability=0.0, scaling_probability=0.0)
+
+
+@pytest.mark.parametrize("name", POSES)
+def test_a_deformation_that_does_not_happen_changes_no_bit(name: str) -> None:
+    patch, pose = POSES[name]
+    plain = DenseAugmentation(patch, pose)
+    never = DenseAugmentation(patch, pose, elastic=RandomElastic(probability=0.0))
+    assert never.read == plain.read
+    image, labels = wide_patch(plain.read)
+    for seed in range(4):
+        first, second = (of.draw(np.random.default_rng(seed)) for of in (plain, never))
+        assert (first.start, first.size) == (second.start, second.size)
+        for one, two in zip(first(*read(first, image, labels)), second(*read(second, image, labels)), strict=True):
+            assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", POSES)
+def test_a_deformed_patch_has_known_labels_and_is_the_same_again(name: str) -> None:
+    patch, pose = POSES[name]
+    augmentation = DenseAugmentation(patch, pose, STILL, elastic=ALWAYS)
+    image, labels = wide_patch(augmentation.read)
+    labels[labels == 2] = 255  # an ignore label of any value
+    for seed in range(4):
+        draws = [augmentation.draw(np.random.default_rng(seed)) for _ in range(2)]
+        first, second = (draw(*read(draw, image, labels)) for draw in draws)
+        assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+        assert first[1].dtype == labels.dtype
+        assert set(first[1].unique().tolist()) <= {-1, 0, 1, 3, 255}
+        assert {0, 255} <= set(first[1].unique().tolist())
+        assert all(first >= 0 and first + size <= most for first, size, most in zip(draws[0].start, draws[0].size, augmentation.read, strict=True))
+
+
+@pytest.mark.parametrize("patch", [(10, 14, 12), (16, 13)])
+def test_a_deformation_of_no_size_is_the_patch(patch: tuple[int, ...]) -> None:
+    augmentation = DenseAugmentation(patch, UPRIGHT, STILL, elastic=RandomElastic(1.0, magnitude=(0.0, 0.0)))
+    assert augmentation.read == patch
+    image, labels = wide_patch(patch)
+    found, kept = draw_of(augmentation, image, labels, 3)
+    torch.testing.assert_close(found, image, atol=1e-4, rtol=0)
+    assert torch.equal(kept, labels)
+
+
+def test_a_deformed_image_is_what_lies_at_the_deformed_positions() -> None:
+    patch = (12, 20, 16)
+    augmentation = DenseAugmentation(patch, UPRIGHT, STILL, elastic=RandomElastic(1.0, magnitude=(0.5, 0.5)))
+    places = torch.from_numpy(np.stack(np.meshgrid(*(np.arange(size, dtype=np.float32) for size in augmentation.read), indexing="ij")))
+    labels = torch.zeros((1, *augmentation.read), dtype=torch.int16)
+    seed = int(np.random.default_rng(5).integers(2**32, size=2)[0])
+    deformation = augmentation.elastic.sample(np.random.default_rng([seed, 1]), patch)
+    assert deformation is not None
+    middle = (np.asarray(augmentation.read) - 1).reshape(3, 1, 1, 1) / 2
+    draw = augmentation.draw(np.random.default_rng(5))
+    image, _, maps = draw.with_maps(*read(draw, places, labels), read(draw, places, labels)[0])
+    # linear interpolation of coordinates returns the positions themselves
+    np.testing.assert_allclose(image.numpy(), deformation.positions() + middle, atol=1e-3)
+    assert torch.equal(maps, image)
+
+
+def test_maps_that_are_not_known_stay_so_where_they_are_moved_to() -> None:
+    augmentation = DenseAugmentation((14, 15), UPRIGHT, STILL, elastic=ALWAYS)
+    image, labels = wide_patch(augmentation.read, channels=1)
+    known = torch.full_like(image, 2.5)
+    known[:, :8] = torch.nan
+    draw = augmentation.draw(np.random.default_rng(1))
+    part, _ = read(draw, known, labels)
+    moved = draw.with_maps(*read(draw, image, labels), part)[2]
+    assert moved.isnan().any()
+    torch.testing.assert_close(moved[moved.isfinite()], torch.tensor(2.5).expand(int(moved.isfinite().sum())))
+
+
+def test_the_magnitude_is_that_of_the_greatest_displacement_and_half_a_width_does_not_fold() -> None:
+    patch = (18, 30, 24)
+    greatest = []
+    for magnitude in (0.0, 0.1, 0.5):
+        for scale in (0.05, 0.2):
+            settings = RandomElastic(1.0, (scale, scale), (magnitude, magnitude))
+            for seed in range(4):
+                deformation = settings.sample(np.random.default_rng(seed), patch)
+                assert deformation is not None
+                field = deformation.displacement()
+                np.testing.assert_allclose(np.abs(field).max(axis=(1, 2, 3)), np.multiply(magnitude * scale, patch))
+                np.testing.assert_allclose(field.mean(axis=(1, 2, 3)), 0, atol=1e-12)
+                assert (np.abs(field).max(axis=(1, 2, 3)) <= settings.reach(patch)).all()
+                slopes = np.stack([np.stack(np.gradient(component)) for component in field])
+                assert (np.linalg.det(np.moveaxis(slopes, (0, 1), (-2, -1)) + np.eye(3)) > 0).all()
+        greatest.append(float(np.abs(field).max()))
+    assert greatest == sorted(greatest)
+
+
+def test_slice_by_slice_no_voxel_leaves_its_slice() -> None:
+    augmentation = DenseAugmentation((4, 15, 13), RandomPose((-180.0, 180.0), 1.0, in_plane=True), STILL, elastic=ALWAYS)
+    slices = torch.arange(4.0).reshape(1, 4, 1, 1).expand(1, *augmentation.read) + 1
+    draw = augmentation.draw(np.random.default_rng(2))
+    found, _ = draw(*read(draw, slices, torch.zeros_like(slices, dtype=torch.int16)))
+    torch.testing.assert_close(found[0, :, 7, 6], torch.arange(4.0) + 1)

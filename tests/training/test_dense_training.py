@@ -158,6 +158,15 @@ def test_recipes_leave_augmentation_out(workspace: Workspace) -> None:
     assert upright["pose"]["rotation"] == [-30.0, 30.0]
 
 
+def test_a_recipe_deforms_patches(workspace: Workspace) -> None:
+    plain = make(workspace).configuration.training.augmentation
+    trainer = make(workspace, trainer="elastic_deformation", epochs=2, **{"augmentation.elastic.scale": [0.1, 0.2]})
+    assert trainer.configuration.training.augmentation == {**plain, "elastic": {"probability": 0.2, "scale": [0.1, 0.2]}}
+    values = trained(trainer).history.values
+    assert np.isfinite(values["train_loss"]).all()
+    assert len(values["val_dice"]) == 2
+
+
 def test_without_augmentation_a_patch_is_cut_from_the_stored_arrays(workspace: Workspace) -> None:
     drawn = samples(workspace, "3d_fullres", "val")
     stored = DenseDataset(drawn.data.folder)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
-from torch.nn import functional as nnf
 
 from nnreg.errors import PredictionError
 from nnreg.planning.training_options import Precision
@@ -144,13 +144,9 @@ class SlidingWindow:
         tile = (1, *self.patch) if flat else self.patch
         if source.ndim - 1 != len(tile):
             raise PredictionError(f"an image of shape {tuple(source.shape)} does not fit a patch of {len(self.patch)} axes: expected (C, *spatial).")
-        before = [max(0, part - size) // 2 for size, part in zip(source.shape[1:], tile, strict=True)]
-        after = [max(0, part - size) - first for size, part, first in zip(source.shape[1:], tile, before, strict=True)]
-        if any(before) or any(after):
-            source = nnf.pad(source, [side for pair in zip(reversed(before), reversed(after), strict=True) for side in pair])
+        source, (_, *inside) = pad_nd_image(source, tile, return_slicer=True)
         with torch.inference_mode():
             logits = self._logits(source, tile, flat, on_tile)
-        inside = tuple(slice(first, size - last) for first, last, size in zip(before, after, source.shape[1:], strict=True))
         return logits[(slice(None), *inside)]
 
     def _logits(self, source: Tensor, tile: tuple[int, ...], flat: bool, on_tile: OnTile) -> Tensor:

@@ -32,6 +32,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "full_precision": ({"mixed_precision": "off"}, "no mixed precision"),
     "no_augmentation": ({"augmentation": {}}, "images as they are"),
     "no_mirroring": ({"augmentation.pose.mirror_axes": []}, "dense prediction: patches are not mirrored, in training and prediction"),
+    # the name elastic is a smoothness term's
+    "elastic_deformation": ({"augmentation.elastic.probability": 0.2}, "dense prediction: every fifth patch is deformed"),
     "deterministic": ({"deterministic": True}, "only algorithms that give the same bits again"),
     "early_stopping": ({"early_stopping.patience": 30, "early_stopping.min_delta": 0.001}, "ends after 30 epochs without a better monitored value"),
 }

@@ -1,4 +1,4 @@
-"""nnU-Net's augmentation of a patch and its labels, with batchgeneratorsv2's transforms in nnU-Net's order."""
+"""nnU-Net's augmentation of a patch and its labels, with batchgeneratorsv2's transforms in nnU-Net's order; elastic deformation on request."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from nnreg.dataset.labels import OUTSIDE
 from nnreg.errors import ConfigurationError
+from nnreg.training.augmentation.dense_prediction.elastic import RandomElastic
 from nnreg.training.augmentation.intensity import RandomIntensity
 from nnreg.training.augmentation.seeding import global_seed
 from nnreg.typed import from_mapping
@@ -84,17 +86,24 @@ class DenseAugmentation:
         What may happen.
     masked_channels
         Set to 0 where labels say that the image ends, since they were normalised within it.
+    elastic
+        Deformation of the patch before it is turned: nnU-Net has none, and by default there is none.
     """
 
     patch: tuple[int, ...]
     pose: RandomPose = field(default_factory=RandomPose)
     intensity: RandomIntensity = field(default_factory=RandomIntensity)
     masked_channels: tuple[int, ...] = ()
+    elastic: RandomElastic = field(default_factory=lambda: RandomElastic(probability=0.0))
 
     @property
     def read(self) -> tuple[int, ...]:
         """Voxels around whose centre the patch lies: what a patch is placed by, and the most that is read for it."""
-        return self.pose.read_size(self.patch)
+        reach = self.elastic.reach(self.patch)
+        deformed = [size + 2 * beyond for size, beyond in zip(self.patch, reach, strict=True)]
+        if self.pose.in_plane:
+            deformed[0] = self.patch[0]
+        return tuple(map(max, self.pose.read_size(self.patch), deformed))
 
     def draw(self, rng: np.random.Generator) -> DenseDraw:
         """What happens to one patch."""
@@ -109,12 +118,15 @@ class DenseAugmentation:
 
     def _grid(self, seed: int) -> Tensor | None:
         """Sampling positions (*patch, axes) in what would be read, as ``grid_sample`` counts them; None for a plain cut."""
-        if not self.pose.moves:
-            return None
         turned = self.read[1:] if self.pose.in_plane else self.read
-        with global_seed(seed):
-            found: Tensor | None = _spatial(self.pose, self.patch).get_parameters(image=torch.empty(1).expand(1, *turned))["grid"]
-        return found
+        drawn: dict[str, Any] = {"grid": None, "affine": None}
+        if self.pose.moves:
+            with global_seed(seed):
+                drawn = _spatial(self.pose, self.patch).get_parameters(image=torch.empty(1).expand(1, *turned))
+        # a stream of its own: what is not deformed is bit for bit what it is without this augmentation
+        deformation = self.elastic.sample(np.random.default_rng([seed, 1]), self.patch[-len(turned) :])
+        found: Tensor | None = drawn["grid"]
+        return found if deformation is None else _looked_up(deformation.positions(), drawn["affine"], turned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +184,14 @@ class DenseDraw:
         return turned
 
 
+def _looked_up(positions: npt.NDArray[np.float64], affine: npt.NDArray[np.float64] | None, shape: Sequence[int]) -> Tensor:
+    """Positions (axes, *patch), voxels from the middle, turned by the pose, as ``grid_sample`` counts them in an array of `shape`."""
+    rows = np.moveaxis(positions, 0, -1)
+    # after the deformation, as batchgenerators does: so no zoom can make the map fold
+    rows = rows if affine is None else rows @ affine.T
+    return torch.from_numpy(np.ascontiguousarray((rows / (np.asarray(shape) / 2))[..., ::-1])).float()
+
+
 def _needed(grid: Tensor, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], Tensor]:
     """Start and size of the part of an array of `shape` that a grid samples from, and the grid within it. The last component belongs to the first axis."""
     start, size = [], []
@@ -190,7 +210,7 @@ def _needed(grid: Tensor, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[
 def build_dense_augmentation(
     config: Mapping[str, Mapping[str, Any]], patch: Sequence[int], masked_channels: Sequence[int] = (), *, where: str = "training.augmentation"
 ) -> DenseAugmentation | None:
-    """The augmentation that a plans file describes: ``pose`` and ``intensity`` to their arguments; None without either.
+    """The augmentation that a plans file describes: ``pose``, ``elastic`` and ``intensity`` to their arguments; None without any.
 
     Raises
     ------
@@ -199,11 +219,15 @@ def build_dense_augmentation(
     """
     if not config:
         return None
-    kinds: dict[str, Any] = {"pose": RandomPose, "intensity": RandomIntensity}
+    kinds: dict[str, Any] = {"pose": RandomPose, "elastic": RandomElastic, "intensity": RandomIntensity}
     unknown = [name for name in config if name not in kinds]
     if unknown:
-        raise ConfigurationError(f"{where}: dense prediction has no augmentation {unknown[0]!r}, it has {' and '.join(kinds)}.")
-    still = {"pose": RandomPose(rotation_probability=0.0, scaling_probability=0.0), "intensity": RandomIntensity(probability=0.0)}
+        raise ConfigurationError(f"{where}: dense prediction has no augmentation {unknown[0]!r}, it has {', '.join(kinds)}.")
+    still = {
+        "pose": RandomPose(rotation_probability=0.0, scaling_probability=0.0),
+        "elastic": RandomElastic(probability=0.0),
+        "intensity": RandomIntensity(probability=0.0),
+    }
     parts = {name: from_mapping(kinds[name], arguments, where=f"{where}.{name}", error=ConfigurationError) for name, arguments in config.items()}
     pose = {**still, **parts}["pose"]
     if any(not 0 <= axis < len(patch) for axis in pose.mirror_axes) or (pose.in_plane and len(patch) != 3):
