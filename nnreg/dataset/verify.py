@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,7 @@ from nnreg.errors import DatasetError, NnRegError
 from nnreg.files import read_json
 from nnreg.imageio import Image, read_image
 from nnreg.parallel import run_all
-
-Progress = Callable[[int, int, str], None]
+from nnreg.progress import Progress
 
 
 @dataclass(frozen=True)

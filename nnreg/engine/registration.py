@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles, Floats
 from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.grids import Level, carried, matrix_between, pyramid
 from nnreg.engine.guidance import Guides
 from nnreg.engine.names import AUTO
-from nnreg.engine.prepared_image import Floats, PreparedImage, prepare
+from nnreg.engine.prepared_image import PreparedImage, prepare
 from nnreg.engine.presets import LATER_SMOOTHNESS, Preset, Schedule, in_planes, preset_named, schedule, tailored
 from nnreg.engine.refine import Refined, Settings, common_view, refine, score
 from nnreg.engine.result import Annotations, Decision, Registration
@@ -26,17 +27,15 @@ from nnreg.engine.similarities import EngineSimilarity, find_similarity
 from nnreg.engine.symmetric import halfway, opposite
 from nnreg.errors import RegistrationError
 from nnreg.geometry import AffineMap, FieldMap, Transform, resample_image
-from nnreg.geometry.space import FloatArray
 from nnreg.imageio import Image, check_finite, read_image
 from nnreg.kernels import volumes
+from nnreg.progress import Progress
 
 SCORE_VOXELS = 2_000_000  # voxels of the level on which the result is judged, at most: on a finer one it takes nearly a second
 CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
 SEARCH_STEPS = 8  # voxels of the search's grid within its reach
 SEARCH_GAIN = 0.05  # what the search must add, as a share of what the coarsest level gains without it
-
-Progress = Callable[[int, int, str], None]
 
 
 def register(
@@ -121,7 +120,7 @@ class _Way:
 
     levels: list[Level]
     guides: Guides
-    guides_world: FloatArray
+    guides_world: Doubles
 
     def carried(self, field: Floats, number: int) -> Floats:
         """The field of the level before on the grid of level `number`."""

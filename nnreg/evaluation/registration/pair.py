@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg import metrics
+from nnreg.arrays import Doubles
 from nnreg.errors import EvaluationError
 from nnreg.geometry import FieldMap, Space, Transform, resample_image, resample_labels
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 STAGES = ("header", "before", "after")
 NAN = float("nan")
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class CaseData:
 
     image: Image
     labels: Image | None = None
-    keypoints: FloatArray | None = None
+    keypoints: Doubles | None = None
     mask: Image | None = None
 
 
@@ -175,7 +175,7 @@ def finite_mean(values: Sequence[float]) -> float:
     return float(array.mean()) if array.size else NAN
 
 
-def _landmarks(fixed: FloatArray, moving: FloatArray, stages: Mapping[str, Transform]) -> dict[str, float]:
+def _landmarks(fixed: Doubles, moving: Doubles, stages: Mapping[str, Transform]) -> dict[str, float]:
     result = {}
     for stage, transform in stages.items():
         distances = metrics.point_distances(transform.map_points(fixed), moving)

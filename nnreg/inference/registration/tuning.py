@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +36,10 @@ from nnreg.planning.registration.tuning import alternatives, before_tuning, chan
 from nnreg.preprocessing.plan_files import read_plans
 from nnreg.preprocessing.registration.pairs import FEWEST, files_digest, pairs_digest, sampled_pairs
 from nnreg.preprocessing.registration.pipeline import read_fingerprint
+from nnreg.progress import Progress
 from nnreg.typed import from_mapping, to_mapping
 from nnreg.workspace import Workspace
 
-Progress = Callable[[int, int, str], None]
 FOLDER = "tuning"
 SCHEMA_VERSION = 1
 BUDGET_SECONDS = 1800.0

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Mask
 from nnreg.engine import Annotations, Registration, register
 from nnreg.engine.grids import SMALLEST, volume_of
 from nnreg.engine.mind import mind
@@ -31,8 +31,6 @@ USUAL_CHANNELS = 4  # images of more get smaller copies
 MOST_CHANNELS = 8  # that similarities are measured on
 PRESET = "fast"
 TRIED = tuple(SUITS.values())  # the planner compares these
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 
 def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: str, *, trials: bool = False) -> PairMeasurement:
