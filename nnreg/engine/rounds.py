@@ -190,15 +190,13 @@ class _Round:
         return field, decisions
 
     def _level(self, way: _Way, number: int, field: Floats, iterations: int) -> Refined:
-        level = way.levels[number]
-        groups = [*self.course.similarity.groups(level, self.preset.radius)]
+        level, similarity = way.levels[number], self.course.similarity
+        groups = [*similarity.groups(level, self.preset.radius)]
         labels = way.guides.group(level)
         if labels is not None:
             groups.append(labels)
-        wider = self.course.similarity.smoothing
-        settings = Settings(
-            iterations, self.course.similarity.step * self.preset.step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing
-        )
+        wider, step = similarity.smoothing, similarity.step * self.preset.step
+        settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
         return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world))
 
     def _plain(self, way: _Way, iterations: int) -> Refined:

@@ -146,5 +146,5 @@ def _evaluate(job: PairJob) -> dict[str, Any]:
 
 def _case(raw: RawDataset, name: str, with_labels: bool) -> CaseData:
     case = raw.read_case(name)
-    points = None if case.keypoints is None else index_points_to_world(case.keypoints, case.image.space)
+    points = None if case.keypoints_voxel is None else index_points_to_world(case.keypoints_voxel, case.image.space)
     return CaseData(case.image, case.labels if with_labels else None, points, case.mask)

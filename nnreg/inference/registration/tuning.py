@@ -253,14 +253,14 @@ class _Cases:
         """Its mask."""
         return self._case(case).mask
 
-    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+    def keypoints_voxel(self, case: str) -> npt.NDArray[np.float64] | None:
         """Its keypoints."""
-        return self._case(case).keypoints
+        return self._case(case).keypoints_voxel
 
     def known(self, case: str) -> CaseData:
         """What the evaluation wants."""
         found = self._case(case)
-        points = None if found.keypoints is None else index_points_to_world(found.keypoints, found.image.space)
+        points = None if found.keypoints_voxel is None else index_points_to_world(found.keypoints_voxel, found.image.space)
         return CaseData(found.image, found.labels, points, found.mask)
 
     def _case(self, name: str) -> Case:

@@ -53,7 +53,7 @@ class _Work:
             if configuration.normalization != first.normalization:
                 at_hand = NormalisedCase.of(case, image, configuration)
             preprocessor = Preprocessor(self.plans, name, None if self.plans.alignment_target == "group" else frame)
-            preprocessor.place(at_hand, frame, alignment, labels=whole.labels, mask=whole.mask, keypoints=whole.keypoints).save(target)
+            preprocessor.place(at_hand, frame, alignment, labels=whole.labels, mask=whole.mask, keypoints=whole.keypoints_voxel).save(target)
 
     def _frame(self, case: str) -> ReferenceSpace:
         if self.plans.alignment_target == "dataset":
