@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import NnRegError
+from nnreg.progress import Progress
 
 if TYPE_CHECKING:
     from nnreg.workspace import Workspace
 
-Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done)."""
 
 EXIT_ERROR = 2

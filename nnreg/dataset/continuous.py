@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.errors import DatasetError
 from nnreg.imageio import Image, read_image
 
 if TYPE_CHECKING:
     from nnreg.dataset.labels import Label
 
-Floats = npt.NDArray[np.float32]
 KNOWN = 1  # beside the labels of other targets, a continuous one has this where its values are known
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.dataset.continuous import Continuous, Floats, check_channels, finite_or_unknown, known
+from nnreg.arrays import Floats
+from nnreg.dataset.continuous import Continuous, check_channels, finite_or_unknown, known
 from nnreg.dataset.label_files import whole_numbers_of_block
 from nnreg.dataset.raw import RawDataset
 from nnreg.dataset.spec import FILE_NAME

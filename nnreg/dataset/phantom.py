@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from nnreg.arrays import Doubles
 
 BACKGROUND, BODY = 0.15, 0.5  # intensities; those of the structures lie between 0 and 1, away from the body's
 EDGE_WIDTH = 1.5  # voxels on either side of a boundary: the ramp that average pooling over three voxels makes of a step
@@ -33,11 +33,11 @@ class Phantom:
     smooth : whether boundaries are ramps instead of steps
     """
 
-    centres: FloatArray
-    radii: FloatArray
-    intensities: FloatArray
-    wave_vectors: FloatArray
-    phases: FloatArray
+    centres: Doubles
+    radii: Doubles
+    intensities: Doubles
+    wave_vectors: Doubles
+    phases: Doubles
     smooth: bool = True
 
     def render(self, positions: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int16]]:
@@ -74,7 +74,7 @@ class Phantom:
         return texture * np.float32(math.sqrt(2 / len(self.phases)))
 
 
-def _depth(positions: npt.NDArray[np.float32], centre: FloatArray, radius: FloatArray) -> npt.NDArray[np.float32]:
+def _depth(positions: npt.NDArray[np.float32], centre: Doubles, radius: Doubles) -> npt.NDArray[np.float32]:
     """Distance to the boundary of an ellipsoid in voxels, positive inside; exact on the boundary, first order near it."""
     level = np.zeros(positions.shape[1:], dtype=np.float32)
     slope = np.zeros(positions.shape[1:], dtype=np.float32)
@@ -138,7 +138,7 @@ class Velocity:
     largest : length of the longest vector, voxels per unit time; no point travels further than that
     """
 
-    coefficients: FloatArray
+    coefficients: Doubles
     spacing: tuple[float, ...]
     largest: float
 
@@ -158,14 +158,14 @@ class Velocity:
         return np.asarray(values * (self.largest / max(length, 1e-12)), dtype=np.float32)
 
 
-def _fade(size: int, margin: float) -> FloatArray:
+def _fade(size: int, margin: float) -> Doubles:
     """0 on the outermost voxels, 1 from `margin` inwards, smooth between."""
     index = np.arange(size)
     depth = np.clip(np.minimum(index, size - 1 - index) / max(min(margin, (size - 1) / 2), 1e-9), 0, 1)
     return np.asarray(depth**2 * (3 - 2 * depth))
 
 
-def _spline_basis(size: int, spacing: float, points: int) -> FloatArray:
+def _spline_basis(size: int, spacing: float, points: int) -> Doubles:
     """Cubic B-spline weights (size, points) of control points that start one spacing before the image."""
     distance = np.abs(np.arange(size)[:, None] / spacing + 1 - np.arange(points)[None])
     inner = 2 / 3 - distance**2 + distance**3 / 2

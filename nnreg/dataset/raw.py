@@ -37,7 +37,7 @@ class Case:
     image : all channels
     labels, mask : Image or None
         One channel each, on the image's grid.
-    keypoints : array, shape (N, ndim), or None
+    keypoints_voxel : array, shape (N, ndim), or None
         Voxel indices, x first, as Learn2Reg writes them.
     """
 
@@ -45,7 +45,7 @@ class Case:
     image: Image
     labels: Image | None
     mask: Image | None
-    keypoints: npt.NDArray[np.float64] | None
+    keypoints_voxel: npt.NDArray[np.float64] | None
 
 
 class RawDataset:

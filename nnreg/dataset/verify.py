@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,7 @@ from nnreg.errors import DatasetError, NnRegError
 from nnreg.files import read_json
 from nnreg.imageio import Image, read_image
 from nnreg.parallel import run_all
-
-Progress = Callable[[int, int, str], None]
+from nnreg.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def _check_case(raw: RawDataset, name: str) -> _Found:
     found.notes.extend(case.image.notes)
     if not np.ptp(case.image.array):
         found.notes.append(f"{raw.image_paths(name)[0]}: is constant, there is nothing to register")
-    count = None if case.keypoints is None else len(case.keypoints)
+    count = None if case.keypoints_voxel is None else len(case.keypoints_voxel)
     return _Found(found.problems, found.notes, case.image.ndim, count)
 
 
@@ -185,15 +183,15 @@ def _value_problems(path: Path | None, labels: Image, allowed: set[int]) -> list
 
 
 def _keypoint_problems(raw: RawDataset, case: Case) -> list[str]:
-    if case.keypoints is None:
+    if case.keypoints_voxel is None:
         return []
     size = np.asarray(case.image.space.shape[::-1])
-    outside = np.asarray((case.keypoints < -0.5) | (case.keypoints > size - 0.5)).any(axis=1)
+    outside = np.asarray((case.keypoints_voxel < -0.5) | (case.keypoints_voxel > size - 0.5)).any(axis=1)
     if not outside.any():
         return []
-    first = ", ".join(f"{value:g}" for value in case.keypoints[int(outside.argmax())])
+    first = ", ".join(f"{value:g}" for value in case.keypoints_voxel[int(outside.argmax())])
     return [
-        f"{raw.keypoints_path(case.name)}: {int(outside.sum())} of {len(case.keypoints)} keypoints lie outside the image of "
+        f"{raw.keypoints_path(case.name)}: {int(outside.sum())} of {len(case.keypoints_voxel)} keypoints lie outside the image of "
         f"{tuple(size.tolist())} voxels, such as ({first}). Keypoints are voxel indices, x first, not mm."
     ]
 

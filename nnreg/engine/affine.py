@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.engine.linear import Fit, Pair, Parameters, optimise
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.prepared_image import PreparedImage, foreground, moments, prepare
 from nnreg.engine.similarity import SAME_CONTRAST, LocalCorrelation, MutualInformation, Similarity, inner_correlation
 from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
 from nnreg.geometry import Space
-from nnreg.geometry.space import FloatArray, apply_matrix
+from nnreg.geometry.space import apply_matrix
 
 COARSE, FINE = 32, 64  # voxels along the longest side of the foreground
 SEARCH_DEGREES = (20.0, 40.0)
@@ -41,7 +42,7 @@ class Alignment:
     because : str
     """
 
-    matrix: FloatArray
+    matrix: Doubles
     kind: str
     similarity_before: float
     similarity_after: float
@@ -150,7 +151,7 @@ class _Search:
         found = max(fine, key=lambda fits: fits[-1].similarity)
         return self._choose(similarity, [("none", identity), *zip(kinds, (fit.matrix for fit in found), strict=True)], why)
 
-    def _stages(self, pair: Pair, similarity: Similarity, kinds: Sequence[str], starts: Sequence[FloatArray], least: float) -> list[Fit]:
+    def _stages(self, pair: Pair, similarity: Similarity, kinds: Sequence[str], starts: Sequence[Doubles], least: float) -> list[Fit]:
         """A fit of each kind from its start."""
         return [self._fit(pair, similarity, kind, start, least) for kind, start in zip(kinds, starts, strict=True)]
 
@@ -162,7 +163,7 @@ class _Search:
                 kept.append(fits)
         return kept[::-1]
 
-    def _fit(self, pair: Pair, similarity: Similarity, kind: str, start: FloatArray, least: float) -> Fit:
+    def _fit(self, pair: Pair, similarity: Similarity, kind: str, start: Doubles, least: float) -> Fit:
         parameters = Parameters(kind, tuple(self.fixed_centre.tolist()), self.radius)
         return optimise(pair, similarity, parameters, start, iterations=ITERATIONS, least_overlap=least)
 
@@ -173,7 +174,7 @@ class _Search:
         matrices = [np.eye(n + 1)] + [_around(rotation, self.fixed_centre, self.moving_centre) for rotation in rotations]
         return [Fit(matrix, *self.coarse.value(similarity, matrix)) for matrix in matrices]
 
-    def _similarity(self, matrix: FloatArray) -> tuple[Similarity, str]:
+    def _similarity(self, matrix: Doubles) -> tuple[Similarity, str]:
         """The measure of the fine stage, by what the pair shows once it is roughly together."""
         warped, valid = self.coarse.sample(matrix)
         both = (self.coarse.body * valid) > 0
@@ -182,7 +183,7 @@ class _Search:
             return LocalCorrelation(self.fine.fixed, 3), f"one contrast (local correlation {inner:.2f} inside the body): local correlation"
         return MutualInformation(self.fine.fixed), f"different contrasts (local correlation {inner:.2f} inside the body): mutual information"
 
-    def _nearly(self, one: FloatArray, other: FloatArray) -> bool:
+    def _nearly(self, one: Doubles, other: Doubles) -> bool:
         """Whether two maps put the fixed foreground at the same place, within a fraction of a stored voxel of the fixed image."""
         n = self.fine.ndim
         reach = np.concatenate([np.eye(n), -np.eye(n)]) * self.radius + self.fixed_centre
@@ -190,7 +191,7 @@ class _Search:
         steps = (apply_matrix(moved, reach) - reach) @ self.native.inverse_matrix[:n, :n].T
         return bool(np.abs(steps).max() < SAME_PLACE)
 
-    def _choose(self, similarity: Similarity, found: list[tuple[str, FloatArray]], why: str) -> Alignment:
+    def _choose(self, similarity: Similarity, found: list[tuple[str, Doubles]], why: str) -> Alignment:
         """The simplest map that is as good as the best (within LEAST_GAIN) or does the same."""
         values = [self.fine.value(similarity, matrix) for _, matrix in found]
         scores = [value if overlap > 0 else -np.inf for value, overlap in values]
@@ -202,7 +203,7 @@ class _Search:
         return Alignment(matrix, kind, before, scores[chosen], f"{why}; similarity by map: {tried}")
 
 
-def _around(rotation: FloatArray, fixed_centre: FloatArray, moving_centre: FloatArray) -> FloatArray:
+def _around(rotation: Doubles, fixed_centre: Doubles, moving_centre: Doubles) -> Doubles:
     """Map that turns around the fixed centre and puts it onto the moving one."""
     n = len(rotation)
     matrix = np.eye(n + 1)
@@ -211,14 +212,14 @@ def _around(rotation: FloatArray, fixed_centre: FloatArray, moving_centre: Float
     return matrix
 
 
-def _rotations(ndim: int) -> list[FloatArray]:
+def _rotations(ndim: int) -> list[Doubles]:
     """The small search: single turns about each axis; in 2D the whole circle."""
     if ndim == 2:
         return [_turn(2, 0, 1, degrees) for degrees in range(20, 360, 20)]
     return [_turn(3, i, j, sign * degrees) for i, j in itertools.combinations(range(3), 2) for degrees in SEARCH_DEGREES for sign in (1, -1)]
 
 
-def _turn(ndim: int, i: int, j: int, degrees: float) -> FloatArray:
+def _turn(ndim: int, i: int, j: int, degrees: float) -> Doubles:
     rotation = np.eye(ndim)
     angle = np.deg2rad(degrees)
     rotation[i, i] = rotation[j, j] = np.cos(angle)
@@ -226,7 +227,7 @@ def _turn(ndim: int, i: int, j: int, degrees: float) -> FloatArray:
     return rotation
 
 
-def _principal(fixed: FloatArray, moving: FloatArray) -> list[FloatArray]:
+def _principal(fixed: Doubles, moving: Doubles) -> list[Doubles]:
     """Rotations that turn the fixed principal axes onto the moving ones (each axis either way, without mirroring)."""
     fixed_axes, moving_axes = (np.linalg.eigh(spread)[1] for spread in (fixed, moving))
     result = []

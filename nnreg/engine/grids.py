@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnreg.engine.prepared_image import Floats, PreparedImage
+from nnreg.arrays import Doubles, Floats
+from nnreg.engine.prepared_image import PreparedImage
 from nnreg.geometry import Space
-from nnreg.geometry.space import FloatArray
 from nnreg.kernels import volumes
 
 SMALLEST = 4  # voxels: an axis is not pooled below this
@@ -19,7 +19,7 @@ def volume_of(array: Floats) -> Floats:
     return np.ascontiguousarray(array if array.ndim == 4 else array[:, None], dtype=np.float32)
 
 
-def matrix_between(fixed: Space, moving: Space, world: FloatArray | None = None) -> Floats:
+def matrix_between(fixed: Space, moving: Space, world: Doubles | None = None) -> Floats:
     """(3, 4) from volume indices of `fixed` to volume indices of `moving`, through the world matrix `world` (n+1, n+1) if given."""
     n = fixed.ndim
     index = moving.inverse_matrix @ (np.eye(n + 1) if world is None else world) @ fixed.matrix
@@ -92,7 +92,7 @@ class Level:
         return np.zeros((self.fixed.space.ndim, *self.grid), np.float32)
 
 
-def pyramid(fixed: PreparedImage, moving: PreparedImage, world: FloatArray, factors: tuple[int, ...], base: float | None = None) -> list[Level]:
+def pyramid(fixed: PreparedImage, moving: PreparedImage, world: Doubles, factors: tuple[int, ...], base: float | None = None) -> list[Level]:
     """Levels at ``factor * base`` mm, in the order of `factors`.
 
     Parameters

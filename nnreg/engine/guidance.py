@@ -7,8 +7,9 @@ import copy
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.engine.grids import Level, volume_of
-from nnreg.engine.prepared_image import Floats, PreparedImage
+from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.result import Annotations
 from nnreg.engine.similarity_terms import ChannelGroup, Landmarks, MeanSquares
 from nnreg.errors import RegistrationError

@@ -8,9 +8,9 @@ import numpy as np
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
+from nnreg.arrays import Doubles, Floats
 from nnreg.engine.prepared_image import PreparedImage, foreground, smoothed
-from nnreg.engine.similarity import Floats, Similarity
-from nnreg.geometry.space import FloatArray
+from nnreg.engine.similarity import Similarity
 from nnreg.kernels import linear_cpu, volumes
 from nnreg.kernels.threads import in_parts
 
@@ -41,7 +41,7 @@ class Parameters:
         n = len(self.centre)
         return {"centre": n, "rigid": n + n * (n - 1) // 2, "affine": n + n * n}[self.kind]
 
-    def generators(self) -> FloatArray:
+    def generators(self) -> Doubles:
         """(count, n+1, n+1): the velocity matrix of each parameter, about the centre."""
         n = len(self.centre)
         result = np.zeros((self.count, n + 1, n + 1))
@@ -56,7 +56,7 @@ class Parameters:
                 result[n + k, j, i] = -1 / self.radius
         return result
 
-    def matrix(self, values: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def matrix(self, values: Doubles, base: Doubles) -> tuple[Doubles, Doubles]:
         """World matrix (n+1, n+1) of parameter values (count,), and its derivatives (count, n+1, n+1)."""
         n = len(self.centre)
         to_centre = np.eye(n + 1)
@@ -77,7 +77,7 @@ def lifted(array: Floats) -> Floats:
     return np.ascontiguousarray(array if array.ndim == 4 else array[:, :, None])
 
 
-def _lifted_matrix(matrix: FloatArray) -> Floats:
+def _lifted_matrix(matrix: Doubles) -> Floats:
     """(3, 4) of an index matrix (n+1, n+1), in the axes of :func:`lifted`."""
     if len(matrix) == 4:
         return np.ascontiguousarray(matrix[:3], dtype=np.float32)
@@ -97,14 +97,14 @@ class Pair:
         self.grid = self.fixed.shape[1:]
         self.body = lifted(foreground(fixed)[None])[0]
 
-    def sample(self, world: FloatArray) -> tuple[Floats, Floats]:
+    def sample(self, world: Doubles) -> tuple[Floats, Floats]:
         """Warped moving image (C, D, H, W) under a world matrix, and how far the samples (D, H, W) lie in view and in the masks."""
         matrix = self._index_matrix(world)
         valid = np.empty(self.grid, np.float32)
         in_parts(linear_cpu.in_view, self.grid[0], valid, self.mask, self.allowed, self.moving.shape[1:], matrix)
         return volumes.sample(self.moving, shape=self.grid, matrix=matrix), valid
 
-    def on_world(self, world: FloatArray, gradient: Floats) -> FloatArray:
+    def on_world(self, world: Doubles, gradient: Floats) -> Doubles:
         """Derivative (n+1, n+1) with respect to the world matrix, from that with respect to the warped image."""
         sums = np.zeros((self.grid[0], 12))
         in_parts(linear_cpu.on_matrix, self.grid[0], sums, gradient, self.moving, self._index_matrix(world))
@@ -114,14 +114,14 @@ class Pair:
         full[:n] = on_index if n == 3 else on_index[np.ix_((0, 2), (0, 2, 3))]
         return self.moving_space.inverse_matrix.T @ full @ self.fixed_space.matrix.T
 
-    def _index_matrix(self, world: FloatArray) -> Floats:
+    def _index_matrix(self, world: Doubles) -> Floats:
         return _lifted_matrix(self.moving_space.inverse_matrix @ world @ self.fixed_space.matrix)
 
     def overlap(self, valid: Floats) -> float:
         """Share of the fixed foreground that is in view of the moving image."""
         return float((valid * self.body).sum() / max(1.0, float(self.body.sum())))
 
-    def value(self, similarity: Similarity, matrix: FloatArray) -> tuple[float, float]:
+    def value(self, similarity: Similarity, matrix: Doubles) -> tuple[float, float]:
         """Similarity and overlap under a world matrix."""
         warped, valid = self.sample(matrix)
         return similarity(warped, valid)[0], self.overlap(valid)
@@ -131,19 +131,19 @@ class Pair:
 class Fit:
     """A linear map with what it reached."""
 
-    matrix: FloatArray
+    matrix: Doubles
     similarity: float
     overlap: float
 
 
-def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: FloatArray, *, iterations: int, least_overlap: float) -> Fit:
+def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: Doubles, *, iterations: int, least_overlap: float) -> Fit:
     """Maximise `similarity` from `start` over the maps of `parameters` by L-BFGS with exact gradients.
 
     Below `least_overlap` of the fixed foreground in view the similarity is scaled down with the overlap, so that the images are not driven apart.
     """
     best = Fit(start, -np.inf, 0.0)
 
-    def cost(values: FloatArray) -> tuple[float, FloatArray]:
+    def cost(values: Doubles) -> tuple[float, Doubles]:
         nonlocal best
         world, slopes = parameters.matrix(values, start)
         warped, valid = pair.sample(world)

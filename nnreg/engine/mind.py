@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from nnreg.engine.prepared_image import Floats
+from nnreg.arrays import Floats
 
 DILATION = 2  # voxels from the centre to a neighbour
 RADIUS = 1  # half patch

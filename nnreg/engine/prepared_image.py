@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import correlate1d
 
+from nnreg.arrays import Doubles, Floats
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space
-from nnreg.geometry.space import FloatArray
 from nnreg.kernels.volumes import block_means
 
-Floats = npt.NDArray[np.float32]
 HISTOGRAM_BINS = 64
 SAMPLE = 100_000  # values from which percentiles are taken
 WINDOW_PERCENTILES = (0.5, 99.5)
@@ -160,7 +159,7 @@ def otsu(values: Floats) -> float:
     return float(np.argmax(below * above * difference**2) + 1) / HISTOGRAM_BINS
 
 
-def moments(weights: Floats, space: Space) -> tuple[FloatArray, FloatArray]:
+def moments(weights: Floats, space: Space) -> tuple[Doubles, Doubles]:
     """Centre (ndim,) and covariance (ndim, ndim) in world mm, x first, of weights (*grid)."""
     index = np.argwhere(weights > 0.5)
     if not len(index):

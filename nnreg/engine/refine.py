@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnreg.arrays import Floats
 from nnreg.engine.grids import Level
-from nnreg.engine.prepared_image import Floats
 from nnreg.engine.similarity_terms import ChannelGroup, Landmarks
 from nnreg.kernels import volumes
 

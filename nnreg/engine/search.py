@@ -10,9 +10,9 @@ import itertools
 import numpy as np
 from scipy.ndimage import uniform_filter
 
+from nnreg.arrays import Floats
 from nnreg.engine.grids import Level
 from nnreg.engine.mind import mind
-from nnreg.engine.prepared_image import Floats
 from nnreg.engine.similarity_terms import volume_of_side
 from nnreg.kernels import search_cpu, volumes
 from nnreg.kernels.threads import in_parts

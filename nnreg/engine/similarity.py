@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_erosion, binary_fill_holes
 
+from nnreg.arrays import Floats
 from nnreg.kernels import linear_cpu
 from nnreg.kernels.correlation import Windows
 from nnreg.kernels.threads import in_parts
 
-Floats = npt.NDArray[np.float32]
 SAME_CONTRAST = 0.45  # signed local correlation inside the body from which two images count as of one contrast
 CONTRAST_RADIUS = 2  # half window of that correlation, voxels
 FLAT = 1e-5  # variance below which a neighbourhood of an image in [0, 1] says nothing

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nnreg.arrays import Floats
 from nnreg.engine.grids import Level
-from nnreg.engine.prepared_image import Floats
 
 
 class Term(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnreg.arrays import Floats
 from nnreg.engine.grids import Level
-from nnreg.engine.prepared_image import Floats
 from nnreg.kernels import volumes
 from nnreg.kernels.inversion import inverted_volume
 

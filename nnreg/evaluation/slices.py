@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from nnreg.arrays import Reals
 from nnreg.geometry import AffineMap, Space, Transform, resample_image
 from nnreg.geometry.fields import jacobian_determinant
 
 if TYPE_CHECKING:
     from nnreg.imageio import Image
 
-FloatArray = npt.NDArray[np.floating]
 THICKNESS = 3  # slices of a view: its own and the neighbours that the Jacobian needs
 FIT_POINTS = 4000
 # (name, through, rows, columns): world axis (x 0 towards left, y 1 towards posterior, z 2 towards superior) and its sense on the page
@@ -43,11 +42,11 @@ class View:
     """
 
     name: str
-    fixed: FloatArray
-    moving: FloatArray
-    warped: FloatArray
-    field: FloatArray
-    determinant: FloatArray
+    fixed: Reals
+    moving: Reals
+    warped: Reals
+    field: Reals
+    determinant: Reals
     spacing: tuple[float, float]
 
 
@@ -79,7 +78,7 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
     return result
 
 
-def page(array: FloatArray) -> FloatArray:
+def page(array: Reals) -> Reals:
     """The middle slice (C, rows, columns)."""
     return array if array.ndim == 3 else array[:, array.shape[1] // 2]
 

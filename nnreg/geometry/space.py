@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
 
-FloatArray = npt.NDArray[np.float64]
 TOLERANCE_MM = 1e-3  # two grids are the same if no corner differs by more
 
 
@@ -54,7 +54,7 @@ class Space:
         return cls(tuple(map(int, shape)), tuple(map(float, spacing or (1.0,) * n)), (0.0,) * n, tuple(np.eye(n).ravel().tolist()))
 
     @classmethod
-    def from_matrix(cls, shape: Sequence[int], matrix: FloatArray) -> Space:
+    def from_matrix(cls, shape: Sequence[int], matrix: Doubles) -> Space:
         """The space whose :attr:`matrix` is `matrix`."""
         n = len(shape)
         columns = matrix[:n, :n][:, ::-1]
@@ -72,7 +72,7 @@ class Space:
         return int(np.prod(self.shape))
 
     @property
-    def matrix(self) -> FloatArray:
+    def matrix(self) -> Doubles:
         """Homogeneous (ndim+1, ndim+1) matrix from array index (z, y, x) to world (x, y, z) mm."""
         n = self.ndim
         result = np.eye(n + 1)
@@ -82,29 +82,29 @@ class Space:
         return result
 
     @property
-    def inverse_matrix(self) -> FloatArray:
+    def inverse_matrix(self) -> Doubles:
         """Homogeneous matrix from world (x, y, z) mm to array index (z, y, x)."""
         return np.asarray(np.linalg.inv(self.matrix))
 
     @property
-    def centre(self) -> FloatArray:
+    def centre(self) -> Doubles:
         """World position (x, y, z) mm of the middle of the grid."""
         return self.to_world((np.asarray(self.shape, dtype=float) - 1) / 2)
 
     @property
-    def extent(self) -> FloatArray:
+    def extent(self) -> Doubles:
         """Size of the field of view in mm, array axis order: voxels times spacing."""
         return np.asarray(self.shape) * np.asarray(self.spacing)
 
-    def to_world(self, indices: npt.ArrayLike) -> FloatArray:
+    def to_world(self, indices: npt.ArrayLike) -> Doubles:
         """World positions (..., ndim) mm, x first, of array indices (..., ndim), z first."""
         return apply_matrix(self.matrix, indices)
 
-    def to_index(self, points: npt.ArrayLike) -> FloatArray:
+    def to_index(self, points: npt.ArrayLike) -> Doubles:
         """Array indices (..., ndim), z first, of world positions (..., ndim) mm, x first."""
         return apply_matrix(self.inverse_matrix, points)
 
-    def corners(self) -> FloatArray:
+    def corners(self) -> Doubles:
         """World positions (2**ndim, ndim) of the outermost voxel centres."""
         ends = np.meshgrid(*[(0, size - 1) for size in self.shape], indexing="ij")
         return self.to_world(np.stack([axis.ravel() for axis in ends], axis=-1))
@@ -133,7 +133,7 @@ class Space:
         return cls(*(tuple(content[key]) for key in ("shape", "spacing", "origin", "direction")))
 
 
-def apply_matrix(matrix: FloatArray, points: npt.ArrayLike) -> FloatArray:
+def apply_matrix(matrix: Doubles, points: npt.ArrayLike) -> Doubles:
     """Apply a homogeneous (n+1, n+1) matrix to points (..., n)."""
     n = matrix.shape[0] - 1
     return np.asarray(points, dtype=float) @ matrix[:n, :n].T + matrix[:n, n]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
-from nnreg.geometry.space import FloatArray, Space, apply_matrix
+from nnreg.geometry.space import Space, apply_matrix
 
 SLAB_VOXELS = 2**20  # voxels handled at once: bounds the memory of resampling whatever the image
 MOST_PARTS = 4  # that a thick voxel is split into where a field is inverted
@@ -29,7 +30,7 @@ class AffineMap:
     matrix : array, shape (ndim+1, ndim+1), homogeneous
     """
 
-    matrix: FloatArray
+    matrix: Doubles
 
     @property
     def ndim(self) -> int:
@@ -204,7 +205,7 @@ class Transform:
         keep = tuple(s for s in kept if not (isinstance(s, AffineMap) and np.allclose(s.matrix, np.eye(self.ndim + 1), atol=1e-12, rtol=0)))
         return Transform(keep, self.ndim)
 
-    def map_points(self, points: npt.ArrayLike) -> FloatArray:
+    def map_points(self, points: npt.ArrayLike) -> Doubles:
         """Moving-world positions of fixed-world positions (N, ndim), mm, x first."""
         array = np.asarray(points, dtype=float).reshape(-1, self.ndim)
         return self._map(torch.from_numpy(array.T.copy()), np.eye(self.ndim + 1), np.eye(self.ndim + 1)).numpy().T
@@ -217,7 +218,7 @@ class Transform:
             result[:, slab] = (moved - indices).reshape(self.ndim, -1, *space.shape[1:]).numpy()
         return FieldMap(result, space)
 
-    def _map(self, positions: Tensor, before: FloatArray, after: FloatArray) -> Tensor:
+    def _map(self, positions: Tensor, before: Doubles, after: Doubles) -> Tensor:
         """Map columns (ndim, N) float64: ``after(self(before(positions)))``. Matrices are gathered, so each costs one product."""
         pending = before
         for stage in self.stages:
@@ -230,7 +231,7 @@ class Transform:
         return _product(after @ pending, positions)
 
 
-def _product(matrix: FloatArray, columns: Tensor) -> Tensor:
+def _product(matrix: Doubles, columns: Tensor) -> Tensor:
     n = matrix.shape[0] - 1
     return torch.from_numpy(np.ascontiguousarray(matrix[:n, :n])) @ columns + torch.from_numpy(np.ascontiguousarray(matrix[:n, n]))[:, None]
 
@@ -333,7 +334,7 @@ def _smooth_for(values: npt.NDArray[np.float32], moving: Space, fixed: Space) ->
     return np.stack([gaussian_filter(channel, sigma, mode="nearest") for channel in values])
 
 
-def index_points_to_world(points: npt.ArrayLike, space: Space) -> FloatArray:
+def index_points_to_world(points: npt.ArrayLike, space: Space) -> Doubles:
     """World mm (x first) of voxel positions in Learn2Reg's order (x first)."""
     return space.to_world(np.asarray(points, dtype=float)[..., ::-1])
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.errors import ImageError
-from nnreg.geometry.space import FloatArray
 
 # datatype codes of nifti1.h; colours have three or four bytes per voxel
 DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8", 128: "u1", 2304: "u1"}
@@ -42,7 +42,7 @@ class NiftiHeader:
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
-    matrices: tuple[FloatArray, ...]
+    matrices: tuple[Doubles, ...]
     dtype: np.dtype[Any]
     components: int
     offset: int
@@ -161,7 +161,7 @@ def _layout_of(data: bytes, path: Path) -> tuple[_Layout, str]:
     raise ImageError(f"{path}: is not a NIfTI file (it does not start with a whole NIfTI header). Check what it really is, or make it again.")
 
 
-def _matrices(pixdim: tuple[float, ...], codes: tuple[int, ...], quaternion: tuple[float, ...], rows: tuple[float, ...]) -> tuple[FloatArray, ...]:
+def _matrices(pixdim: tuple[float, ...], codes: tuple[int, ...], quaternion: tuple[float, ...], rows: tuple[float, ...]) -> tuple[Doubles, ...]:
     """The declared index to LPS matrices, in the file's unit."""
     qcode, scode = codes
     found = []

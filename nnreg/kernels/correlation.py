@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.kernels import lncc_cpu
 from nnreg.kernels.threads import in_parts
 
-Floats = npt.NDArray[np.float32]
 Radii = tuple[int, int, int]
 
 # a sum of squares about the mean below this share of the sum of squares is rounding: the window is flat

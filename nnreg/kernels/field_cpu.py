@@ -7,17 +7,15 @@ Each row is done in two steps: where its voxels come from (plain arithmetic, who
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Floats, ShortIntegers
 from nnreg.kernels.compiled import compiled
 
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int32]
 LARGEST = 2**31 - 1  # voxels: positions in a volume are counted with 32 bits, because vectors of them are twice as long
 
 
 @compiled
-def _locate(base: Integers, weight: Floats, position: Floats, size: int) -> None:
+def _locate(base: ShortIntegers, weight: Floats, position: Floats, size: int) -> None:
     """Lower neighbour along one axis (added to ``base * size``) and the weight of the upper one, positions clamped to the grid (NaN to its start)."""
     top, last = np.float32(size - 1), np.int32(max(size - 2, 0))
     for x in range(base.shape[0]):
@@ -30,7 +28,7 @@ def _locate(base: Integers, weight: Floats, position: Floats, size: int) -> None
 
 
 @compiled
-def _blend(row: Floats, flat: Floats, base: Integers, weights: Floats, steps: tuple[np.uint64, np.uint64, np.uint64]) -> None:
+def _blend(row: Floats, flat: Floats, base: ShortIntegers, weights: Floats, steps: tuple[np.uint64, np.uint64, np.uint64]) -> None:
     """Trilinear values of a flattened volume: weights (3, W), `steps` to the upper neighbour along z, y and x (0 on an axis of one voxel)."""
     step_z, step_y, step_x = steps
     along_z, along_y, along_x = weights[0], weights[1], weights[2]

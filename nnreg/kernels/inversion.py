@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.kernels import field_cpu, volumes
 from nnreg.kernels.threads import in_parts
 from nnreg.kernels.volumes import block_means
 
-Floats = npt.NDArray[np.float32]
 TOLERANCE = np.float32(0.005)  # voxels
 SHORTEST_STEP = np.float32(0.1)  # enough for maps that expand twentyfold along an axis
 ITERATIONS = 40

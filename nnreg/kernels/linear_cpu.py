@@ -6,14 +6,10 @@ Sums are kept per plane, so that they do not depend on how planes are shared amo
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Bytes, Doubles, Floats, ShortIntegers
 from nnreg.kernels.compiled import compiled
-from nnreg.kernels.field_cpu import Integers, _locate, _steps
-
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
-Bytes = npt.NDArray[np.uint8]
+from nnreg.kernels.field_cpu import _locate, _steps
 
 
 @compiled
@@ -63,7 +59,7 @@ def in_view(start: int, stop: int, valid: Floats, mask: Floats, allowed: Floats,
 
 
 @compiled
-def _slopes(slopes: Floats, factor: Floats, flat: Floats, base: Integers, weights: Floats, steps: tuple[np.uint64, np.uint64, np.uint64]) -> None:
+def _slopes(slopes: Floats, factor: Floats, flat: Floats, base: ShortIntegers, weights: Floats, steps: tuple[np.uint64, np.uint64, np.uint64]) -> None:
     """Add ``factor`` times the derivatives along z, y and x of a trilinear sample to slopes (3, W)."""
     step_z, step_y, step_x = steps
     along_z, along_y, along_x = weights[0], weights[1], weights[2]

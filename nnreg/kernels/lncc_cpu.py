@@ -11,12 +11,10 @@ Three quantities travel together, one row of each side by side (3 W values). Row
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Doubles, Floats
 from nnreg.kernels.compiled import compiled
 
-Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 Radii = tuple[int, int, int]
 
 

@@ -7,15 +7,14 @@ inner loop is long. What falls into the padding is cut off at the end.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
+from nnreg.arrays import Floats
 from nnreg.kernels.compiled import compiled
 from nnreg.kernels.threads import in_parts
 
-Floats = npt.NDArray[np.float32]
 Radii = tuple[int, int, int]
 
 

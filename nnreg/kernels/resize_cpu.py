@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
+from nnreg.arrays import AnyArray
 from nnreg.kernels.compiled import compiled
-
-Array = npt.NDArray[Any]
 
 
 # no fast mathematics: equal shares are common and must stay equal, so sums are taken in the order in which scipy takes them
 @njit(nogil=True, error_model="numpy", cache=True)
-def vote(start: int, stop: int, result: Array, labels: Array, taps: Array, weights: Array, edges: Array) -> None:
+def vote(start: int, stop: int, result: AnyArray, labels: AnyArray, taps: AnyArray, weights: AnyArray, edges: AnyArray) -> None:
     """The label whose linearly interpolated mask is largest; of equal ones that of the nearest voxel, or else the smallest.
 
     Parameters
@@ -64,7 +60,7 @@ def vote(start: int, stop: int, result: Array, labels: Array, taps: Array, weigh
 
 
 @compiled
-def linear(start: int, stop: int, result: Array, volume: Array, taps: Array, weights: Array, edges: Array) -> None:
+def linear(start: int, stop: int, result: AnyArray, volume: AnyArray, taps: AnyArray, weights: AnyArray, edges: AnyArray) -> None:
     """Planes `start` to `stop` of `volume` (D, H, W), float32, interpolated onto the grid of `result`; taps and weights as for :func:`vote`."""
     left, right, share = _columns(taps, weights, edges)
     row = np.empty(volume.shape[2], np.float32)
@@ -78,7 +74,7 @@ def linear(start: int, stop: int, result: Array, volume: Array, taps: Array, wei
 
 
 @compiled
-def strongest(start: int, stop: int, winner: Array, logits: Array, taps: Array, weights: Array, edges: Array, overlapping: bool) -> None:
+def strongest(start: int, stop: int, winner: AnyArray, logits: AnyArray, taps: AnyArray, weights: AnyArray, edges: AnyArray, overlapping: bool) -> None:
     """The channel that is largest after linear interpolation, without ever holding an interpolated volume.
 
     Parameters
@@ -108,13 +104,15 @@ def strongest(start: int, stop: int, winner: Array, logits: Array, taps: Array, 
 
 
 @compiled
-def _columns(taps: Array, weights: Array, edges: Array) -> tuple[Array, Array, Array]:
+def _columns(taps: AnyArray, weights: AnyArray, edges: AnyArray) -> tuple[AnyArray, AnyArray, AnyArray]:
     """Taps and weights of the last axis, in types that fit the vector instructions of float32."""
     return taps[0, edges[1] :].astype(np.int32), taps[1, edges[1] :].astype(np.int32), weights[1, edges[1] :].astype(np.float32)
 
 
 @compiled
-def _widened(wide: Array, row: Array, volume: Array, first: int, second: int, weight: np.float32, left: Array, right: Array, share: Array) -> None:
+def _widened(
+    wide: AnyArray, row: AnyArray, volume: AnyArray, first: int, second: int, weight: np.float32, left: AnyArray, right: AnyArray, share: AnyArray
+) -> None:
     """A plane between planes `first` and `second`, its rows interpolated to the new width."""
     for y in range(wide.shape[0]):
         for x in range(row.shape[0]):
@@ -124,7 +122,7 @@ def _widened(wide: Array, row: Array, volume: Array, first: int, second: int, we
 
 
 @compiled
-def _take(winner: Array, best: Array, above: Array, below: Array, weight: np.float32, channel: np.int16, overlapping: bool) -> None:
+def _take(winner: AnyArray, best: AnyArray, above: AnyArray, below: AnyArray, weight: np.float32, channel: np.int16, overlapping: bool) -> None:
     for x in range(winner.shape[0]):
         value = above[x] + weight * (below[x] - above[x])
         better = value > best[x]

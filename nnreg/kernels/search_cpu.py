@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Floats, LongIntegers
 from nnreg.kernels.compiled import compiled
-
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
 
 
 @compiled
-def shift_costs(start: int, stop: int, costs: Floats, fixed: Floats, moving: Floats, shifts: Integers) -> None:
+def shift_costs(start: int, stop: int, costs: Floats, fixed: Floats, moving: Floats, shifts: LongIntegers) -> None:
     """Planes start to stop of the squared difference (twelve times the mean) of feature maps (D, H, W, C) for every shift (K, 3): costs (D, H, W, K).
 
     Positions outside are taken from the border: what lies there is not known, and must not look like a good or a bad match.

@@ -7,11 +7,10 @@ unsigned, because a signed index has to be tested for counting from the end, and
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.kernels.compiled import compiled
 
-Floats = npt.NDArray[np.float32]
 Weights = tuple[Floats, Floats, Floats]
 STRIP = 16  # rows handled together: the planes of a strip that the filter along z needs then stay in the core's own cache
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from nnreg.arrays import Floats
 from nnreg.errors import GeometryError
 from nnreg.kernels import field_cpu, smooth_cpu, warp_cpu
 from nnreg.kernels.threads import in_parts
 
-Floats = npt.NDArray[np.float32]
 NO_FIELD = np.empty((0, 1, 1, 1), np.float32)
 IDENTITY = np.eye(3, 4, dtype=np.float32)
 TRUNCATE = 3.0  # widths at which a Gaussian ends

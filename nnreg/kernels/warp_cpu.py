@@ -10,16 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from nnreg.arrays import Floats
 from nnreg.kernels.compiled import compiled
 from nnreg.kernels.threads import in_parts
 
-Floats = npt.NDArray[np.float32]
 FEW_CHANNELS = 4  # up to half as many, slabs of the volume are scattered side by side
 Axis = tuple[int, int, np.float32, np.float32, np.float32, np.float32]
 

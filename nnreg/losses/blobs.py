@@ -6,18 +6,17 @@ import math
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from nnreg.arrays import LongIntegers
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES
 from nnreg.losses.dense import DenseLoss, Scored, over_ranks
 
 CONNECTIVITY: dict[str, dict[int, Literal[4, 6, 8, 26]]] = {"full": {2: 8, 3: 26}, "faces": {2: 4, 3: 6}}
 CELL_VOXELS = 2**18  # a distance transform of more takes longer than the step it belongs to
-Identities = npt.NDArray[np.int64]
 
 
 class Components(NamedTuple):
@@ -31,12 +30,12 @@ class Components(NamedTuple):
         Where component i lies; entry 0 stands for no component.
     """
 
-    identity: Identities
-    sample: Identities
-    channel: Identities
+    identity: LongIntegers
+    sample: LongIntegers
+    channel: LongIntegers
 
 
-def find_components(labels: Identities, connectivity: str, largest: int | None = None) -> Components:
+def find_components(labels: LongIntegers, connectivity: str, largest: int | None = None) -> Components:
     """Connected components of equal non-zero values (B, K, *spatial).
 
     Parameters
@@ -69,7 +68,7 @@ def find_components(labels: Identities, connectivity: str, largest: int | None =
     return Components(identity, np.concatenate(samples), np.concatenate(values))
 
 
-def _merge_smallest(found: Identities, value: Identities, largest: int) -> tuple[Identities, Identities]:
+def _merge_smallest(found: LongIntegers, value: LongIntegers, largest: int) -> tuple[LongIntegers, LongIntegers]:
     """Components of each value beyond its largest ones under one number."""
     sizes = np.bincount(found.ravel(), minlength=len(value))
     names, rename = [0], np.zeros(len(value), np.int64)
@@ -82,7 +81,7 @@ def _merge_smallest(found: Identities, value: Identities, largest: int) -> tuple
     return rename[found], np.array(names)
 
 
-def _nearest(components: Components, labels: Identities, channels: range) -> Identities:
+def _nearest(components: Components, labels: LongIntegers, channels: range) -> LongIntegers:
     """For every voxel and channel the component of that channel which is nearest (B, len(channels), *spatial), 0 where the channel has none.
 
     On blocks of voxels where there are more than ``CELL_VOXELS``: where two cells meet need not be known to the voxel.
@@ -97,7 +96,7 @@ def _nearest(components: Components, labels: Identities, channels: range) -> Ide
     return result
 
 
-def _cells(identity: Identities) -> Identities:
+def _cells(identity: LongIntegers) -> LongIntegers:
     """The number of the nearest component at every voxel of a map (*spatial) that holds numbers, and 0 elsewhere."""
     step = math.ceil((identity.size / CELL_VOXELS) ** (1 / identity.ndim)) if identity.size > CELL_VOXELS else 1
     blocks = identity

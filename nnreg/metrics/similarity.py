@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
 from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, same_shape
 
 SSIM_SIGMA, SSIM_REACH = 1.5, 5  # voxels
-FloatArray = npt.NDArray[np.float64]
 
 
 def ncc(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
@@ -97,9 +97,7 @@ def ssim_axes(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(axis for axis, size in enumerate(shape) if size > 2 * SSIM_REACH)
 
 
-def ssim_map(
-    first: FloatArray, second: FloatArray, valid: npt.NDArray[np.bool_], *, extent: float, axes: Sequence[int]
-) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+def ssim_map(first: Doubles, second: Doubles, valid: npt.NDArray[np.bool_], *, extent: float, axes: Sequence[int]) -> tuple[Doubles, npt.NDArray[np.bool_]]:
     """Similarity at every voxel, and where it counts: the window, along `axes`, is within the array and `valid`. Nowhere, if there is no axis or no extent."""
     from scipy import ndimage
 
@@ -107,7 +105,7 @@ def ssim_map(
         return np.zeros(first.shape), np.zeros(first.shape, bool)
     first, second = np.where(valid, first, 0), np.where(valid, second, 0)
 
-    def mean(values: FloatArray) -> FloatArray:
+    def mean(values: Doubles) -> Doubles:
         return np.asarray(ndimage.gaussian_filter(values, SSIM_SIGMA, radius=SSIM_REACH, axes=tuple(axes), mode="nearest"))
 
     one, other = mean(first), mean(second)
@@ -119,11 +117,11 @@ def ssim_map(
     return similarity, ndimage.binary_erosion(valid, window, border_value=0)
 
 
-def _extent(values: FloatArray, given: float | None) -> float:
+def _extent(values: Doubles, given: float | None) -> float:
     return given if given is not None else float(np.ptp(values)) if values.size else float("nan")
 
 
-def _values(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None) -> tuple[FloatArray, FloatArray]:
+def _values(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None) -> tuple[Doubles, Doubles]:
     first, second = np.asarray(as_numpy(fixed), dtype=np.float64), np.asarray(as_numpy(warped), dtype=np.float64)
     same_shape(first, second)
     if mask is None:

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
 from nnreg.metrics.arrays import ArrayOrTensor, as_label_map, same_shape
 from nnreg.metrics.overlap import present
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +32,8 @@ class SurfaceDistances:
         The other way round.
     """
 
-    to_warped: FloatArray
-    to_fixed: FloatArray
+    to_warped: Doubles
+    to_fixed: Doubles
 
     @property
     def lost(self) -> bool:
@@ -125,7 +124,7 @@ def nsd(
     return {label: float("nan") if surface is None else surface.within(tolerance) for label, surface in distances.items()}
 
 
-def _surface_points(array: npt.NDArray[np.generic], labels: Sequence[int], spacing: Sequence[float]) -> dict[int, FloatArray]:
+def _surface_points(array: npt.NDArray[np.generic], labels: Sequence[int], spacing: Sequence[float]) -> dict[int, Doubles]:
     """Surface voxels (N, ndim) in mm of each label."""
     edge = np.zeros(array.shape, dtype=bool)
     for axis, size in enumerate(array.shape):
@@ -145,11 +144,11 @@ def _surface_points(array: npt.NDArray[np.generic], labels: Sequence[int], spaci
     return {label: points[start:stop] for label, start, stop in zip(labels, *bounds, strict=True)}
 
 
-def _between(fixed: FloatArray, warped: FloatArray) -> SurfaceDistances:
+def _between(fixed: Doubles, warped: Doubles) -> SurfaceDistances:
     return SurfaceDistances(_nearest(fixed, warped), _nearest(warped, fixed))
 
 
-def _nearest(points: FloatArray, others: FloatArray) -> FloatArray:
+def _nearest(points: Doubles, others: Doubles) -> Doubles:
     if not len(others):
         return np.full(len(points), np.inf)
     # a lopsided tree is built much faster and searched nearly as fast

@@ -33,7 +33,7 @@ def moved(case: CaseData, matrix: np.ndarray) -> tuple[CaseData, Transform]:
     """The same voxels lying elsewhere in the world, and the map there."""
     space = Space.from_matrix(case.image.space.shape, matrix @ case.image.space.matrix)
     transform = Transform.affine(matrix)
-    return CaseData(Image(case.image.array, space), Image(case.labels.array, space), transform.map_points(case.keypoints)), transform
+    return CaseData(Image(case.image.array, space), Image(case.labels.array, space), transform.map_points(case.keypoints_mm)), transform
 
 
 def rigid(space: Space, shift: float) -> np.ndarray:
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(rotated_space):
     with pytest.raises(EvaluationError, match="moving image 3D"):
         evaluate_pair(fixed=flat, moving=case_on(rotated_space((5, 6, 7)), 0), transform=identity, aligned=identity)
     with pytest.raises(EvaluationError, match="found 5 in the fixed and 4"):
-        evaluate_pair(fixed=flat, moving=CaseData(flat.image, keypoints=flat.keypoints[:4]), transform=identity, aligned=identity)
+        evaluate_pair(fixed=flat, moving=CaseData(flat.image, keypoints_mm=flat.keypoints_mm[:4]), transform=identity, aligned=identity)
 
 
 # -- summary ----------------------------------------------------------------------------------------------------------------------

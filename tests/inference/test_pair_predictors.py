@@ -52,7 +52,7 @@ class Source:
         self.asked.append("mask")
         return self.masks.get(case)
 
-    def keypoints(self, case):
+    def keypoints_voxel(self, case):
         self.asked.append("keypoints")
         return np.array([[20.0, 20.0], [30.0, 25.0]])
 
@@ -148,5 +148,5 @@ def test_masks_beside_the_images_are_found(plane, tmp_path):
     (tmp_path / "keypointsTs" / "a.csv").write_text("1,2\n3,4\n")
     cases = FolderCases(images, None, DatasetSpec.read(plane.preprocessed / "dataset.json"), None)
     assert cases.mask("a").array.min() == 1
-    assert cases.keypoints("a").tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert cases.keypoints_voxel("a").tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert cases.labels("a") is None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnreg.arrays import Floats
 from nnreg.engine.grids import Level, volume_of
-from nnreg.engine.prepared_image import Floats, PreparedImage
+from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity
 from nnreg.engine.similarity_terms import ChannelGroup
 from nnreg.kernels import volumes

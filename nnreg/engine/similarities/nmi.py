@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnreg.arrays import Floats
 from nnreg.engine.grids import Level, volume_of
-from nnreg.engine.prepared_image import Floats
 from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity
 from nnreg.engine.similarity import MutualInformation
 from nnreg.engine.similarity_terms import ChannelGroup, volume_of_side

@@ -19,10 +19,10 @@ from nnreg.imageio.files import is_large
 from nnreg.imageio.image import check_same_space
 from nnreg.imageio.lazy import boxes
 from nnreg.parallel import run_all
+from nnreg.progress import Progress
 
 Label = int | tuple[int, ...]
 """A label value, or the values of a region."""
-Progress = Callable[[int, int, str], None]
 Measure = Callable[[Path, Path], dict[str, dict[str, float]]]
 """Figures by label, or by channel, of a reference and a prediction. Picklable."""
 SCHEMA_VERSION = 1

@@ -13,11 +13,12 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import WHOLE, case_of, stem_of_target
 from nnreg.errors import EvaluationError
-from nnreg.evaluation.dense_prediction.case import Progress, label_files
+from nnreg.evaluation.dense_prediction.case import label_files
 from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder
 from nnreg.evaluation.registration.folder import PREDICTION_FILE
 from nnreg.evaluation.summary import write_summary
 from nnreg.files import atomic_path, read_json, write_json
+from nnreg.progress import Progress
 from nnreg.task import DENSE_PREDICTION
 
 VALIDATION = "validation_raw"

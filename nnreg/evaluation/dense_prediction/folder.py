@@ -13,11 +13,12 @@ from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import WHOLE, Output, label_targets, names_of_labels, outputs_of, stem_of_target, targets_of
 from nnreg.dataset.targets import label_file
 from nnreg.errors import EvaluationError
-from nnreg.evaluation.dense_prediction.case import LabelMeasure, Progress, evaluate_files, joined_targets, key_of, label_files
+from nnreg.evaluation.dense_prediction.case import LabelMeasure, evaluate_files, joined_targets, key_of, label_files
 from nnreg.evaluation.dense_prediction.values import ValueMeasure, value_key
 from nnreg.evaluation.registration.folder import PREDICTION_FILE
 from nnreg.files import read_json
 from nnreg.imageio import is_image_file
+from nnreg.progress import Progress
 
 
 def evaluate_dense_folder(

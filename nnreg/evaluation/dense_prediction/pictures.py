@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Integers
 from nnreg.evaluation.registration.pictures import panel_height, scaled, sheet, show, window
 from nnreg.evaluation.slices import page, planes
 from nnreg.geometry import resample_image
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
     from nnreg.geometry import Space
     from nnreg.imageio import Image
 
-LabelMap = npt.NDArray[np.integer]
 OPACITY = 0.55
 RIGHT, EXTRA, MISSED = "#2ca02c", "#d62728", "#1f77b4"
 PALETTE = ("#e6194b", "#ffe119", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c", "#008080", "#9a6324", "#fabebe")
 
 
-def overview_of_labels(path: Path | str, image: Image, labels: LabelMap, *, truth: Image | None = None, names: Sequence[tuple[int, str]] = ()) -> None:
+def overview_of_labels(path: Path | str, image: Image, labels: Integers, *, truth: Image | None = None, names: Sequence[tuple[int, str]] = ()) -> None:
     """Draw a case in one PNG: through the middle of what was predicted, axial, coronal and sagittal; one view in 2D.
 
     Parameters
@@ -48,7 +48,7 @@ def overview_of_labels(path: Path | str, image: Image, labels: LabelMap, *, trut
             axes[row][0].set_ylabel(name, fontsize=9)
 
 
-def _middle(labels: LabelMap) -> list[int]:
+def _middle(labels: Integers) -> list[int]:
     """The labelled slice nearest to the middle of all that is labelled, per axis."""
     result = []
     for axis in range(labels.ndim):
@@ -57,7 +57,7 @@ def _middle(labels: LabelMap) -> list[int]:
     return result
 
 
-def _draw_view(axes: Any, image: Image, maps: Sequence[LabelMap], space: Space, greys: tuple[float, float]) -> None:
+def _draw_view(axes: Any, image: Image, maps: Sequence[Integers], space: Space, greys: tuple[float, float]) -> None:
     aspect = space.spacing[-2] / space.spacing[-1]
     colour = image.channels == 3 and image.array.dtype == np.uint8
     picture = scaled(page(resample_image(image.array, moving=image.space, fixed=space)), greys)
@@ -75,7 +75,7 @@ def _draw_view(axes: Any, image: Image, maps: Sequence[LabelMap], space: Space, 
             _tint(axes[3], where, tint, aspect)
 
 
-def _overlay(axis: Any, labels: LabelMap, aspect: float) -> None:
+def _overlay(axis: Any, labels: Integers, aspect: float) -> None:
     from matplotlib.colors import ListedColormap
 
     shown = np.ma.masked_where(labels <= 0, (labels - 1) % len(PALETTE))
@@ -88,7 +88,7 @@ def _tint(axis: Any, where: npt.NDArray[np.bool_], tint: str, aspect: float) -> 
     axis.imshow(np.ma.masked_where(~where, where), cmap=ListedColormap([tint]), alpha=OPACITY, aspect=aspect, interpolation="nearest")
 
 
-def _headline(labels: LabelMap, names: Sequence[tuple[int, str]]) -> str:
+def _headline(labels: Integers, names: Sequence[tuple[int, str]]) -> str:
     """How much of which label there is."""
     values, counts = np.unique(labels[labels > 0], return_counts=True)
     called = dict(names)

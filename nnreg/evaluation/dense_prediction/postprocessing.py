@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Integers
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.target_spec import WHOLE, Output, target_of
 from nnreg.errors import EvaluationError
-from nnreg.evaluation.dense_prediction.case import Label, Progress, evaluate_labels, key_of, label_files, summarise_dense
+from nnreg.evaluation.dense_prediction.case import Label, evaluate_labels, key_of, label_files, summarise_dense
 from nnreg.files import read_json, write_json
 from nnreg.imageio import Image, read_image, write_image
 from nnreg.imageio.endings import stem_of
 from nnreg.imageio.image import check_same_space
 from nnreg.parallel import run_all
+from nnreg.progress import Progress
 from nnreg.registry import Registry
 
 FILE_NAME = "postprocessing.json"
 SCHEMA_VERSION = 1
-LabelMap = npt.NDArray[np.integer]
 
-STEPS: Registry[Callable[[LabelMap, Sequence[Label]], LabelMap]] = Registry("postprocessing step")
+STEPS: Registry[Callable[[Integers, Sequence[Label]], Integers]] = Registry("postprocessing step")
 """``step(label map, labels) -> label map``, by name."""
 
 
@@ -38,13 +38,13 @@ class Step:
     labels: tuple[Label, ...]
     target: str = WHOLE
 
-    def __call__(self, labels: LabelMap) -> LabelMap:
+    def __call__(self, labels: Integers) -> Integers:
         """The label map (*spatial) after the step."""
         return STEPS[self.name](labels, self.labels)
 
 
 @STEPS.register("keep_largest_component")
-def keep_largest_component(labels: LabelMap, chosen: Sequence[Label]) -> LabelMap:
+def keep_largest_component(labels: Integers, chosen: Sequence[Label]) -> Integers:
     """Set to background all that is in `chosen` labels but not in the largest component of their union (diagonal neighbours belong together).
 
     Components of the same size as the largest are kept too.

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnreg import metrics
+from nnreg.arrays import Floats
 from nnreg.evaluation.registration.pictures import panel_height, scaled, sheet, show, window
 from nnreg.evaluation.slices import page, planes
 from nnreg.geometry import resample_image
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from nnreg.geometry import Space
     from nnreg.imageio import Image
 
-Floats = npt.NDArray[np.float32]
 SHARE = 0.25  # of the window: a difference that is wholly red or blue
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,11 @@ from nnreg.files import read_json
 from nnreg.geometry import index_points_to_world
 from nnreg.geometry.itk import read_itk
 from nnreg.parallel import run_all
+from nnreg.progress import Progress
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
 
-Progress = Callable[[int, int, str], None]
 PREDICTION_FILE = "prediction.json"
 TRANSFORM_FILE, ALIGNMENT_FILE = "transform.h5", "alignment.h5"
 SCHEMA_VERSION = 1
@@ -146,5 +146,5 @@ def _evaluate(job: PairJob) -> dict[str, Any]:
 
 def _case(raw: RawDataset, name: str, with_labels: bool) -> CaseData:
     case = raw.read_case(name)
-    points = None if case.keypoints is None else index_points_to_world(case.keypoints, case.image.space)
+    points = None if case.keypoints_voxel is None else index_points_to_world(case.keypoints_voxel, case.image.space)
     return CaseData(case.image, case.labels if with_labels else None, points, case.mask)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg import metrics
+from nnreg.arrays import Doubles
 from nnreg.errors import EvaluationError
 from nnreg.geometry import FieldMap, Space, Transform, resample_image, resample_labels
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 STAGES = ("header", "aligned", "after")
 NAN = float("nan")
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class CaseData:
     image : Image
     labels : Image, optional
         Integer label map (1, *spatial), on its own grid.
-    keypoints : array, shape (N, ndim), optional
+    keypoints_mm : array, shape (N, ndim), optional
         World mm, x first; row i of the fixed case corresponds to row i of the moving one.
     mask : Image, optional
         Not zero where the image is valid. The fixed image's restricts similarity and field figures.
@@ -42,7 +42,7 @@ class CaseData:
 
     image: Image
     labels: Image | None = None
-    keypoints: FloatArray | None = None
+    keypoints_mm: Doubles | None = None
     mask: Image | None = None
 
 
@@ -94,8 +94,8 @@ def evaluate_pair(
     if fixed.labels is not None and moving.labels is not None:
         result["labels"], result["labels_lost"] = _label_scores(fixed.labels, moving.labels, stages, labels, surface)
         result["metrics"].update(_label_means(result["labels"]))
-    if fixed.keypoints is not None and moving.keypoints is not None:
-        result["metrics"].update(_landmarks(fixed.keypoints, moving.keypoints, stages))
+    if fixed.keypoints_mm is not None and moving.keypoints_mm is not None:
+        result["metrics"].update(_landmarks(fixed.keypoints_mm, moving.keypoints_mm, stages))
     field = transform.sampled_on(space)
     result["metrics"].update(_regularity(field, mask))
     if truth is not None:
@@ -108,8 +108,10 @@ def _check(fixed: CaseData, moving: CaseData, transform: Transform) -> None:
     if len(set(dimensions.values())) > 1:
         found = ", ".join(f"{name} {n}D" for name, n in dimensions.items())
         raise EvaluationError(f"a pair has one number of dimensions, found {found}.")
-    if fixed.keypoints is not None and moving.keypoints is not None and len(fixed.keypoints) != len(moving.keypoints):
-        raise EvaluationError(f"keypoints correspond row by row, found {len(fixed.keypoints)} in the fixed and {len(moving.keypoints)} in the moving image.")
+    if fixed.keypoints_mm is not None and moving.keypoints_mm is not None and len(fixed.keypoints_mm) != len(moving.keypoints_mm):
+        raise EvaluationError(
+            f"keypoints correspond row by row, found {len(fixed.keypoints_mm)} in the fixed and {len(moving.keypoints_mm)} in the moving image."
+        )
 
 
 def _on_grid(mask: Image, space: Space) -> npt.NDArray[np.bool_]:
@@ -175,7 +177,7 @@ def finite_mean(values: Sequence[float]) -> float:
     return float(array.mean()) if array.size else NAN
 
 
-def _landmarks(fixed: FloatArray, moving: FloatArray, stages: Mapping[str, Transform]) -> dict[str, float]:
+def _landmarks(fixed: Doubles, moving: Doubles, stages: Mapping[str, Transform]) -> dict[str, float]:
     result = {}
     for stage, transform in stages.items():
         distances = metrics.point_distances(transform.map_points(fixed), moving)

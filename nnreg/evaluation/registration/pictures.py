@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg import metrics
+from nnreg.arrays import Reals
 from nnreg.evaluation.slices import View, views
 from nnreg.files import atomic_path
 from nnreg.geometry import FieldMap, Space, Transform
@@ -18,7 +19,6 @@ from nnreg.geometry import FieldMap, Space, Transform
 if TYPE_CHECKING:
     from nnreg.imageio import Image
 
-FloatArray = npt.NDArray[np.floating]
 WIDTH = 2.3  # inches of a panel
 GRID_LINES = 28  # along the longer side
 RESOLUTION = 110  # dots per inch
@@ -49,7 +49,7 @@ def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped:
             _draw_view(axes[row], view, windows, colour=colour)
 
 
-def overview(path: Path | str, fixed: FloatArray, moving: FloatArray, warped: FloatArray, field: FloatArray, spacing: tuple[float, ...] | None = None) -> None:
+def overview(path: Path | str, fixed: Reals, moving: Reals, warped: Reals, field: Reals, spacing: tuple[float, ...] | None = None) -> None:
     """Like :func:`overview_of_transform` for arrays (C, *spatial) on one grid and a field (ndim, *spatial) in its voxels."""
     from nnreg.imageio import Image
 
@@ -112,16 +112,16 @@ def _draw_view(axes: Any, view: View, windows: tuple[tuple[float, float], tuple[
         axis.set_yticks([])
 
 
-def scaled(image: FloatArray, window: tuple[float, float]) -> FloatArray:
+def scaled(image: Reals, window: tuple[float, float]) -> Reals:
     """Grey values between 0 and 1."""
     return np.clip((image - window[0]) / (window[1] - window[0]), 0, 1)
 
 
-def _grey(image: FloatArray, colour: bool) -> FloatArray:
+def _grey(image: Reals, colour: bool) -> Reals:
     return image.mean(axis=0) if colour else image[0]
 
 
-def show(axis: Any, image: FloatArray, aspect: float, *, colour: bool) -> None:
+def show(axis: Any, image: Reals, aspect: float, *, colour: bool) -> None:
     """Draw a scaled image (C, rows, columns)."""
     if colour and image.shape[0] == 3:
         axis.imshow(np.moveaxis(image, 0, -1), aspect=aspect)

@@ -13,7 +13,7 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import stem_of_target
 from nnreg.errors import EvaluationError
-from nnreg.evaluation.dense_prediction.case import Progress, label_files
+from nnreg.evaluation.dense_prediction.case import label_files
 from nnreg.evaluation.dense_prediction.crossval import FOLDS, SUMMARY, Crossval, accumulate, figure_of, score_of
 from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder, outputs_of_predictions, references
 from nnreg.evaluation.dense_prediction.postprocessing import FILE_NAME as POSTPROCESSING
@@ -21,6 +21,7 @@ from nnreg.evaluation.dense_prediction.postprocessing import apply_to_folder, de
 from nnreg.evaluation.summary import write_summary
 from nnreg.files import read_json, write_json, write_text
 from nnreg.inference.dense_prediction.ensemble import EnsembleCase, ensemble_cases, member_files
+from nnreg.progress import Progress
 
 INFORMATION, INSTRUCTIONS = "inference_information.json", "inference_instructions.txt"
 SCHEMA_VERSION = 1

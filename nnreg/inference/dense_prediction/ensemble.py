@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.dataset.continuous import Continuous, check_channels, finite_or_unknown, read_map
 from nnreg.dataset.labels import LabelManager, strongest_of
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
@@ -26,10 +27,9 @@ from nnreg.imageio.lazy import boxes
 from nnreg.imageio.zarr_files import create_zarr
 from nnreg.inference.dense_prediction.probabilities import ENDING, Probabilities, write_probabilities
 from nnreg.parallel import run_all
+from nnreg.progress import Progress
 from nnreg.task import DENSE_PREDICTION
 
-Progress = Callable[[int, int, str], None]
-Floats = npt.NDArray[np.float32]
 PREDICTION_FILE, SCHEMA_VERSION = "prediction.json", 1
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from nnreg.arrays import AnyArray
 from nnreg.dataset.labels import LabelManager
 from nnreg.geometry import Space
 from nnreg.imageio import as_stored
@@ -27,7 +28,6 @@ from nnreg.preprocessing.dense_prediction.reoriented import turn_for
 from nnreg.preprocessing.dense_prediction.storage import DenseProperties
 from nnreg.preprocessing.dense_prediction.streamed_resample import Grids
 
-Array = npt.NDArray[Any]
 Limits = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
@@ -40,15 +40,15 @@ class Meaning(Protocol):
         ...
 
     @property
-    def outside(self) -> Array:
+    def outside(self) -> AnyArray:
         """What is written where nothing is predicted, one value per channel of the file, in its type."""
         ...
 
-    def told(self, outputs: Tensor) -> Array:
+    def told(self, outputs: Tensor) -> AnyArray:
         """(C, *box) of outputs (K, *box)."""
         ...
 
-    def interpolated(self, stored: Any, grids: Grids, box: Box, limits: Limits) -> Array:
+    def interpolated(self, stored: Any, grids: Grids, box: Box, limits: Limits) -> AnyArray:
         """(C, *box) of the new grid from outputs `stored` on the old one, which are nowhere beyond `limits`."""
         ...
 
@@ -61,15 +61,15 @@ class Labelled:
     kept: Any = np.float16
 
     @property
-    def outside(self) -> Array:
+    def outside(self) -> AnyArray:
         """Background."""
         return np.zeros(1, self.labels.dtype)
 
-    def told(self, outputs: Tensor) -> Array:
+    def told(self, outputs: Tensor) -> AnyArray:
         """A label map (1, *box)."""
         return np.asarray(self.labels.to_labels(outputs, logits=True).numpy(), self.labels.dtype)[None]
 
-    def interpolated(self, stored: Any, grids: Grids, box: Box, limits: Limits) -> Array:
+    def interpolated(self, stored: Any, grids: Grids, box: Box, limits: Limits) -> AnyArray:
         """A label map (1, *box): logits are interpolated, then compared."""
         source, taps, weights, edges = grids.taps(box)
         winner = np.empty([high - low for low, high in box], np.int16)
@@ -87,15 +87,15 @@ class Valued:
     kept: Any = np.float32
 
     @property
-    def outside(self) -> Array:
+    def outside(self) -> AnyArray:
         """What the training maps are there on average."""
         return as_stored(np.asarray([known.outside for known in self.values], np.float32), self.dtype)
 
-    def told(self, outputs: Tensor) -> Array:
+    def told(self, outputs: Tensor) -> AnyArray:
         """Values (C, *box) in the units of the training files."""
         return as_stored(restore_values(outputs.numpy(), self.values), self.dtype)
 
-    def interpolated(self, stored: Any, grids: Grids, box: Box, limits: Limits) -> Array:
+    def interpolated(self, stored: Any, grids: Grids, box: Box, limits: Limits) -> AnyArray:
         """Values (C, *box), interpolated as images are."""
         return as_stored(restore_values(grids.image(lambda source: read_single(stored, source), box, limits), self.values), self.dtype)
 
@@ -127,9 +127,9 @@ class Native:
     writer: ZarrWriter | TurnedWriter
     properties: DenseProperties
     order: tuple[int, ...]
-    outside: Array
+    outside: AnyArray
 
-    def write(self, box: Box, values: Array) -> None:
+    def write(self, box: Box, values: AnyArray) -> None:
         """Values (C, *box)."""
         if (values == self.outside).all():
             return

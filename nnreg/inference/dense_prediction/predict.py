@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from nnreg.inference.dense_prediction.sources import DenseSource, NewCases, Prep
 from nnreg.inference.predictor import ModelFolder, Predictor
 from nnreg.inference.registration.prefetch import Behind, ahead
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
+from nnreg.progress import Progress
 from nnreg.training.runtime_utils.runtime import device_named
 
-Progress = Callable[[int, int, str], None]
 PICTURES = "overview"
 _drawing = threading.Lock()  # matplotlib is not made for several threads
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from nnreg.arrays import Floats
 from nnreg.errors import PredictionError
 from nnreg.files import atomic_path
 
 ENDING = ".npz"
 MEMBER = "probabilities.npy"
-Floats = npt.NDArray[np.float32]
 
 
 def write_probabilities(path: Path, classes: Iterable[npt.NDArray[np.floating]], shape: Sequence[int]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Integers
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder
@@ -19,9 +19,7 @@ from nnreg.inference.predictor import Predictor
 from nnreg.preprocessing.dense_prediction.case import labels_onto
 from nnreg.preprocessing.dense_prediction.reoriented import turned_image
 from nnreg.preprocessing.registration.storage import ENDING, write_array
-
-Progress = Callable[[int, int, str], None]
-Labels = npt.NDArray[np.integer]
+from nnreg.progress import Progress
 
 
 def validate_cases(
@@ -32,7 +30,7 @@ def validate_cases(
     cases: Sequence[str],
     output: Path,
     *,
-    previous: Callable[[str], Labels] | None = None,
+    previous: Callable[[str], Integers] | None = None,
     next_stage: tuple[str, Path] | None = None,
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:

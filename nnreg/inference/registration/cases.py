@@ -34,7 +34,7 @@ class NativeSource(Protocol):
         """Where it may be looked at, if that is known."""
         ...
 
-    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+    def keypoints_voxel(self, case: str) -> npt.NDArray[np.float64] | None:
         """Its keypoints (N, ndim), voxel indices, x first, if there are any."""
         ...
 
@@ -69,7 +69,7 @@ class TrainingCases:
         """Its mask."""
         return self.raw.read_mask(case)
 
-    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+    def keypoints_voxel(self, case: str) -> npt.NDArray[np.float64] | None:
         """Its keypoints."""
         return self.raw.read_keypoints(case)
 
@@ -136,7 +136,7 @@ class FolderCases:
         """Its mask, if ``masksTs`` beside ``imagesTs`` has one."""
         return self._beside(folder_beside(self.folder, "masks"), case)
 
-    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+    def keypoints_voxel(self, case: str) -> npt.NDArray[np.float64] | None:
         """Its keypoints, if ``keypointsTs`` beside ``imagesTs`` has them."""
         folder = folder_beside(self.folder, "keypoints")
         path = None if folder is None else folder / f"{case}{KEYPOINT_ENDING}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from nnreg.inference.registration.pair_predictors import EnginePredictor, Networ
 from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.registration.plans import RegistrationPlans, registration_plans
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
+from nnreg.progress import Progress
 from nnreg.training.runtime_utils.runtime import device_named
 
-Progress = Callable[[int, int, str], None]
 PREDICTION_FILE = "prediction.json"
 SCHEMA_VERSION = 1
 

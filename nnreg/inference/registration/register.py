@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from nnreg.geometry.itk import write_itk
 from nnreg.geometry.transform_files import read_transforms
 from nnreg.imageio import Image, check_finite, read_channels, read_image, write_image
 from nnreg.imageio.image import as_stored
+from nnreg.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 SCHEMA_VERSION = 1
 OUTPUTS = ("transform.h5", "inverse_transform.h5", "field.nii.gz", "warped.nii.gz", "warped_labels.nii.gz", "measures.json", "overview.png")
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +36,10 @@ from nnreg.planning.registration.tuning import alternatives, before_tuning, chan
 from nnreg.preprocessing.plan_files import read_plans
 from nnreg.preprocessing.registration.pairs import FEWEST, files_digest, pairs_digest, sampled_pairs
 from nnreg.preprocessing.registration.pipeline import read_fingerprint
+from nnreg.progress import Progress
 from nnreg.typed import from_mapping, to_mapping
 from nnreg.workspace import Workspace
 
-Progress = Callable[[int, int, str], None]
 FOLDER = "tuning"
 SCHEMA_VERSION = 1
 BUDGET_SECONDS = 1800.0
@@ -253,14 +253,14 @@ class _Cases:
         """Its mask."""
         return self._case(case).mask
 
-    def keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
+    def keypoints_voxel(self, case: str) -> npt.NDArray[np.float64] | None:
         """Its keypoints."""
-        return self._case(case).keypoints
+        return self._case(case).keypoints_voxel
 
     def known(self, case: str) -> CaseData:
         """What the evaluation wants."""
         found = self._case(case)
-        points = None if found.keypoints is None else index_points_to_world(found.keypoints, found.image.space)
+        points = None if found.keypoints_voxel is None else index_points_to_world(found.keypoints_voxel, found.image.space)
         return CaseData(found.image, found.labels, points, found.mask)
 
     def _case(self, name: str) -> Case:

@@ -6,15 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from nnreg.errors import PlansError
 from nnreg.planning.decision import Decision, rule, text
 from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint
 from nnreg.planning.dense_prediction.resampling import new_shape
 from nnreg.planning.topology import Topology, topology
-
-FloatArray = npt.NDArray[np.float64]
 
 ANISOTROPIC = 3.0  # a spacing so many times the others, on an axis with so many times fewer voxels
 ANISOTROPIC_PERCENTILE = 10

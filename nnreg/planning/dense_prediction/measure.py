@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +14,12 @@ from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint, DenseI
 from nnreg.planning.dense_prediction.foreground import Foreground, as_volume, nonzero_box
 from nnreg.planning.dense_prediction.measure_large import measure_large
 from nnreg.planning.dense_prediction.measure_maps import map_channels, measure_maps, pool_maps
+from nnreg.progress import Progress
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
     from nnreg.dataset.spec import DatasetSpec
     from nnreg.imageio import Image
-
-Progress = Callable[[int, int, str], None]
 
 
 def read_labelled(raw: RawDataset, case: str) -> tuple[Image, Image, Image | None]:

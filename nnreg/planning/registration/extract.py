@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from nnreg.planning import orientation
 from nnreg.planning.decision import text
 from nnreg.planning.registration.fingerprint import ChannelStatistics, Fingerprint, ImageFingerprint
 from nnreg.planning.registration.foreground import find_foreground
+from nnreg.progress import Progress
 
 if TYPE_CHECKING:
     from nnreg.dataset import Pair, RawDataset
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 POOLED_VOXELS = 20_000  # foreground voxels that each image adds to the pooled intensities
 SEED = 1234
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # its ndimage takes a third of a second to load, which it does when it is first used
 
+from nnreg.arrays import Mask
+
 COARSE_VOXELS = {2: 512, 3: 128}  # the thinned copy has at most so many voxels along an axis
 AIR_HU = -1000.0
 BODY_HU = -500.0  # half way between air and water: the usual body threshold
@@ -22,9 +24,6 @@ QUIET = 0.5  # of the way to Otsu's threshold: real images with a background sta
 MOST_OF_A_FACE = 0.5  # if the foreground covers more of the median border face, no background can be told apart
 SMALLEST_FRACTION = 0.002
 TAILS = (0.5, 99.5)
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,7 @@ class Foreground:
     """
 
     found: bool
-    mask: BoolArray
+    mask: Mask
     steps: tuple[int, ...]
     low: tuple[int, ...]
     high: tuple[int, ...]
@@ -143,7 +142,7 @@ def _border_mode(channel: npt.NDArray[np.float64]) -> float:
     return float((edges[densest] + edges[densest + 1]) / 2)
 
 
-def _unlike(coarse: npt.NDArray[np.float64], levels: Sequence[float]) -> BoolArray:
+def _unlike(coarse: npt.NDArray[np.float64], levels: Sequence[float]) -> Mask:
     """Where any channel differs from its background by more than its noise; everywhere if the border is no quiet background."""
     distance = np.zeros(coarse.shape[1:])
     for channel, level in zip(coarse, levels, strict=True):
@@ -182,7 +181,7 @@ def otsu(values: npt.NDArray[np.float64], bins: int = 256) -> float:
     return float(edges[int(best[len(best) // 2]) + 1])
 
 
-def _tidy(mask: BoolArray) -> BoolArray:
+def _tidy(mask: Mask) -> Mask:
     """Without specks and small components, without holes (sinuses, ventricles, lungs)."""
     # a thin axis (a few thick slices) must not be eroded away
     reach = tuple(1 if size >= 16 else 0 for size in mask.shape)
@@ -203,7 +202,7 @@ def _tidy(mask: BoolArray) -> BoolArray:
     return _fill(mask)
 
 
-def _fill(mask: BoolArray) -> BoolArray:
+def _fill(mask: Mask) -> Mask:
     """Fill holes slice by slice along every axis: a lung is open at the top of a slab and closed in every axial slice."""
     if mask.ndim == 2:
         return np.asarray(scipy.ndimage.binary_fill_holes(mask), dtype=bool)
@@ -215,11 +214,11 @@ def _fill(mask: BoolArray) -> BoolArray:
     return filled | mask
 
 
-def _faces(mask: BoolArray) -> tuple[tuple[float, float], ...]:
+def _faces(mask: Mask) -> tuple[tuple[float, float], ...]:
     return tuple((float(np.take(mask, 0, axis=axis).mean()), float(np.take(mask, -1, axis=axis).mean())) for axis in range(mask.ndim))
 
 
-def _box(mask: BoolArray, steps: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _box(mask: Mask, steps: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     low, high = [], []
     for axis, (step, size) in enumerate(zip(steps, shape, strict=True)):
         present = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.geometry.space import FloatArray, Space
+from nnreg.arrays import Doubles
+from nnreg.geometry.space import Space
 from nnreg.planning import orientation
 from nnreg.planning.registration.fingerprint import Fingerprint, ImageFingerprint
 
@@ -26,11 +27,11 @@ class Box:
     low, high : array axis order, half open as slices are, but with fractions
     """
 
-    low: FloatArray
-    high: FloatArray
+    low: Doubles
+    high: Doubles
 
     @property
-    def centre(self) -> FloatArray:
+    def centre(self) -> Doubles:
         """Voxel index of the middle."""
         return (self.low + self.high - 1) / 2
 
@@ -109,11 +110,11 @@ def needed_extent(fingerprint: Fingerprint, frame: ReferenceCases, pre_alignment
     return _in_mm(owner, 2 * np.maximum(high - middle, middle - low), fingerprint.orientation)
 
 
-def _in_mm(image: ImageFingerprint, voxels: FloatArray, wanted: str) -> npt.NDArray[np.float64]:
+def _in_mm(image: ImageFingerprint, voxels: Doubles, wanted: str) -> npt.NDArray[np.float64]:
     return image.ordered(tuple((voxels * np.asarray(image.spacing)).tolist()), wanted)
 
 
-def working_space(native: Space, centre: Sequence[float] | FloatArray, wanted: str, spacing: Sequence[float], grid: Sequence[int]) -> Space:
+def working_space(native: Space, centre: Sequence[float] | Doubles, wanted: str, spacing: Sequence[float], grid: Sequence[int]) -> Space:
     """The working grid in the world of `native`, its axes as `wanted`, around the world position `centre` (mm).
 
     Where the spacing is the image's own, the grid moves by less than half a voxel so that voxel centres coincide: nothing is blurred for nothing.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats, Integers
 from nnreg.dataset.continuous import KNOWN, Continuous
 from nnreg.dataset.labels import OUTSIDE, Label, LabelManager
 from nnreg.dataset.target_spec import Output
@@ -18,9 +19,9 @@ from nnreg.planning.dense_prediction.foreground import as_volume
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.planning.dense_prediction.resampling import new_shape
 from nnreg.preprocessing.dense_prediction.crop import crop
-from nnreg.preprocessing.dense_prediction.locations import Voxels, sample_locations
+from nnreg.preprocessing.dense_prediction.locations import sample_locations
 from nnreg.preprocessing.dense_prediction.maps import normalise_maps, resample_maps, values_of
-from nnreg.preprocessing.dense_prediction.normalization import Floats, normalise
+from nnreg.preprocessing.dense_prediction.normalization import normalise
 from nnreg.preprocessing.dense_prediction.resample import resample_image, resample_labels
 from nnreg.preprocessing.dense_prediction.storage import DenseCase, DenseProperties
 
@@ -97,7 +98,7 @@ class CroppedCase:
         return DenseCase(image, labels, self.properties, locations_of(labels, mask, managers) if self.labelled else {}, mask, maps)
 
 
-def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | None, managers: Sequence[Output]) -> dict[Label, Voxels]:
+def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | None, managers: Sequence[Output]) -> dict[Label, Integers]:
     """Voxels of every label or region of any target, where they are to be learnt; with masks also of what is annotated.
 
     Parameters
@@ -106,7 +107,7 @@ def locations_of(labels: npt.NDArray[np.int16], mask: npt.NDArray[np.int16] | No
     managers
         Of the targets, in their order.
     """
-    result: dict[Label, Voxels] = {}
+    result: dict[Label, Integers] = {}
     for index, manager in enumerate(managers):
         # of a continuous target every voxel may be learnt from, unless some are unknown or masked: then patches are drawn from the others
         everywhere = isinstance(manager, Continuous) and mask is None and bool(labels[index].all())

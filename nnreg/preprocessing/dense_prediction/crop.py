@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Mask, StoredLabels
 from nnreg.dataset.labels import OUTSIDE
 from nnreg.planning.dense_prediction.foreground import Box, nonzero_box
 
-Mask = npt.NDArray[np.bool_]
-Labels = npt.NDArray[np.int16]
 
-
-def crop(image: npt.NDArray[Any], labels: npt.NDArray[Any] | None, continuous: Sequence[int] = ()) -> tuple[npt.NDArray[Any], Labels, Box]:
+def crop(image: npt.NDArray[Any], labels: npt.NDArray[Any] | None, continuous: Sequence[int] = ()) -> tuple[npt.NDArray[Any], StoredLabels, Box]:
     """Image and labels in the box around what is not 0 in any channel.
 
     Parameters

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Integers
 from nnreg.dataset.continuous import Continuous
 from nnreg.dataset.labels import OUTSIDE, Label
 from nnreg.dataset.large import open_large, open_large_labels, open_large_masks
@@ -21,7 +22,7 @@ from nnreg.imageio.lazy import Box, Volume
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.preprocessing.chunks import chunks_and_blocks
 from nnreg.preprocessing.dense_prediction.case import NOWHERE, wanted_locations
-from nnreg.preprocessing.dense_prediction.locations import MOST, SEED, Voxels, write_locations
+from nnreg.preprocessing.dense_prediction.locations import MOST, SEED, write_locations
 from nnreg.preprocessing.dense_prediction.reoriented import turned_lazily
 from nnreg.preprocessing.dense_prediction.storage import LOCATIONS, MAPS
 from nnreg.preprocessing.dense_prediction.streamed import StreamedCase
@@ -105,9 +106,9 @@ def _parts(streamed: StreamedCase, box: Box, *, skip: bool) -> dict[str, npt.NDA
     return {suffix: part for suffix, part in found.items() if part is not None}
 
 
-def _joined(drawn: Sequence[Mapping[Label, Drawn]], shape: Sequence[int]) -> dict[Label, Voxels]:
+def _joined(drawn: Sequence[Mapping[Label, Drawn]], shape: Sequence[int]) -> dict[Label, Integers]:
     """Voxels of every label of any target."""
-    result: dict[Label, Voxels] = {}
+    result: dict[Label, Integers] = {}
     for entries in drawn:
         for label, found in entries.items():
             voxels = found.voxels(shape)
@@ -143,10 +144,10 @@ class Drawn:
             self._keys, self._voxels = self._keys[kept], self._voxels[kept]
             self._limit = float(self._keys.max())
 
-    def voxels(self, shape: Sequence[int]) -> Voxels:
+    def voxels(self, shape: Sequence[int]) -> Integers:
         """(N, 3), in ascending order of their place."""
         small = max(shape) < 2**15
-        found: Voxels = self._voxels.astype(np.int16) if small else self._voxels.astype(np.int32)
+        found: Integers = self._voxels.astype(np.int16) if small else self._voxels.astype(np.int32)
         return found[np.lexsort(found.T[::-1])]
 
 

@@ -10,17 +10,17 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Integers
 from nnreg.dataset.labels import Label
 from nnreg.errors import PreprocessingError
 from nnreg.files import atomic_path
 
-Voxels = npt.NDArray[np.integer]
 SEED = 1234
 SLAB_VOXELS = 2**19  # looked at in one go
 MOST, SHARE = 10_000, 0.01  # so many voxels of each, or that share of them if it is more
 
 
-def sample_locations(labels: npt.NDArray[np.int16], wanted: Sequence[Label], *, seed: int = SEED) -> dict[Label, Voxels]:
+def sample_locations(labels: npt.NDArray[np.int16], wanted: Sequence[Label], *, seed: int = SEED) -> dict[Label, Integers]:
     """Random voxels of each label or region, all of them where there are few.
 
     Parameters
@@ -72,7 +72,7 @@ def _groups(codes: npt.NDArray[np.uint16], counts: npt.NDArray[np.int64]) -> lis
     return np.split(positions[np.argsort(codes[positions], kind="stable")], np.cumsum(counts)[:-1])
 
 
-def _coordinates(positions: npt.NDArray[np.integer], shape: tuple[int, ...]) -> Voxels:
+def _coordinates(positions: npt.NDArray[np.integer], shape: tuple[int, ...]) -> Integers:
     dtype = np.int16 if max(shape) < 2**15 else np.int32
     return np.stack([axis.astype(dtype) for axis in np.unravel_index(positions, shape)], axis=1)
 
@@ -81,13 +81,13 @@ def _values(entry: Label) -> tuple[int, ...]:
     return entry if isinstance(entry, tuple) else (entry,)
 
 
-def write_locations(path: Path, locations: Mapping[Label, Voxels]) -> None:
+def write_locations(path: Path, locations: Mapping[Label, Integers]) -> None:
     """Write them; the names in the file are labels as JSON: ``3``, ``[1, 2]``."""
     with atomic_path(path) as temporary:
         np.savez(temporary, **{json.dumps(label): voxels for label, voxels in locations.items()})  # type: ignore[arg-type]
 
 
-def read_locations(path: Path) -> dict[Label, Voxels]:
+def read_locations(path: Path) -> dict[Label, Integers]:
     """The inverse of :func:`write_locations`.
 
     Raises

@@ -6,14 +6,13 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.planning.dense_prediction.fingerprint import MapValues
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.preprocessing.dense_prediction.resample import chosen_axis, resample_image, resample_volume
 
-Floats = npt.NDArray[np.float32]
 SMALLEST = 1e-8  # deviation below which values count as constant
 HALF = 0.4999  # what is known by half is, whatever the order in which its parts were rounded
 

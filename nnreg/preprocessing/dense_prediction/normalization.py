@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats, Mask
 from nnreg.errors import ConfigurationError, PreprocessingError
 from nnreg.planning.plans import Normalization
 from nnreg.registry import Registry
 
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 Scheme = Callable[..., None]
 SCHEMES: Registry[Scheme] = Registry("normalization scheme of dense prediction")
 """``scheme(channel, inside, **kwargs)``: normalises the float32 channel in place; `inside` is the nonzero region."""

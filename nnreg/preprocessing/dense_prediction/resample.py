@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.planning.dense_prediction.resampling import Resampling, separate_axis
 
-Floats = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 OUTPUTS_AT_ONCE = 64  # rows of a band that are one matrix product
 # inputs beyond the taps that a spline's value still depends on to 1e-9, by order: the filter's slowest pole decays so

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nnreg.arrays import Floats
 from nnreg.dataset.labels import LabelManager
 from nnreg.errors import PredictionError
 from nnreg.kernels.resize_cpu import linear, strongest
@@ -22,7 +23,6 @@ from nnreg.preprocessing.dense_prediction.maps import restore_values
 from nnreg.preprocessing.dense_prediction.resample import chosen_axis, linear_taps, nearest, resample_image, resample_volume
 from nnreg.preprocessing.dense_prediction.storage import DenseProperties
 
-Floats = npt.NDArray[np.float32]
 SLAB_BYTES = 64 * 2**20  # of logits that are converted, or of probabilities that are made, at once
 
 

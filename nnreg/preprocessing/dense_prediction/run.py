@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,11 @@ from nnreg.preprocessing.dense_prediction.large import preprocess_large
 from nnreg.preprocessing.dense_prediction.reoriented import turned_image
 from nnreg.preprocessing.dense_prediction.storage import SUFFIXES
 from nnreg.preprocessing.resume import keep_what_is_true
+from nnreg.progress import Progress
 from nnreg.typed import to_mapping
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

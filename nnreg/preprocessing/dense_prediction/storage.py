@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Integers
 from nnreg.dataset.labels import Label
 from nnreg.errors import PreprocessingError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
 from nnreg.planning.dense_prediction.foreground import Box, volume_spacing
-from nnreg.preprocessing.dense_prediction.locations import Voxels, read_locations, write_locations
+from nnreg.preprocessing.dense_prediction.locations import read_locations, write_locations
 from nnreg.preprocessing.registration.storage import ENDING, IMAGE, LABELS, MASK, PreparedFolder, open_array, write_array
 
 SCHEMA_VERSION: Final = 1
@@ -103,7 +104,7 @@ class DenseCase:
     image: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int16]
     properties: DenseProperties
-    locations: dict[Label, Voxels] = field(default_factory=dict)
+    locations: dict[Label, Integers] = field(default_factory=dict)
     mask: npt.NDArray[np.int16] | None = None
     maps: npt.NDArray[np.float32] | None = None
 
@@ -171,7 +172,7 @@ class DenseDataset(PreparedFolder):
         path = self.folder / f"{case}{suffix}{ENDING}"
         return open_array(path) if path.is_file() else None
 
-    def locations(self, case: str) -> dict[Label, Voxels]:
+    def locations(self, case: str) -> dict[Label, Integers]:
         """Label or region to voxels (N, 3) of the arrays.
 
         Raises

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats, StoredLabels
 from nnreg.dataset.labels import OUTSIDE, LabelManager
 from nnreg.dataset.large import LargeLabels, LargeMasks, refuse_unfinite
 from nnreg.dataset.spec import FILE_NAME
@@ -21,12 +22,10 @@ from nnreg.planning.dense_prediction.measure_large import streamed_box
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.planning.dense_prediction.resampling import new_shape
 from nnreg.preprocessing.dense_prediction.maps import normalise_maps, values_of
-from nnreg.preprocessing.dense_prediction.normalization import Floats
 from nnreg.preprocessing.dense_prediction.storage import DenseProperties
 from nnreg.preprocessing.dense_prediction.streamed_normalization import Normaliser
 from nnreg.preprocessing.dense_prediction.streamed_resample import Grids, Read
 
-Labels = npt.NDArray[np.int16]
 LARGEST_LABEL = int(np.iinfo(np.int16).max)
 
 
@@ -118,7 +117,7 @@ class StreamedCase:
         """
         return self.grids.image(self._normalised, box, self._limits)
 
-    def labels(self, box: Box) -> Labels:
+    def labels(self, box: Box) -> StoredLabels:
         """Labels (T, *box); -1 where the image is 0 and nothing is labelled; without labels 0 elsewhere. Of a continuous target 1 where values are known.
 
         Raises
@@ -128,7 +127,7 @@ class StreamedCase:
         """
         return self.grids.labels(self._labelled, box)
 
-    def mask(self, box: Box) -> Labels | None:
+    def mask(self, box: Box) -> StoredLabels | None:
         """Where each target is learnt (T, *box), 1 there; None without masks."""
         masks = self.masks
         return None if masks is None else self.grids.labels(lambda inner: masks.read(self._native(inner)), box)
@@ -181,7 +180,7 @@ class StreamedCase:
         refuse_unfinite(found, self.volume.image.path)
         return self.normaliser(found)
 
-    def _labelled(self, box: Box) -> Labels:
+    def _labelled(self, box: Box) -> StoredLabels:
         outside = ~(self._raw(box) != 0).any(axis=0)
         if self.truth is None:
             found = np.zeros((1, *outside.shape), np.int16)

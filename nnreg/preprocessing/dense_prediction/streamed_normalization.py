@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.errors import ConfigurationError, PreprocessingError
 from nnreg.imageio.lazy import Box, Volume
 from nnreg.planning.plans import Normalization
-from nnreg.preprocessing.dense_prediction.normalization import SCHEMES, SMALLEST, Floats
+from nnreg.preprocessing.dense_prediction.normalization import SCHEMES, SMALLEST
 
 FIXED = ("none", "ct")  # what needs no statistics of the image
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.errors import PreprocessingError
 from nnreg.imageio.lazy import Box
 from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.preprocessing.dense_prediction.maps import keep_known
 from nnreg.preprocessing.dense_prediction.resample import bands, chosen_axis, linear_taps, nearest
 
-Floats = npt.NDArray[np.float32]
 Read = Callable[[Box], npt.NDArray[np.float32]]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.errors import PreprocessingError, RegistrationError
 from nnreg.files import read_json, write_json
-from nnreg.geometry.space import FloatArray, Space
+from nnreg.geometry.space import Space
 from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.preprocessing.registration.reference_space import ReferenceSpace
 
@@ -32,7 +33,7 @@ class CaseAlignment:
         As :func:`nnreg.engine.align` gives them; similarities are None where nothing was aligned.
     """
 
-    matrix: FloatArray
+    matrix: Doubles
     frame: str
     kind: str
     because: str

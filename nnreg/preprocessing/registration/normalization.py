@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.errors import ConfigurationError, PreprocessingError
 from nnreg.planning.plans import Normalization
 from nnreg.planning.registration.foreground import Foreground
 from nnreg.registry import Registry
 
-FloatArray = npt.NDArray[np.float32]
-Scheme = Callable[..., FloatArray]
+Scheme = Callable[..., Floats]
 NORMALIZATIONS: Registry[Scheme] = Registry("normalization scheme")
 """``scheme(channel, foreground_values, **kwargs)``: the normalised channel, float32."""
 
 
-def _rescaled(channel: npt.NDArray[np.generic], low: float, high: float, invert: bool) -> FloatArray:
+def _rescaled(channel: npt.NDArray[np.generic], low: float, high: float, invert: bool) -> Floats:
     """`low` to 0, `high` to 1, clipped; a constant image becomes 0."""
     width = high - low
     result = np.clip((np.asarray(channel, dtype=np.float32) - np.float32(low)) / np.float32(width), 0, 1) if width > 0 else np.zeros(channel.shape, np.float32)
@@ -27,12 +27,12 @@ def _rescaled(channel: npt.NDArray[np.generic], low: float, high: float, invert:
 
 
 @NORMALIZATIONS.register("none")
-def _none(channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64]) -> FloatArray:
+def _none(channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64]) -> Floats:
     return np.asarray(channel, dtype=np.float32)
 
 
 @NORMALIZATIONS.register("window")
-def _window(channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64], *, low: float, high: float, invert: bool = False) -> FloatArray:
+def _window(channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64], *, low: float, high: float, invert: bool = False) -> Floats:
     """The same intensities for every image: physical units (CT), or the range of a byte (colour)."""
     return _rescaled(channel, low, high, invert)
 
@@ -40,19 +40,19 @@ def _window(channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64
 @NORMALIZATIONS.register("percentiles")
 def _percentiles(
     channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64], *, low: float = 0.5, high: float = 99.5, invert: bool = False
-) -> FloatArray:
+) -> Floats:
     """Percentiles of the image's own foreground: arbitrary units (MR, ultrasound)."""
     first, last = np.percentile(foreground, (low, high))
     return _rescaled(channel, float(first), float(last), invert)
 
 
 @NORMALIZATIONS.register("zscore")
-def _zscore(channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64]) -> FloatArray:
+def _zscore(channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64]) -> Floats:
     """Mean 0 and standard deviation 1 over the image's own foreground."""
     return np.asarray((np.asarray(channel, dtype=np.float32) - foreground.mean()) / max(float(foreground.std()), 1e-8), dtype=np.float32)
 
 
-def normalise(array: npt.NDArray[np.generic], foreground: Foreground, schemes: Sequence[Normalization], *, case: str) -> tuple[FloatArray, tuple[float, ...]]:
+def normalise(array: npt.NDArray[np.generic], foreground: Foreground, schemes: Sequence[Normalization], *, case: str) -> tuple[Floats, tuple[float, ...]]:
     """Normalise an image by its native intensities.
 
     Parameters
@@ -87,7 +87,7 @@ def normalise(array: npt.NDArray[np.generic], foreground: Foreground, schemes: S
     return np.stack(channels), tuple(background)
 
 
-def _apply(scheme: Normalization, channel: npt.NDArray[np.generic], inside: npt.NDArray[np.float64]) -> FloatArray:
+def _apply(scheme: Normalization, channel: npt.NDArray[np.generic], inside: npt.NDArray[np.float64]) -> Floats:
     kwargs: dict[str, Any] = scheme.kwargs
     try:
         return NORMALIZATIONS[scheme.scheme](channel, inside, **kwargs)

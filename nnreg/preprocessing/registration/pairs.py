@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from nnreg.errors import PlansError, RegistrationError
 from nnreg.files import read_json, write_json
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.pair_fingerprint import PairFailure, PairFingerprint, PairMeasurement
+from nnreg.progress import Progress
 from nnreg.typed import from_mapping, to_mapping
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ FEWEST, MOST = 3, 15  # pairs: ConvexAdam's own configuration search looks at 15
 TRIED = 6  # pairs that every similarity is tried on: the planner needs a few to agree
 POOL = 2000  # pairs that the sample is drawn from, at most: a thousand subjects have a million
 SEED = 1234
-
-Progress = Callable[[int, int, str], None]
 
 
 def measure_pairs(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Mask
 from nnreg.engine import Annotations, Registration, register
 from nnreg.engine.grids import SMALLEST, volume_of
 from nnreg.engine.mind import mind
@@ -31,8 +32,6 @@ USUAL_CHANNELS = 4  # images of more get smaller copies
 MOST_CHANNELS = 8  # that similarities are measured on
 PRESET = "fast"
 TRIED = tuple(SUITS.values())  # the planner compares these
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 
 def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: str, *, trials: bool = False) -> PairMeasurement:
@@ -46,7 +45,7 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
         If a file cannot be read.
     """
     started = time.thread_time()
-    fixed, moving = _BoundedImage(raw.read_case(pair.fixed)), _BoundedImage(raw.read_case(pair.moving))
+    fixed, moving = _bounded(raw.read_case(pair.fixed)), _bounded(raw.read_case(pair.moving))
     truth = _truth(fixed, moving)
     found = register(fixed=fixed.image, moving=moving.image, fixed_mask=fixed.mask, moving_mask=moving.mask, guided=False, preset=PRESET)
     measures = found.measured_by(truth)
@@ -78,7 +77,7 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
     )
 
 
-def _trials(fixed: _BoundedImage, moving: _BoundedImage, found: Registration, truth: Annotations) -> tuple[Trial, ...]:
+def _trials(fixed: Case, moving: Case, found: Registration, truth: Annotations) -> tuple[Trial, ...]:
     """The pilot's own similarity, the others from its alignment on, and another round of its own; none without labels and keypoints."""
     first = _trial(found, truth)
     if first.error is None or found.similarity not in TRIED:
@@ -108,28 +107,30 @@ def _trial(found: Registration, truth: Annotations, *, rounds: int = 1) -> Trial
     return Trial(found.similarity, None if dice is None else dice.after, None if points is None else points.after, rounds)
 
 
-class _BoundedImage:
-    """A case of at most LARGEST_COPY voxels: means over blocks of its image, the rest by nearest neighbour; keypoints in its voxels."""
+def _bounded(case: Case) -> Case:
+    """The case with at most LARGEST_COPY voxels: means over blocks of its image, the rest by nearest neighbour; keypoints in its voxels."""
+    image = case.image
+    side = PreparedImage(np.ascontiguousarray(image.array, dtype=np.float32), None, image.space).pooled_by(_factors(image.space, image.channels))
+    mask = _sampled(case.mask, side.space)
+    points = case.keypoints_voxel
+    if points is not None:
+        # x first, as the engine wants them
+        points = side.space.to_index(image.space.to_world(np.asarray(points)[:, ::-1]))[:, ::-1]
+    return replace(
+        case,
+        image=Image(side.image, side.space),
+        labels=_sampled(case.labels, side.space),
+        mask=None if mask is not None and not mask.array.any() else mask,
+        keypoints_voxel=points,
+    )
 
-    def __init__(self, case: Case) -> None:
-        image = case.image
-        side = PreparedImage(np.ascontiguousarray(image.array, dtype=np.float32), None, image.space).pooled_by(_factors(image.space, image.channels))
-        self.image = Image(side.image, side.space)
-        self.labels = _sampled(case.labels, side.space)
-        self.mask = _sampled(case.mask, side.space)
-        if self.mask is not None and not self.mask.array.any():
-            self.mask = None
-        self.keypoints = None
-        if case.keypoints is not None:
-            # x first, as the engine wants them
-            world = image.space.to_world(np.asarray(case.keypoints)[:, ::-1])
-            self.keypoints = side.space.to_index(world)[:, ::-1]
 
-    def coarse(self, role: str) -> PreparedImage:
-        """The windowed image on the grid that contrasts are told apart on."""
-        side = prepare(self.image.array, self.image.space, None if self.mask is None else self.mask.array, role)
-        step = float(np.prod(self.image.space.extent) / CHOICE_VOXELS) ** (1 / self.image.ndim)
-        return side.pooled((step,) * self.image.ndim)
+def _coarse(case: Case, role: str) -> PreparedImage:
+    """The windowed image on the grid that contrasts are told apart on."""
+    space = case.image.space
+    side = prepare(case.image.array, space, None if case.mask is None else case.mask.array, role)
+    step = float(np.prod(space.extent) / CHOICE_VOXELS) ** (1 / space.ndim)
+    return side.pooled((step,) * space.ndim)
 
 
 def _factors(space: Space, channels: int) -> tuple[int, ...]:
@@ -151,10 +152,10 @@ def _sampled(labels: Image | None, space: Space) -> Image | None:
     return Image(resample_labels(labels.array, moving=labels.space, fixed=space), space)
 
 
-def _truth(fixed: _BoundedImage, moving: _BoundedImage) -> Annotations:
+def _truth(fixed: Case, moving: Case) -> Annotations:
     """What both cases have; keypoints only if there are as many."""
     labels = (fixed.labels, moving.labels) if fixed.labels is not None and moving.labels is not None else (None, None)
-    points = fixed.keypoints, moving.keypoints
+    points = fixed.keypoints_voxel, moving.keypoints_voxel
     if points[0] is None or points[1] is None or len(points[0]) != len(points[1]) or not len(points[0]):
         points = None, None
     return Annotations(labels[0], labels[1], points[0], points[1])
@@ -190,9 +191,9 @@ def _percentiles(found: Registration, body: Mask) -> Percentiles:
     return Percentiles(*(float(value) for value in np.percentile(lengths, (50, 95, 99))))
 
 
-def _similarities(fixed: _BoundedImage, moving: _BoundedImage, found: Registration) -> dict[str, Stages]:
+def _similarities(fixed: Case, moving: Case, found: Registration) -> dict[str, Stages]:
     """Every measure at every stage, on the grid that the engine tells contrasts apart on."""
-    target, source = (_some_channels(side) for side in (fixed.coarse("fixed"), moving.coarse("moving")))
+    target, source = (_some_channels(side) for side in (_coarse(fixed, "fixed"), _coarse(moving, "moving")))
     body = foreground(target) > 0.5
     volume = volume_of(target.image)
     maps, information = mind(volume), MutualInformation(volume)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.errors import PreprocessingError
-from nnreg.geometry.space import FloatArray, Space, apply_matrix
+from nnreg.geometry.space import Space, apply_matrix
 from nnreg.planning.registration.foreground import Foreground, find_foreground
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans
 from nnreg.preprocessing.registration.alignment import CaseAlignment, align_case
@@ -62,7 +63,7 @@ class Preprocessor:
         image: Image,
         labels: Image | None = None,
         mask: Image | None = None,
-        keypoints: FloatArray | None = None,
+        keypoints: Doubles | None = None,
         *,
         frame_of: Image | ReferenceSpace | None = None,
     ) -> PreprocessedCase:
@@ -108,7 +109,7 @@ class Preprocessor:
         *,
         labels: Image | None = None,
         mask: Image | None = None,
-        keypoints: FloatArray | None = None,
+        keypoints: Doubles | None = None,
     ) -> PreprocessedCase:
         """Sample a normalised case once, on the working grid, through `alignment`."""
         from nnreg.geometry import Transform, resample_image
@@ -168,7 +169,7 @@ class NormalisedCase:
         array, background = normalise(image.array, foreground, configuration.normalization, case=case)
         return cls(case, array, background, image.space, foreground)
 
-    def foreground_inside(self, working: Space, to_working: FloatArray) -> float:
+    def foreground_inside(self, working: Space, to_working: Doubles) -> float:
         """Share of the foreground that the working grid shows."""
         indices = np.argwhere(self.foreground.mask) * np.asarray(self.foreground.steps)
         positions = apply_matrix(to_working, self.space.to_world(indices[:: max(1, len(indices) // 20000)]))
@@ -176,7 +177,7 @@ class NormalisedCase:
         return float(within.mean())
 
 
-def _points(points: FloatArray, space: Space, to_working: FloatArray) -> FloatArray:
+def _points(points: Doubles, space: Space, to_working: Doubles) -> Doubles:
     """Voxels of the working grid (z first) from voxels of the native image (x first)."""
     return apply_matrix(to_working, space.to_world(np.asarray(points, dtype=float)[:, ::-1]))
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.errors import PreprocessingError
 from nnreg.files import read_json, write_json
-from nnreg.geometry.space import FloatArray, Space
+from nnreg.geometry.space import Space
 from nnreg.planning import orientation
 from nnreg.planning.registration.foreground import find_foreground
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans
@@ -51,13 +52,13 @@ class ReferenceSpace:
 
     case: str
     native: Space
-    centre: FloatArray
+    centre: Doubles
     image: npt.NDArray[np.float32]
     space: Space
     digest: str
 
     @classmethod
-    def of(cls, case: str, image: Image, plans: RegistrationPlans, *, centre: FloatArray | None = None) -> ReferenceSpace:
+    def of(cls, case: str, image: Image, plans: RegistrationPlans, *, centre: Doubles | None = None) -> ReferenceSpace:
         """The frame owned by an image.
 
         Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,11 @@ from nnreg.preprocessing.registration.reference_space import ReferenceSpace
 from nnreg.preprocessing.registration.storage import ENDING, IMAGE, LABELS, MASK
 from nnreg.preprocessing.registration.true_fields import place_true_fields
 from nnreg.preprocessing.resume import keep_what_is_true
+from nnreg.progress import Progress
 from nnreg.typed import to_mapping
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class _Work:
             if configuration.normalization != first.normalization:
                 at_hand = NormalisedCase.of(case, image, configuration)
             preprocessor = Preprocessor(self.plans, name, None if self.plans.alignment_target == "group" else frame)
-            preprocessor.place(at_hand, frame, alignment, labels=whole.labels, mask=whole.mask, keypoints=whole.keypoints).save(target)
+            preprocessor.place(at_hand, frame, alignment, labels=whole.labels, mask=whole.mask, keypoints=whole.keypoints_voxel).save(target)
 
     def _frame(self, case: str) -> ReferenceSpace:
         if self.plans.alignment_target == "dataset":

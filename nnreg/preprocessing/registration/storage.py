@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.errors import PreprocessingError
 from nnreg.files import atomic_path, read_json, write_json
-from nnreg.geometry.space import FloatArray, Space
+from nnreg.geometry.space import Space
 from nnreg.preprocessing.chunks import chunks_and_blocks
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class Properties:
     case: str
     native: Space
     working: Space
-    to_native: FloatArray
+    to_native: Doubles
     alignment: dict[str, Any] = field(default_factory=dict)
-    keypoints: FloatArray | None = None
+    keypoints: Doubles | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+from nnreg.arrays import Floats, Mask
 
 UNKNOWN = -100.0  # where nothing is known; losses leave it out
 COHERENT = 0.05  # of the largest eigenvalue: nearer ones are not told apart

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nnreg.progress import Progress
 from nnreg.training.logging.log import mean_terms
 from nnreg.training.runtime_utils.runtime import autocast_type
 from nnreg.typed import to_mapping
 
 if TYPE_CHECKING:
     from nnreg.training.trainer.trainer import nnRegTrainer
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
@@ -70,6 +71,13 @@ class nnRegTrainer:
     `validation_step`, `on_train_start`, `on_epoch_start`, `on_epoch_end`, `perform_actual_validation`, `save_checkpoint`, `load_checkpoint`.
     """
 
+    # set by `initialize`, which alone allocates; all else is set when the trainer is made
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    objective: Any
+    scaler: torch.amp.GradScaler
+    stepper: Stepper
+
     def __init__(
         self,
         dataset_id: int | str | None = None,
@@ -107,6 +115,10 @@ class nnRegTrainer:
         self.sample_counts: dict[str, int] = {}
         self.save_probabilities = False  # of the validation, for ensembles
         self.initialized = False
+        self.lr_scheduler: Any = None
+        self.average: AveragedModel | None = None
+        self._report: Report | None = None
+        self._epoch_started = self._waited = 0.0
 
     # -- hooks: what is trained -------------------------------------------------------------------------------------
 
@@ -180,8 +192,6 @@ class nnRegTrainer:
         self.network = self.build_network_architecture().to(self.device)
         if self.plan.gradient_checkpointing:
             checkpoint_gradients(self.network)
-        self.optimizer: torch.optim.Optimizer
-        self.lr_scheduler: Any = None
         built = self.configure_optimizers()
         if built is not None:
             self.optimizer, self.lr_scheduler = built
@@ -208,8 +218,7 @@ class nnRegTrainer:
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""
         self.output_folder.mkdir(parents=True, exist_ok=True)
-        self.report = Report(self.output_folder, self.plan.tracking, self.listeners.line)
-        self.log = self.report.log
+        self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line)
         self._write_model_files()
         write_json(self.output_folder / "debug.json", debug_information(self))
         for line in opening_lines(self):
@@ -274,7 +283,7 @@ class nnRegTrainer:
     def perform_actual_validation(self) -> dict[str, Any]:
         """Predict every validation pair on its native grids into ``validation_raw/`` and write ``validation_summary.json``."""
         self.initialize()
-        if not hasattr(self, "log"):
+        if self._report is None:
             self.on_train_start()
         _, cases = self.split()
         with self.evaluated_weights():
@@ -314,6 +323,17 @@ class nnRegTrainer:
         """Training and validation cases of this fold."""
         train, validation = fold_cases(read_json(self._splits_path(), TrainingError), self.fold)
         return list(train), list(validation)
+
+    @property
+    def report(self) -> Report:
+        """The log, curves and pictures of this fold; from `on_train_start` on."""
+        if self._report is None:
+            raise TrainingError(f"fold {self.fold}: there is no log yet. Call on_train_start first; an override of it calls super().on_train_start().")
+        return self._report
+
+    def log(self, line: str) -> None:
+        """Write a line to the log and to who listens."""
+        self.report.log(line)
 
     @property
     def has_custom_network(self) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from nnreg.arrays import Doubles
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.pair_fingerprint import PairFingerprint, PairMeasurement
 
-FloatArray = npt.NDArray[np.float64]
 SAME_CONTRAST = 0.45  # signed local correlation inside the body: the engine's own line between one contrast and two
 CERTAIN = 0.77  # from here on it is one contrast, whatever suits it: brains, hearts and lungs of one contrast have 0.77 to 0.99
 AFTER_PILOT = 0.5  # the same after the pilot: stained sections of one block come to 0.37 to 0.47, slices of brains to 0.52 to 0.65, hippocampi to 0.59 and 0.65
@@ -109,7 +108,7 @@ def _judge(tried: Sequence[PairMeasurement]) -> str:
     return "one minus the Dice of labels" if tried[0].trials[0].dice is not None else "mm between keypoints"
 
 
-def _errors(tried: Sequence[PairMeasurement], similarity: str | None, rounds: int = 1) -> FloatArray:
+def _errors(tried: Sequence[PairMeasurement], similarity: str | None, rounds: int = 1) -> Doubles:
     """After so many rounds; of the pilot's own choice where `similarity` is None."""
     found = (next(trial.error for trial in pair.trials if trial.rounds == rounds and similarity in (None, trial.similarity)) for pair in tried)
     return np.array(list(found), dtype=float)

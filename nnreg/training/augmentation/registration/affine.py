@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
 from nnreg.geometry import identity_grid, warp
 
-FloatArray = npt.NDArray[np.float64]
 EXACT = 1e-9  # voxels: matrices that differ by less are the same map
 
 
@@ -31,7 +30,7 @@ class VoxelAffine:
         The grid.
     """
 
-    matrix: FloatArray
+    matrix: Doubles
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -56,7 +55,7 @@ class VoxelAffine:
         return cls(matrix, tuple(shape))
 
     @classmethod
-    def about_centre(cls, linear: FloatArray, shift: Sequence[float], shape: Sequence[int]) -> VoxelAffine:
+    def about_centre(cls, linear: Doubles, shift: Sequence[float], shape: Sequence[int]) -> VoxelAffine:
         """``x -> linear (x - centre) + centre + shift``, in voxels, with the middle of the grid as centre."""
         n = len(shape)
         centre = (np.asarray(shape, dtype=float) - 1) / 2

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnreg.arrays import Doubles
 from nnreg.errors import ConfigurationError
-from nnreg.training.augmentation.registration.affine import FloatArray, VoxelAffine
+from nnreg.training.augmentation.registration.affine import VoxelAffine
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,14 @@ class RandomAffine:
         return VoxelAffine.about_centre(linear, shift, shape).after(result)
 
 
-def rotation(angles: FloatArray) -> FloatArray:
+def rotation(angles: Doubles) -> Doubles:
     """Rotation matrix, array axis order, of one angle (2D) or of three about the axes one after the other (3D), radians."""
     if len(angles) == 1:
         return _turn(2, 0, 1, angles[0])
     return _turn(3, 1, 2, angles[0]) @ _turn(3, 0, 2, angles[1]) @ _turn(3, 0, 1, angles[2])
 
 
-def _turn(n: int, first: int, second: int, angle: float) -> FloatArray:
+def _turn(n: int, first: int, second: int, angle: float) -> Doubles:
     matrix = np.eye(n)
     matrix[first, first] = matrix[second, second] = np.cos(angle)
     matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)

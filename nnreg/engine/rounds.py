@@ -1,0 +1,236 @@
+"""The deformable part of a registration: rounds through a pyramid, each from the map so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nnreg.arrays import Doubles, Floats
+from nnreg.engine.clock import Clock
+from nnreg.engine.grids import Level, carried, matrix_between, pyramid
+from nnreg.engine.guidance import Guides
+from nnreg.engine.prepared_image import PreparedImage
+from nnreg.engine.presets import LATER_SMOOTHNESS, Preset, Schedule
+from nnreg.engine.refine import Refined, Settings, refine, score
+from nnreg.engine.result import Decision
+from nnreg.engine.search import search
+from nnreg.engine.similarities import EngineSimilarity
+from nnreg.engine.symmetric import halfway, opposite
+from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image
+from nnreg.kernels import volumes
+
+SCORE_VOXELS = 2_000_000  # voxels of the level on which the result is judged, at most: on a finer one it takes nearly a second
+SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
+SEARCH_STEPS = 8  # voxels of the search's grid within its reach
+SEARCH_GAIN = 0.05  # what the search must add, as a share of what the coarsest level gains without it
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The moving side as a round sees it.
+
+    Attributes
+    ----------
+    moving : PreparedImage
+    guides : Guides
+    world : array, shape (ndim + 1, ndim + 1)
+        The linear map that is left between the fixed and the moving world.
+    """
+
+    moving: PreparedImage
+    guides: Guides
+    world: Doubles
+
+    def through(self, transform: Transform, fixed: Space) -> View:
+        """Carry the moving side to the fixed grid: what is left is registered there, and composed."""
+        moving = self.moving.space
+        image = resample_image(self.moving.image, moving=moving, fixed=fixed, transform=transform)
+        inside = np.ones(moving.shape, np.float32) if self.moving.mask is None else self.moving.mask
+        seen = resample_image(inside[None], moving=moving, fixed=fixed, transform=transform, outside=0.0)[0]
+        guides = self.guides.through(transform, fixed, moving)
+        return View(PreparedImage(image, None if seen.min() > 0.5 else seen, fixed), guides, np.eye(fixed.ndim + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where the deformable part stands between two rounds.
+
+    Attributes
+    ----------
+    field : array, shape (ndim, *fixed grid), or None
+        What was found so far, as a volume; None before the first round.
+    before, after : float
+        The similarity under the headers alone and now.
+    decisions : tuple of Decision
+    """
+
+    field: Floats | None = None
+    before: float = float("nan")
+    after: float = float("nan")
+    decisions: tuple[Decision, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What is the same in every round.
+
+    Attributes
+    ----------
+    fixed : PreparedImage
+    aligned : View
+        What the first round starts from.
+    levels : list of Level
+        The pyramid of the first round, coarse to fine.
+    schedule, similarity, preset
+        Levels and iterations, what is compared, and how much is spent.
+    symmetric_from : int or None
+        Multiple of the finest spacing from which on levels are refined in both directions.
+    clock : Clock
+    """
+
+    fixed: PreparedImage
+    aligned: View
+    levels: list[Level]
+    schedule: Schedule
+    similarity: EngineSimilarity
+    preset: Preset
+    symmetric_from: int | None
+    clock: Clock
+
+    def run(self) -> State:
+        """All rounds of the preset."""
+        state = State()
+        for _ in range(self.preset.rounds):
+            state = self.round(state)
+        return state
+
+    def round(self, state: State) -> State:
+        """Once through the pyramid, from the map so far.
+
+        Coarse levels then correct what only fine ones showed, and the smoothing of the field holds back what is new and no more. The similarity of the images
+        does not judge it: on hearts it fell a little, and Dice rose.
+        """
+        if state.field is None:
+            return _Round(self, self.aligned, self.levels, self.preset, search=True).run()
+        so_far = Transform((as_map(state.field, self.fixed.space), AffineMap(self.aligned.world)), self.fixed.space.ndim)
+        view = self.aligned.through(so_far, self.fixed.space)
+        levels = pyramid(self.fixed, view.moving, view.world, self.schedule.factors)
+        added = _Round(self, view, levels, self.preset.smoother(LATER_SMOOTHNESS), search=False).run()
+        assert added.field is not None
+        return replace(state, field=volumes.compose(state.field, added.field), after=added.after)
+
+
+def as_map(field: Floats, space: Space) -> FieldMap:
+    """A field on the grid of `space`, a volume, as a map."""
+    return FieldMap(field if space.ndim == 3 else np.ascontiguousarray(field[:, 0]), space)
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """One direction: the levels, what guides besides images, and the linear map that landmarks see between the worlds."""
+
+    levels: list[Level]
+    guides: Guides
+    guides_world: Doubles
+
+    def carried(self, field: Floats, number: int) -> Floats:
+        """The field of the level before on the grid of level `number`."""
+        return carried(field, self.levels[number - 1].fixed.space, self.levels[number].fixed.space)
+
+    def swapped(self) -> _Way:
+        """The other direction."""
+        return _Way([level.swapped() for level in self.levels], self.guides.swapped(), np.asarray(np.linalg.inv(self.guides_world), np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class _Round:
+    """Once through the pyramid; with `search` the coarsest level may start from a global search."""
+
+    course: Course
+    view: View
+    levels: list[Level]
+    preset: Preset
+    search: bool
+
+    def run(self) -> State:
+        """The field on the fixed grid, and the similarity before and after."""
+        fixed, similarity = self.course.fixed.space, self.course.similarity
+        way = _Way(self.levels, self.view.guides, self.view.world)
+        if similarity.same_axes:
+            guides = self.view.guides.through(Transform.affine(self.view.world), fixed, self.view.moving.space)
+            way = _Way([level.resampled() for level in self.levels], guides, np.eye(fixed.ndim + 1))
+        field, decisions = self._refined(way)
+        with self.course.clock.stage("measures"):
+            before, after = self._scores(way.levels, field)
+        return State(carried(field, self.levels[-1].fixed.space, fixed), before, after, decisions)
+
+    def _refined(self, forward: _Way) -> tuple[Floats, tuple[Decision, ...]]:
+        """The field of the finest level, on its grid, and what the global search led to, from which the coarsest one may start."""
+        backward = forward.swapped()
+        levels = forward.levels
+        both = sum(self.course.symmetric_from is not None and factor >= self.course.symmetric_from for factor in self.course.schedule.factors)
+        field = opposed = levels[0].empty_field()
+        decisions: tuple[Decision, ...] = ()
+        for number, (level, count) in enumerate(zip(levels, self.course.schedule.iterations, strict=True)):
+            with self.course.clock.stage(f"level {level.spacing:g} mm"):
+                if number == 0:
+                    found, decisions = self._searched(forward, count) if self.search else (self._plain(forward, count), ())
+                    field = found.field
+                    # not from a search of its own: halfway between two that differ is nowhere
+                    opposed = opposite(field, backward.levels[0]) if both else opposed
+                else:
+                    field = self._level(forward, number, forward.carried(field, number), count).field
+                    opposed = backward.carried(opposed, number) if number < both else opposed
+                if number < both:
+                    opposed = self._level(backward, number, opposed, count).field
+                    mean = halfway(field, opposed, level)
+                    # the finest of them is carried on in one direction only
+                    field, opposed = mean, halfway(opposed, field, backward.levels[number]) if number + 1 < both else opposed
+        return field, decisions
+
+    def _level(self, way: _Way, number: int, field: Floats, iterations: int) -> Refined:
+        level, similarity = way.levels[number], self.course.similarity
+        groups = [*similarity.groups(level, self.preset.radius)]
+        labels = way.guides.group(level)
+        if labels is not None:
+            groups.append(labels)
+        wider, step = similarity.smoothing, similarity.step * self.preset.step
+        settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
+        return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world))
+
+    def _plain(self, way: _Way, iterations: int) -> Refined:
+        """The coarsest level, started from the linear alignment."""
+        return self._level(way, 0, way.levels[0].empty_field(), iterations)
+
+    def _searched(self, way: _Way, iterations: int) -> tuple[Refined, tuple[Decision, ...]]:
+        """The better of the coarsest level started from the linear alignment and from a global search."""
+        level = way.levels[0]
+        plain = self._plain(way, iterations)
+        reach = SEARCH_REACH * float(np.max(self.course.fixed.space.extent))
+        with self.course.clock.stage("search"):
+            grid = pyramid(self.course.fixed, self.view.moving, self.view.world, (1,), max(level.spacing / 2, reach / SEARCH_STEPS))[0]
+            start = carried(search(grid, reach), grid.fixed.space, level.fixed.space)
+            found = self._level(way, 0, start, iterations)
+        # not by what the level raised: how labels and squares weigh beside the first term is set anew wherever it starts
+        group, landmarks = self.course.similarity.groups(level, self.preset.radius)[0], way.guides.landmarks(level, way.guides_world)
+        fields = level.empty_field(), plain.field, found.field
+        before, without, after = (score(level, field, group) - (0.0 if landmarks is None else landmarks.penalty(field, fields[0])) for field in fields)
+        text = f"similarity at {level.spacing:g} mm {after:.4f} from a search within {reach:.0f} mm, {without:.4f} without"
+        use = after - without > SEARCH_GAIN * max(1e-6, without - before)
+        return found if use else plain, (Decision("global search", "used" if use else "not used", text),)
+
+    def _scores(self, levels: list[Level], field: Floats) -> tuple[float, float]:
+        """Similarity under the headers alone and in the end, on the finest level that costs little; NaN where the headers do not overlap."""
+        level = next((level for level in reversed(levels) if np.prod(level.grid) <= SCORE_VOXELS), levels[0])
+        field = carried(field, levels[-1].fixed.space, level.fixed.space)
+        after = score(level, field, self.course.similarity.groups(level, self.preset.radius)[0])
+        moving = _pooled_like(self.view.moving, level)
+        header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
+        header = header.resampled() if self.course.similarity.same_axes else header
+        return score(header, np.zeros_like(field), self.course.similarity.groups(header, self.preset.radius)[0]), after
+
+
+def _pooled_like(side: PreparedImage, level: Level) -> PreparedImage:
+    """The native moving image at the spacing of a level."""
+    return pyramid(level.fixed, side, np.eye(side.space.ndim + 1), (1,), level.spacing)[0].moving
