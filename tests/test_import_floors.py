@@ -29,24 +29,9 @@ FLOORS: dict[str, int] = {
 Imports = dict[str, dict[str, int]]
 
 
-def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Everything in a module, functions too, but what only type checkers see."""
-    for child in ast.iter_child_nodes(tree):
-        if not _is_type_checking(child):
-            yield child
-            yield from _nodes(child)
-        elif isinstance(child, ast.If):
-            for other in child.orelse:
-                yield from _nodes(other)
-
-
 def _imported(tree: ast.AST) -> Iterator[tuple[str, int]]:
-    """Names that may be modules, with the line that imports them."""
-    for node in _nodes(tree):
+    """Names that may be modules, with the line that imports them: in functions, and for type checkers alone, too."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -115,7 +100,7 @@ def test_both_are_found_where_they_are(tmp_path: Path) -> None:
     for name, text in {
         "__init__": "",
         "geometry/__init__": "from nnreg.geometry.space import Space",
-        "geometry/space": "from typing import TYPE_CHECKING\nimport nnreg.geometry\nif TYPE_CHECKING:\n    from nnreg.cli import run",
+        "geometry/space": "from typing import TYPE_CHECKING\nimport nnreg.geometry\nif TYPE_CHECKING:\n    from nnreg.planning import plans",
         "geometry/fields": "def late():\n    from nnreg.planning import plans",
         "planning/__init__": "",
         "planning/plans": "import nnreg.geometry.fields",
@@ -127,5 +112,7 @@ def test_both_are_found_where_they_are(tmp_path: Path) -> None:
     assert upward(imports) == [
         "nnreg.geometry.fields:2 imports nnreg.planning, which lies above",
         "nnreg.geometry.fields:2 imports nnreg.planning.plans, which lies above",
+        "nnreg.geometry.space:4 imports nnreg.planning, which lies above",
+        "nnreg.geometry.space:4 imports nnreg.planning.plans, which lies above",
     ]
     assert circles(imports) == [["nnreg.geometry.fields", "nnreg.planning.plans"]]

@@ -16,7 +16,7 @@ from nnreg.training.runtime_utils.runtime import autocast_type
 from nnreg.typed import to_mapping
 
 if TYPE_CHECKING:
-    from nnreg.training.trainer.trainer import nnRegTrainer
+    from nnreg.training.trainer.training_run import TrainingRun
 
 
 @dataclass
@@ -51,7 +51,7 @@ def epoch_line(epoch: int, epochs: int, numbers: Mapping[str, float], shown: Seq
     return f"[Epoch {epoch + 1:03d}/{epochs:03d}] {said}, lr = {numbers['learning_rate']:.2e}, {seconds}"
 
 
-def opening_lines(trainer: nnRegTrainer) -> list[str]:
+def opening_lines(trainer: TrainingRun) -> list[str]:
     """What the log begins with: device, precision, sizes, dataset, network."""
     configuration, plan = trainer.configuration, trainer.configuration.training
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
@@ -67,7 +67,7 @@ def opening_lines(trainer: nnRegTrainer) -> list[str]:
     ]
 
 
-def debug_information(trainer: nnRegTrainer) -> dict[str, Any]:
+def debug_information(trainer: TrainingRun) -> dict[str, Any]:
     """What ``debug.json`` holds: the resolved configuration, the network and what made them."""
     from nnreg import __version__
 

@@ -12,10 +12,10 @@ from nnreg.training.trainer.checkpoint import load_weights
 from nnreg.typed import to_mapping
 
 if TYPE_CHECKING:
-    from nnreg.training.trainer.trainer import nnRegTrainer
+    from nnreg.training.trainer.training_run import TrainingRun
 
 
-def training_state(trainer: nnRegTrainer) -> dict[str, Any]:
+def training_state(trainer: TrainingRun) -> dict[str, Any]:
     """Tensors and plain values from which a training goes on."""
     schedule, average = trainer.lr_scheduler, trainer.average
     content: dict[str, Any] = {
@@ -42,7 +42,7 @@ def training_state(trainer: nnRegTrainer) -> dict[str, Any]:
     return content
 
 
-def restore_training(trainer: nnRegTrainer, content: Mapping[str, Any], path: Path, *, weights_only: bool) -> None:
+def restore_training(trainer: TrainingRun, content: Mapping[str, Any], path: Path, *, weights_only: bool) -> None:
     """Put a checkpoint's content, which was read from `path`, into an initialised trainer; or its weights alone, as they are predicted with."""
     evaluated = content["network_weights"]
     load_weights(trainer.network, evaluated if weights_only else content.get("training_weights", evaluated), path)
