@@ -35,6 +35,17 @@ def inverted_volume(field: Floats) -> Floats:
     return result
 
 
+def residual(field: Floats, inverse: Floats) -> Floats:
+    """How far ``x + inverse(x)`` is carried past x by the field (N, D, H, W), voxels, at those voxels (M,) that come from inside its grid."""
+    left = volumes.sample(field, inverse) + inverse
+    inside = np.ones(field.shape[1:], bool)
+    for axis in range(3 - len(field), 3):
+        size = field.shape[1 + axis]
+        position = inverse[axis - 3 + len(field)] + np.arange(size, dtype=np.float32).reshape([-1 if other == axis else 1 for other in range(3)])
+        inside &= (position >= 0) & (position <= size - 1)
+    return np.asarray(np.sqrt(np.square(left[:, inside]).sum(axis=0)), np.float32)
+
+
 def _exact(field: Floats) -> Floats:
     """The field v with ``v(x) + u(x + v(x)) = 0`` in every voxel."""
     shape = field.shape[1:]

@@ -1,0 +1,71 @@
+"""The inverse of a displacement field: right, or refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from nnreg.errors import GeometryError
+from nnreg.geometry import AffineMap, FieldMap, Space, Transform
+
+
+def turned(space: Space, degrees: float, shift: float, rng: np.random.Generator) -> AffineMap:
+    """A turn about the middle of the grid, and a shift by so many sizes of the image."""
+    n = space.ndim
+    if n == 3:
+        axis = rng.normal(size=3)
+        rotation = Rotation.from_rotvec(np.deg2rad(degrees) * axis / np.linalg.norm(axis)).as_matrix()
+    else:
+        cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        rotation = np.array([[cosine, -sine], [sine, cosine]])
+    centre = space.to_world([(size - 1) / 2 for size in space.shape])
+    matrix = np.eye(n + 1)
+    matrix[:n, :n] = rotation
+    matrix[:n, n] = centre - rotation @ centre + shift * space.extent[::-1] * rng.uniform(-1, 1, n)
+    return AffineMap(matrix)
+
+
+def one_field(space: Space, linear: AffineMap, bend: float, rng: np.random.Generator) -> Transform:
+    """A smooth field of at most `bend` voxels, then the linear map, as a single field: what field.nii.gz and one-file ANTs warps hold."""
+    smooth = np.stack([gaussian_filter(rng.normal(size=space.shape), 4) for _ in range(space.ndim)])
+    smooth *= bend / np.abs(smooth).max()
+    both = Transform((FieldMap(smooth.astype(np.float32), space), linear), space.ndim)
+    return Transform((both.sampled_on(space),), space.ndim)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 180.0])
+@pytest.mark.parametrize("shape", [(23, 18), (15, 22, 12)], ids=["2D", "3D"])
+def test_a_field_that_holds_a_turn_and_a_shift_is_inverted(shape, degrees, shift):
+    rng = np.random.default_rng(len(shape))
+    space = Space.plain(shape, (2.0, 1.0, 1.5)[: len(shape)])
+    transform = one_field(space, turned(space, degrees, shift, rng), 2.0, rng)
+    points = space.to_world(np.stack([rng.uniform(1, size - 2, 100) for size in shape], axis=1))
+    back = transform.inverse().map_points(transform.map_points(points))
+    assert np.abs((back - points) / np.asarray(space.spacing[::-1])).max() < 0.1
+
+
+def test_a_small_field_needs_a_small_grid_however_far_it_carries():
+    space = Space.plain((16, 16, 16), (1.0, 1.0, 1.0))
+    far = FieldMap(np.full((3, *space.shape), 250.0, np.float32), space)
+    stages = Transform((far,), 3).inverse().stages
+    assert sum(stage.displacement.nbytes for stage in stages if isinstance(stage, FieldMap)) <= 20 * far.displacement.nbytes
+
+
+def test_a_field_that_folds_everywhere_is_refused():
+    space = Space.plain((20, 20, 20), (1.0, 1.0, 1.0))
+    waves = np.zeros((3, *space.shape), np.float32)
+    waves[0] = 6 * np.sin(np.arange(20) * 1.5)[:, None, None]
+    with pytest.raises(GeometryError, match=r"cannot be inverted: after the iteration \d+% of its voxels"):
+        Transform((FieldMap(waves, space),), 3).inverse()
+
+
+def test_a_border_that_bends_far_out_of_the_grid_is_refused():
+    space = Space.plain((16, 16, 16), (1.0, 1.0, 1.0))
+    apart = np.zeros((3, *space.shape), np.float32)
+    apart[:, 8:] = 200.0
+    apart[:, :8] = -200.0
+    with pytest.raises(GeometryError, match="cannot be inverted"):
+        Transform((FieldMap(apart, space),), 3).inverse()
