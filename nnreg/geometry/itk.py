@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnreg.errors import TransformError
+from nnreg.errors import ImageError, TransformError
 from nnreg.files import atomic_path
 from nnreg.geometry.itk_space import place, space_of
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Stage, Transform
+from nnreg.imageio.nifti import read_nifti_voxels, without_scale
 from nnreg.quiet import caught
 
 FIELD_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+NOT_FINITE = "holds values that are not finite (NaN or infinity), which move nothing anywhere. Replace them, by 0 where nothing is known."
 TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
 
 
@@ -66,6 +71,10 @@ def from_itk(transform: sitk.Transform) -> Transform:
         matrix[:n, n] = origin
         return Transform.affine(matrix)
     raise TransformError(f"an ITK {name} is neither linear nor a displacement field. Convert it to a displacement field first.")
+
+
+def _field(image: sitk.Image) -> Transform:
+    return Transform((from_field_image(image),), image.GetDimension())
 
 
 def from_field_image(image: sitk.Image) -> FieldMap:
@@ -122,9 +131,55 @@ def read_itk(path: Path | str) -> Transform:
     path = Path(path)
     if not path.is_file():
         raise TransformError(f"{path}: does not exist.")
+    is_field = path.name.endswith(FIELD_ENDINGS)
     try:
-        with caught():  # HDF5 prints pages about a damaged file
-            found = sitk.ReadImage(str(path)) if path.name.endswith(FIELD_ENDINGS) else sitk.ReadTransform(str(path))
-        return from_itk(found) if isinstance(found, sitk.Transform) else Transform((from_field_image(found),), found.GetDimension())
+        with caught(), _readable(path) as readable:  # HDF5 prints pages about a damaged file
+            result = _field(sitk.ReadImage(str(readable))) if is_field else from_itk(sitk.ReadTransform(str(readable)))
+    except TransformError as error:
+        raise TransformError(f"{path}: {error}") from error
     except RuntimeError as error:
-        raise TransformError(f"{path}: is not a transform that ITK can read ({str(error).strip().splitlines()[-1]}).") from error
+        kind = "displacement field" if is_field else "transform"
+        raise TransformError(f"{path}: is not a {kind} that ITK can read ({_reason(str(error))}).") from error
+    check_finite(path, result)
+    return result
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    """The file as ITK reads it rightly: NIfTI is checked for its length and freed of a scale, neither of which ITK does for vectors."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        yield path
+        return
+    try:
+        header, voxels = read_nifti_voxels(path)
+    except ImageError as error:
+        raise TransformError(str(error).removeprefix(f"{path}: ")) from error
+    if not np.isfinite(voxels).all():
+        raise TransformError(NOT_FINITE)
+    if not header.rescales:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="nnreg_") as folder:
+        plain = Path(folder) / "field.nii"
+        plain.write_bytes(without_scale(path, header, voxels))
+        yield plain
+
+
+def check_finite(path: Path, transform: Transform) -> None:
+    """Refuse a transform that holds NaN or infinity.
+
+    Raises
+    ------
+    TransformError
+        It names the file.
+    """
+    for stage in transform.stages:
+        if not np.isfinite(stage.matrix if isinstance(stage, AffineMap) else stage.displacement).all():
+            raise TransformError(f"{path}: {NOT_FINITE}")
+
+
+def _reason(message: str) -> str:
+    """The line of ITK's message that says what is wrong: not the system's last error, which is mostly none of the file."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("Reason:")]
+    return (told or lines)[-1].rstrip(".")

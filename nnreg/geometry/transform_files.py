@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from nnreg.errors import TransformError
+from nnreg.arrays import AnyArray, Reals
+from nnreg.errors import ImageError, TransformError
 from nnreg.files import atomic_path
-from nnreg.geometry.itk import FIELD_ENDINGS, read_itk, write_itk
+from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, read_itk, write_itk
 from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
+from nnreg.imageio.nifti import read_nifti_voxels
 
+VECTOR_INTENTS = (1006, 1007)  # of nifti1.h: displacements, vectors
 FORMATS = ("itk", "learn2reg", "ants")
 ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
 
@@ -58,13 +62,17 @@ def is_learn2reg(path: Path) -> bool:
         return True
     if not path.name.endswith((".nii", ".nii.gz")) or not path.is_file():
         return False
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise TransformError(f"{path}: is not a transform that can be read ({str(error).strip().splitlines()[-1]}).") from error
-    return reader.GetDimension() == 4 and reader.GetNumberOfComponents() == 1
+        header, _ = read_nifti_voxels(path)
+    except ImageError as error:
+        raise TransformError(str(error)) from error
+    plain = len(header.shape) == 4
+    if plain and header.intent in VECTOR_INTENTS:
+        raise TransformError(
+            f"{path}: has four axes, as Learn2Reg's voxel displacements have, but its intent code {header.intent} says vectors in mm, "
+            "which ITK has on five axes. Write it again as one or the other."
+        )
+    return plain
 
 
 def _read_learn2reg(path: Path, fixed: Space | None, moving: Space | None) -> Transform:
@@ -75,15 +83,32 @@ def _read_learn2reg(path: Path, fixed: Space | None, moving: Space | None) -> Tr
     if not path.is_file():
         raise TransformError(f"{path}: does not exist.")
     try:
-        if path.name.endswith((".nii", ".nii.gz")):
-            # SimpleITK has the axes reversed: (3, Z, Y, X) becomes (X, Y, Z, 3)
-            array = np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))).transpose(3, 2, 1, 0)
-        else:
-            with np.load(path, allow_pickle=False) as archive:
-                array = archive[archive.files[0]] if isinstance(archive, np.lib.npyio.NpzFile) else archive
-    except (RuntimeError, ValueError, OSError, IndexError) as error:
-        raise TransformError(f"{path}: is not a Learn2Reg displacement that can be read ({str(error).strip().splitlines()[-1]}).") from error
+        array = _learn2reg_array(path)
+    except (ImageError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().removeprefix(f"{path}: ").splitlines() or [type(error).__name__]
+        raise TransformError(f"{path}: is not a Learn2Reg displacement that can be read ({reason[-1]}).") from error
+    if not np.isfinite(array).all():
+        raise TransformError(f"{path}: {NOT_FINITE}")
     return from_learn2reg(array, fixed=fixed, moving=moving or fixed)
+
+
+def _learn2reg_array(path: Path) -> Reals:
+    """Displacement (X, Y, Z, 3) as the file has it."""
+    if path.name.endswith((".nii", ".nii.gz")):
+        return np.asarray(read_nifti_voxels(path)[1][0].transpose(3, 2, 1, 0))
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return _numbers(loaded)
+    with loaded as archive:
+        if len(archive.files) != 1:
+            raise ValueError(f"holds {len(archive.files)} arrays ({', '.join(archive.files) or 'none'}), expected one")
+        return _numbers(archive[archive.files[0]])
+
+
+def _numbers(array: AnyArray) -> Reals:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"holds values of type {array.dtype}, expected numbers")
+    return array.astype(np.float32) if array.dtype.kind != "f" else array
 
 
 def write_transform(path: Path | str, transform: Transform, *, form: str = "itk", fixed: Space | None = None, moving: Space | None = None) -> list[Path]:

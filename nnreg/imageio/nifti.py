@@ -36,6 +36,7 @@ class NiftiHeader:
     matrices : index (x, y, z) to world (LPS) matrices that the file declares, sform first; empty if it declares none
     dtype : of a voxel's components as stored, with byte order
     components : per voxel: 1, or 3 and 4 for colours
+    intent : what the values are (1006 and 1007: vectors)
     offset : bytes before the first voxel
     slope, intercept : value = slope * stored + intercept
     """
@@ -48,6 +49,7 @@ class NiftiHeader:
     offset: int
     slope: float
     intercept: float
+    intent: int = 0
 
     @property
     def rescales(self) -> bool:
@@ -80,6 +82,19 @@ def read_nifti_voxels(path: Path) -> tuple[NiftiHeader, npt.NDArray[Any]]:
     if header.components > 1:
         return header, np.ascontiguousarray(voxels.reshape(-1, header.components).T).reshape(header.components, *header.shape[::-1])
     return header, voxels.reshape(1, *header.shape[::-1])
+
+
+def without_scale(path: Path, header: NiftiHeader, voxels: npt.NDArray[Any]) -> bytes:
+    """The file of `header` and `voxels` with its values in float32 and no scale: ITK dies of scaled vectors, or reads them wrongly.
+
+    Nothing else of the header is touched, so that ITK makes of grid and intent what it makes of the file's own.
+    """
+    data = _bytes(path)
+    layout, order = _layout_of(data, path)
+    head = bytearray(data[: header.offset])
+    struct.pack_into(order + "2h", head, layout.datatype[0], 16, 32)  # data type and bits per voxel lie side by side
+    struct.pack_into(order + layout.slope[1], head, layout.slope[0], 1.0, 0.0)
+    return bytes(head) + voxels.astype(np.dtype(order + "f4")).tobytes()
 
 
 def _bytes(path: Path) -> bytes:
@@ -116,12 +131,13 @@ class _Layout:
     quaternion: tuple[int, str]
     rows: tuple[int, str]
     units: tuple[int, str]
+    intent: tuple[int, str]
 
 
 # https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h
 _LAYOUTS = (
-    _Layout(348, (40, "8h"), (70, "h"), (108, "f"), (112, "2f"), (76, "8f"), (252, "2h"), (256, "6f"), (280, "12f"), (123, "B")),
-    _Layout(540, (16, "8q"), (12, "h"), (168, "q"), (176, "2d"), (104, "8d"), (344, "2i"), (352, "6d"), (400, "12d"), (500, "i")),
+    _Layout(348, (40, "8h"), (70, "h"), (108, "f"), (112, "2f"), (76, "8f"), (252, "2h"), (256, "6f"), (280, "12f"), (123, "B"), (68, "h")),
+    _Layout(540, (16, "8q"), (12, "h"), (168, "q"), (176, "2d"), (104, "8d"), (344, "2i"), (352, "6d"), (400, "12d"), (500, "i"), (504, "i")),
 )
 
 
@@ -150,6 +166,7 @@ def _parse(data: bytes, path: Path) -> NiftiHeader:
         offset=max(int(get(layout.offset)[0]), layout.size),
         slope=slope,
         intercept=intercept,
+        intent=get(layout.intent)[0],
     )
 
 
