@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import Tiny
 
-from nnreg.architecture import FieldNetwork, build_dense_network, build_network, find_network, network_names
+from nnreg.architecture import NETWORKS, FieldNetwork, build_dense_network, build_network, find_network, network_names
 from nnreg.errors import ConfigurationError
 from nnreg.files import read_json
 
@@ -48,6 +48,21 @@ def test_mistakes_are_named(package: None) -> None:
     ):
         with pytest.raises(ConfigurationError, match=message):
             build_network(name, **PLAN, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (("first_package",), "network 'plainunet' of the package first_package: nnReg has that name already"),
+        (("first_package", "second_package"), "network 'plainunet' is registered by two packages"),
+    ],
+)
+def test_a_name_registered_twice_is_refused(points: tuple[str, ...], message: str, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NETWORKS._entries, "plainunet", Tiny)  # type: ignore[arg-type]
+    for package in points:
+        install(package, "", "nnreg.networks", f"plainunet = {package}:X")
+    with pytest.raises(ConfigurationError, match=message):
+        find_network("plainunet")
 
 
 @pytest.mark.parametrize(("named", "folder"), [("ladder_package:LadderNet", "LadderNet"), ("ladder", "ladder")])
