@@ -94,11 +94,22 @@ class Installed:
         try:
             return self.entry.load()
         except Exception as error:  # the code of others fails in many ways
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
-            raise ConfigurationError(
-                f"{self.kind} {self.entry.name!r} of the package {self.package}: entry point {self.entry.value} cannot be loaded ({reason}). "
-                "Mend or remove the package."
-            ) from error
+            raise self.fault(f": entry point {self.entry.value} cannot be loaded ({one_line(error)}).") from error
+
+    def fault(self, what: str) -> ConfigurationError:
+        """The error that says what is wrong with it: `what` goes on after the name of the package."""
+        return ConfigurationError(f"{self.kind} {self.entry.name!r} of the package {self.package}{what} Mend or remove the package.")
+
+
+def one_line(error: Exception) -> str:
+    r"""Kind and message of an error of others' code, in one line.
+
+    Examples
+    --------
+    >>> one_line(RuntimeError("no\nlicence"))
+    'RuntimeError: no licence'
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
 def installed(kind: str, group: str, names: Container[str] | None = None) -> dict[str, Installed]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +33,39 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """``install(package, code, group, *points)``: a package where pip would put it, with its lines ``name = package:attribute`` of an entry point group."""
+    packages: list[str] = []
+
+    def add(package: str, code: str, group: str, *points: str) -> None:
+        site = tmp_path / f"site_{package}"
+        metadata = site / f"{package}-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (site / f"{package}.py").write_text(code, encoding="utf-8")
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text("\n".join([f"[{group}]", *points, ""]))
+        monkeypatch.syspath_prepend(str(site))
+        importlib.invalidate_caches()
+        packages.append(package)
+
+    yield add
+    for package in packages:
+        sys.modules.pop(package, None)
+
+
+@pytest.fixture(scope="session")
+def page_code() -> Callable[[str], str]:
+    """``page_code("how_to_add_a_format")``: the first Python example of a page of the documentation."""
+
+    def read(page: str) -> str:
+        code = re.search(r"```python\n(.*?)```", (PROJECT / "documentation" / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+        assert code is not None
+        return code[1]
+
+    return read
 
 
 @pytest.fixture(params=ODD_SHAPES, ids=lambda shape: "x".join(map(str, shape)))

@@ -11,7 +11,7 @@ from torch import nn
 from nnreg.architecture.backbone import Backbone, DenseNetwork, FieldNetwork
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
 from nnreg.errors import ConfigurationError, did_you_mean
-from nnreg.registry import installed
+from nnreg.registry import entry_point_names, installed, load_entry_point
 
 ENTRY_POINTS = "nnreg.networks"
 Stages = Sequence[Sequence[int]]
@@ -28,14 +28,13 @@ def find_network(name: str) -> Callable[..., nn.Module]:
     Raises
     ------
     ConfigurationError
-        Unknown name, an entry point that cannot be loaded, or a name that two packages register.
+        Unknown name, an entry point that cannot be loaded, or a name that is registered twice.
     """
+    if name in entry_point_names(ENTRY_POINTS):
+        made: Callable[..., nn.Module] = load_entry_point("network", ENTRY_POINTS, name, taken=NETWORKS)
+        return made
     if name in NETWORKS:
         return NETWORKS[name]
-    outside = installed("network", ENTRY_POINTS)
-    if name in outside:
-        made: Callable[..., nn.Module] = outside[name].load()
-        return made
     raise ConfigurationError(f"network {name!r} is unknown; {did_you_mean(name, network_names())}")
 
 

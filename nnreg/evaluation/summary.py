@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnreg.evaluation.registration.pair import STAGES, finite_mean
+from nnreg.evaluation.additional import ADDITIONAL, described, keys_of
+from nnreg.evaluation.registration.pair import finite_mean
 from nnreg.files import write_json
+from nnreg.metrics.additional import STAGES
 
 SCHEMA_VERSION = 1
 WORST_SHARE = 0.3
@@ -51,26 +53,30 @@ def summarise(pair_results: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]
         ``mean`` and ``worst_30_percent``: name to number over pairs. ``labels``: label to its means over pairs. ``counts``.
         ``pairs``: what came in. A figure is the mean over the labels of a pair, then over pairs; a missing one (NaN) is in no mean.
         ``worst_30_percent`` is the mean of the worst 30 % of pairs (at least one), each figure with its own worst pairs.
+        ``additional_metrics``, where there are any: name to what is known of them.
     """
     pairs = sorted((dict(result) for result in pair_results), key=lambda result: str(result["name"]))
     names = list(dict.fromkeys(name for pair in pairs for name in pair["metrics"]))
     columns = {name: [pair["metrics"].get(name, math.nan) for pair in pairs] for name in names}
     seconds = [pair["seconds"] for pair in pairs if isinstance(pair.get("seconds"), (int, float))]
     labels = _label_summary(pairs)
+    more = described(names)
+    higher = {key: known["larger_is_better"] for name, known in more.items() for key in keys_of(name)}
     return {
         "schema_version": SCHEMA_VERSION,
         **meta,
         "mean": {name: finite_mean(values) for name, values in columns.items()} | ({"seconds": finite_mean(seconds)} if seconds else {}),
-        "worst_30_percent": {name: worst_mean(name, values) for name, values in columns.items()},
+        "worst_30_percent": {name: worst_mean(name, values, higher.get(name)) for name, values in columns.items()},
         "counts": {"pairs": len(pairs), "labels": len(labels), "labels_lost": sum(len(pair["labels_lost"]) for pair in pairs)},
         "labels": labels,
         "pairs": pairs,
-    }
+    } | ({ADDITIONAL: more} if more else {})
 
 
-def worst_mean(name: str, values: Sequence[float]) -> float:
-    """Mean of the worst 30 % of the finite values, at least one; `name` says whether low or high is bad."""
-    higher_is_better = name.rpartition("_")[0] in HIGHER_IS_BETTER
+def worst_mean(name: str, values: Sequence[float], higher_is_better: bool | None = None) -> float:
+    """Mean of the worst 30 % of the finite values, at least one; `name` says whether low or high is bad, if `higher_is_better` does not."""
+    if higher_is_better is None:
+        higher_is_better = name.rpartition("_")[0] in HIGHER_IS_BETTER
     ordered = sorted((value for value in values if math.isfinite(value)), reverse=not higher_is_better)
     return finite_mean(ordered[: max(1, math.ceil(WORST_SHARE * len(ordered) - 1e-9))])
 
@@ -97,11 +103,12 @@ def table(summary: Mapping[str, Any]) -> str:
     lines = [f"{summary['counts']['pairs']} pairs, {summary['counts']['labels']} labels", ""]
     heads = ("", *STAGES, "worst 30 % after")
     rows: list[tuple[str, ...]] = [heads]
-    for title, name, form in ROWS:
-        if f"{name}_after" in mean:
+    more = [(name, name, "{:.4g}") for name in summary.get(ADDITIONAL, {})]
+    for title, name, form in (*ROWS, *more):
+        if any(f"{name}_{stage}" in mean for stage in STAGES):
             values = [mean.get(f"{name}_{stage}") for stage in STAGES] + [worst.get(f"{name}_after")]
             rows.append((title, *(_number(value, form) for value in values)))
-    for title, name, form in FIELD_ROWS:
+    for title, name, form in (*FIELD_ROWS, *more):
         if name in mean:
             rows.append((title, "", "", _number(mean[name], form), _number(worst[name], form) if name in worst else ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]

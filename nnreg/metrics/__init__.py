@@ -3,6 +3,7 @@
 A value that does not exist (a label that is not there, a Jacobian on a grid of one slice) is NaN, never a made-up number.
 """
 
+from nnreg.metrics.additional import METRICS, NSD_2MM, SDLOGJ_LEARN2REG, AdditionalMetric, Metric, additional_metrics
 from nnreg.metrics.fields import (
     endpoint_error,
     folding_percent,
@@ -18,7 +19,13 @@ from nnreg.metrics.similarity import mae, mse, ncc, psnr, rmse, ssim
 from nnreg.metrics.surface import SurfaceDistances, average_surface_distance, hausdorff95, nsd, surface_distances
 
 __all__ = [
+    "METRICS",
+    "NSD_2MM",
+    "SDLOGJ_LEARN2REG",
+    "AdditionalMetric",
+    "Metric",
     "SurfaceDistances",
+    "additional_metrics",
     "average_surface_distance",
     "confusion",
     "dice",

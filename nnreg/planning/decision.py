@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from nnreg.errors import ConfigurationError
-from nnreg.registry import Registry, entry_point_names, load_entry_point
+from nnreg.errors import NnRegError, did_you_mean
+from nnreg.registry import Registry, entry_point_names, installed, one_line
+from nnreg.task import imported, usable_tasks
 
 ENTRY_POINTS = "nnreg.rules"
 T = TypeVar("T")
@@ -59,10 +61,36 @@ def _decided(name: str, *values: Any, **named: Any) -> Decision[Any]:
     """What the rule in force decides."""
     if name not in entry_point_names(ENTRY_POINTS):
         return RULES[name](*values, **named)
-    found = load_entry_point("rule", ENTRY_POINTS, name)(*values, **named)
+    offered = installed("rule", ENTRY_POINTS, (name,))[name]
+    decide = offered.load()
+    try:
+        found = decide(*values, **named)
+    except NnRegError:
+        raise  # as our rules tell what cannot be planned
+    except Exception as error:
+        raise offered.fault(f" failed ({one_line(error)}).") from error
     if not isinstance(found, Decision):
-        raise ConfigurationError(f"entry point {name!r} in {ENTRY_POINTS} returned a {type(found).__name__}, expected a Decision. Mend or remove its package.")
+        raise offered.fault(f" returned a {type(found).__name__}, expected a Decision.")
     return found
+
+
+def check_outside_rules() -> None:
+    """Refuse an entry point that takes the place of no rule: without this a misspelt name would be passed over in silence.
+
+    Raises
+    ------
+    ConfigurationError
+        One line with the package and the nearest rule.
+    """
+    outside = entry_point_names(ENTRY_POINTS)
+    if not outside:
+        return
+    for _, entry in usable_tasks():  # a rule is known once the modules of its task are imported, which few plannings need
+        with contextlib.suppress(NnRegError):  # told when that task is asked for
+            imported(entry.pipeline)
+    for name in sorted(outside - set(RULES)):
+        offered = installed("rule", ENTRY_POINTS, (name,))[name]
+        raise offered.fault(f" takes the place of no rule of nnReg; {did_you_mean(name, RULES)}")
 
 
 def decided_by_user(value: T, option: str) -> Decision[T]:

@@ -1,12 +1,8 @@
-"""A similarity and a rule of a package that nnReg knows nothing of: the similarity is the one that the documentation shows."""
+"""A similarity of a package that nnReg knows nothing of: the one that the documentation shows."""
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,55 +11,18 @@ import nnreg
 from nnreg.engine.similarities import SIMILARITIES, find_similarity, similarity_names
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import Transform
-from nnreg.planning.decision import RULES, Decision
 from nnreg.planning.registration import tuning
 from nnreg.planning.registration.engine_settings import Optimisation
-from nnreg.planning.registration.rules import relation, training
+from nnreg.planning.registration.rules import relation
 from nnreg.registry import installed
 from tests.engine.pairs import error_voxels, known_pair
 
-PAGE = Path(__file__).parents[2] / "documentation" / "how_to_add_a_similarity.md"
-RULE = """
-from nnreg.planning.decision import Decision
-
-
-def optimizer():
-    return Decision({"optimizer": "sgd"}, "this package knows better")
-
-
-def batch_size(grid, memory_of_one, target):
-    return 3
-"""
 Install = Callable[..., None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Puts a package on the path as pip would have installed it, with lines of entry points."""
-    packages: list[str] = []
-
-    def add(package: str, code: str, entry_points: str) -> None:
-        site = tmp_path / package
-        (site / package).mkdir(parents=True)
-        (site / package / "__init__.py").write_text(code, encoding="utf-8")
-        metadata = site / f"{package}-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(entry_points)
-        monkeypatch.syspath_prepend(str(site))
-        importlib.invalidate_caches()
-        packages.append(package)
-
-    yield add
-    for package in packages:
-        sys.modules.pop(package, None)
-
-
-@pytest.fixture
-def charbonnier(install: Install) -> None:
-    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
-    install("charbonnier_package", code[1], "[nnreg.similarities]\ncharbonnier = charbonnier_package:CHARBONNIER\n")
+def charbonnier(install: Install, page_code: Callable[[str], str]) -> None:
+    install("charbonnier_package", page_code("how_to_add_a_similarity"), "nnreg.similarities", "charbonnier = charbonnier_package:CHARBONNIER")
 
 
 def test_it_registers(charbonnier: None) -> None:
@@ -100,8 +59,8 @@ def test_without_the_package_it_is_unknown() -> None:
 
 
 def test_mistakes_are_told_in_one_line(install: Install, charbonnier: None) -> None:
-    install("other", "", "[nnreg.similarities]\ncharbonnier = other:X\nlncc = other:X\nabsent = other:X\nmodule = other\n")
-    install("broken", "raise RuntimeError('no\\nlicence')", "[nnreg.similarities]\nlicensed = broken:X\n")
+    install("other", "", "nnreg.similarities", "charbonnier = other:X", "lncc = other:X", "absent = other:X", "module = other")
+    install("broken", "raise RuntimeError('no\\nlicence')", "nnreg.similarities", "licensed = broken:X")
     for name, *messages in (
         ("charbonnier", "charbonnier_package", "other", "registered by two packages", "Remove one"),
         ("lncc", "of the package other", "nnReg has that name already", "Rename"),
@@ -117,12 +76,3 @@ def test_mistakes_are_told_in_one_line(install: Install, charbonnier: None) -> N
     assert find_similarity("mse").name == "mse"  # one broken package does not stop the others
     with pytest.raises(ConfigurationError, match="registered by two packages"):
         installed("similarity", "nnreg.similarities")
-
-
-def test_a_rule_takes_the_place_of_the_one_with_its_name(install: Install) -> None:
-    ours = training.optimizer()
-    install("rule_package", RULE, "[nnreg.rules]\noptimizer = rule_package:optimizer\nbatch_size = rule_package:batch_size\n")
-    assert training.optimizer() == Decision({"optimizer": "sgd"}, "this package knows better")
-    assert RULES["optimizer"]() == ours
-    with pytest.raises(ConfigurationError, match=r"'batch_size' in nnreg\.rules returned a int, expected a Decision"):
-        training.batch_size((64, 64), 1.0, 8.0)

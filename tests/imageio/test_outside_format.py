@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,44 +12,20 @@ from nnreg.errors import ConfigurationError, ImageError
 from nnreg.geometry import Space
 from nnreg.imageio import ENDINGS, READERS, WRITERS, ending_for, ending_of, is_image_file, is_large, open_image, read_channels, read_image, stem_of, write_image
 
-PAGE = Path(__file__).parents[2] / "documentation" / "how_to_add_a_format.md"
+GROUP = "nnreg.formats"
 SPACE = Space((3, 4, 5), (2.5, 0.8, 0.7), (-3.0, 4.0, 10.0), (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
 
 Install = Callable[..., None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Puts a package with this code and these entry points where pip would have put it."""
-    folders: list[str] = []
-
-    def add(name: str, code: str, entries: str) -> None:
-        site = tmp_path / f"site_{name}"
-        folders.append(name)
-        (site / name).mkdir(parents=True)
-        (site / name / "__init__.py").write_text(code, encoding="utf-8")
-        metadata = site / f"{name}-1.0.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (metadata / "entry_points.txt").write_text(f"[nnreg.formats]\n{entries}\n")
-        monkeypatch.syspath_prepend(str(site))
-        importlib.invalidate_caches()
-
-    yield add
-    for name in folders:
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def page() -> str:
-    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
-    return code[1]
+def page(page_code: Callable[[str], str]) -> str:
+    return page_code("how_to_add_a_format")
 
 
 def test_it_is_read_and_written_as_our_own(install: Install, page: str, tmp_path: Path) -> None:
     assert ".plain" not in ENDINGS
-    install("plain_package", page, "plain = plain_package:PLAIN")
+    install("plain_package", page, GROUP, "plain = plain_package:PLAIN")
     assert ENDINGS[-1] == ".plain"
     assert set(READERS) == set(WRITERS) == set(ENDINGS)
     path = tmp_path / "CASE_0000.PLAIN"
@@ -79,7 +52,7 @@ def test_without_its_package_it_is_unknown(tmp_path: Path) -> None:
 
 def test_the_longer_of_two_endings_counts_and_inexact_types_go_elsewhere(install: Install, page: str, tmp_path: Path) -> None:
     narrow = page + '\nNARROW = Format((".plain.tif",), read, write, exact_types=("uint8",))\n'
-    install("narrow_package", narrow, "narrow = narrow_package:NARROW")
+    install("narrow_package", narrow, GROUP, "narrow = narrow_package:NARROW")
     assert ending_of("a.b.plain.tif") == ".plain.tif"
     assert ending_of("a.b.tif") == ".tif"
     assert ending_for(".plain.tif", "uint8") == ".plain.tif"
@@ -100,7 +73,7 @@ def test_the_longer_of_two_endings_counts_and_inexact_types_go_elsewhere(install
 )
 def test_a_package_that_cannot_be_used_is_named(install: Install, page: str, entries: str, message: str) -> None:
     shouted = "def __getattr__(name):\n    if name == 'SHOUTED':\n        return Format(('.PLAIN',), read, write)\n    raise AttributeError(name)\n"
-    install("first_package", f"{page}\nNIFTI = Format(('.nii',), read, write)\n\n\n{shouted}", entries)
+    install("first_package", f"{page}\nNIFTI = Format(('.nii',), read, write)\n\n\n{shouted}", GROUP, entries)
     with pytest.raises(ConfigurationError, match=message) as error:
         ending_of("a.plain")
     assert len(str(error.value).splitlines()) == 1
@@ -108,7 +81,7 @@ def test_a_package_that_cannot_be_used_is_named(install: Install, page: str, ent
 
 @pytest.mark.parametrize("second", ["plain = second_package:PLAIN", "other = second_package:PLAIN"])
 def test_two_packages_cannot_share_a_name_or_an_ending(install: Install, page: str, second: str) -> None:
-    install("first_package", page, "plain = first_package:PLAIN")
-    install("second_package", page, second)
+    install("first_package", page, GROUP, "plain = first_package:PLAIN")
+    install("second_package", page, GROUP, second)
     with pytest.raises(ConfigurationError, match=r"is registered by two packages, (first_package and second_package|second_package and first_package)"):
         ending_of("a.plain")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,29 +33,9 @@ Package = Callable[..., None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
-    """Put a package where pip would: importable, its entry points written beside it."""
-    made: list[str] = []
-
-    def add(name: str, code: str, *points: str) -> None:
-        site = tmp_path / f"site_{name}"
-        (site / f"{name}-1.0.dist-info").mkdir(parents=True)
-        (site / f"{name}.py").write_text(code, encoding="utf-8")
-        (site / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (site / f"{name}-1.0.dist-info" / "entry_points.txt").write_text("\n".join(["[nnreg.tasks]", *points]) + "\n")
-        monkeypatch.syspath_prepend(str(site))
-        importlib.invalidate_caches()
-        made.append(name)
-
-    yield add
-    for name in made:
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture
 def counting(install: Package) -> None:
     """The task ``counting``, installed."""
-    install("outside_counting", COUNTING.read_text(encoding="utf-8"), "counting = outside_counting:ENTRY")
+    install("outside_counting", COUNTING.read_text(encoding="utf-8"), "nnreg.tasks", "counting = outside_counting:ENTRY")
 
 
 @pytest.fixture
@@ -134,7 +113,7 @@ def test_its_mistakes_are_named(model: Path, workspace: Workspace) -> None:
     ],
 )
 def test_a_damaged_package_is_named_and_stops_no_other_task(code: str, point: str, reason: str, install: Package, capsys: pytest.CaptureFixture[str]) -> None:
-    install("damaged", code, f"faulty = {point}")
+    install("damaged", code, "nnreg.tasks", f"faulty = {point}")
     assert "faulty" in TASKS
     with pytest.raises(ConfigurationError) as raised:
         TASKS["faulty"]
@@ -154,7 +133,7 @@ def test_a_damaged_package_is_named_and_stops_no_other_task(code: str, point: st
 def test_a_name_that_two_packages_claim_is_refused(name: str, others: tuple[str, ...], install: Package) -> None:
     packages = ("first_claim", "second_claim")[len(others) :]
     for package in packages:
-        install(package, COUNTING.read_text(encoding="utf-8"), f"{name} = {package}:ENTRY")
+        install(package, COUNTING.read_text(encoding="utf-8"), "nnreg.tasks", f"{name} = {package}:ENTRY")
     with pytest.raises(ConfigurationError) as raised:
         TASKS[name]
     claims = ", ".join([*others, *(f"{package}:ENTRY of {package}" for package in packages)])

@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from nnreg import metrics
 from nnreg.errors import EvaluationError
+from nnreg.evaluation.additional import ADDITIONAL, described
 from nnreg.evaluation.registration.pair import finite_mean
 from nnreg.imageio import ENDINGS, Image, LazyImage, ending_of, is_image_file, open_image, read_image
 from nnreg.imageio.files import is_large
 from nnreg.imageio.image import check_same_space
 from nnreg.imageio.lazy import boxes
+from nnreg.metrics.additional import additional_metrics
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
 
@@ -52,7 +54,7 @@ def key_of(label: Label, target: str = "") -> str:
 
 
 def evaluate_labels(
-    *, reference: Image, prediction: Image, labels: Sequence[Label], ignore: int | None = None, surface: bool = False
+    *, reference: Image, prediction: Image, labels: Sequence[Label], ignore: int | None = None, surface: bool = False, additional: bool = True
 ) -> dict[str, dict[str, float]]:
     """Measure one predicted label map.
 
@@ -66,30 +68,46 @@ def evaluate_labels(
         Value of the reference that is not scored.
     surface
         Whether to measure ``HD95`` and ``ASD`` too, mm.
+    additional
+        Whether to measure what :func:`nnreg.metrics.additional_metrics` has of labels, beside ours.
 
     Returns
     -------
     dict
         Key of the label to ``Dice``, ``IoU`` (NaN where it is in neither map), ``TP``, ``FP``, ``FN``, ``TN``, ``n_pred`` and ``n_ref`` (voxels).
+
+    Raises
+    ------
+    ConfigurationError
+        If an additional metric cannot be used.
     """
     truth, found = reference.array[0], prediction.array[0]
     values = _values(labels)
     scored = None if ignore is None else truth != ignore
     result = _overlaps(metrics.confusion(truth, found, values, mask=scored), values, labels)
+    spacing = reference.space.spacing
+
+    def masks(region: tuple[int, ...]) -> list[npt.NDArray[np.bool_]]:
+        return [np.isin(array, region) & (True if scored is None else scored) for array in (truth, found)]
+
     if surface:
-        spacing = reference.space.spacing
         for label, region in _regions(labels).items():
-            one, other = ((np.isin(array, region) & (True if scored is None else scored)).astype(np.uint8) for array in (truth, found))
-            distances = metrics.surface_distances(one, other, [1], spacing)[1]
+            first, second = (mask.astype(np.uint8) for mask in masks(region))
+            distances = metrics.surface_distances(first, second, [1], spacing)[1]
             measured = (math.nan, math.nan) if distances is None else (distances.hausdorff(95), distances.average)
             result[key_of(label)] |= dict(zip(("HD95", "ASD"), measured, strict=True))
+    for more in additional_metrics("labels") if additional else ():
+        for label, region in _regions(labels).items():
+            one, other = masks(region)
+            somewhere = one.any() or other.any()
+            result[key_of(label)][more.metric.name] = more(reference=one, prediction=other, spacing=spacing) if somewhere else math.nan
     return result
 
 
 def evaluate_large_labels(
     *, reference: LazyImage, prediction: LazyImage, labels: Sequence[Label], ignore: int | None = None, surface: bool = False
 ) -> dict[str, dict[str, float]]:
-    """As :func:`evaluate_labels` of maps that do not fit into memory, block by block; surfaces, which need the whole, are NaN."""
+    """As :func:`evaluate_labels` of maps that do not fit into memory, block by block; surfaces and additional metrics, which need the whole, are NaN."""
     values = _values(labels)
     table = np.zeros((len(values) + 1,) * 2, np.int64)
     for box in boxes(reference.space.shape, prediction.chunks):
@@ -99,6 +117,9 @@ def evaluate_large_labels(
     if surface:
         for scores in result.values():
             scores |= {"HD95": math.nan, "ASD": math.nan}
+    for more in additional_metrics("labels"):
+        for scores in result.values():
+            scores[more.metric.name] = math.nan
     return result
 
 
@@ -238,7 +259,9 @@ def summarise_dense(cases: Sequence[Mapping[str, Any]], meta: Mapping[str, Any])
     mean = {key: {name: finite_mean([case["metrics"][key][name] for case in cases]) for name in figures} for key, figures in names.items()}
     every = dict.fromkeys(name for figures in names.values() for name in figures)
     foreground = {name: finite_mean([figures[name] for key, figures in mean.items() if key != "0" and name in figures]) for name in every}
-    return {"schema_version": SCHEMA_VERSION, **meta, "metric_per_case": list(cases), "mean": mean, "foreground_mean": foreground}
+    more = described(every)
+    summary = {"schema_version": SCHEMA_VERSION, **meta, "metric_per_case": list(cases), "mean": mean, "foreground_mean": foreground}
+    return summary | ({ADDITIONAL: more} if more else {})
 
 
 def joined_targets(summaries: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,7 +280,7 @@ def joined_targets(summaries: Mapping[str, Mapping[str, Any]], meta: Mapping[str
 
 def dense_table(summary: Mapping[str, Any], names: Mapping[str, str] | None = None) -> str:
     """The means as text: one line per label. `names` says what a label's key is called."""
-    columns = [name for name in COLUMNS if name in summary["foreground_mean"]]
+    columns = [name for name in (*COLUMNS, *summary.get(ADDITIONAL, {})) if name in summary["foreground_mean"]]
     rows = [("", *columns, "cases")]
     for key, means in summary["mean"].items():
         first = "Dice" if "Dice" in means else "MAE"
@@ -289,6 +312,6 @@ def _shown(value: float | None, name: str) -> str:
         else f"{value:.4f}"
         if name in ("Dice", "IoU", "SSIM")
         else f"{value:.4g}"
-        if name in ("MAE", "RMSE")
+        if name in ("MAE", "RMSE") or name not in COLUMNS
         else f"{value:.2f}"
     )

@@ -169,7 +169,7 @@ class _Trial:
             for step in steps:
                 array = step(array)
             changed = Image(array[None], prediction.space)
-            results.append({"metrics": evaluate_labels(reference=reference, prediction=changed, labels=self.labels, ignore=self.ignore)})
+            results.append({"metrics": evaluate_labels(reference=reference, prediction=changed, labels=self.labels, ignore=self.ignore, additional=False)})
         return results
 
 

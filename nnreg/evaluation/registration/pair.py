@@ -17,11 +17,11 @@ from nnreg import metrics
 from nnreg.arrays import Doubles
 from nnreg.errors import EvaluationError
 from nnreg.geometry import FieldMap, Space, Transform, resample_image, resample_labels
+from nnreg.metrics.additional import AdditionalMetric, additional_metrics
 
 if TYPE_CHECKING:
     from nnreg.imageio import Image
 
-STAGES = ("header", "aligned", "after")
 NAN = float("nan")
 
 
@@ -55,6 +55,7 @@ def evaluate_pair(
     labels: Sequence[int] | None = None,
     truth: FieldMap | None = None,
     surface: bool = True,
+    additional: bool = True,
 ) -> dict[str, Any]:
     """Measure one pair.
 
@@ -69,6 +70,8 @@ def evaluate_pair(
         The true map, fixed world to moving world.
     surface
         Whether to measure surface distances, which take most of the time.
+    additional
+        Whether to measure what :func:`nnreg.metrics.additional_metrics` has, beside ours.
 
     Returns
     -------
@@ -83,6 +86,8 @@ def evaluate_pair(
     ------
     EvaluationError
         If dimensions, or the numbers of keypoints, differ.
+    ConfigurationError
+        If an additional metric cannot be used.
     """
     space = fixed.image.space
     _check(fixed, moving, transform)
@@ -100,6 +105,8 @@ def evaluate_pair(
     result["metrics"].update(_regularity(field, mask))
     if truth is not None:
         result["metrics"].update(_truth(truth, {**stages, "after": field}, mask, None if fixed.labels is None else _on_grid(fixed.labels, space)))
+    for more in additional_metrics() if additional else ():
+        _add(more, result, fixed, moving, stages, field, mask)
     return result
 
 
@@ -211,3 +218,36 @@ def _truth(
             inside = labelled if mask is None else labelled & mask
             result[f"epe_labels_{name}"] = metrics.endpoint_error(field.displacement, true.displacement, mask=inside)
     return result
+
+
+def _add(
+    more: AdditionalMetric,
+    result: dict[str, Any],
+    fixed: CaseData,
+    moving: CaseData,
+    stages: Mapping[str, Transform],
+    field: FieldMap,
+    mask: npt.NDArray[np.bool_] | None,
+) -> None:
+    """Measure one metric beside ours, where the pair has what it needs, and put its numbers into the result."""
+    metric, figures, space = more.metric, result["metrics"], fixed.image.space
+    if metric.needs == "field":
+        figures[metric.name] = more(displacement=field.displacement, mask=mask, spacing=space.spacing)
+        return
+    for stage in metric.stages:
+        key = f"{metric.name}_{stage}"
+        # warped once more than for our figures: few have such metrics, and each stage of an image is large
+        if metric.needs == "images" and fixed.image.channels == moving.image.channels:
+            warped = resample_image(moving.image.array, moving=moving.image.space, fixed=space, transform=stages[stage])
+            channels = zip(fixed.image.array, warped, strict=True)
+            figures[key] = more.mean({"fixed": one, "warped": other, "mask": mask, "spacing": space.spacing} for one, other in channels)
+        if metric.needs == "labels" and fixed.labels is not None and moving.labels is not None:
+            target, grid = _integers(fixed.labels.array), fixed.labels.space
+            moved = resample_labels(_integers(moving.labels.array), moving=moving.labels.space, fixed=grid, transform=stages[stage])
+            for label, scores in result["labels"].items():
+                # as with ours: a label that one of both images lacks is not scored, one that was lost is
+                one, other = target[0] == int(label), moved[0] == int(label)
+                scores[key] = NAN if np.isnan(scores["dice_after"]) else more(reference=one, prediction=other, spacing=grid.spacing)
+            figures[key] = finite_mean([scores[key] for scores in result["labels"].values()])
+        if metric.needs == "points" and fixed.keypoints_mm is not None and moving.keypoints_mm is not None:
+            figures[key] = more(mapped=stages[stage].map_points(fixed.keypoints_mm), target=moving.keypoints_mm, spacing=space.spacing)

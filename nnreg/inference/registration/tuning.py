@@ -224,7 +224,8 @@ class _Bench:
             return Measured(SCHEMA_VERSION, files, None, None, None, spent, spent, str(error))
         seconds = round(time.perf_counter() - started, 3)
         labels = self.raw.spec.foreground or None
-        figures = evaluate_pair(fixed=fixed, moving=moving, transform=found.transform, aligned=found.start, labels=labels, surface=False)["metrics"]
+        measured = evaluate_pair(fixed=fixed, moving=moving, transform=found.transform, aligned=found.start, labels=labels, surface=False, additional=False)
+        figures = measured["metrics"]
         accuracy, sdlogj, folding = (_finite(figures.get(name)) for name in (FIGURES[self.measure], "sdlogj", "folding_percent"))
         return Measured(SCHEMA_VERSION, files, accuracy, sdlogj, folding, seconds, round(time.perf_counter() - started, 3))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.errors import PlansError
-from nnreg.planning.decision import Decision, decided_by_user, text
+from nnreg.planning.decision import Decision, check_outside_rules, decided_by_user, text
 from nnreg.planning.dense_prediction import geometry, settings
 from nnreg.planning.dense_prediction.feature_maps import ELEMENTS
 from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint
@@ -50,8 +50,9 @@ def plan_dense(
     PlansError
         If the target spacing or memory asked for makes no sense.
     ConfigurationError
-        If there is no such planner.
+        If there is no such planner, or a rule of an installed package is of no use.
     """
+    check_outside_rules()
     preset = PRESETS[planner]
     memory_gb = preset.memory_gb if gpu_memory_target is None else gpu_memory_target
     if memory_gb <= 0:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnreg.errors import PlansError
 from nnreg.planning import memory
-from nnreg.planning.decision import Decision, decided_by_user
+from nnreg.planning.decision import Decision, check_outside_rules, decided_by_user
 from nnreg.planning.plans import Architecture, LossTerm
 from nnreg.planning.registration import duration
 from nnreg.planning.registration.engine_settings import Optimisation
@@ -68,7 +68,10 @@ def plan(
     ------
     PlansError
         If the target spacing or memory asked for makes no sense, the images cannot be planned for, or no useful training fits the time budget.
+    ConfigurationError
+        If a rule of an installed package is of no use.
     """
+    check_outside_rules()
     if gpu_memory_target <= memory.FIXED_GB:
         raise PlansError(f"-gpu_memory_target {gpu_memory_target:g}: more than {memory.FIXED_GB:g} GB are needed whatever the images.")
     reasons = _Reasons()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
-from nnreg.registry import installed
+from nnreg.registry import entry_point_names, installed, load_entry_point
 from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
 from nnreg.typed import from_mapping
 
@@ -64,22 +64,21 @@ def _part(name: str) -> ResolvedTrainer:
     if ":" in name:
         found = _import(name)
         return _resolved(name.rpartition(":")[2], found, name)
-    classes = trainer_classes()
-    if name in TRAINER_CONFIGS and name in classes:
-        raise ConfigurationError(f"trainer {name!r} is both a config and a class. Give it as package.module:{name}, or rename one.")
+    outside = entry_point_names(ENTRY_POINTS)
+    if name in outside:
+        return ResolvedTrainer(name, _outside_class(name), TrainerConfig())
     if name in TRAINER_CONFIGS:
         return ResolvedTrainer(name, nnRegTrainer, TRAINER_CONFIGS[name])
-    if name in classes:
-        return ResolvedTrainer(name, classes[name], TrainerConfig())
+    if name == DEFAULT_TRAINER:
+        return ResolvedTrainer(name, nnRegTrainer, TrainerConfig())
     epochs = epochs_config(name)
     if epochs is not None:
         return ResolvedTrainer(name, nnRegTrainer, epochs)
     networks = network_names()
     if name in networks:
         return ResolvedTrainer(name, nnRegTrainer, TrainerConfig(architecture=name))
-    raise ConfigurationError(
-        f"trainer {name!r} is unknown; {did_you_mean(name, {*TRAINER_CONFIGS, *classes, *networks})} (or package.module:Class, or a .yaml file)"
-    )
+    known = {DEFAULT_TRAINER, *TRAINER_CONFIGS, *outside, *networks}
+    raise ConfigurationError(f"trainer {name!r} is unknown; {did_you_mean(name, known)} (or package.module:Class, or a .yaml file)")
 
 
 def trainer_classes() -> dict[str, type[nnRegTrainer]]:
@@ -88,13 +87,22 @@ def trainer_classes() -> dict[str, type[nnRegTrainer]]:
     Raises
     ------
     ConfigurationError
-        If one of a package cannot be imported, or two packages give one name.
+        If one of a package cannot be imported or is no trainer class, or a name is given twice.
     """
     from nnreg.training.trainer.trainer import nnRegTrainer
 
-    classes: dict[str, type[nnRegTrainer]] = {DEFAULT_TRAINER: nnRegTrainer}
-    classes |= {name: offered.load() for name, offered in installed("trainer", ENTRY_POINTS).items()}
-    return classes
+    return {DEFAULT_TRAINER: nnRegTrainer, **{name: _outside_class(name) for name in sorted(installed("trainer", ENTRY_POINTS))}}
+
+
+def _outside_class(name: str) -> type[nnRegTrainer]:
+    """The trainer class of an installed package; only the one that was asked for is imported."""
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+    found = load_entry_point("trainer", ENTRY_POINTS, name, taken={DEFAULT_TRAINER, *TRAINER_CONFIGS})
+    if not isinstance(found, type) or not issubclass(found, nnRegTrainer):
+        offered = installed("trainer", ENTRY_POINTS, (name,))[name]
+        raise offered.fault(f": entry point {offered.entry.value} is no subclass of nnRegTrainer.")
+    return found
 
 
 def read_config(path: Path) -> TrainerConfig:
