@@ -27,7 +27,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure it is removed.
 
-    The temporary name keeps every suffix of `path` (``.nii.gz``), because writers choose their format by it.
+    The temporary name has the ending of `path` (``.nii.gz``) in small letters, because writers choose their format by it, and nothing else of it: ITK takes
+    ``scan.img.nii.gz`` for another file than the one it was given.
 
     Raises
     ------
@@ -35,7 +36,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         If the folder cannot be made or written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    temporary = path.with_name(f".{secrets.token_hex(4)}{_ending(path)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -48,6 +49,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(NotADirectoryError):  # a parent is a file: said above
             temporary.unlink(missing_ok=True)
+
+
+def _ending(path: Path) -> str:
+    """The last suffix, or the last two of a compressed file."""
+    return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
 
 
 @contextlib.contextmanager

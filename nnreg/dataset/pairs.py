@@ -24,8 +24,18 @@ def pairs_among(spec: DatasetSpec, cases: Collection[str]) -> tuple[Pair, ...]:
     -------
     tuple of Pair
         In the order of the names, or as listed.
+
+    Raises
+    ------
+    DatasetError
+        If two pairs would share one folder.
     """
-    names = sorted(set(cases))
+    pairs = _pairs_among(spec, sorted(set(cases)))
+    check_pair_names(pairs)
+    return pairs
+
+
+def _pairs_among(spec: DatasetSpec, names: Sequence[str]) -> tuple[Pair, ...]:
     if spec.pairing == "pairs":
         return pairs_within(spec.pairs, names)
     if spec.pairing == "atlas":
@@ -39,6 +49,24 @@ def pairs_within(pairs: Iterable[Pair], cases: Collection[str]) -> tuple[Pair, .
     """The pairs whose both sides are in `cases`."""
     inside = set(cases)
     return tuple(pair for pair in pairs if pair.fixed in inside and pair.moving in inside)
+
+
+def check_pair_names(pairs: Iterable[Pair]) -> None:
+    """Refuse pairs that differ but are called alike: ``a`` with ``b__c`` and ``a__b`` with ``c`` would share the folder ``a__b__c``.
+
+    Raises
+    ------
+    DatasetError
+        It names both pairs.
+    """
+    known: dict[str, Pair] = {}
+    for pair in pairs:
+        other = known.setdefault(pair.name, pair)
+        if other != pair:
+            raise DatasetError(
+                f"the pairs {other.fixed} with {other.moving} and {pair.fixed} with {pair.moving} are both called {pair.name}: one result would replace "
+                "the other. Rename a case so that no name holds two underscores in a row."
+            )
 
 
 def subjects_of(spec: DatasetSpec, cases: Sequence[str]) -> dict[str, str]:
@@ -93,4 +121,4 @@ def require_names(spec: DatasetSpec, cases: Collection[str], where: str) -> None
         raise DatasetError(problem)
 
 
-__all__ = ["Pair", "check_names", "pairs_among", "pairs_within", "require_names", "subjects_of"]
+__all__ = ["Pair", "check_names", "check_pair_names", "pairs_among", "pairs_within", "require_names", "subjects_of"]

@@ -19,6 +19,7 @@ from nnreg.imageio.nifti import read_nifti_voxels, without_scale
 from nnreg.quiet import caught
 
 FIELD_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+VECTOR_INTENTS = (1006, 1007)  # of nifti1.h: displacements, vectors
 NOT_FINITE = "holds values that are not finite (NaN or infinity), which move nothing anywhere. Replace them, by 0 where nothing is known."
 TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
 
@@ -154,6 +155,11 @@ def _readable(path: Path) -> Iterator[Path]:
         header, voxels = read_nifti_voxels(path)
     except ImageError as error:
         raise TransformError(str(error).removeprefix(f"{path}: ")) from error
+    if len(header.shape) == 5 and header.intent not in VECTOR_INTENTS:
+        told = "none" if header.intent == 0 else str(header.intent)
+        raise TransformError(
+            f"its header does not say that its voxels are displacements (intent code: {told}, expected 1007). Set it, or write the field again."
+        )
     if not np.isfinite(voxels).all():
         raise TransformError(NOT_FINITE)
     if not header.rescales:

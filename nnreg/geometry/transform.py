@@ -367,8 +367,16 @@ def resample_image(
 def resample_labels(
     labels: npt.NDArray[np.generic], *, moving: Space, fixed: Space, transform: Transform | None = None, outside: int = 0
 ) -> npt.NDArray[np.generic]:
-    """Sample integer labels (C, *moving.shape) by nearest neighbour; the values and dtype come back exactly."""
+    """Sample integer labels (C, *moving.shape) by nearest neighbour; the values and dtype come back exactly.
+
+    Raises
+    ------
+    GeometryError
+        If the labels do not lie on the grid, or their type does not hold `outside`.
+    """
     _check(labels, moving)
+    if labels.dtype.kind in "iu" and not np.iinfo(labels.dtype.name).min <= outside <= np.iinfo(labels.dtype.name).max:
+        raise GeometryError(f"labels of type {labels.dtype} do not hold the value {outside} beyond the image. Convert them first.")
     values = np.asarray(labels, dtype=np.float64)
     return _resample(values, moving, fixed, transform, "nearest", float(outside)).astype(labels.dtype)
 

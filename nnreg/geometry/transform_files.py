@@ -12,13 +12,12 @@ import SimpleITK as sitk
 from nnreg.arrays import AnyArray, Reals
 from nnreg.errors import ImageError, TransformError
 from nnreg.files import atomic_path
-from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, read_itk, write_itk
+from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, VECTOR_INTENTS, read_itk, write_itk
 from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
 from nnreg.imageio.nifti import read_nifti_voxels
 
-VECTOR_INTENTS = (1006, 1007)  # of nifti1.h: displacements, vectors
 FORMATS = ("itk", "learn2reg", "ants")
 ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
 

@@ -25,11 +25,14 @@ class Image:
     space : Space
     notes : tuple of str
         What the reader had to mend, one sentence each; empty for nearly every file.
+    repetition : float, optional
+        Of a series of volumes (NIfTI with four axes): step of the fourth axis in the header's unit, seconds mostly. The volumes are the channels.
     """
 
     array: npt.NDArray[Any]
     space: Space
     notes: tuple[str, ...] = ()
+    repetition: float | None = None
 
     def __post_init__(self) -> None:
         if tuple(self.array.shape[1:]) != self.space.shape:

@@ -48,8 +48,12 @@ def read_nifti(path: Path) -> Image:
         raise ImageError(f"{path}: has the dimensions {header.shape}, expected 2D or 3D with at most one axis of channels. Split it.")
     array = voxels.reshape(-1, *shape[:ndim][::-1])
     direction = np.reshape(grid.GetDirection(), (grid.GetDimension(),) * 2)[:ndim, :ndim]
-    space = Space(array.shape[1:], grid.GetSpacing()[:ndim][::-1], grid.GetOrigin()[:ndim], tuple(direction.ravel().tolist()))
-    return Image(array, space, _geometry_notes(space, header, path))
+    repetition = float(grid.GetSpacing()[3]) if grid.GetDimension() == 4 and len(header.shape) == 4 else None
+    try:
+        space = Space(array.shape[1:], grid.GetSpacing()[:ndim][::-1], grid.GetOrigin()[:ndim], tuple(direction.ravel().tolist()))
+    except GeometryError as error:
+        raise ImageError(f"{path}: {error} Mend its header.") from error
+    return Image(array, space, _geometry_notes(space, header, path), repetition)
 
 
 def _nifti_grid(path: Path) -> sitk.ImageFileReader:
@@ -109,6 +113,8 @@ def _reason(message: str, said: list[str]) -> str:
         return "it has no such header: check what it really is, or convert it"
     if "Cannot open data file" in text:
         return "the data file that its header names is not there: put it back"
+    if "Bad direction, determinant is 0" in text:
+        return "its direction matrix is singular: mend TransformMatrix, or the directions, in its header"
     if "Unknown PixelType" in text:
         return "its pixel type is not supported: save it as grey or RGB without transparency"
     if "required and not defined" in text:
@@ -203,6 +209,22 @@ def write_nifti(path: Path, array: npt.NDArray[np.generic], space: Space) -> Non
     if shift > CORNER_TOLERANCE * min(space.spacing):
         raise ImageError(f"{path}: NIfTI needs axes at right angles, this grid is sheared (corners would move by {shift:.3g} mm). Use .mha.")
     image = _to_sitk(path, array, rounded)
+    with atomic_path(path) as temporary:
+        _write(image, temporary, path)
+
+
+def write_series(path: Path, array: npt.NDArray[np.generic], space: Space, repetition: float) -> None:
+    """Write volumes (T, *space.shape) as NIfTI with a fourth axis of time, `repetition` apart, as scanners and FSL have them.
+
+    Raises
+    ------
+    ImageError
+        If the ending is not NIfTI's, or the grid is 2D.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")) or space.ndim != 3:
+        raise ImageError(f"{path}: a series of volumes is written as 3D NIfTI alone. Choose the ending .nii.gz.")
+    volumes = [_to_sitk(path, volume[None], _rectangular(space)) for volume in array]
+    image = sitk.JoinSeries(volumes, 0.0, repetition)
     with atomic_path(path) as temporary:
         _write(image, temporary, path)
 

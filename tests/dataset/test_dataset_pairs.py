@@ -30,6 +30,13 @@ def own(names):
 # -- pairs ------------------------------------------------------------------------------------------------------------
 
 
+def test_two_pairs_of_one_name_are_refused():
+    pairs = [Pair("s1", "t2__x"), Pair("s1__t2", "x")]
+    with pytest.raises(DatasetError, match="s1 with t2__x and s1__t2 with x are both called s1__t2__x"):
+        pairs_among(spec(pairing="pairs", pairs=tuple(pairs)), ["s1", "s1__t2", "t2__x", "x"])
+    assert pairs_among(spec(pairing="pairs", pairs=tuple(pairs[:1])), ["s1", "t2__x"]) == (pairs[0],)
+
+
 def test_all_pairs_every_two_different_subjects_both_ways():
     cases = ["a1", "a2", "b1", "c1"]
     pairs = pairs_among(spec(groups={"a1": "a", "a2": "a"}), cases)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnreg.arrays import AnyArray
 from nnreg.dataset.keypoints import read_keypoints, write_keypoints
 from nnreg.errors import ConfigurationError, TransformError, did_you_mean
 from nnreg.geometry import Space, Transform, index_points_to_world, resample_image, resample_labels
@@ -14,6 +15,7 @@ from nnreg.geometry.itk import FIELD_ENDINGS, TRANSFORM_ENDINGS
 from nnreg.geometry.transform_files import read_transform, read_transforms, write_transform
 from nnreg.imageio import ending_of, read_image, write_image
 from nnreg.imageio.image import as_stored
+from nnreg.imageio.itk_files import write_series
 
 KINDS = ("auto", "image", "labels", "points", "field")
 
@@ -77,7 +79,7 @@ def apply_transform(
 
 
 def _kind_of(path: Path) -> str:
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return "points"
     return "field" if path.name.endswith(TRANSFORM_ENDINGS) else "image"
 
@@ -98,12 +100,26 @@ def _apply_to_image(source: Path | str, output: Path | str, transform: Transform
     _check_axes(source, image.ndim, transform)
     _check_axes("the reference", grid.ndim, transform)
     if labels:
-        warped = resample_labels(image.array, moving=image.space, fixed=grid, transform=transform, outside=int(outside or 0))
+        beyond = 0.0 if outside is None else outside
+        warped = resample_labels(_holding(image.array, beyond), moving=image.space, fixed=grid, transform=transform, outside=int(beyond))
     else:
         values = resample_image(image.array, moving=image.space, fixed=grid, transform=transform, outside=outside)
         # formats of pictures hold no floats
         warped = as_stored(values, image.array.dtype) if ending_of(output) in (".png", ".jpg", ".jpeg") else values
-    write_image(output, warped, grid)
+    if image.repetition is None:
+        write_image(output, warped, grid)
+    else:
+        write_series(Path(output), warped, grid, image.repetition)
+
+
+def _holding(labels: AnyArray, outside: float) -> AnyArray:
+    """The label map in a type that holds the value beyond it too."""
+    if outside != int(outside):
+        raise ConfigurationError(f"--outside {outside:g}: labels are whole numbers. Give one, or apply the transform with --kind image.")
+    wide = np.promote_types(labels.dtype, np.min_scalar_type(int(outside)))
+    if labels.dtype.kind in "iu" and wide.kind not in "iu":
+        raise ConfigurationError(f"--outside {outside:g}: no integer type holds it and the labels of type {labels.dtype}. Choose another value.")
+    return labels.astype(wide)
 
 
 def _apply_to_points(source: Path | str, output: Path | str, transform: Transform, fixed: Space | None, moving: Space | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.dataset import RawDataset
-from nnreg.dataset.pairs import Pair, pairs_among
+from nnreg.dataset.pairs import Pair, check_pair_names, pairs_among
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.registration.pictures import overview_of_transform
@@ -216,6 +216,7 @@ def _chosen(spec: DatasetSpec, source: FolderCases, images: Path, pairs: Sequenc
         raise PredictionError(
             f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {spec.pairing!r}. Name them with --pairs or --fixed and --moving."
         )
+    check_pair_names(chosen)
     for pair in chosen:
         source.paths(pair.fixed), source.paths(pair.moving)
     if options.learn2reg and source.image(chosen[0].fixed).ndim != 3:
