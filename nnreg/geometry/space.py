@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
 
-TOLERANCE_MM = 1e-3  # two grids are the same if no corner differs by more
+SAME_VOXEL = 0.01  # two grids are the same if no corner differs by more, in voxels: NIfTI rounds positions to single precision
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,16 @@ class Space:
         ends = np.meshgrid(*[(0, size - 1) for size in self.shape], indexing="ij")
         return self.to_world(np.stack([axis.ravel() for axis in ends], axis=-1))
 
-    def same_as(self, other: Space, tolerance: float = TOLERANCE_MM) -> bool:
-        """Whether shapes are equal and every corner agrees within `tolerance` mm."""
-        return self.shape == other.shape and float(np.abs(self.corners() - other.corners()).max()) <= tolerance
+    def same_as(self, other: Space, tolerance: float = SAME_VOXEL) -> bool:
+        """Whether shapes are equal and every corner agrees within `tolerance` voxels along each axis of this grid.
+
+        Relative to the voxel, because grids are of micrometres and of centimetres: a millimetre, or a fixed part of one, means nothing.
+        """
+        if self.shape != other.shape:
+            return False
+        n = self.ndim
+        shift = (other.corners() - self.corners()) @ self.inverse_matrix[:n, :n].T
+        return float(np.abs(shift).max()) <= tolerance
 
     def with_spacing(self, spacing: Sequence[float], shape: Sequence[int] | None = None) -> Space:
         """A grid of another spacing with the same middle and direction; by default just covering the same field of view."""

@@ -117,6 +117,17 @@ def test_learn2reg_counts_voxels_of_the_moving_grid():
     assert np.allclose(displacement, [2.0, 0.0, 2.0], atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 10.0], ids=["micrometre", "millimetre", "centimetre"])
+def test_grids_are_compared_by_their_voxels(size):
+    """Labels one voxel off passed at micrometre spacing, and two micrometres off at 1 mm were refused."""
+    space = Space.plain((5, 6, 7), (2 * size, size, 0.5 * size))
+    for axis in range(3):
+        step = np.zeros(3)
+        step[axis] = space.spacing[::-1][axis]
+        moved = [Space(space.shape, space.spacing, tuple((np.asarray(space.origin) + share * step).tolist()), space.direction) for share in (0.005, 0.02, 1.0)]
+        assert [space.same_as(other) for other in moved] == [True, False, False]
+
+
 def test_inverse_transform_returns_points(scene):
     fixed, _, _ = scene
     smooth = np.zeros((fixed.ndim, *fixed.shape), dtype=np.float32)
