@@ -36,7 +36,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         If the folder cannot be made or written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}{_ending(path)}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -51,9 +51,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _ending(path: Path) -> str:
-    """The last suffix, or the last two of a compressed file."""
-    return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+def _temporary(path: Path) -> Path:
+    """A hidden name beside `path` with its last suffix, or the last two of a compressed file."""
+    suffixes = path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]
+    return path.with_name(f".{secrets.token_hex(4)}{''.join(suffixes).lower()}")
 
 
 @contextlib.contextmanager

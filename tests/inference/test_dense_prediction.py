@@ -301,6 +301,7 @@ def full_disk_at(monkeypatch, name):
     def full(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr(files, "_temporary", lambda path: path.with_name(f".temporary.{path.name}"))  # one that tells which file it becomes
     monkeypatch.setattr(itk_files.sitk, "WriteImage", half)
     monkeypatch.setattr(itk_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     monkeypatch.setattr(files, "_flush", lambda path: full(path) if path.name.endswith(name) else None)
