@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional as nnf
 
-from nnreg.arrays import Doubles
+from nnreg.arrays import Doubles, Floats
 from nnreg.errors import GeometryError
 from nnreg.geometry.space import Space, apply_matrix
+from nnreg.kernels import positions_cpu
+from nnreg.kernels.positions_cpu import INSIDE
+from nnreg.kernels.threads import in_parts
 
 SLAB_VOXELS = 2**20  # voxels handled at once: bounds the memory of resampling whatever the image
 MOST_PARTS = 4  # that a thick voxel is split into where a field is inverted
@@ -23,7 +24,6 @@ MOSTLY_LINEAR = 0.5  # root mean square of what the linear part leaves, as a sha
 WORST_CONDITION = 1e4
 LARGEST_RESIDUAL, MOST_UNSETTLED = 0.5, 0.01  # voxels, and share of the voxels: beyond, an inverse is none
 MOST_GROWTH = 27.0  # of the grid that an inverse is found on: a border that moves by the size of the image in every direction
-INSIDE = 0.5 + 1e-4  # ITK's rule: a position is inside the image up to half a voxel past the outermost centres
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +73,10 @@ class FieldMap:
         """Number of axes."""
         return self.space.ndim
 
-    @property
-    def tensor(self) -> Tensor:
-        """The displacement as a batch of one, (1, ndim, *spatial)."""
-        return torch.from_numpy(np.ascontiguousarray(self.displacement, dtype=np.float32))[None]
+    @functools.cached_property
+    def volume(self) -> Floats:
+        """The displacement as a contiguous volume (ndim, D, H, W); an image of two axes is one slice."""
+        return np.ascontiguousarray(self.displacement if self.ndim == 3 else self.displacement[:, None], dtype=np.float32)
 
     def inverse_stages(self) -> tuple[Stage, ...]:
         """The inverse map: the inverse of the linear part, where it is most of the field, then a field found by fixed point iteration.
@@ -120,9 +120,8 @@ class FieldMap:
         from nnreg.kernels.inversion import inverted_volume, residual
 
         wide = self._reaching()._refined()
-        volume = np.ascontiguousarray(wide.displacement if self.ndim == 3 else wide.displacement[:, None], dtype=np.float32)
-        inverted = inverted_volume(volume)
-        left = residual(volume, inverted)
+        inverted = inverted_volume(wide.volume)
+        left = residual(wide.volume, inverted)
         unsettled = float(np.mean(left > LARGEST_RESIDUAL)) if left.size else 0.0
         if unsettled > MOST_UNSETTLED:
             raise GeometryError(
@@ -276,57 +275,66 @@ class Transform:
     def map_points(self, points: npt.ArrayLike) -> Doubles:
         """Moving-world positions of fixed-world positions (N, ndim), mm, x first."""
         array = np.asarray(points, dtype=float).reshape(-1, self.ndim)
-        return self._map(torch.from_numpy(array.T.copy()), np.eye(self.ndim + 1), np.eye(self.ndim + 1)).numpy().T
+        positions = np.zeros((3, len(array)))
+        positions[3 - self.ndim :] = array.T
+        self._map(positions, np.eye(self.ndim + 1), np.eye(self.ndim + 1))
+        return np.ascontiguousarray(positions[3 - self.ndim :].T)
 
     def sampled_on(self, space: Space) -> FieldMap:
         """The whole map as one displacement field on the grid of `space`."""
         result = np.empty((self.ndim, *space.shape), dtype=np.float32)
-        for slab, indices in _slabs(space.shape):
-            moved = self._map(indices, space.matrix, space.inverse_matrix)
-            result[:, slab] = (moved - indices).reshape(self.ndim, -1, *space.shape[1:]).numpy()
+        identity = np.eye(self.ndim + 1)
+        for slab, first, count in _slabs(space.shape):
+            moved, indices = _placed(space.shape, first, count, identity), _placed(space.shape, first, count, identity)
+            self._map(moved, space.matrix, space.inverse_matrix)
+            result[:, slab] = (moved - indices)[3 - self.ndim :].reshape(self.ndim, -1, *space.shape[1:])
         return FieldMap(result, space)
 
-    def _map(self, positions: Tensor, before: Doubles, after: Doubles) -> Tensor:
-        """Map columns (ndim, N) float64: ``after(self(before(positions)))``. Matrices are gathered, so each costs one product."""
+    def _map(self, positions: Doubles, before: Doubles, after: Doubles) -> None:
+        """Map columns (3, N) in place: ``after(self(before(positions)))``. Matrices are gathered, so each costs one product."""
         pending = before
         for stage in self.stages:
             if isinstance(stage, AffineMap):
                 pending = stage.matrix @ pending
                 continue
-            positions = _product(stage.space.inverse_matrix @ pending, positions)
-            positions = positions + _sample(stage.tensor, positions, mode="bilinear", outside=0.0)
+            _apply(stage.space.inverse_matrix @ pending, positions)
+            in_parts(positions_cpu.displace, positions.shape[1], positions, stage.volume)
             pending = stage.space.matrix
-        return _product(after @ pending, positions)
+        _apply(after @ pending, positions)
 
 
-def _product(matrix: Doubles, columns: Tensor) -> Tensor:
-    n = matrix.shape[0] - 1
-    return torch.from_numpy(np.ascontiguousarray(matrix[:n, :n])) @ columns + torch.from_numpy(np.ascontiguousarray(matrix[:n, n]))[:, None]
+def _apply(matrix: Doubles, positions: Doubles) -> None:
+    if not np.array_equal(matrix, np.eye(len(matrix))):
+        in_parts(positions_cpu.apply, positions.shape[1], positions, _in_three(matrix))
 
 
-def _slabs(shape: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
-    """Slices along the first axis with their voxel indices (ndim, N) float64."""
-    rows = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
+def _in_three(matrix: Doubles) -> Doubles:
+    """A homogeneous matrix as (3, 4); one of two axes leaves z as it is."""
+    n = len(matrix) - 1
+    result = np.eye(3, 4)
+    result[3 - n :, 3 - n :] = matrix[:n]
+    return result
+
+
+def _volume_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    depth, height, width = (1, *shape) if len(shape) == 2 else shape
+    return int(depth), int(height), int(width)
+
+
+def _slabs(shape: Sequence[int]) -> Iterator[tuple[slice, int, int]]:
+    """Slices along the first axis, each with its first voxel and its number of voxels."""
+    per_row = int(np.prod(shape[1:]))
+    rows = max(1, SLAB_VOXELS // max(1, per_row))
     for start in range(0, shape[0], rows):
         stop = min(start + rows, shape[0])
-        axes = [torch.arange(start, stop, dtype=torch.float64)] + [torch.arange(size, dtype=torch.float64) for size in shape[1:]]
-        yield slice(start, stop), torch.stack([axis.reshape(-1) for axis in torch.meshgrid(*axes, indexing="ij")])
+        yield slice(start, stop), start * per_row, (stop - start) * per_row
 
 
-def _sample(image: Tensor, positions: Tensor, *, mode: str, outside: float) -> Tensor:
-    """Values (C, N) of a batch of one at index positions (ndim, N); `outside` beyond half a voxel past the border, as ITK."""
-    ndim = positions.shape[0]
-    sizes = torch.tensor(image.shape[2:], dtype=torch.float64)[:, None]
-    inside = ((positions >= -INSIDE) & (positions <= sizes - 1 + INSIDE)).all(dim=0)
-    if mode == "nearest":
-        # grid_sample rounds half to even; ITK rounds half up
-        positions = torch.floor(positions + 0.5)
-    grid = (positions * (2.0 / (sizes - 1).clamp(min=1)) - 1.0).flip(0).T
-    # float64 keeps labels exact up to 2**53 and positions exact in very large images
-    dtype = image.dtype if image.dtype == torch.float64 else torch.float32
-    grid = grid.reshape(1, -1, *(1,) * (ndim - 1), ndim).to(dtype)
-    values = nnf.grid_sample(image.to(dtype), grid, mode=mode, padding_mode="border", align_corners=True).reshape(image.shape[1], -1)
-    return torch.where(inside, values, torch.tensor(outside, dtype=dtype))
+def _placed(shape: Sequence[int], first: int, count: int, matrix: Doubles) -> Doubles:
+    """Positions (3, count) of the voxels of a grid, counted from `first`, under a matrix."""
+    result = np.empty((3, count))
+    in_parts(positions_cpu.place, count, result, first, _volume_shape(shape), _in_three(matrix))
+    return result
 
 
 def resample_image(
@@ -361,7 +369,13 @@ def resample_image(
     background = float(values.min()) if outside is None else outside
     if antialias:
         values = _smooth_for(values, moving, fixed)
-    return _resample(values, moving, fixed, transform, "bilinear", background)
+    volume = np.ascontiguousarray(values if moving.ndim == 3 else values[:, None])
+    result = np.empty((len(values), *fixed.shape), dtype=np.float32)
+    for slab, positions in _positions(moving, fixed, transform):
+        sampled = np.empty((len(values), positions.shape[1]), np.float32)
+        in_parts(positions_cpu.values, positions.shape[1], sampled, volume, positions, np.float32(background))
+        result[:, slab] = sampled.reshape(len(values), -1, *fixed.shape[1:])
+    return result
 
 
 def resample_labels(
@@ -377,8 +391,16 @@ def resample_labels(
     _check(labels, moving)
     if labels.dtype.kind in "iu" and not np.iinfo(labels.dtype.name).min <= outside <= np.iinfo(labels.dtype.name).max:
         raise GeometryError(f"labels of type {labels.dtype} do not hold the value {outside} beyond the image. Convert them first.")
-    values = np.asarray(labels, dtype=np.float64)
-    return _resample(values, moving, fixed, transform, "nearest", float(outside)).astype(labels.dtype)
+    flat = labels.reshape(len(labels), -1)
+    result = np.full((len(labels), *fixed.shape), outside, dtype=labels.dtype)
+    for slab, positions in _positions(moving, fixed, transform):
+        voxels = np.empty(positions.shape[1], np.int64)
+        in_parts(positions_cpu.nearest, len(voxels), voxels, _volume_shape(moving.shape), positions)
+        seen = voxels != positions_cpu.NOWHERE
+        part = np.full((len(labels), len(voxels)), outside, dtype=labels.dtype)
+        part[:, seen] = flat[:, voxels[seen]]
+        result[:, slab] = part.reshape(len(labels), -1, *fixed.shape[1:])
+    return result
 
 
 def _check(image: npt.NDArray[np.generic], moving: Space) -> None:
@@ -386,15 +408,13 @@ def _check(image: npt.NDArray[np.generic], moving: Space) -> None:
         raise GeometryError(f"an image of shape {tuple(image.shape)} does not lie on a grid of shape {moving.shape}: expected (C, *grid).")
 
 
-def _resample(values: npt.NDArray, moving: Space, fixed: Space, transform: Transform | None, mode: str, outside: float) -> npt.NDArray:
+def _positions(moving: Space, fixed: Space, transform: Transform | None) -> Iterator[tuple[slice, Doubles]]:
+    """Slices of the fixed grid along its first axis with the positions (3, N) of their voxels, indices of the moving grid."""
     transform = transform or Transform.identity(fixed.ndim)
-    tensor = torch.from_numpy(np.ascontiguousarray(values))[None]
-    result = np.empty((values.shape[0], *fixed.shape), dtype=values.dtype)
-    for slab, indices in _slabs(fixed.shape):
-        positions = transform._map(indices, fixed.matrix, moving.inverse_matrix)
-        sampled = _sample(tensor, positions, mode=mode, outside=outside)
-        result[:, slab] = sampled.reshape(values.shape[0], -1, *fixed.shape[1:]).numpy()
-    return result
+    for slab, first, count in _slabs(fixed.shape):
+        positions = _placed(fixed.shape, first, count, np.eye(fixed.ndim + 1))
+        transform._map(positions, fixed.matrix, moving.inverse_matrix)
+        yield slab, positions
 
 
 def _smooth_for(values: npt.NDArray[np.float32], moving: Space, fixed: Space) -> npt.NDArray[np.float32]:

@@ -9,7 +9,7 @@ from nnreg.kernels import field_cpu, volumes
 from nnreg.kernels.threads import in_parts
 from nnreg.kernels.volumes import block_means
 
-TOLERANCE = np.float32(0.005)  # voxels
+TOLERANCE = np.float32(0.01)  # voxels
 SHORTEST_STEP = np.float32(0.1)  # enough for maps that expand twentyfold along an axis
 ITERATIONS = 40
 COARSE_VOXELS = 300_000
@@ -31,19 +31,16 @@ def inverted_volume(field: Floats) -> Floats:
         volumes.sample(result, field, out=missing[:-1])
         missing[:-1] += field
         received = volumes.spread(missing, field)
-        result += (OWN_WEIGHT * (exact - result) - received[:-1]) / (received[-1] + OWN_WEIGHT)
+        flat = (volume.reshape(len(volume), -1) for volume in (result, exact, received))
+        in_parts(field_cpu.approach, exact[0].size, *flat, OWN_WEIGHT)
     return result
 
 
 def residual(field: Floats, inverse: Floats) -> Floats:
     """How far ``x + inverse(x)`` is carried past x by the field (N, D, H, W), voxels, at those voxels (M,) that come from inside its grid."""
-    left = volumes.sample(field, inverse) + inverse
-    inside = np.ones(field.shape[1:], bool)
-    for axis in range(3 - len(field), 3):
-        size = field.shape[1 + axis]
-        position = inverse[axis - 3 + len(field)] + np.arange(size, dtype=np.float32).reshape([-1 if other == axis else 1 for other in range(3)])
-        inside &= (position >= 0) & (position <= size - 1)
-    return np.asarray(np.sqrt(np.square(left[:, inside]).sum(axis=0)), np.float32)
+    result = np.empty(field.shape[1:], np.float32)
+    in_parts(field_cpu.lengths, result.shape[0] * result.shape[1], result, volumes.compose(field, inverse), inverse)
+    return result[result >= 0]
 
 
 def _exact(field: Floats) -> Floats:
