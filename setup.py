@@ -68,6 +68,7 @@ setup(
         "batchgeneratorsv2>=0.3",
         "SimpleITK>=2.3",
         "blosc2>=3.0",
+        "h5py>=3.8",
         "connected-components-3d>=3.12",
         "acvl-utils>=0.2.3",
         "dynamic-network-architectures>=0.4.1",

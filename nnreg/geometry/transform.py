@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nnreg.arrays import Doubles, Floats
 from nnreg.errors import GeometryError
 from nnreg.geometry.space import Space, apply_matrix
-from nnreg.kernels import positions_cpu
+from nnreg.kernels import field_cpu, positions_cpu
 from nnreg.kernels.positions_cpu import INSIDE
 from nnreg.kernels.threads import in_parts
 
@@ -197,10 +197,28 @@ class FieldMap:
         origin = self.space.to_world([-margin] * self.ndim)
         return FieldMap(field, Space(field.shape[1:], self.space.spacing, tuple(origin.tolist()), self.space.direction))
 
-    def in_mm(self) -> npt.NDArray[np.float64]:
+    def determinants(self) -> npt.NDArray[np.float32]:
+        """Jacobian determinants (*spatial) of ``x -> x + u(x)``, by central differences (one-sided on the border); below 0 where the map folds.
+
+        On an anisotropic grid they are the same numbers as in mm: the spacings cancel between rows and columns.
+
+        Raises
+        ------
+        GeometryError
+            On a grid of one voxel along an axis, where there is no difference.
+        """
+        if min(self.space.shape) < 2:
+            raise GeometryError(f"a Jacobian needs two voxels along every axis, found a field of shape {tuple(self.displacement.shape)}.")
+        result = np.empty(self.volume.shape[1:], np.float32)
+        in_parts(field_cpu.determinants, self.volume.shape[1] * self.volume.shape[2], result, self.volume)
+        return result.reshape(self.space.shape)
+
+    def in_mm(self, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[np.floating]:
         """Displacement in world mm, shape (*spatial, ndim), components x first: ITK's form."""
         n = self.ndim
-        return np.asarray(np.einsum("wk,k...->...w", self.space.matrix[:n, :n], self.displacement.astype(np.float64)))
+        matrix = self.space.matrix[:n, :n].astype(dtype)
+        columns = self.displacement.reshape(n, -1).astype(dtype, copy=False)
+        return np.ascontiguousarray((matrix @ columns).T).reshape(*self.space.shape, n)
 
     @classmethod
     def from_mm(cls, displacement: npt.NDArray[np.floating], space: Space) -> FieldMap:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from nnreg.arrays import AnyArray, Reals
 from nnreg.errors import ImageError, TransformError
 from nnreg.files import atomic_path
-from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, VECTOR_INTENTS, read_itk, write_itk
+from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, VECTOR_INTENTS, read_itk, write_itk, write_vectors
 from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
@@ -162,7 +162,7 @@ def write_learn2reg(path: Path, transform: Transform, *, fixed: Space | None, mo
     # a plain 4D array, not an image of vectors, whose axes would be (x, y, z, 1, 3)
     image = sitk.GetImageFromArray(np.ascontiguousarray(displacement.transpose(3, 2, 1, 0)), isVector=False)
     with atomic_path(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        write_vectors(temporary, image)
 
 
 def _write_ants(prefix: str, transform: Transform, fixed: Space | None) -> list[Path]:

@@ -274,3 +274,31 @@ def block_means(start: int, stop: int, result: Floats, image: Floats, factors: t
                     row[x] += total
         for x in range(width):
             row[x] *= share
+
+
+@compiled
+def determinants(start: int, stop: int, result: Floats, field: Floats) -> None:
+    """Rows start to stop of the Jacobian determinant (D, H, W) of ``x -> x + u(x)``: central differences, one-sided on the border.
+
+    A field of two components is one of two axes, D = 1.
+    """
+    components, depth, height, width = field.shape
+    jacobian = np.zeros((3, 3), np.float32)
+    one = np.float32(1.0)
+    for line in range(start, stop):
+        z, y = line // height, line % height
+        above, below = min(z + 1, depth - 1), max(z - 1, 0)
+        behind, before = min(y + 1, height - 1), max(y - 1, 0)
+        share_z, share_y = one / np.float32(max(above - below, 1)), one / np.float32(max(behind - before, 1))
+        for x in range(width):
+            right, left = min(x + 1, width - 1), max(x - 1, 0)
+            share_x = one / np.float32(max(right - left, 1))
+            for k in range(components):
+                u, row = field[k], 3 - components + k
+                jacobian[row, 0] = (u[above, y, x] - u[below, y, x]) * share_z
+                jacobian[row, 1] = (u[z, behind, x] - u[z, before, x]) * share_y
+                jacobian[row, 2] = (u[z, y, right] - u[z, y, left]) * share_x
+            a, b, c = one + jacobian[0, 0], jacobian[0, 1], jacobian[0, 2]
+            d, e, f = jacobian[1, 0], one + jacobian[1, 1], jacobian[1, 2]
+            g, h, i = jacobian[2, 0], jacobian[2, 1], one + jacobian[2, 2]
+            result[z, y, x] = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

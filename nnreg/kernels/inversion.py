@@ -39,7 +39,7 @@ def inverted_volume(field: Floats) -> Floats:
 def residual(field: Floats, inverse: Floats) -> Floats:
     """How far ``x + inverse(x)`` is carried past x by the field (N, D, H, W), voxels, at those voxels (M,) that come from inside its grid."""
     result = np.empty(field.shape[1:], np.float32)
-    in_parts(field_cpu.lengths, result.shape[0] * result.shape[1], result, volumes.compose(field, inverse), inverse)
+    in_parts(field_cpu.lengths, field.shape[1] * field.shape[2], result, volumes.compose(field, inverse), inverse)
     return result[result >= 0]
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nnreg.errors import ConfigurationError
-from nnreg.metrics.fields import sdlogj_learn2reg
+from nnreg.metrics.jacobian import sdlogj_learn2reg
 from nnreg.metrics.surface import surface_distances
 from nnreg.registry import Installed, Registry, entry_point_names, installed, one_line
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +199,19 @@ def test_a_pair_that_does_not_register_exits_3_and_is_marked(tmp_path, capsys):
     assert "did not rise" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "measures.json").read_text())["succeeded"] is False
     assert (tmp_path / "out" / "transform.h5").is_file()
+
+
+WHOLE_RUN = """
+import sys
+from nnreg.cli.register import main
+code = main(sys.argv[1:])
+sys.exit("torch was loaded" if "torch" in sys.modules else code)
+"""
+
+
+def test_a_whole_run_loads_no_torch(files, tmp_path):
+    """It takes two seconds of the processor to load, and the engine needs none of it."""
+    named = [word for name in ("fixed_labels", "moving_labels", "fixed_points", "moving_points") for word in (f"--{name}", str(files[name]))]
+    words = [str(files["fixed"]), str(files["moving"]), "-o", str(tmp_path / "out"), *named, "--preset", "fast"]
+    result = subprocess.run([sys.executable, "-c", WHOLE_RUN, *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
