@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, progress_bar, run
+from nnreg.cli.common import Parser, folder, progress_bar, run
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
@@ -24,7 +24,7 @@ def parser() -> Parser:
     result = Parser("nnreg_register", "Register one pair: linear alignment, global search, multi-resolution diffeomorphic refinement. Nothing is trained.")
     result.add_argument("fixed", metavar="FIXED", help="image whose grid the result lies on; channels in several files: FILE,FILE")
     result.add_argument("moving", metavar="MOVING", help="image that is moved; any grid, orientation and format")
-    result.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for transforms, field, warped image, measures and picture")
+    result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for transforms, field, warped image, measures and picture")
     for side in ("fixed", "moving"):
         result.add_argument(f"--{side}_mask", metavar="FILE", help=f"where the {side} image may be looked at (not 0)")
         result.add_argument(f"--{side}_labels", metavar="FILE", help=f"label map of the {side} image")

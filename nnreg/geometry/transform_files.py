@@ -17,6 +17,7 @@ from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
 from nnreg.imageio.nifti import read_nifti_voxels
+from nnreg.imageio.promises import load_member, load_npy
 
 FORMATS = ("itk", "learn2reg", "ants")
 ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
@@ -95,13 +96,13 @@ def _learn2reg_array(path: Path) -> Reals:
     """Displacement (X, Y, Z, 3) as the file has it."""
     if path.name.endswith((".nii", ".nii.gz")):
         return np.asarray(read_nifti_voxels(path)[1][0].transpose(3, 2, 1, 0))
-    loaded = np.load(path, allow_pickle=False)
+    loaded = load_npy(path) if path.name.endswith(".npy") else np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return _numbers(loaded)
     with loaded as archive:
         if len(archive.files) != 1:
             raise ValueError(f"holds {len(archive.files)} arrays ({', '.join(archive.files) or 'none'}), expected one")
-        return _numbers(archive[archive.files[0]])
+        return _numbers(load_member(archive, archive.files[0], path))
 
 
 def _numbers(array: AnyArray) -> Reals:
