@@ -84,6 +84,8 @@ def _work(options: argparse.Namespace) -> int:
         picture=not options.no_pictures,
         on_progress=progress_bar("registering", quiet=options.quiet),
     )
+    for note in (*result.fixed.notes, *result.moving.notes):
+        print(f"nnreg_register: {note}", file=sys.stderr)
     print(_report(result, Path(options.output)))
     if not result.succeeded:
         print(f"nnreg_register: the similarity did not rise; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ MOSTLY_LINEAR = 0.5  # root mean square of what the linear part leaves, as a sha
 WORST_CONDITION = 1e4
 LARGEST_RESIDUAL, MOST_UNSETTLED = 0.5, 0.01  # voxels, and share of the voxels: beyond, an inverse is none
 MOST_GROWTH = 27.0  # of the grid that an inverse is found on: a border that moves by the size of the image in every direction
+LARGEST_LABEL = 2**53  # up to which double precision, in which labels are sampled, holds every whole number
 INSIDE = 0.5 + 1e-4  # ITK's rule: a position is inside the image up to half a voxel past the outermost centres
 
 
@@ -348,20 +350,28 @@ def resample_image(
     transform : Transform, optional
         From the fixed to the moving world; identity if absent.
     outside : float, optional
-        Value beyond the image; its minimum if absent (air, whatever the modality).
+        Value beyond the image; its smallest finite one if absent (air, whatever the modality).
     antialias
         Smooth first along axes on which `fixed` is coarser, so that nothing aliases.
 
     Returns
     -------
     array, shape (C, *fixed.shape), float32
+        Where the nearest voxel is NaN or infinite, that; elsewhere the mean goes over the finite ones alone, so that nothing spreads.
     """
     _check(image, moving)
     values = np.asarray(image, dtype=np.float32)
-    background = float(values.min()) if outside is None else outside
-    if antialias:
-        values = _smooth_for(values, moving, fixed)
-    return _resample(values, moving, fixed, transform, "bilinear", background)
+    finite = np.isfinite(values)
+    if outside is None:
+        outside = float(values.min(where=finite, initial=np.inf)) if finite.any() else float("nan")
+    smooth = partial(_smooth_for, moving=moving, fixed=fixed) if antialias else np.asarray
+    if finite.all():
+        return _resample(smooth(values), moving, fixed, transform, "bilinear", outside)
+    nearest = _resample(values, moving, fixed, transform, "nearest", outside)
+    weights = _resample(smooth(finite.astype(np.float32)), moving, fixed, transform, "bilinear", 0.0)
+    sums = _resample(smooth(np.where(finite, values, np.float32(0))), moving, fixed, transform, "bilinear", 0.0)
+    known = np.isfinite(nearest) & (weights > 0)  # beyond the image the weights are 0 and `nearest` is `outside`
+    return np.where(known, sums / np.where(known, weights, 1), nearest)
 
 
 def resample_labels(
@@ -372,11 +382,13 @@ def resample_labels(
     Raises
     ------
     GeometryError
-        If the labels do not lie on the grid, or their type does not hold `outside`.
+        If the labels do not lie on the grid, their type does not hold `outside`, or they are beyond 2^53.
     """
     _check(labels, moving)
     if labels.dtype.kind in "iu" and not np.iinfo(labels.dtype.name).min <= outside <= np.iinfo(labels.dtype.name).max:
         raise GeometryError(f"labels of type {labels.dtype} do not hold the value {outside} beyond the image. Convert them first.")
+    if labels.dtype.itemsize == 8 and labels.size and max(abs(int(labels.min())), abs(int(labels.max()))) > LARGEST_LABEL:
+        raise GeometryError(f"labels beyond {LARGEST_LABEL} are not told apart, found {labels.max()}. Renumber them.")
     values = np.asarray(labels, dtype=np.float64)
     return _resample(values, moving, fixed, transform, "nearest", float(outside)).astype(labels.dtype)
 

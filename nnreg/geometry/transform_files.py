@@ -56,6 +56,17 @@ def read_transform(path: Path | str, *, fixed: Space | None = None, moving: Spac
     return _read_learn2reg(path, fixed, moving) if is_learn2reg(path) else read_itk(path)
 
 
+def files_of(paths: Sequence[Path | str]) -> list[str]:
+    """The files that :func:`read_transforms` reads.
+
+    Examples
+    --------
+    >>> files_of(["a.h5", "[b.mat,1]"])
+    ['a.h5', 'b.mat']
+    """
+    return [text[1:-3] if (text := str(path)).startswith("[") and text.endswith((",1]", ",0]")) else text for path in paths]
+
+
 def is_learn2reg(path: Path) -> bool:
     """Whether a file holds a Learn2Reg displacement: four plain axes, where ITK has voxels that are vectors."""
     if path.name.endswith((".npz", ".npy")):
@@ -145,6 +156,11 @@ def write_transform(path: Path | str, transform: Transform, *, form: str = "itk"
     return [path]
 
 
+def files_written(path: str, form: str) -> list[Path]:
+    """The files that :func:`write_transform` may write."""
+    return [Path(path + name) for name in (ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE)] if form == "ants" else [Path(path)]
+
+
 def write_learn2reg(path: Path, transform: Transform, *, fixed: Space | None, moving: Space | None = None) -> None:
     """Displacement as Learn2Reg's evaluation reads it: ``.nii.gz`` of shape (X, Y, Z, 3), voxels.
 
@@ -185,4 +201,4 @@ def _write_ants(prefix: str, transform: Transform, fixed: Space | None) -> list[
     return written
 
 
-__all__ = ["FIELD_ENDINGS", "FORMATS", "read_transform", "read_transforms", "write_learn2reg", "write_transform"]
+__all__ = ["FIELD_ENDINGS", "FORMATS", "files_of", "files_written", "read_transform", "read_transforms", "write_learn2reg", "write_transform"]

@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
-from nnreg.dataset.keypoints import read_keypoints
+from nnreg.dataset.keypoints import check_inside, read_keypoints
+from nnreg.dataset.label_files import read_label_map
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
-from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels, read_image
+from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels
 from nnreg.imageio.image import check_same_space
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
 from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset
@@ -140,7 +141,11 @@ class FolderCases:
         """Its keypoints, if ``keypointsTs`` beside ``imagesTs`` has them."""
         folder = folder_beside(self.folder, "keypoints")
         path = None if folder is None else folder / f"{case}{KEYPOINT_ENDING}"
-        return read_keypoints(path) if path is not None and path.is_file() else None
+        if path is None or not path.is_file():
+            return None
+        points = read_keypoints(path)
+        check_inside(points, self.image(case).space, path)
+        return points
 
     def _beside(self, folder: Path | None, case: str) -> Image | None:
         """The map of `case` in `folder`, on the grid of its image."""
@@ -149,7 +154,7 @@ class FolderCases:
         for ending in ENDINGS:
             path = folder / f"{case}{ending}"
             if is_image_file(path):
-                found = read_image(path)
+                found = read_label_map(path)
                 check_same_space(found.space, path, self.image(case).space, self.paths(case)[0])
                 return found
         return None
@@ -188,20 +193,22 @@ def _remember(cache: dict, key: object, value: object) -> None:
 
 def case_names(folder: Path) -> list[str]:
     """Names of the cases whose first channel is in `folder`."""
-    return sorted({path.name[: -len(ending_of(path)) - 5] for path in folder.iterdir() if path.name.endswith(tuple(f"_0000{end}" for end in ENDINGS))})
+    return sorted({path.name[: -len(ending_of(path)) - 5] for path in folder.iterdir() if path.name.lower().endswith(tuple(f"_0000{end}" for end in ENDINGS))})
 
 
 def cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
     """Case names to their channel files, checked to be complete; one file alone may hold all channels (RGB)."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
-        if not is_image_file(path) or path.name.startswith(".") or not path.name.endswith(tuple(ENDINGS)):
+        if not is_image_file(path) or path.name.startswith(".") or not path.name.lower().endswith(tuple(ENDINGS)):
             continue
         stem = path.name[: -len(ending_of(path))]
         case, _, channel = stem.rpartition("_")
         if not case or len(channel) != 4 or not channel.isdigit():
-            raise PredictionError(f"{path}: expected a name CASE_0000{ending_of(path)}, with the channel in four digits. Rename the file.")
-        found.setdefault(case, {})[int(channel)] = path
+            raise PredictionError(f"{path}: has no channel number. Rename it to {stem}_0000{path.name[len(stem) :]}, or whichever channel it is.")
+        earlier = found.setdefault(case, {}).setdefault(int(channel), path)
+        if earlier != path:
+            raise PredictionError(f"{path}: is there as {earlier.name} too, so which of them counts is not clear. Remove one.")
     if not found:
         raise PredictionError(f"{folder}: holds no images. Expected files such as CASE_0000.nii.gz.")
     for case, files in found.items():
