@@ -66,6 +66,7 @@ def spread(values: Floats, field: Floats) -> Floats:
     received = np.zeros_like(given)
     # by channels: several voxels add to one neighbour, so slabs of the volume would collide
     in_parts(warp_cpu.scatter, len(values), received[None], given[None], np.ascontiguousarray(whole)[None], False, (0, field.shape[1]))
+    del given
     return np.ascontiguousarray(np.moveaxis(received, -1, 0))
 
 

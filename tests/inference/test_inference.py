@@ -137,7 +137,7 @@ def test_the_field_of_several_networks_is_their_mean(plane):
     def field(*networks: torch.nn.Module) -> np.ndarray:
         """On the working grid; around it the field fades out."""
         predictor = Predictor(plans=plans, configuration=plans.configuration("2d"), networks=networks, device=torch.device("cpu"))
-        return Transform((predictor.field(fixed=fixed, moving=moving),), 2).sampled_on(fixed.properties.working).displacement
+        return Transform(predictor.stages(fixed=fixed, moving=moving), 2).sampled_on(fixed.properties.working).displacement
 
     one, other = Constant(2.0, -1.0), Constant(0.0, 4.0)
     np.testing.assert_allclose(field(one, other), (field(one) + field(other)) / 2, atol=1e-4)
