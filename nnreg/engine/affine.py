@@ -149,6 +149,8 @@ class _Search:
         going_on = self._distinct([leading, tried[-1]] if similarity.rises_apart else [leading])
         fine = [self._stages(self.fine, similarity, kinds, [fit.matrix for fit in fits], least) for fits in going_on]
         found = max(fine, key=lambda fits: fits[-1].similarity)
+        unsettled = [name for name, fit in zip(kinds, found, strict=True) if not fit.settled]
+        why += f"; still rising after {ITERATIONS} iterations: {', '.join(unsettled)}" if unsettled else ""
         return self._choose(similarity, [("none", identity), *zip(kinds, (fit.matrix for fit in found), strict=True)], why)
 
     def _stages(self, pair: Pair, similarity: Similarity, kinds: Sequence[str], starts: Sequence[Doubles], least: float) -> list[Fit]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import expm
@@ -129,11 +129,12 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A linear map with what it reached."""
+    """A linear map with what it reached, and whether the search for it came to its end before its iterations did."""
 
     matrix: Doubles
     similarity: float
     overlap: float
+    settled: bool = True
 
 
 def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: Doubles, *, iterations: int, least_overlap: float) -> Fit:
@@ -154,7 +155,7 @@ def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: 
             best = Fit(world, value * guard, overlap)
         return -value * guard, -guard * np.einsum("pij,ij->p", slopes, pair.on_world(world, gradient))
 
-    minimize(
+    found = minimize(
         cost, np.zeros(parameters.count), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-5, "gtol": 1e-7}
     )
-    return best
+    return replace(best, settled=found.nit < iterations and found.nfev < 2 * iterations)
