@@ -166,7 +166,9 @@ class _Search:
         return kept[::-1]
 
     def _fit(self, pair: Pair, similarity: Similarity, kind: str, start: Doubles, least: float) -> Fit:
-        parameters = Parameters(kind, tuple(self.fixed_centre.tolist()), self.radius)
+        # the order of magnitude of a voxel: 1 mm for images of the body
+        unit = 10.0 ** round(np.log10(min(self.native.spacing)))
+        parameters = Parameters(kind, tuple(self.fixed_centre.tolist()), self.radius, unit)
         return optimise(pair, similarity, parameters, start, iterations=ITERATIONS, least_overlap=least)
 
     def _starts(self, similarity: Similarity) -> list[Fit]:
