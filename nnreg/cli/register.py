@@ -102,7 +102,7 @@ def _report(result: Registration, output: Path) -> str:
     if "dice" in measures:
         lines.append(f"Dice {measures['dice']['header']['mean']:.4f} before, {measures['dice']['after']['mean']:.4f} after")
     if "tre_mm" in measures:
-        lines.append(f"landmarks {measures['tre_mm']['header']['median']:.2f} mm before, {measures['tre_mm']['after']['median']:.2f} mm after (median)")
+        lines.append(f"landmarks {measures['tre_mm']['header']['median']:.3g} mm before, {measures['tre_mm']['after']['median']:.3g} mm after (median)")
     lines.append(f"{sum(result.timings.values()):.1f} s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.timings.items()))
     return "\n".join([*lines, f"written to {output.absolute()}"])
 

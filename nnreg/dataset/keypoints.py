@@ -66,4 +66,4 @@ def check_inside(points: npt.NDArray[np.float64], space: Space, path: Path | str
 
 def write_keypoints(path: Path | str, points: npt.ArrayLike) -> None:
     """Write points (N, ndim), voxel indices, x first."""
-    write_text(path, "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.asarray(points, dtype=float)))
+    write_text(path, "".join(",".join(f"{value:.10g}" for value in row) + "\n" for row in np.asarray(points, dtype=float)))

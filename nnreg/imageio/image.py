@@ -97,9 +97,9 @@ def check_same_space(space: Space, path: Path | str, other: Space, other_path: P
     if space.shape != other.shape:
         raise ImageError(f"{path}: has shape {space.shape}, but {other_path} has {other.shape}. Resample one onto the other's grid.")
     if not space.same_as(other):
-        what = next(
-            name for name in ("spacing", "origin", "direction", "corners") if name == "corners" or not np.allclose(getattr(space, name), getattr(other, name))
-        )
+        finest = min(space.spacing)
+        near = {"spacing": 1e-4 * finest, "origin": 0.01 * finest, "direction": 1e-4, "corners": np.inf}
+        what = next(name for name, most in near.items() if name == "corners" or not np.allclose(getattr(space, name), getattr(other, name), rtol=0, atol=most))
         found = "" if what == "corners" else f" ({_short(getattr(space, what))} and {_short(getattr(other, what))})"
         raise ImageError(f"{path}: lies elsewhere in the world than {other_path}: their {what} differ{found}. Resample one onto the other's grid.")
 
