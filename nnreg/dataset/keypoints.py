@@ -66,4 +66,10 @@ def check_inside(points: npt.NDArray[np.float64], space: Space, path: Path | str
 
 def write_keypoints(path: Path | str, points: npt.ArrayLike) -> None:
     """Write points (N, ndim), voxel indices, x first."""
-    write_text(path, "".join(",".join(f"{value:.10g}" for value in row) + "\n" for row in np.asarray(points, dtype=float)))
+    write_text(path, "".join(",".join(map(_digits, row)) + "\n" for row in np.asarray(points, dtype=float).tolist()))
+
+
+def _digits(value: float) -> str:
+    """Six decimals, or ten digits where those lose something: positions in mm of images of nanometres."""
+    text = f"{value:.6f}"
+    return text if abs(float(text) - value) <= 1e-6 * abs(value) else f"{value:.10g}"

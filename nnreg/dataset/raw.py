@@ -327,6 +327,7 @@ def _cases_in(folder: Path, ending: str) -> list[str]:
             continue
         match = re.fullmatch(r"(.+)_(\d{4})", path.name[: -len(ending)])
         if match is None:
-            raise DatasetError(f"{path}: has no channel number. Rename it to {path.name[: -len(ending)]}_0000{ending}, or whichever channel it is.")
+            stem = path.name[: -len(ending)]
+            raise DatasetError(f"{path}: has no channel number; expected CASE_0000{ending}, with the channel in four digits. Rename it to {stem}_0000{ending}.")
         names.add(match[1])
     return sorted(names)

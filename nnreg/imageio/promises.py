@@ -58,7 +58,8 @@ def load_member(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> npt.NDA
     ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error
         If it is damaged.
     """
-    member: zipfile.ZipFile = archive.zip
+    member = archive.zip
+    assert member is not None  # as long as the archive is open
     entry = member.getinfo(name if name in member.namelist() else f"{name}.npy")
     with member.open(entry) as file:
         version = np.lib.format.read_magic(file)
