@@ -135,7 +135,7 @@ def test_regions_of_many_values_are_labels_and_whole_numbers_of_a_scanner_are_no
     assert not looks_like_labels(regions + 0.5)
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5, labels and masks are whole numbers"), (np.nan, "has 1 NaN")])
+@pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5, labels are whole numbers"), (np.nan, "has 1 NaN")])
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, shift, value, words):
     labels = np.zeros((1, *SPACE.shape), np.float32)
     labels[0, 1, 1, 1] = value
