@@ -45,9 +45,7 @@ def rounded_labels(image: Image, path: Path | str) -> npt.NDArray[Any]:
     off = np.abs(array - rounded)
     if float(off.max()) > 1e-3:
         value = float(array.ravel()[off.argmax()])
-        raise DatasetError(
-            f"{path}: holds {value:.4g}, labels are whole numbers, and so are masks. Make them again; resample them with nearest neighbour only."
-        )
+        raise DatasetError(f"{path}: holds {value:.4g}, labels are whole numbers, masks too. Make them again; resample them with nearest neighbour only.")
     return np.asarray(rounded)
 
 
