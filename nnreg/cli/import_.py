@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.common import Parser, positive, run, workspace_of
 
 ATLAS = (
     "atlas_name",
@@ -34,7 +34,7 @@ def parser() -> Parser:
         "source", nargs="?", help="FILE.yaml, FILE.json, a folder with fixed/ and moving/ or images/ and labels/, a model folder or checkpoint of nnU-Net"
     )
     result.add_argument("-d", "--dataset", type=int, metavar="ID", help="number of the new dataset (default: the first that is free)")
-    result.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: one per core)")
+    result.add_argument("-np", "--processes", type=positive, metavar="N", help="workers (default: one per core)")
     targets = result.add_argument_group("labelled images, with several targets")
     targets.add_argument("-i", "--input", metavar="DIR", help="folder with images/, labels/ and perhaps masks/")
     targets.add_argument("--config-path", metavar="FILE", help="its YAML file")

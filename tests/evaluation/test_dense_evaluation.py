@@ -117,3 +117,13 @@ def test_values_by_parts_are_measured_as_whole(tmp_path, monkeypatch, shape):
     assert np.isinf(whole["channel 3"]["PSNR"])
     with pytest.raises(NnRegError, match="has 4 channels, the target 1"):
         ValueMeasure(1)(*paths)
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5"), (np.nan, "NaN")])
+def test_label_maps_that_are_no_whole_numbers_are_not_scored(tmp_path, capsys, value, words):
+    for folder, worst in (("truth", 1.0), ("found", value)):
+        array = np.ones((1, 4, 5, 6), np.float32)
+        array[0, 0, 0, 0] = worst
+        write_image(tmp_path / folder / "a.nii.gz", array, Space.plain((4, 5, 6)))
+    assert evaluate_simple.main([str(tmp_path / "truth"), str(tmp_path / "found"), "-l", "1", "-np", "1", "-q"]) == 2
+    assert words in capsys.readouterr().err

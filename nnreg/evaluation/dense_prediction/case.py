@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg import metrics
+from nnreg.dataset.label_files import read_label_map, whole_numbers_of_block
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.additional import ADDITIONAL, described
 from nnreg.evaluation.registration.pair import finite_mean
-from nnreg.imageio import ENDINGS, Image, LazyImage, ending_of, is_image_file, open_image, read_image
+from nnreg.imageio import ENDINGS, Image, LazyImage, ending_of, is_image_file, open_image
 from nnreg.imageio.files import is_large
 from nnreg.imageio.image import check_same_space
 from nnreg.imageio.lazy import boxes
@@ -111,7 +112,7 @@ def evaluate_large_labels(
     values = _values(labels)
     table = np.zeros((len(values) + 1,) * 2, np.int64)
     for box in boxes(reference.space.shape, prediction.chunks):
-        truth, found = reference.read(box)[0], prediction.read(box)[0]
+        truth, found = (whole_numbers_of_block(image.read(box), image.path)[0] for image in (reference, prediction))
         table += metrics.confusion(truth, found, values, mask=None if ignore is None else truth != ignore)
     result = _overlaps(table, values, labels)
     if surface:
@@ -166,7 +167,7 @@ def label_files(folder: Path) -> dict[str, Path]:
         raise EvaluationError(f"{folder}: no such folder. Give the folder that holds the label maps.")
     result: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not is_image_file(path) or path.name.endswith(".npz") or not path.name.endswith(tuple(ENDINGS)):
+        if path.name.startswith(".") or not is_image_file(path) or path.name.endswith(".npz") or not path.name.lower().endswith(tuple(ENDINGS)):
             continue
         case = path.name[: -len(ending_of(path))]
         if case in result:
@@ -243,7 +244,7 @@ class LabelMeasure:
             truth, by_parts = open_image(reference), open_image(prediction)
             check_same_space(by_parts.space, prediction, truth.space, reference)
             return evaluate_large_labels(reference=truth, prediction=by_parts, **more)
-        whole, found = read_image(reference), read_image(prediction)
+        whole, found = read_label_map(reference), read_label_map(prediction)
         check_same_space(found.space, prediction, whole.space, reference)
         return evaluate_labels(reference=whole, prediction=found, **more)
 

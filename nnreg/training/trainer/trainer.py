@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
 from nnreg.errors import TrainingError
-from nnreg.files import read_json, write_json
+from nnreg.files import make_folder, read_json, write_json
 from nnreg.inference.trained_networks import Predictor
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
@@ -217,7 +217,7 @@ class nnRegTrainer:
 
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""
-        self.output_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.output_folder)
         self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line)
         self._write_model_files()
         write_json(self.output_folder / "debug.json", debug_information(self))
