@@ -331,7 +331,7 @@ class StandIn(nn.Module):
 def test_configuration_2_a_transformer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     if importlib.util.find_spec("monai") is None:
         monkeypatch.setattr(transformers, "_swin_unetr", lambda: StandIn)
-    write_cases(tmp_path / "data" / "3d_volumes", (12, 14, 10), ".nii.gz")
+    write_cases(tmp_path / "data" / "3d_volumes", (32, 32, 32), ".nii.gz")
     assert from_file(tmp_path, CONFIGURATION_2) == 0
     configuration, _ = results(tmp_path, "myrun")
     training = configuration["training"]
@@ -412,9 +412,11 @@ def test_what_cannot_train_is_refused_before_anything_is_written(tmp_path: Path,
 
 
 def test_labels_beyond_the_outputs_are_refused_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_cases(tmp_path / "data" / "medical", (24, 32), ".png", label=255)
+    folder = tmp_path / "data" / "medical"
+    write_cases(folder, (24, 32), ".png")
+    write_image(folder / "labels" / "case3.png", np.tile(np.arange(4, dtype=np.uint8), (1, 24, 8)), Space.plain((24, 32)))
     assert from_file(tmp_path, CONFIGURATION_1) == 2
-    assert "holds the label 255, expected 0 to 1 (out_channels 2)" in capsys.readouterr().err
+    assert f"{folder / 'labels' / 'case3.png'}: holds the " in capsys.readouterr().err
     assert not list(tmp_path.glob("nnReg_*/*"))
 
 

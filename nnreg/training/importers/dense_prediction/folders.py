@@ -8,11 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import DatasetError, did_you_mean
-from nnreg.imageio import LazyImage, is_large, open_image, read_image
 from nnreg.imageio.endings import ending_of, stem_of
 from nnreg.task import DENSE_PREDICTION
 from nnreg.training.importers.run import ImportedDataset
@@ -86,41 +83,6 @@ def labelled_folder(
     names_of_masks = {target if len(wanted) > 1 and target != ONLY else "": files for target, files in masks.items()}
     names_of_labels = {target if len(labels) > 1 else "": files for target, files in labels.items()}
     return ImportedDataset(camel_case(name), spec, partial(_copy, images, {"labelsTr": names_of_labels, "masksTr": names_of_masks}, ending), split)
-
-
-def check_labelled_folder(folder: Path, *, classes: int, channels: int) -> int:
-    """Hold a folder's images and labels against a network, before anything is copied.
-
-    Parameters
-    ----------
-    folder
-        As in :func:`labelled_folder`.
-    classes
-        Label values from 0.
-    channels
-        Of an image.
-
-    Returns
-    -------
-    int
-        2 if the first image is a slice, else 3.
-
-    Raises
-    ------
-    DatasetError
-        Images of another number of channels, labels of other values; files too large for memory are left to the dataset's own check.
-    """
-    first = next(iter(_files(folder / "images").values()))
-    image = open_image(first) if is_large([first]) else read_image(first)
-    found = image.channels if isinstance(image, LazyImage) else len(image.array)
-    if found != channels:
-        raise DatasetError(f"{first}: has {found} channels, the network's in_channels is {channels}. Set in_channels, or convert the images.")
-    for path in _files(folder / "labels").values():
-        values = () if is_large([path]) else np.unique(read_image(path).array)
-        wrong = next((value for value in values if value not in range(classes)), None)
-        if wrong is not None:
-            raise DatasetError(f"{path}: holds the label {wrong:g}, expected 0 to {classes - 1} (out_channels {classes}). Renumber it, or set out_channels.")
-    return 2 if image.space.ndim == 2 or min(image.space.shape) == 1 else 3
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from nnreg.training.augmentation.dense_prediction.patch import build_dense_augme
 from nnreg.training.configs.overrides import resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 
-PATCH = 64  # voxels per axis of the plan that a recipe is tried on; its own plan is not there yet
+PATCH = 16  # voxels per axis of the plan that a recipe is tried on: few stages, since building one takes time even without memory
 
 
 def try_recipe(recipe: TrainerConfig, *, ndim: int, classes: int, where: str) -> None:

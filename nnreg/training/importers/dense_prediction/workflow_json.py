@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.dataset.label_files import values_in
+from nnreg.errors import ConfigurationError, DatasetError, did_you_mean
+from nnreg.imageio import is_large, open_image, read_image
 from nnreg.planning.plans import Plans
 from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
-from nnreg.training.importers.dense_prediction.folders import check_labelled_folder, labelled_folder
+from nnreg.training.importers.dense_prediction.folders import labelled_folder
 from nnreg.training.importers.run import ImportedDataset, ImportedRun
 
 LOADER_TYPE = "MedicalSegmentationLoader"
@@ -170,10 +172,35 @@ def _dataset(loader: Mapping[str, Any], source: Path, kind: str | None, network:
         return None, (f"data_dir {folder}: does not exist; name a dataset, or put images/ and labels/ there",)
     classes = max(2, network.get("out_channels", 2))
     dataset = labelled_folder(folder, name=source.stem, classes=classes)
-    found = check_labelled_folder(folder, classes=classes, channels=network.get("in_channels", 1))
-    if kind is not None and NETWORKS[kind][1] == 3 and found == 2:
+    ndim = _check_images(folder, network.get("in_channels", 1))
+    _check_labels(folder, classes)
+    if kind is not None and NETWORKS[kind][1] == 3 and ndim == 2:
         raise ConfigurationError(f"{source}: {kind} is for volumes, {folder / 'images'} holds slices. Use UNet2D.")
     return dataclasses.replace(dataset, plan=_plan_2d) if kind is not None and NETWORKS[kind][1] == 2 else dataset, ()
+
+
+def _check_images(folder: Path, channels: int) -> int:
+    """2 if the first image of the folder is a slice, else 3; refuse another number of channels."""
+    first = _files(folder / "images")[0]
+    image = open_image(first) if is_large([first]) else read_image(first)
+    if image.channels != channels:
+        raise DatasetError(f"{first}: has {image.channels} channels, the network's in_channels is {channels}. Set in_channels, or convert the images.")
+    return 2 if image.space.ndim == 2 or min(image.space.shape) == 1 else 3
+
+
+def _check_labels(folder: Path, classes: int) -> None:
+    """Refuse label files that hold more values than the network has outputs; those that do not fit into memory are read later."""
+    for path in _files(folder / "labels"):
+        values = set() if is_large([path]) else values_in(path) - {0}
+        if len(values) >= classes:
+            raise DatasetError(
+                f"{path}: holds the labels {', '.join(map(str, sorted(values)))} beside 0, out_channels {classes} has room for {classes - 1}. "
+                "Set out_channels to the number of labels and background, or renumber them."
+            )
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.suffix != ".json"]
 
 
 def _plan_2d(plans: Plans) -> Plans:
