@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
+from torch import nn
 
 from nnreg.architecture import build_dense_network
+from nnreg.architecture.memory import without_numbers
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.target_spec import WHOLE
 from nnreg.errors import ConfigurationError, NnRegError
@@ -47,26 +48,25 @@ def try_recipe(recipe: TrainerConfig, *, ndim: int, classes: int, where: str) ->
         check_names(configuration.training)
         build_dense_augmentation(configuration.training.augmentation, configuration.patch_size)
         objective_of(configuration, recipe, {WHOLE: LabelManager(tuple(range(classes)))}, targets={}, values={})
-        _build(configuration, classes)
+        without_numbers(lambda: _build(configuration, classes))
     except NnRegError as error:
         message = str(error)
         raise ConfigurationError(message if where in message else f"{where}: {message}") from error
 
 
-def _build(configuration: DenseConfiguration, classes: int) -> None:
+def _build(configuration: DenseConfiguration, classes: int) -> nn.Module:
     plan = configuration.architecture
-    with torch.device("meta"):
-        build_dense_network(
-            plan.name,
-            channels=1,
-            outputs=classes,
-            ndim=configuration.ndim,
-            strides=plan.strides,
-            kernel_sizes=plan.kernel_sizes,
-            features_per_stage=plan.features_per_stage,
-            blocks_per_stage=plan.blocks_per_stage,
-            **plan.kwargs,
-        )
+    return build_dense_network(
+        plan.name,
+        channels=1,
+        outputs=classes,
+        ndim=configuration.ndim,
+        strides=plan.strides,
+        kernel_sizes=plan.kernel_sizes,
+        features_per_stage=plan.features_per_stage,
+        blocks_per_stage=plan.blocks_per_stage,
+        **plan.kwargs,
+    )
 
 
 def _planned(ndim: int) -> DenseConfiguration:
