@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnreg.architecture import build_dense_network
+from nnreg.architecture import build_dense_network, build_network
 from nnreg.architecture.custom import transformers
 from nnreg.cli import import_, train
 from nnreg.errors import NnRegError
@@ -218,6 +218,17 @@ def test_dropout_works_in_training_alone_and_every_normalisation_takes_any_numbe
     # group normalisation sees one sample: its neighbours in the batch do not matter
     network = dense(name, normalization="group").eval()
     torch.testing.assert_close(network(images)[0][:1], network(images[:1])[0])
+
+
+def test_networks_for_registration_have_the_same_choices() -> None:
+    stages: dict[str, Any] = {"strides": ((1, 1), (2, 2), (2, 2)), "kernel_sizes": ((3, 3),) * 3, "features_per_stage": (4, 6, 8), "blocks_per_stage": (1,) * 3}
+    for kind, layer in (("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)):
+        network = build_network("plain_unet", channels=1, ndim=2, **stages, normalization=kind, dropout=0.2)
+        layers = list(network.modules())
+        assert any(isinstance(module, layer) for module in layers)
+        assert any(isinstance(module, nn.Dropout) for module in layers)
+        images = torch.rand(2, 1, 16, 20, generator=torch.Generator().manual_seed(1))
+        assert network(fixed=images, moving=images)[0].shape == (2, 2, 16, 20)
 
 
 @pytest.mark.parametrize(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from typing import cast
 
-from torch import nn
-
-from nnreg.architecture import build_dense_network
 from nnreg.architecture.memory import without_numbers
-from nnreg.dataset.labels import LabelManager
-from nnreg.dataset.target_spec import WHOLE
+from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError, NnRegError
 from nnreg.planning.dense_prediction import settings
-from nnreg.planning.dense_prediction.plans import DenseConfiguration, DenseTraining
+from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans, DenseTraining
 from nnreg.planning.dense_prediction.resampling import Resampling
 from nnreg.planning.plans import Architecture, LossTerm, Normalization
 from nnreg.planning.topology import topology
+from nnreg.task import DENSE_PREDICTION, task_named
 from nnreg.training.augmentation.dense_prediction.patch import build_dense_augmentation
 from nnreg.training.configs.overrides import resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 
+CONFIGURATION = "trial"
 PATCH = 16  # voxels per axis of the plan that a recipe is tried on: few stages, since building one takes time even without memory
 
 
@@ -40,33 +38,36 @@ def try_recipe(recipe: TrainerConfig, *, ndim: int, classes: int, where: str) ->
     ConfigurationError
         Value of the wrong type or out of range, unknown argument, class weights for another number of labels, a network that cannot be built.
     """
-    from nnreg.tasks.dense_prediction.objective import objective_of
     from nnreg.training.trainer.optimizers import check_names
 
     try:
         configuration = cast(DenseConfiguration, resolve_configuration(_planned(ndim), recipe, where, {}))
         check_names(configuration.training)
         build_dense_augmentation(configuration.training.augmentation, configuration.patch_size)
-        objective_of(configuration, recipe, {WHOLE: LabelManager(tuple(range(classes)))}, targets={}, values={})
-        without_numbers(lambda: _build(configuration, classes))
+        plans, spec, task = _plans(configuration), _spec(classes), task_named(DENSE_PREDICTION)
+        # the loss is built and tried before the network
+        without_numbers(lambda: task.network(plans=plans, spec=spec, configuration=configuration, recipe=recipe))
     except NnRegError as error:
         message = str(error)
         raise ConfigurationError(message if where in message else f"{where}: {message}") from error
 
 
-def _build(configuration: DenseConfiguration, classes: int) -> nn.Module:
-    plan = configuration.architecture
-    return build_dense_network(
-        plan.name,
-        channels=1,
-        outputs=classes,
-        ndim=configuration.ndim,
-        strides=plan.strides,
-        kernel_sizes=plan.kernel_sizes,
-        features_per_stage=plan.features_per_stage,
-        blocks_per_stage=plan.blocks_per_stage,
-        **plan.kwargs,
+def _plans(configuration: DenseConfiguration) -> DensePlans:
+    return DensePlans(
+        dataset_name="trial",
+        plans_name="trial",
+        task=DENSE_PREDICTION,
+        planner="trial",
+        channel_names=("image",),
+        transpose_forward=(0, 1, 2),
+        configurations={CONFIGURATION: configuration},
+        recommended=CONFIGURATION,
     )
+
+
+def _spec(classes: int) -> DatasetSpec:
+    labels: dict[str, int | tuple[int, ...]] = {"background": 0, **{f"label_{value}": value for value in range(1, classes)}}
+    return DatasetSpec(channel_names={"0": "image"}, numTraining=1, file_ending=".nii.gz", labels=labels, task=DENSE_PREDICTION)
 
 
 def _planned(ndim: int) -> DenseConfiguration:
