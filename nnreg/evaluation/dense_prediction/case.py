@@ -30,7 +30,7 @@ Measure = Callable[[Path, Path], dict[str, dict[str, float]]]
 """Figures by label, or by channel, of a reference and a prediction. Picklable."""
 SCHEMA_VERSION = 1
 COUNTS = ("TP", "FP", "FN", "TN")
-COLUMNS = ("Dice", "IoU", "HD95", "ASD", "MAE", "RMSE", "PSNR", "SSIM")  # of a table, as far as they were measured
+COLUMNS = ("Dice", "IoU", "Precision", "Recall", "Accuracy", "HD95", "ASD", "MAE", "RMSE", "PSNR", "SSIM")  # of a table, as far as they were measured
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def evaluate_labels(
     Returns
     -------
     dict
-        Key of the label to ``Dice``, ``IoU`` (NaN where it is in neither map), ``TP``, ``FP``, ``FN``, ``TN``, ``n_pred`` and ``n_ref`` (voxels).
+        Key of the label to ``Dice``, ``IoU`` (NaN where it is in neither map), ``TP``, ``FP``, ``FN``, ``TN``, ``n_pred`` and ``n_ref`` (voxels),
+        ``Precision`` (NaN where nothing is predicted), ``Recall`` (NaN where there is nothing to find) and ``Accuracy`` (share of the scored voxels).
 
     Raises
     ------
@@ -152,6 +153,9 @@ def _scores(both: int, predicted: int, true: int, voxels: int) -> dict[str, floa
         "TN": voxels - either,
         "n_pred": predicted,
         "n_ref": true,
+        "Precision": both / predicted if predicted else math.nan,
+        "Recall": both / true if true else math.nan,
+        "Accuracy": (voxels - either + both) / voxels if voxels else math.nan,
     }
 
 
@@ -311,7 +315,7 @@ def _shown(value: float | None, name: str) -> str:
         "-"
         if not math.isfinite(value)
         else f"{value:.4f}"
-        if name in ("Dice", "IoU", "SSIM")
+        if name in ("Dice", "IoU", "Precision", "Recall", "Accuracy", "SSIM")
         else f"{value:.4g}"
         if name in ("MAE", "RMSE") or name not in COLUMNS
         else f"{value:.2f}"

@@ -12,6 +12,7 @@ from nnreg.training.logging.log import History
 PANELS = (
     ("loss", ("train_loss", "val_loss")),
     ("monitored metric", ("val_dice", "ema")),
+    ("overlap of labels", ("val_iou", "val_precision", "val_recall")),
     ("folding, % of voxels", ("val_folding_percent",)),
     ("learning rate", ("learning_rate",)),
     ("seconds per epoch", ("epoch_seconds",)),
