@@ -34,6 +34,7 @@ def parser() -> Parser:
     result.add_argument(
         "source", nargs="?", help="FILE.yaml, FILE.json, a folder with fixed/ and moving/ or images/ and labels/, a model folder or checkpoint of nnU-Net"
     )
+    result.add_argument("--template", metavar="NAME", help="print a file to copy, every key explained: synthetic or targets (--template synthetic > my.yaml)")
     result.add_argument("-d", "--dataset", type=int, metavar="ID", help="number of the new dataset (default: the first that is free)")
     result.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: one per core)")
     add_labelled(result)
@@ -59,7 +60,11 @@ def _work(options: argparse.Namespace) -> None:
     from nnreg.errors import ConfigurationError
     from nnreg.training.importers import import_run
     from nnreg.training.importers.dense_prediction.nnunet_model import import_nnunet_model, is_nnunet_model
+    from nnreg.training.importers.templates import template
 
+    if options.template is not None:
+        print(template(options.template), end="")
+        return
     source = options.config_path or options.source or options.data_base_dir or options.input
     if source is None:
         raise ConfigurationError("nothing to import: name a FILE or a folder (nnreg_import -h).")

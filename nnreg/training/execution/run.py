@@ -49,6 +49,8 @@ def build_trainer(
     loaded, spec, folders = prepared(workspace, dataset, configuration, fold, plans, resolved.name)
     if output is not None:
         name = {**resolved.config.training, **(overrides or {})}.get("checkpoints.model_name")
+        if name and getattr(loaded.configuration(configuration), "previous_stage", None) is not None:
+            raise TrainingError(f"-o {output}: {configuration} looks for the stage before it among the results of the dataset. Leave -o out.")
         folders = dataclasses.replace(folders, model=output.absolute() / (name or folders.model.name))
     chosen = device_named(device)
     return resolved.trainer(

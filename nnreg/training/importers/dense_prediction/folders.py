@@ -182,9 +182,10 @@ def _values_of(spec: DatasetSpec, target: str, files: Mapping[str, Path]) -> dic
         return {}
     every = sorted({value for path in files.values() for value in values_in(path)} - {0, output.ignore})
     if len(every) > len(foreground) or every[0] < 0:
+        named = f"{', '.join(map(str, every[:6]))}{' ...' if len(every) > 6 else ''}"
         raise DatasetError(
-            f"{odd}: holds the value {min(found[odd])}. Beside the background 0, the labels of {target or 'the images'} have the values "
-            f"{', '.join(map(str, every[:6]))}{' ...' if len(every) > 6 else ''}, and {len(foreground)} can be told apart. Give the target a channel for each (softmax: one more), or mend the files."
+            f"{odd}: holds the value {min(found[odd])}. Beside the background 0, the labels of {target or 'the images'} have the values {named}, "
+            f"and {len(foreground)} can be told apart. Give the target a channel for each (softmax: one more), or mend the files."
         )
     every += range(every[-1] + 1, every[-1] + 1 + len(foreground) - len(every))  # outputs that nothing is labelled for
     return {"labels": {"background": 0, **{f"label_{value}": value for value in every}}}
