@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnreg.cli.common import Parser, run, workspace_of
-from nnreg.cli.import_options import add_labelled, labelled_flags, read_source
+from nnreg.cli.import_options import add_labelled, labelled_flags, read_source, with_output
 
 ATLAS = (
     "atlas_name",
@@ -74,14 +74,11 @@ def _work(options: argparse.Namespace) -> None:
         return
     flags: dict[str, Any] = {name: getattr(options, name) for name in (*ATLAS, *NUMBERS, "run_validation")}
     flags = {name: value for name, value in flags.items() if value is not None} | labelled_flags(options)
-    imported = read_source(source, flags, options.input)
+    imported = with_output(read_source(source, flags, options.input), options)
     for note in imported.notes:
         print(note)
     prepared = import_run(imported, Path(source), workspace_of(options), number=options.dataset, processes=options.processes, say=print)
-    output = options.output or imported.output
-    more = {"-o": output, "--num_workers": imported.workers}
-    told = "".join(f" {option} {value}" for option, value in more.items() if value is not None)
-    print(f"nnreg_train {prepared.dataset[7:10]} {prepared.configuration} 0 -tr {prepared.recipe}{told}")
+    print(prepared.command(imported))
 
 
 if __name__ == "__main__":

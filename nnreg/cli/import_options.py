@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ def add_labelled(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--loss", metavar="NAME,NAME", help="losses of every target")
     group.add_argument("--train-split", type=float, metavar="SHARE", help="share of the images to train on: 0.9")
     group.add_argument("--loss-on-label-only", action="store_true", default=None, help="score labelled voxels alone")
+
+
+def with_output(run: ImportedRun, options: argparse.Namespace) -> ImportedRun:
+    """The run, its output as ``-o`` says where it was given."""
+    return run if options.output is None else dataclasses.replace(run, output=Path(options.output))
 
 
 def labelled_flags(options: argparse.Namespace) -> dict[str, Any]:
@@ -49,4 +55,4 @@ def read_source(source: str, given: dict[str, Any], folder: str | None) -> Impor
         raise ConfigurationError(f"{source}: an option does not go with this form of import ({error}).") from error
 
 
-__all__ = ["LABELLED", "add_labelled", "labelled_flags", "read_source"]
+__all__ = ["LABELLED", "add_labelled", "labelled_flags", "read_source", "with_output"]

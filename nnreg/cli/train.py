@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, run, workspace_of
-from nnreg.cli.import_options import add_labelled, labelled_flags, read_source
+from nnreg.cli.import_options import add_labelled, labelled_flags, read_source, with_output
 
 
 def parser() -> Parser:
@@ -92,8 +92,10 @@ def _import(options: argparse.Namespace) -> None:
         if flags:
             raise ConfigurationError(f"--{next(iter(flags)).replace('_', '-')}: belongs to an import. Name the images (-i DIR) or a file (--config-path).")
         return
+    if options.dataset is not None and options.input is not None:
+        raise ConfigurationError(f"-i {options.input}: names images to import, but dataset {options.dataset} is to be trained. Leave one of them out.")
     source = Path(named)
-    imported = read_source(named, flags, options.input)
+    imported = with_output(read_source(named, flags, options.input), options)
     for note in imported.notes:
         print(note)
     if options.dataset is None:
@@ -101,11 +103,13 @@ def _import(options: argparse.Namespace) -> None:
         options.dataset, options.configuration, options.fold, recipe = prepared.dataset, prepared.configuration, "0", prepared.recipe
     else:
         workspace = workspace_of(options)
+        if imported.dataset is not None:
+            print(f"{source}: the network's options and the training are taken from it; images, targets and patch are those of dataset {options.dataset}")
         recipe = write_recipe(imported.recipe, workspace.preprocessed / workspace.dataset_name(options.dataset) / f"{source.stem}.yaml")
     options.num_workers = imported.workers if options.num_workers is None else options.num_workers
     if options.device == "auto" and imported.device == "cpu":  # "cuda" means a GPU if there is one, as auto does
         options.device = "cpu"
-    options.output = imported.output if options.output is None else options.output
+    options.output = imported.output
     options.trainer = str(recipe) if options.trainer == "nnRegTrainer" else f"{recipe}+{options.trainer}"
 
 

@@ -365,6 +365,12 @@ def test_files_that_have_changed_are_not_taken_for_those_of_the_first_import(dat
     assert import_command.main([*arguments, "--train-split", "0.4"]) == 2
 
 
+def test_images_and_a_dataset_are_too_much(data: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = data({"ink": 1})
+    assert train_command.main(["001", "2d", "0", "-i", str(folder), "--workspace", str(tmp_path)]) == 2
+    assert "Leave one of them out" in capsys.readouterr().err
+
+
 def test_a_flag_of_an_import_without_one_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train_command.main(["001", "2d", "0", "--patch-size", "16,16", "--workspace", str(tmp_path)]) == 2
     assert "--patch-size: belongs to an import" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,6 +86,12 @@ class Prepared:
     dataset: str
     configuration: str
     recipe: Path
+
+    def command(self, run: ImportedRun) -> str:
+        """The ``nnreg_train`` line of the first fold."""
+        options = [("-tr", self.recipe), ("-o", run.output), ("-device", None if run.device == "auto" else run.device), ("--num_workers", run.workers)]
+        said = [f"{name} {shlex.quote(str(value))}" for name, value in options if value is not None]
+        return " ".join(["nnreg_train", self.dataset[7:10], self.configuration, "0", *said])
 
 
 def write_recipe(recipe: TrainerConfig, path: Path) -> Path:
@@ -206,7 +213,7 @@ def _raw(dataset: ImportedDataset, folder: Path, source: Path) -> dict[str, Any]
         if other is not None:
             what = {"dataset": "dataset.json", "split": "split into training and validation", "content": "files"}[other]
             raise DatasetError(
-                f"{folder}: holds another dataset than {source} asks for (another {what}). Give the import a number of its own with -d, or remove the folder."
+                f"{folder}: holds another dataset than {source} asks for (another {what}). Give the import a number of its own (nnreg_import -d N), or remove the folder."
             )
         return found
     record: dict[str, Any] = {"source": str(source.resolve()), **asked}
