@@ -212,9 +212,8 @@ def _raw(dataset: ImportedDataset, folder: Path, source: Path) -> dict[str, Any]
         other = next((key for key, value in asked.items() if found.get(key, {} if key == "content" else None) != value), None)
         if other is not None:
             what = {"dataset": "dataset.json", "split": "split into training and validation", "content": "files"}[other]
-            raise DatasetError(
-                f"{folder}: holds another dataset than {source} asks for (another {what}). Give the import a number of its own (nnreg_import -d N), or remove the folder."
-            )
+            remedy = "Give the import a number of its own (nnreg_import -d N), or remove the folder."
+            raise DatasetError(f"{folder}: holds another dataset than {source} asks for (another {what}). {remedy}")
         return found
     record: dict[str, Any] = {"source": str(source.resolve()), **asked}
     writable_folder(folder.parent)
