@@ -18,8 +18,10 @@ from nnreg.files import read_json
 from nnreg.geometry import Space
 from nnreg.imageio import write_image
 from nnreg.planning.plans import Plans
+from nnreg.planning.training_options import Checkpoints
 from nnreg.training.configs.overrides import resolve_configuration
 from nnreg.training.importers import read_run
+from nnreg.training.trainer.checkpoint import CheckpointKeeper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -281,10 +283,20 @@ def test_the_settings_that_are_kept_give_the_same_run(data: Write, tmp_path: Pat
     first = read_run(folder, batch_size=3, patch_size="16,16", loss="SoftDiceLoss", train_split=0.7, loss_on_label_only=True)
     again = read_run(file(tmp_path, yaml.safe_dump(first.settings), "data_config.yaml"))
     assert again.recipe == first.recipe
+    assert again.notes == ()
     assert again.dataset is not None
     assert first.dataset is not None
     assert again.dataset.record() == first.dataset.record()
     assert again.dataset.planning == first.dataset.planning
+
+
+def test_the_last_ten_checkpoints_stay(tmp_path: Path) -> None:
+    keeper = CheckpointKeeper(tmp_path, Checkpoints(every=1, keep_last=10, model_name="my_model"), lambda path: path.touch())
+    (tmp_path / "my_model_best.pth").touch()
+    for finished in range(1, 13):
+        keeper.after_epoch(finished, last=False, improved=False)
+    kept = {path.name for path in tmp_path.glob("my_model_*.pth")}
+    assert kept == {"my_model_best.pth", *(f"my_model_{epoch}.pth" for epoch in range(3, 13))}
 
 
 MODEL = """

@@ -158,6 +158,18 @@ def unused(content: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def settings(file: TargetFile) -> dict[str, Any]:
+    """The file as it can be written: every value, but of keys without effect only what was given."""
+    content: dict[str, Any] = said(file)
+    for key in UNUSED:
+        block, _, inner = key.partition(".")
+        if not inner and not content[block]:
+            del content[block]
+        elif inner and getattr(getattr(file, block), inner) == getattr(getattr(TargetFile(), block), inner):
+            content[block].pop(inner, None)
+    return content
+
+
 def said(value: Any) -> Any:
     """Plain values of a dataclass, or of what holds some, without keys that say nothing."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -15,7 +15,7 @@ from nnreg.planning.plans import Plans
 from nnreg.planning.validation import FOLDER_NAME
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.importers.dense_prediction.folders import FirstImage, first_image, labelled_folder, named_targets
-from nnreg.training.importers.dense_prediction.target_file import BLOCKS, Loss, Target, TargetFile, parsed, said, unused
+from nnreg.training.importers.dense_prediction.target_file import BLOCKS, Loss, Target, TargetFile, parsed, said, settings, unused
 from nnreg.training.importers.dense_prediction.target_outputs import check_auxiliary, with_outputs
 from nnreg.training.importers.run import ImportedDataset, ImportedRun
 
@@ -79,13 +79,18 @@ def read(
     notes = [*unused(content), *notes]
     if not file.tr_setup.autoconfigure:
         notes.append("tr_setup.autoconfigure: what the file does not say of patch, stages and features is planned from the data")
-    output = None if file.tr_setup.ckpt_out_base is None else source.parent / file.tr_setup.ckpt_out_base
+    output = None if file.tr_setup.ckpt_out_base is None else (source.parent / file.tr_setup.ckpt_out_base).absolute()
     more: dict[str, Any] = {"workers": file.tr_config.num_dataloader_workers, "output": output}
     if folder is None or image is None:
         return ImportedRun(_recipe(file), None, notes=(*notes, *_without_data(file, content)), **more)
     _check_images(file, image, format, folder)
-    file = dataclasses.replace(file, dataset_config=dataclasses.replace(file.dataset_config, data_path=str(folder.resolve())))
-    return ImportedRun(_recipe(file), _dataset(file, folder, image), notes=tuple(notes), settings=said(file), **more)
+    # the settings are kept elsewhere, where relative paths would mean something else
+    file = dataclasses.replace(
+        file,
+        dataset_config=dataclasses.replace(file.dataset_config, data_path=str(folder.absolute())),
+        tr_setup=dataclasses.replace(file.tr_setup, ckpt_out_base=None if output is None else str(output)),
+    )
+    return ImportedRun(_recipe(file), _dataset(file, folder, image), notes=tuple(notes), settings=settings(file), **more)
 
 
 def _over(file: TargetFile, *, batch_size: int | None, patch_size: str | None, train_split: float | None, loss_on_label_only: bool | None) -> TargetFile:
