@@ -424,8 +424,8 @@ def test_zarr_folders_are_linked_not_copied(tmp_path):
     """Layout `images/ labels/`: the target is told from the names of the labels, and what is read through the dataset is what lies in the folder."""
     pytest.importorskip("zarr")
     array, space = np.arange(60, dtype=np.uint8).reshape(1, 3, 4, 5), Space.plain((3, 4, 5))
-    for name in ("images/a", "labels/a_ink", "labels/a_damage"):
-        write_image(tmp_path / "data" / f"{name}.zarr", array, space)
+    for name, values in (("images/a", array), ("labels/a_ink", array % 2), ("labels/a_damage", array % 2)):
+        write_image(tmp_path / "data" / f"{name}.zarr", values, space)
     found = labelled_folder(tmp_path / "data", name="x")
     assert sorted(found.spec.targets) == ["damage", "ink"]
     found.write(tmp_path / "Dataset001_X")

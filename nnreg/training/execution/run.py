@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,12 @@ def build_trainer(
     device: str = "auto",
     workers: int | None = None,
     listeners: Listeners | None = None,
+    output: Path | None = None,
 ) -> nnRegTrainer:
     """A trainer for one fold, every name checked, nothing written yet.
+
+    `output` is the folder that the model folder goes into, in place of the dataset's in the workspace; the model folder is then called as
+    ``checkpoints.model_name`` says, if the recipe has it.
 
     Raises
     ------
@@ -42,6 +47,11 @@ def build_trainer(
     """
     resolved = resolve_trainer(trainer)
     loaded, spec, folders = prepared(workspace, dataset, configuration, fold, plans, resolved.name)
+    if output is not None:
+        name = {**resolved.config.training, **(overrides or {})}.get("checkpoints.model_name")
+        if name and getattr(loaded.configuration(configuration), "previous_stage", None) is not None:
+            raise TrainingError(f"-o {output}: {configuration} looks for the stage before it among the results of the dataset. Leave -o out.")
+        folders = dataclasses.replace(folders, model=output.absolute() / (name or folders.model.name))
     chosen = device_named(device)
     return resolved.trainer(
         plans=loaded,

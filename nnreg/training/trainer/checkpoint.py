@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -85,7 +86,7 @@ class CheckpointKeeper:
         if last or finished % self.options.latest_every == 0:
             self.save(self.folder / LATEST)
         if self.options.every and finished % self.options.every == 0:
-            self.save(self.folder / f"checkpoint_epoch_{finished:04d}.pth")
+            self.save(self.folder / self.options.numbered(finished))
             self._prune()
 
     def after_training(self) -> None:
@@ -95,6 +96,10 @@ class CheckpointKeeper:
             (self.folder / LATEST).unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        if self.options.keep_last:
-            for path in sorted(self.folder.glob("checkpoint_epoch_*.pth"))[: -self.options.keep_last]:
-                path.unlink()
+        if not self.options.keep_last:
+            return
+        before, after = self.options.numbered(None).split("*")
+        numbers = {path: path.name[len(before) : -len(after)] for path in self.folder.glob(f"{glob.escape(before)}*{after}")}
+        by_epoch = sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
+        for path in by_epoch[: -self.options.keep_last]:
+            path.unlink()

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
 from nnreg.errors import TrainingError
-from nnreg.files import make_folder, read_json, write_json
+from nnreg.files import make_folder, read_json, write_json, write_text
 from nnreg.inference.trained_networks import Predictor
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
@@ -218,7 +218,7 @@ class nnRegTrainer:
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""
         make_folder(self.output_folder)
-        self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line)
+        self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line, self.plan.checkpoints.model_name)
         self._write_model_files()
         write_json(self.output_folder / "debug.json", debug_information(self))
         for line in opening_lines(self):
@@ -367,6 +367,9 @@ class nnRegTrainer:
         self.plans.write(self.folders.model / "plans.json")
         self.spec.write(self.folders.model / "dataset.json")
         copy_reference(self.folders.preprocessed, self.folders.model)
+        settings = self.folders.preprocessed / self.plan.checkpoints.settings_name
+        if self.plan.checkpoints.model_name and settings.is_file():
+            write_text(self.output_folder / settings.name, settings.read_text(encoding="utf-8"))
 
     def _splits_path(self) -> Path:
         return self.folders.preprocessed / "splits_final.json"
