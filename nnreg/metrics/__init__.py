@@ -6,6 +6,8 @@ A value that does not exist (a label that is not there, a Jacobian on a grid of 
 from nnreg.metrics.additional import METRICS, NSD_2MM, SDLOGJ_LEARN2REG, AdditionalMetric, Metric, additional_metrics
 from nnreg.metrics.fields import (
     endpoint_error,
+    folding,
+    folding_count,
     folding_percent,
     grad_l2,
     inverse_consistency_error,
@@ -30,6 +32,8 @@ __all__ = [
     "confusion",
     "dice",
     "endpoint_error",
+    "folding",
+    "folding_count",
     "folding_percent",
     "grad_l2",
     "hausdorff95",

@@ -73,13 +73,26 @@ def sdlogj_learn2reg(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) ->
     return _deviation((determinant + 3).clamp(1e-9, 1e9).log())
 
 
-def folding_percent(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
-    """Percentage of voxels whose Jacobian determinant (central differences) is zero or negative; NaN on a grid of one slice."""
+def folding(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[float, float]:
+    """Voxels whose Jacobian determinant (central differences) is zero or negative: how many per field, and their percentage.
+
+    The count is called NJD by others. Both are NaN on a grid of one slice.
+    """
     fields = as_fields(field)
     if min(fields.shape[2:]) < 2:
-        return NAN
+        return NAN, NAN
     folded = jacobian_determinant(fields)[as_mask(mask, fields)] <= 0
-    return 100 * float(folded.double().mean()) if folded.numel() else NAN
+    return (float(folded.sum()) / len(fields), 100 * float(folded.double().mean())) if folded.numel() else (NAN, NAN)
+
+
+def folding_count(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """The count of :func:`folding`."""
+    return folding(field, mask)[0]
+
+
+def folding_percent(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """The percentage of :func:`folding`."""
+    return folding(field, mask)[1]
 
 
 def grad_l2(field: ArrayOrTensor, *, spacing: Sequence[float] | None = None) -> float:
