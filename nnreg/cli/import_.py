@@ -19,8 +19,20 @@ ATLAS = (
     "img_pattern",
     "img_npz_key",
     "label_npz_key",
+    "load_model",
+    "log_dir",
+    "model_dir",
+    "device",
 )
-NUMBERS: dict[str, type] = {"epochs": int, "steps_per_epoch": int, "lr": float, "ncc_weight": float, "grad_weight": float, "validation_freq": int}
+NUMBERS: dict[str, type] = {
+    "epochs": int,
+    "steps_per_epoch": int,
+    "lr": float,
+    "ncc_weight": float,
+    "grad_weight": float,
+    "validation_freq": int,
+    "num_workers": int,
+}
 
 
 def parser() -> Parser:
@@ -84,7 +96,7 @@ def _work(options: argparse.Namespace) -> None:
     for note in imported.notes:
         print(note)
     prepared = import_run(imported, Path(source), workspace_of(options), number=options.dataset, processes=options.processes, say=print)
-    print(f"nnreg_train {prepared.dataset[7:10]} {prepared.configuration} 0 -tr {prepared.recipe}")
+    print(prepared.command(imported))
 
 
 if __name__ == "__main__":

@@ -105,8 +105,9 @@ class Registration:
         Returns
         -------
         dict
-            ``succeeded``; ``similarity`` (``measure``, ``aligned``, ``after``) and ``ncc`` (``header``, ``after``); ``sdlogj``, ``folding_count`` and
-            ``folding_percent`` of the deformable part; where `annotations` has them ``dice`` and ``tre_mm``, each for the stages ``header``, ``aligned`` (start) and ``after``.
+            ``succeeded``; ``similarity`` (``measure``, ``aligned``, ``after``) and ``ncc`` (``header``, ``after``); of the deformable part
+            ``sdlogj``, ``folding_count`` and ``folding_percent``; where `annotations` has them ``dice`` and ``tre_mm``, each for the stages
+            ``header``, ``aligned`` (start) and ``after``.
         """
         stages = {"header": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
         unaligned = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)

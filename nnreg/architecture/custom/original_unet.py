@@ -44,7 +44,9 @@ class _Residual(nn.Module):
 
     def __init__(self, ndim: int, inputs: int, outputs: int, stride: Stride, units: int) -> None:
         super().__init__()
-        made = OrderedDict((f"unit{index}", _Unit(ndim, outputs if index else inputs, outputs, (1,) * ndim if index else stride)) for index in range(units))
+        made: OrderedDict[str, nn.Module] = OrderedDict(
+            (f"unit{index}", _Unit(ndim, outputs if index else inputs, outputs, (1,) * ndim if index else stride)) for index in range(units)
+        )
         self.conv = nn.Sequential(made)
         self.residual: nn.Module = nn.Identity()
         if max(stride) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ class ImportedRun:
     recipe : network, loss and options
     dataset : None where the source names none; the recipe then goes with any dataset
     device, workers : what the source trains on, and with how many processes that load data; None: not said
+    weights : file whose weights are the start
     notes : what became of values that nnReg has otherwise
     """
 
@@ -60,6 +62,7 @@ class ImportedRun:
     dataset: ImportedDataset | None = None
     device: str = "auto"
     workers: int | None = None
+    weights: Path | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -70,6 +73,12 @@ class Prepared:
     dataset: str
     configuration: str
     recipe: Path
+
+    def command(self, run: ImportedRun) -> str:
+        """The ``nnreg_train`` line of the first fold."""
+        options = [("-tr", self.recipe), ("-pretrained_weights", run.weights), ("-device", None if run.device == "auto" else run.device)]
+        said = [f"{name} {shlex.quote(str(value))}" for name, value in [*options, ("--num_workers", run.workers)] if value is not None]
+        return " ".join(["nnreg_train", self.dataset[7:10], self.configuration, "0", *said])
 
 
 def write_recipe(recipe: TrainerConfig, path: Path) -> Path:

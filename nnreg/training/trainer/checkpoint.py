@@ -99,7 +99,7 @@ def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     ]
     shapes = ((name, tuple(given[name].shape), tuple(value.shape)) for name, value in wanted.items() if name in given)
     other = next((entry for entry in shapes if entry[1] != entry[2]), None)
-    return "; ".join([*parts, *([] if other is None else ["{0!r} has the shape {1}, the network's is {2}".format(*other)])])
+    return "; ".join([*parts, *([] if other is None else ["{!r} has the shape {}, the network's is {}".format(*other)])])
 
 
 def resumable(folder: Path) -> Path | None:
