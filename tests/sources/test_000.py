@@ -190,7 +190,6 @@ def test_the_experiments_at_the_printed_size(tmp_path, name):
     assert recipe.architecture == {"localnet3d": "localnet", "unetreg3d": "unetreg_original"}.get(name, "globalnet")
 
 
-@pytest.mark.parametrize("size", [24, 64])
 @pytest.mark.parametrize(
     "change",
     [
@@ -202,9 +201,10 @@ def test_the_experiments_at_the_printed_size(tmp_path, name):
         *(f"training: {{batch_size: {batch}}}" for batch in (1, 2, 4)),
     ],
 )
-def test_hyperparameters_to_try(tmp_path, change, size):
+def test_hyperparameters_to_try(tmp_path, change):
+    """On images that hardly hold four poolings; the printed size is tried above."""
     source = tmp_path / "tuned.yaml"
-    source.write_text(f"image_size: [{size}, {size}, {size}]\n{change}\n")
+    source.write_text(f"image_size: [24, 24, 24]\n{change}\n")
     assert read_run(source).dataset is not None
 
 
