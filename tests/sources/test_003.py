@@ -24,6 +24,7 @@ from nnreg.files import read_json
 from nnreg.geometry import Space
 from nnreg.imageio import write_image
 from nnreg.training.importers import read_run
+from nnreg.training.importers.registration.atlas_folder import _device
 from nnreg.training.trainer.trainer import nnRegTrainer
 from nnreg.workspace import Workspace
 
@@ -237,9 +238,9 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, monkey
     assert not (tmp_path / "nnReg_workspace").exists()
 
 
-def test_devices_by_the_manuals_and_the_scripts_names(tmp_path):
-    folder = printed_folders(tmp_path / "data")
-    assert [read_run(folder, device=name).device for name in ("cpu", "cuda:1", "gpu0")] == ["cpu", "cuda:1", "cuda:0"]
+@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("gpu0", "cuda:0")])
+def test_devices_by_the_manuals_and_the_scripts_names(name, device):
+    assert _device(name) == device
 
 
 def test_nothing_is_left_out_without_a_word(tmp_path):
