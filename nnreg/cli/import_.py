@@ -20,8 +20,20 @@ ATLAS = (
     "img_pattern",
     "img_npz_key",
     "label_npz_key",
+    "load_model",
+    "log_dir",
+    "model_dir",
+    "device",
 )
-NUMBERS: dict[str, type] = {"epochs": int, "steps_per_epoch": int, "lr": float, "ncc_weight": float, "grad_weight": float, "validation_freq": int}
+NUMBERS: dict[str, type] = {
+    "epochs": int,
+    "steps_per_epoch": int,
+    "lr": float,
+    "ncc_weight": float,
+    "grad_weight": float,
+    "validation_freq": int,
+    "num_workers": int,
+}
 
 
 def parser() -> Parser:

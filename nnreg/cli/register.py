@@ -98,7 +98,7 @@ def _report(result: Registration, output: Path) -> str:
     measures = result.measures
     lines.append(f"similarity ({result.similarity}): {result.similarity_before:.4f} before, {result.similarity_after:.4f} after")
     if "sdlogj" in measures:
-        lines.append(f"SDlogJ {measures['sdlogj']:.3f}, folding {measures['folding_percent']:.4f} %")
+        lines.append(f"SDlogJ {measures['sdlogj']:.3f}, folding {measures['folding_count']:.0f} voxels ({measures['folding_percent']:.4f} %)")
     if "dice" in measures:
         lines.append(f"Dice {measures['dice']['header']['mean']:.4f} before, {measures['dice']['after']['mean']:.4f} after")
     if "tre_mm" in measures:

@@ -26,11 +26,13 @@ def parser() -> Parser:
     result.add_argument("--val", action="store_true", help="only validate checkpoint_final.pth")
     result.add_argument("--val_best", action="store_true", help="only validate checkpoint_best.pth")
     result.add_argument("--npz", action="store_true", help="dense prediction: keep the probabilities of the validation cases, for ensembles")
-    result.add_argument("-pretrained_weights", metavar="FILE", help="checkpoint whose weights are the start")
+    result.add_argument(
+        "-pretrained_weights", "--load_model", dest="pretrained_weights", metavar="FILE", help="checkpoint or plain state dict whose weights are the start"
+    )
     result.add_argument("--epochs", type=int, metavar="N", help="train N epochs instead of the planned number")
     result.add_argument("--iterations_per_epoch", "--steps_per_epoch", type=int, metavar="N", help="optimisation steps per epoch")
     result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the plan's training; may be repeated")
-    result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
+    result.add_argument("-device", "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
     result.add_argument("--num_workers", type=int, metavar="N", help="processes that load data (default: 0 on a CPU)")
     result.add_quiet()
     result.add_workspace()
@@ -106,6 +108,7 @@ def _import(options: argparse.Namespace) -> None:
         if imported.dataset is not None:
             print(f"{source}: the network's options and the training are taken from it; images, targets and patch are those of dataset {options.dataset}")
         recipe = write_recipe(imported.recipe, workspace.preprocessed / workspace.dataset_name(options.dataset) / f"{source.stem}.yaml")
+    options.pretrained_weights = imported.weights if options.pretrained_weights is None else options.pretrained_weights
     options.num_workers = imported.workers if options.num_workers is None else options.num_workers
     if options.device == "auto" and imported.device == "cpu":  # "cuda" means a GPU if there is one, as auto does
         options.device = "cpu"

@@ -95,6 +95,7 @@ def test_the_other_models_of_the_tutorial(tmp_path):
     assert (local.architecture, local.architecture_kwargs["depth"]) == ("localnet", 3)
     model = {"name": "unetreg3d", "channels": [16, 32, 64, 128, 256], "strides": [2, 2, 2, 2], "num_res_units": 2}
     unet = read_run(written(tmp_path, {"model": model})).recipe
+    assert (unet.architecture, unet.architecture_kwargs) == ("unetreg_original", {"num_res_units": 2})
     assert unet.training["architecture.features_per_stage"] == [16, 32, 64, 128, 256]
     assert unet.training["architecture.strides"] == [[1] * 3, *[[2] * 3] * 4]
 
@@ -383,7 +384,7 @@ def test_the_flags_of_an_atlas_registration(atlas):
 
 
 def test_a_folder_onto_an_atlas_trains(atlas, tmp_path, one_thread):
-    short = ["--epochs", "2", "--iterations_per_epoch", "1", "--set", "architecture.name=unetreg", "--set", "architecture.base_features=4"]
+    short = ["--epochs", "2", "--iterations_per_epoch", "1"]
     assert train_command.main(["--from_config", str(atlas), *short, "-device", "cpu", "-q", "--workspace", str(tmp_path)]) == 0
     raw = RawDataset.open(tmp_path / "nnReg_raw" / "Dataset001_Data")
     assert sorted(raw.cases) == ["atlas", "scan_abc", "scan_def", "subject01", "subject02", "val_99"]

@@ -95,7 +95,7 @@ def train(
     validate_only, validate_best
         Validate ``checkpoint_final.pth`` (or ``checkpoint_best.pth``) without training.
     pretrained_weights
-        Checkpoint whose network weights are the start.
+        File whose network weights are the start: a checkpoint, or a plain state dict.
     save_probabilities
         Whether the validation keeps the probabilities of label maps, for ensembles.
     **build
@@ -104,7 +104,6 @@ def train(
     trainer = build_trainer(workspace, dataset, configuration, fold, **build)
     trainer.save_probabilities = save_probabilities
     folder = trainer.output_folder
-    writable_folder(folder)
     if validate_only or validate_best:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
         return trainer.perform_actual_validation()
@@ -117,6 +116,7 @@ def train(
         )
     elif pretrained_weights is not None:
         trainer.load_checkpoint(Path(pretrained_weights), weights_only=True)
+    writable_folder(folder)  # not before: weights that do not fit leave no empty folder
     return trainer.run_training()
 
 

@@ -65,6 +65,7 @@ class ImportedRun:
     recipe : network, loss and options
     dataset : None where the source names none; the recipe then goes with any dataset
     device, workers : what the source trains on, and with how many processes that load data; None: not said
+    weights : file whose weights are the start
     notes : what became of values that nnReg has otherwise
     output : folder that the model folder goes into, None for the workspace's
     settings : the whole run in the source's own form, defaults and flags filled in; kept as ``NAME_config.yaml``, None where the form has no such file
@@ -74,6 +75,7 @@ class ImportedRun:
     dataset: ImportedDataset | None = None
     device: str = "auto"
     workers: int | None = None
+    weights: Path | None = None
     notes: tuple[str, ...] = field(default=())
     output: Path | None = None
     settings: Mapping[str, Any] | None = None
@@ -89,7 +91,8 @@ class Prepared:
 
     def command(self, run: ImportedRun) -> str:
         """The ``nnreg_train`` line of the first fold."""
-        options = [("-tr", self.recipe), ("-o", run.output), ("-device", None if run.device == "auto" else run.device), ("--num_workers", run.workers)]
+        device = None if run.device == "auto" else run.device
+        options = [("-tr", self.recipe), ("-o", run.output), ("-pretrained_weights", run.weights), ("-device", device), ("--num_workers", run.workers)]
         said = [f"{name} {shlex.quote(str(value))}" for name, value in options if value is not None]
         return " ".join(["nnreg_train", self.dataset[7:10], self.configuration, "0", *said])
 

@@ -315,7 +315,7 @@ class nnRegTrainer:
     def load_checkpoint(self, path: Path, *, weights_only: bool = False) -> None:
         """Restore everything that `save_checkpoint` stored, so that the run goes on bit for bit (CPU); or the weights alone."""
         self.initialize()
-        restore_training(self, load_checkpoint(path, self.device), path, weights_only=weights_only)
+        restore_training(self, load_checkpoint(path, self.device, weights_only=weights_only), path, weights_only=weights_only)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
