@@ -233,8 +233,9 @@ def test_a_trainer_in_a_module_beside_the_command(place: Path, capsys: pytest.Ca
     assert "trainer MyTrainer, from my_trainer.py" in capsys.readouterr().out
     content = torch.load(results(place, "MyTrainer") / "fold_0" / "checkpoint_final.pth", weights_only=True)
     assert content["optimizer_state"]["param_groups"][0]["lr"] == 0.001
-    # the module's name before the class, and a folder of its own
+    # the module's name before the class, and a folder of its own, whose name serves as well
     assert typed("nnreg_train 001 2d 0 -tr my_trainer:MyTrainer") == 0
+    assert resolve_trainer("my_trainer.MyTrainer", beside=place).name == "my_trainer.MyTrainer"
     assert (results(place, "my_trainer.MyTrainer", "2d") / "fold_0" / "checkpoint_final.pth").is_file()
 
 
@@ -376,6 +377,24 @@ def test_the_weights_that_fit_are_the_start_and_others_are_refused(place: Path, 
         assert typed(f"nnreg_train 001 2d 2 -pretrained_weights {tmp_path / name}") == 2
         assert message in capsys.readouterr().err
     assert not (results(place, configuration="2d") / "fold_2").exists()
+
+
+def test_missing_arrays_are_made_by_the_command_and_asked_for_by_python(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nnreg.training.nnRegTrainer.nnRegTrainer import nnRegTrainer
+
+    arrays = place / "nnReg_preprocessed" / NAME / "nnRegPlans_2d"
+    shutil.rmtree(arrays)
+    with pytest.raises(TrainingError, match="Run nnreg_preprocess -d 001 -c 2d"):
+        nnRegTrainer(dataset_id=1, configuration="2d")
+    marker = arrays.with_name(".nnRegPlans_2d.preprocessing")
+    marker.write_text("running")
+    assert typed("nnreg_train 001 2d 0") == 2
+    assert f"if none is running, remove {marker}" in capsys.readouterr().err
+    marker.write_text("unfinished")
+    assert typed("nnreg_train 001 2d 0 -tr nonsense") == 2
+    assert not arrays.exists()
+    assert typed("nnreg_train 001 2d 0") == 0
+    assert not marker.exists()
 
 
 # -- splits and labels ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,14 +18,6 @@ from nnreg.errors import ConfigurationError
 from nnreg.registry import one_line
 
 REGISTRY = "TRAINER_CONFIGS"
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a file defines under a name."""
-
-    name: str
-    file: Path
 
 
 def trainer_beside(folder: Path, name: str) -> Path | None:
@@ -51,8 +42,8 @@ def recipe_beside(folder: Path, name: str) -> Path | None:
     return _only(folder, name, _registers, (name, REGISTRY))
 
 
-def imported_file(found: Found) -> Any:
-    """Import the file and return what it defines under the name; None where it only registers it.
+def imported_file(file: Path, name: str) -> Any:
+    """Import a file and return what it defines under a name; None where it only registers it.
 
     Raises
     ------
@@ -60,10 +51,10 @@ def imported_file(found: Found) -> Any:
         If it cannot be imported.
     """
     try:
-        module = _module(found.file.resolve())
+        module = _module(file.resolve())
     except Exception as error:  # the code of others fails in many ways
-        raise ConfigurationError(f"{found.file}: trainer {found.name!r} is defined here, but cannot be imported ({one_line(error)}). Mend it.") from error
-    return getattr(module, found.name, None)
+        raise ConfigurationError(f"{file}: trainer {name!r} is defined here, but cannot be imported ({one_line(error)}). Mend it.") from error
+    return getattr(module, name, None)
 
 
 def imported_module(name: str, beside: Path | None) -> Any:
@@ -153,4 +144,4 @@ def _add_to_path(folder: Path) -> None:
         importlib.invalidate_caches()
 
 
-__all__ = ["Found", "imported_file", "imported_module", "recipe_beside", "trainer_beside"]
+__all__ = ["imported_file", "imported_module", "recipe_beside", "trainer_beside"]

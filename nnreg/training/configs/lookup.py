@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.registry import entry_point_names, installed, load_entry_point
-from nnreg.training.configs.beside import Found, imported_file, imported_module, recipe_beside, trainer_beside
+from nnreg.training.configs.beside import imported_file, imported_module, recipe_beside, trainer_beside
 from nnreg.training.configs.names import DEFAULT_TRAINER, ENTRY_POINTS, is_file, known_names, parts_of, results_name
 from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
 from nnreg.typed import from_mapping
@@ -40,8 +40,8 @@ def resolve_trainer(name: str = DEFAULT_TRAINER, *, beside: Path | None = None) 
 
     A part is looked up among the registered configs (``50epochs`` is one for any number), the trainer classes (built in, then entry points
     ``nnreg.trainers``) and the networks (built in, then entry points ``nnreg.networks``), then taken as ``package.module:Attribute`` (a trainer class, a
-    TrainerConfig or a network's class) or a YAML file. Parts count from left to right, and of two values for one key the later stands; two networks, two
-    losses or two trainer classes are an error.
+    TrainerConfig or a network's class; a point serves as well) or a YAML file. Parts count from left to right, and of two values for one key the later
+    stands; two networks, two losses or two trainer classes are an error.
 
     Parameters
     ----------
@@ -56,19 +56,9 @@ def resolve_trainer(name: str = DEFAULT_TRAINER, *, beside: Path | None = None) 
     ConfigurationError
         Unknown or ambiguous name, module that cannot be imported, file with unknown keys, parts that contradict each other.
     """
-    from nnreg.training.trainer.trainer import nnRegTrainer
-
     if "__" in results_name(name):
         raise ConfigurationError(f"trainer {name!r}: two underscores separate the parts of a results folder's name. Rename the class, module or file.")
-    found = [_part(part, beside) for part in parts_of(name)]
-    own = [part for part in found if part.trainer is not nnRegTrainer]
-    if len(own) > 1:
-        raise ConfigurationError(f"trainer {name!r} joins {len(own)} trainer classes, {own[0].name} and {own[1].name}. Keep one of them.")
-    config = found[0].config
-    for part in found[1:]:
-        config = config.merged(part.config)
-    sources = ", ".join(dict.fromkeys(part.source for part in found if part.source))
-    return ResolvedTrainer(results_name(name), own[0].trainer if own else nnRegTrainer, config, sources)
+    return _joined(name, [_part(part, beside) for part in parts_of(name)])
 
 
 def registered_trainer(name: str) -> ResolvedTrainer:
@@ -79,9 +69,23 @@ def registered_trainer(name: str) -> ResolvedTrainer:
     ConfigurationError
         If it is none of these.
     """
-    if any(is_file(part) or ":" in part for part in parts_of(name)):
-        raise ConfigurationError(f"trainer {name!r} is code or a file of one's own, which is never loaded because a file names it. Name it with -tr.")
-    return resolve_trainer(name)
+    found = [(part, _registered(part)) for part in parts_of(name)]
+    if unknown := [part for part, registered in found if registered is None]:
+        raise ConfigurationError(f"trainer {unknown[0]!r} is nothing that nnReg or an installed package has. Code of your own is only loaded by -tr.")
+    return _joined(name, [registered for _, registered in found if registered is not None])
+
+
+def _joined(name: str, found: Sequence[ResolvedTrainer]) -> ResolvedTrainer:
+    from nnreg.training.trainer.trainer import nnRegTrainer
+
+    own = [part for part in found if part.trainer is not nnRegTrainer]
+    if len(own) > 1:
+        raise ConfigurationError(f"trainer {name!r} joins {len(own)} trainer classes, {own[0].name} and {own[1].name}. Keep one of them.")
+    config = found[0].config
+    for part in found[1:]:
+        config = config.merged(part.config)
+    sources = ", ".join(dict.fromkeys(part.source for part in found if part.source))
+    return ResolvedTrainer(results_name(name), own[0].trainer if own else nnRegTrainer, config, sources)
 
 
 def _part(name: str, beside: Path | None) -> ResolvedTrainer:
@@ -92,13 +96,16 @@ def _part(name: str, beside: Path | None) -> ResolvedTrainer:
     if ":" in name:
         return _resolved(name, imported_module(name, beside), f"the module {name.rpartition(':')[0]}")
     if beside is not None and name != DEFAULT_TRAINER and (file := recipe_beside(beside, name)) is not None:
-        imported_file(Found(name, file))
-        return ResolvedTrainer(name, nnRegTrainer, TRAINER_CONFIGS[name], _replacing(name, file.name))
+        imported_file(file, name)
+        return _resolved(name, TRAINER_CONFIGS[name], _replacing(name, file.name))
     registered = _registered(name)
     if registered is not None:
         return registered
     if beside is not None and (file := trainer_beside(beside, name)) is not None:
-        return _resolved(name, imported_file(Found(name, file)), file.name)
+        return _resolved(name, imported_file(file, name), file.name)
+    module, _, attribute = name.rpartition(".")
+    if module:  # as results folders spell it
+        return _part(f"{module}:{attribute}", beside)
     raise ConfigurationError(
         f"trainer {name!r} is unknown; {did_you_mean(name, known_names())} (or package.module:Class, a .yaml file, or a class of a module in this folder)"
     )

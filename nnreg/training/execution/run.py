@@ -115,6 +115,7 @@ def train(
     folder = trainer.output_folder
     if validate_only:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
+        writable_folder(folder)
         return trainer.perform_actual_validation()
     latest = resumable(folder) if continue_training else None
     if latest is None and not continue_training and (folder / FINAL).is_file() and start is None and _finished(trainer):

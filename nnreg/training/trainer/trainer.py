@@ -286,7 +286,7 @@ class nnRegTrainer:
                 self._keeper().after_training()
                 self.log("Training finished")
             if self.validates_best:
-                self.load_checkpoint(self.output_folder / BEST, weights_only=True)
+                self._load_best()
             return self.perform_actual_validation()
 
     def perform_actual_validation(self) -> dict[str, Any]:
@@ -365,6 +365,12 @@ class nnRegTrainer:
             yield
         finally:
             self.network = trained
+
+    def _load_best(self) -> None:
+        path = self.output_folder / BEST
+        if not path.is_file():
+            raise TrainingError(f"{path}: was not written, for no epoch had a {self.monitor.label}. The training is kept; validate its last epoch with --val.")
+        self.load_checkpoint(path, weights_only=True)
 
     def _keeper(self) -> CheckpointKeeper:
         return CheckpointKeeper(self.output_folder, self.plan.checkpoints, self.save_checkpoint)
