@@ -82,17 +82,26 @@ class ModelFolder:
             content = load_checkpoint(path)
             stored = configuration_without(content["init"]["configuration"], self.plans.retired)
             configuration = from_mapping(type(configuration), stored, where=str(path), error=PredictionError)
-            network = self._network(configuration, _resolved(content, trainer, path) if content["init"]["custom_network"] else None)
+            own = _resolved(content, trainer, path) if content["init"]["custom_network"] else None
+            network = self._network(configuration) if own is None else self._own_network(own, content["init"]["overrides"])
             load_weights(network, content["network_weights"], path)
             networks.append(network.to(device).eval())
         return Predictor(plans=self.plans, configuration=configuration, networks=networks, device=device)
 
-    def _network(self, configuration: Configuration, resolved: ResolvedTrainer | None) -> nn.Module:
-        if resolved is None:
-            return task_named(self.plans.task).network(plans=self.plans, spec=self.spec, configuration=configuration, recipe=TrainerConfig())
-        folders = RunFolders(raw=self.path, preprocessed=self.path, model=self.path)
+    def _network(self, configuration: Configuration) -> nn.Module:
+        return task_named(self.plans.task).network(plans=self.plans, spec=self.spec, configuration=configuration, recipe=TrainerConfig())
+
+    def _own_network(self, resolved: ResolvedTrainer, overrides: Mapping[str, Any]) -> nn.Module:
+        """What code of the user's own makes of the plans, as ``--set`` changed them in training."""
         trainer = resolved.trainer(
-            plans=self.plans, configuration=self.configuration_name, spec=self.spec, fold="all", folders=folders, recipe=resolved.config, name=resolved.name
+            plans=self.plans,
+            configuration=self.configuration_name,
+            spec=self.spec,
+            fold="all",
+            folders=RunFolders(raw=self.path, preprocessed=self.path, model=self.path),
+            recipe=resolved.config,
+            name=resolved.name,
+            overrides=overrides,
         )
         if not trainer.has_custom_network:
             raise PredictionError(_UNNAMED.format(path=self.path, name=resolved.name))

@@ -193,10 +193,13 @@ def test_val_best_is_a_flag_of_a_training(place: Path, capsys: pytest.CaptureFix
 
 def test_a_recipe_registered_beside_the_command_takes_the_place_of_ours(place: Path, recipes: None, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "my_configs.py").write_text(CONFIG_FILE)
-    assert typed("nnreg_train 001 3d_fullres 0 -tr kiunet") == 0
+    assert typed("nnreg_train 001 3d_fullres 0 -tr kiunet --set architecture.base_features=2") == 0
     assert "trainer kiunet, from my_configs.py (in place of nnReg's own kiunet)" in capsys.readouterr().out
     content = torch.load(results(place, "kiunet") / "fold_0" / "checkpoint_final.pth", weights_only=True)
     assert content["init"]["custom_network"]
+    # a prediction finds it by -tr, typed in the folder of that module
+    predict = "nnreg_predict -i nnReg_raw/Dataset001_Name/imagesTr -o out -d 001 -c 3d_fullres -f 0 --no_pictures"
+    assert typed(f"{predict} -tr kiunet") == 0
     # nnReg's own does not go on in that folder
     (place / "my_configs.py").unlink()
     del TRAINER_CONFIGS["kiunet"]
@@ -236,6 +239,7 @@ def test_a_trainer_in_a_module_beside_the_command(place: Path, capsys: pytest.Ca
     # the module's name before the class, and a folder of its own, whose name serves as well
     assert typed("nnreg_train 001 2d 0 -tr my_trainer:MyTrainer") == 0
     assert resolve_trainer("my_trainer.MyTrainer", beside=place).name == "my_trainer.MyTrainer"
+    assert typed("nnreg_find_lr 001 2d 0 -tr MyTrainer --steps 10") in (0, 2)  # 2: the loss falls at no rate in ten steps
     assert (results(place, "my_trainer.MyTrainer", "2d") / "fold_0" / "checkpoint_final.pth").is_file()
 
 

@@ -109,7 +109,8 @@ def train(
     """
     _take_splits(workspace, dataset, build.get("listeners"))
     start = None if pretrained_weights is None else load_checkpoint(Path(pretrained_weights))
-    trainer = build_trainer(workspace, dataset, configuration, fold, preprocess=not validate_only, **build)
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # of several processes none may fill the folder that the others read
+    trainer = build_trainer(workspace, dataset, configuration, fold, preprocess=alone and not validate_only, **build)
     trainer.save_probabilities, trainer.validates_best = save_probabilities, validate_best
     _check_best(trainer, validate_best, validate_only)
     folder = trainer.output_folder

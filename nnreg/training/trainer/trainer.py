@@ -393,12 +393,12 @@ class nnRegTrainer:
         for done, batch in enumerate(self._batches(loader, self.current_epoch, "training")):
             if self.plan.lr_update == "step" and self.lr_scheduler is not None and not self.stepper.pending:
                 self.lr_scheduler.step(self.current_epoch + done / len(loader))
-            result = self.train_step(self._on_device(batch))
+            result = self.train_step(self.on_device(batch))
             terms.append({"loss": result.detach(), "gradient_norm": self.stepper(result)} if isinstance(result, Tensor) else result)
         self.stepper.finish()
         return terms
 
-    def _on_device(self, batch: Any) -> Any:
+    def on_device(self, batch: Any) -> Any:
         """A batch of the task as overrides find it; one of the user's own loader as it is."""
         return Batch(to_device(batch, self.device), getattr(self.task, "batch_names", {})) if isinstance(batch, dict) else batch
 
@@ -414,7 +414,7 @@ class nnRegTrainer:
                     with torch.no_grad():
                         shown = self.task.pictures(network=self.network, objective=self.objective, batch=to_device(batch, self.device))
                     self.report.pictures(self.current_epoch, shown)
-                terms.append(self.validation_step(self._on_device(batch)))
+                terms.append(self.validation_step(self.on_device(batch)))
         return terms
 
     def _batches(self, loader: Any, epoch: int, what: str) -> Iterator[dict[str, Tensor]]:
