@@ -60,7 +60,9 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return name in self._entries
 
     def __setitem__(self, name: str, entry: T) -> None:
-        if name in self._entries and self._entries[name] is not entry and self.replaceable:
+        if self.replaced.get(name) is entry:
+            del self.replaced[name]
+        elif name in self._entries and self._entries[name] is not entry and self.replaceable:
             self.replaced.setdefault(name, self._entries[name])
         elif name in self._entries and self._entries[name] is not entry:
             raise ConfigurationError(f"{self.kind} {name!r} is registered already. Choose another name.")

@@ -6,7 +6,7 @@ import importlib
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,6 @@ from nnreg.training.configs import TRAINER_CONFIGS
 TRAINER_CONFIGS['kiunet'] = kiunet_config
 """
 pytestmark = pytest.mark.usefixtures("one_thread")
-Typed = Callable[[str], int]
 
 
 def typed(line: str) -> int:
@@ -215,6 +214,8 @@ def test_a_recipe_registered_in_python_takes_the_place_of_ours(recipes: None) ->
     found = resolve_trainer("kiunet")
     assert found.config is mine
     assert "in place of nnReg's own kiunet" in found.source
+    TRAINER_CONFIGS["kiunet"] = TRAINER_CONFIGS.replaced["kiunet"]
+    assert resolve_trainer("kiunet").source == ""
 
 
 def test_the_loss_of_components_as_an_instance(place: Path, recipes: None) -> None:
@@ -261,6 +262,16 @@ def test_two_modules_with_one_name_and_broken_ones_are_told(tmp_path: Path) -> N
     assert resolve_trainer("kiunet", beside=tmp_path).source == resolve_trainer("nnRegTrainer", beside=tmp_path).source == ""
     with pytest.raises(ConfigurationError, match="is unknown"):
         resolve_trainer("Mine")
+
+
+def test_a_script_that_trains_its_own_class_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnreg import nnRegTrainer
+
+    (tmp_path / "run.py").write_text("class Mine(nnRegTrainer): pass\nraise SystemError\n")
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__file__", str(tmp_path / "run.py"), raising=False)
+    monkeypatch.setattr(main, "Mine", type("Mine", (nnRegTrainer,), {}), raising=False)
+    assert resolve_trainer("Mine", beside=tmp_path).trainer is main.Mine
 
 
 def test_a_checkpoint_never_imports_what_it_names(place: Path) -> None:
@@ -360,6 +371,29 @@ def test_pretraining_from_start_to_end(place: Path, capsys: pytest.CaptureFixtur
     assert given["heads.0.weight"].shape[0] == 3
     assert own["heads.0.weight"].shape[0] == 4
     assert not list((place / "nnReg_preprocessed" / SECOND).glob(".*.preprocessing"))
+
+
+def test_moved_plans_have_arrays_of_their_own_and_the_losses_of_the_targets_labels(place: Path) -> None:
+    """The source shares its arrays with other plans, as nnU-Net's presets do, and has labels where the target has regions."""
+    from nnreg.preprocessing.move import move_plans
+
+    write(place, SECOND, labels={"background": 0, "both": [3, 7], "right": 7}, regions_class_order=[3, 7])
+    folder = place / "nnReg_preprocessed" / NAME
+    content = json.loads((folder / "nnRegPlans.json").read_text())
+    (folder / "nnRegOther.json").write_text(json.dumps(content | {"plans_name": "nnRegOther"}))
+    plans, path = move_plans(Workspace.resolve(), 1, 2, source_plans="nnRegOther")
+    assert path.name == "nnRegOther.json"
+    for name, configuration in plans.configurations.items():
+        assert configuration.data_identifier == f"nnRegOther_{name}"
+        assert [term.name for term in configuration.training.supervision] == ["negative_dice", "binary_cross_entropy"]  # type: ignore[attr-defined]
+    # terms that someone wrote stay, channels must be as many
+    content["configurations"]["2d"]["training"]["supervision"] = [{"name": "focal"}]
+    (folder / "nnRegOther.json").write_text(json.dumps(content | {"plans_name": "nnRegOther"}))
+    plans, _ = move_plans(Workspace.resolve(), 1, 2, source_plans="nnRegOther", overwrite=True)
+    assert [term.name for term in plans.configurations["2d"].training.supervision] == ["focal"]  # type: ignore[attr-defined]
+    (folder / "nnRegOther.json").write_text(json.dumps(content | {"plans_name": "nnRegOther", "channel_names": ["T1", "T2"]}))
+    with pytest.raises(NnRegError):
+        move_plans(Workspace.resolve(), 1, 2, source_plans="nnRegOther", overwrite=True)
 
 
 def test_the_weights_that_fit_are_the_start_and_others_are_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,10 @@ def _called(node: ast.expr) -> str:
 
 
 def _module(file: Path) -> ModuleType:
-    """Imported under its own name, so that worker processes find it too, or where that is taken under another one."""
+    """Imported under its own name, so that worker processes find it too, or where that is taken under another one; a running script is not run again."""
+    main = sys.modules["__main__"]
+    if (script := getattr(main, "__file__", None)) is not None and Path(script).resolve() == file:
+        return main
     _add_to_path(file.parent)
     spec = importlib.util.find_spec(file.stem) if file.stem not in sys.modules else sys.modules[file.stem].__spec__
     if spec is not None and spec.origin is not None and Path(spec.origin).resolve() == file:
