@@ -71,8 +71,7 @@ def imported_module(name: str, beside: Path | None) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the code of others fails in many ways
-        where = "with the package importable from here" if beside is None else "with the package installed, or in this folder"
-        raise ConfigurationError(f"trainer {name!r}: {one_line(error)}. Expected package.module:Class {where}.") from error
+        raise ConfigurationError(f"trainer {name!r}: {one_line(error)}. Expected package.module:Class with the package importable from here.") from error
 
 
 def _only(folder: Path, name: str, says: Callable[[ast.stmt, str], bool], words: Sequence[str]) -> Path | None:
