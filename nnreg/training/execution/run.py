@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from nnreg.errors import NnRegError, TrainingError
+from nnreg.errors import ConfigurationError, NnRegError, TrainingError
 from nnreg.files import writable_folder
 from nnreg.training.configs.lookup import DEFAULT_TRAINER, resolve_trainer
+from nnreg.training.distributed import ALONE, Ranks, left_in_order
+from nnreg.training.execution.shared import join
 from nnreg.training.run_folders import DEFAULT_PLANS, prepared
-from nnreg.training.runtime_utils.runtime import device_named
 from nnreg.training.trainer.checkpoint import BEST, FINAL, resumable
 from nnreg.training.trainer.parts import Listeners
 from nnreg.training.trainer.trainer import nnRegTrainer
@@ -32,8 +33,9 @@ def build_trainer(
     device: str = "auto",
     workers: int | None = None,
     listeners: Listeners | None = None,
+    ranks: Ranks = ALONE,
 ) -> nnRegTrainer:
-    """A trainer for one fold, every name checked, nothing written yet.
+    """A trainer for one fold, every name checked, nothing written yet; of several processes, as one of them has it.
 
     Raises
     ------
@@ -42,8 +44,8 @@ def build_trainer(
     """
     resolved = resolve_trainer(trainer)
     loaded, spec, folders = prepared(workspace, dataset, configuration, fold, plans, resolved.name)
-    chosen = device_named(device)
-    return resolved.trainer(
+    chosen = ranks.device(device)
+    built = resolved.trainer(
         plans=loaded,
         configuration=configuration,
         spec=spec,
@@ -53,14 +55,16 @@ def build_trainer(
         recipe=resolved.config,
         overrides=overrides,
         device=chosen,
-        workers=default_workers(chosen) if workers is None else workers,
-        listeners=listeners,
+        workers=default_workers(chosen, ranks.local_size) if workers is None else workers,
+        listeners=listeners if ranks.leads else None,
     )
+    built.ranks = ranks
+    return built
 
 
-def default_workers(device: torch.device) -> int:
-    """Processes that load data: none on a CPU, whose cores the network needs itself; else all cores but one, at most 8."""
-    return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+def default_workers(device: torch.device, processes: int = 1) -> int:
+    """Processes that load data: none on a CPU, whose cores the network needs itself; else all cores but one, at most 8, shared by `processes` that train."""
+    return 0 if device.type == "cpu" else max(1, min(8, ((os.cpu_count() or 2) - 1) // processes))
 
 
 def train(
@@ -89,12 +93,17 @@ def train(
     save_probabilities
         Whether the validation keeps the probabilities of label maps, for ensembles.
     **build
-        As in :func:`build_trainer`.
+        As in :func:`build_trainer`. Of several `ranks` the first alone writes, validates, and returns a summary.
     """
     trainer = build_trainer(workspace, dataset, configuration, fold, **build)
     trainer.save_probabilities = save_probabilities
     folder = trainer.output_folder
-    writable_folder(folder)
+    if trainer.ranks.size > 1:
+        if validate_only or validate_best:
+            raise ConfigurationError("--val and --val_best are the work of one process. Leave out -num_gpus or torchrun.")
+        join(trainer)
+    if trainer.ranks.leads:
+        writable_folder(folder)
     if validate_only or validate_best:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
         return trainer.perform_actual_validation()
@@ -107,7 +116,8 @@ def train(
         )
     elif pretrained_weights is not None:
         trainer.load_checkpoint(Path(pretrained_weights), weights_only=True)
-    return trainer.run_training()
+    with left_in_order(trainer.ranks):
+        return trainer.run_training()
 
 
 def _finished(trainer: nnRegTrainer) -> bool:
