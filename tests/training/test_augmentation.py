@@ -9,6 +9,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 
 from nnreg.errors import ConfigurationError, GeometryError
 from nnreg.geometry import identity_grid, warp
+from nnreg.training.augmentation import on_device
 from nnreg.training.augmentation.registration import PairSample, RandomAffine, RandomIntensity, VoxelAffine, build_augmentation
 
 STRONG = {"rotation_degrees": 20, "log_scale": 0.15, "shift_fraction": 0.08}
@@ -138,6 +139,32 @@ def test_a_sample_lies_on_one_grid(shape):
     image = smooth_image(shape)
     with pytest.raises(GeometryError, match="one grid"):
         PairSample(image, image[:, 1:], image, image)
+
+
+# -- on a GPU --------------------------------------------------------------------------------------------------------------------
+
+EVERYTHING = {f"{name}_probability": 1 for name in ("noise", "blur", "brightness", "contrast", "low_resolution", "inverted_gamma", "gamma")}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_on_a_gpu_the_same_draw_gives_the_same_sample_within_interpolation(shape, seed, monkeypatch):
+    sample, draw = sample_of(shape, channels=2), build_augmentation({**ALL, "intensity": EVERYTHING}, len(shape)).draw(shape, np.random.default_rng(seed))
+    compiled = draw(sample)
+    monkeypatch.setattr(on_device, "is_compiled", lambda tensor: False)  # tensors that numba cannot reach, as on a GPU
+    there = draw(sample)
+    for name, value in tensors(compiled).items():
+        other = tensors(there)[name]
+        if value.is_floating_point():
+            assert torch.allclose(other, value, atol=2e-3), name
+        else:
+            assert torch.equal(other, value), name
+
+
+def test_on_a_gpu_changes_of_intensity_read_nothing_back(shape, monkeypatch):
+    """Of the image itself: small draws on the CPU may be read."""
+    change = RandomIntensity(**EVERYTHING).sample(np.random.default_rng(0))
+    image = torch.empty(2, *shape, device="meta")  # has no values, so whoever reads one fails
+    assert change.image(image).shape == image.shape
 
 
 # -- the affine twin --------------------------------------------------------------------------------------------------------------

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import conv2d, conv3d, pad
 
 from nnreg.errors import ConfigurationError
+from nnreg.training.augmentation import on_device
 from nnreg.training.augmentation.seeding import global_seed
 
 Range = tuple[float, float]
+BLUR_ENDS = 6  # widths at which the library's Gaussian ends
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class IntensityChange:
         """The changed image (C, *spatial), a new tensor; `image` itself without a seed."""
         if self.seed is None:
             return image
+        if not on_device.is_compiled(image):
+            return changed_on_device(self.settings, self.seed, image)
         with global_seed(self.seed):
             changed: Tensor = _pipeline(self.settings)(image=image.clone())["image"]
         return changed
@@ -88,7 +95,48 @@ class ShareOfDeviation:
 
     def __call__(self, image: Tensor, *_: Any, **__: Any) -> float:
         """The level for this image."""
-        return float(np.random.uniform(self.low, self.high)) * float(image.std())  # noqa: NPY002  inside global_seed
+        return self.share() * float(image.std())
+
+    def share(self) -> float:
+        """The share of the deviation, drawn."""
+        return float(np.random.uniform(self.low, self.high))  # noqa: NPY002  inside global_seed
+
+
+def changed_on_device(settings: RandomIntensity, seed: int, image: Tensor) -> Tensor:
+    """What :class:`IntensityChange` makes of an image (C, *spatial) that lies on a GPU, from the same draws; nothing is read back.
+
+    The library draws from the generators of the image's device, and those of a GPU give other numbers. So parameters are drawn for a stand-in of the image's
+    shape on the CPU, the library changes the image, and what it would mix with tensors of the CPU, noise and blur, is done here.
+    """
+    changed, stand_in = image.clone(), torch.empty(()).expand(image.shape)
+    noise, blur, *others = _pipeline(settings).transforms
+    with global_seed(seed):
+        if noise.get_parameters()["apply_transform"]:
+            torch.rand(len(image))  # the library draws which channels are changed: here all
+            deviation = image.std() * noise.transform.noise_variance.share()
+            drawn = torch.empty(tuple(image.shape), dtype=image.dtype).normal_()
+            changed += drawn.to(image.device, non_blocking=True) * deviation
+        if blur.get_parameters()["apply_transform"]:
+            _blur(changed, **blur.transform.get_parameters(image=stand_in))
+        for random in others:
+            if random.get_parameters()["apply_transform"]:
+                changed = random.transform.apply({"image": changed}, **random.transform.get_parameters(image=stand_in))["image"]
+    return changed
+
+
+def _blur(image: Tensor, apply_to_channel: Tensor, sigmas: Sequence[Sequence[float]]) -> None:
+    """Blur channels in place, axis by axis, with the library's kernels and borders."""
+    from batchgeneratorsv2.transforms.noise.gaussian_blur import _build_kernel
+
+    convolve = (conv2d, conv3d)[image.ndim - 3]
+    for channel, widths in zip(np.flatnonzero(apply_to_channel.numpy()).tolist(), sigmas, strict=True):
+        blurred = image[channel][None, None]
+        for axis, sigma in enumerate(widths):
+            weights = _build_kernel(sigma, truncate=BLUR_ENDS).to(image.device, non_blocking=True)
+            shape = [len(weights) if axis == other else 1 for other in range(image.ndim - 1)]
+            sides = [side for other in reversed(range(image.ndim - 1)) for side in ([len(weights) // 2] * 2 if axis == other else [0, 0])]
+            blurred = convolve(pad(blurred, sides, mode="reflect"), weights.reshape(1, 1, *shape))
+        image[channel] = blurred[0, 0]
 
 
 @functools.lru_cache(maxsize=4)

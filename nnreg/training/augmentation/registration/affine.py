@@ -12,7 +12,8 @@ from torch import Tensor
 
 from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
-from nnreg.geometry import identity_grid, warp
+from nnreg.geometry import identity_grid
+from nnreg.training.augmentation import on_device
 
 EXACT = 1e-9  # voxels: matrices that differ by less are the same map
 
@@ -85,7 +86,7 @@ class VoxelAffine:
     def image(self, image: Tensor) -> Tensor:
         """An image (C, *shape), float32, linear, with its border continued outside."""
         self._check(image)
-        return self._flipped(image) if self.mirrored_axes is not None else warp(image[None].float(), self._displacement)[0]
+        return self._flipped(image) if self.mirrored_axes is not None else self._linear(image.float())
 
     def labels(self, labels: Tensor) -> Tensor:
         """Labels or a mask (C, *shape), nearest neighbour, 0 outside; dtype and values come back exactly."""
@@ -118,11 +119,11 @@ class VoxelAffine:
         """
         n = len(self.shape)
         back = np.linalg.inv((moving or self).matrix)
-        linear = torch.from_numpy(back[:n, :n]).float()
+        linear = torch.from_numpy(back[:n, :n]).float().to(field.device)
         rotated = torch.einsum("jk,k...->j...", linear, self.image(field.float()))
         # where the field is zero: nothing is left if both images were mapped alike
         rest = VoxelAffine(back @ self.matrix, self.shape)
-        return rotated if rest.mirrored_axes == () else rotated + rest._displacement[0]
+        return rotated if rest.mirrored_axes == () else rotated + rest._displacement[0].to(field.device)
 
     @functools.cached_property
     def _displacement(self) -> Tensor:
@@ -136,17 +137,33 @@ class VoxelAffine:
         axes = self.mirrored_axes
         return tensor.flip([axis + 1 for axis in axes]) if axes else tensor
 
+    def _linear(self, image: Tensor) -> Tensor:
+        if not on_device.is_compiled(image):
+            return on_device.sample_linear(image, self.matrix)
+        from nnreg.kernels import volumes  # compiles when first used
+
+        source, grid, matrix = image.detach().contiguous().numpy(), *self._as_volume()
+        # a field of all positions would be three images large, and take most of the time
+        found = volumes.sample(source.reshape(len(source), *grid), shape=grid, matrix=matrix.astype(np.float32))
+        return torch.from_numpy(found.reshape(source.shape))
+
     def _nearest(self, tensor: Tensor) -> Tensor:
+        if not on_device.is_compiled(tensor):
+            return on_device.sample_nearest(tensor, self.matrix)
         from nnreg.training.augmentation.registration.kernels import sample_nearest  # compiles when first used
 
-        n = len(self.shape)
-        source = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        source, grid, matrix = np.ascontiguousarray(tensor.detach().numpy()), *self._as_volume()
         result = np.empty_like(source)
+        sample_nearest(source.reshape(len(source), *grid), matrix, result.reshape(len(source), *grid))
+        return torch.from_numpy(result)
+
+    def _as_volume(self) -> tuple[tuple[int, int, int], Doubles]:
+        """Grid and matrix (3, 4) with three axes, as the compiled loops have them: an image of two is one slice."""
+        n = len(self.shape)
         matrix = np.eye(4)[:3]
         matrix[3 - n :, 3 - n :] = self.matrix[:n]
-        volume = (source.shape[0], *(1,) * (3 - n), *self.shape)
-        sample_nearest(source.reshape(volume), matrix, result.reshape(volume))
-        return torch.from_numpy(result).to(tensor.device)
+        depth, height, width = (*(1,) * (3 - n), *self.shape)
+        return (depth, height, width), matrix
 
     def _check(self, tensor: Tensor) -> None:
         if tuple(tensor.shape[1:]) != self.shape:
