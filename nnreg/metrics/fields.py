@@ -16,6 +16,7 @@ from torch import Tensor
 from nnreg.errors import GeometryError
 from nnreg.geometry import compose, identity_grid
 from nnreg.geometry.simplices import simplex_determinants
+from nnreg.metrics import reductions
 from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, is_tensor
 
 SLAB_VOXELS = 2**19  # bounds the memory of the ten determinants whatever the image
@@ -54,14 +55,7 @@ def grad_l2(field: ArrayOrTensor, *, spacing: Sequence[float] | None = None) -> 
     With `spacing` the differences are mm per mm. An axis of one voxel has none and is left out; NaN if there is no other.
     """
     fields = as_fields(field)
-    scaled = fields if spacing is None else fields * spacing_column(spacing, fields)
-    steps = (1.0,) * (fields.ndim - 2) if spacing is None else tuple(spacing)
-    means = [
-        float(((torch.diff(scaled, dim=axis + 2) / step).double() ** 2).mean())
-        for axis, (size, step) in enumerate(zip(fields.shape[2:], steps, strict=True))
-        if size > 1
-    ]
-    return sum(means) / len(means) if means else NAN
+    return float(reductions.grad_l2(fields, None if spacing is None else spacing_column(spacing, fields), spacing))
 
 
 def non_diffeomorphic_volume(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
@@ -103,8 +97,7 @@ def _alike(first: ArrayOrTensor, second: ArrayOrTensor) -> tuple[Tensor, Tensor]
 def _mean_length(difference: Tensor, spacing: Sequence[float] | None, inside: Tensor) -> float:
     if spacing is not None:
         difference = difference * spacing_column(spacing, difference)
-    lengths = difference.norm(dim=1)[inside]
-    return float(lengths.double().mean()) if lengths.numel() else NAN
+    return float(reductions.mean_length(difference, inside))
 
 
 def as_fields(field: ArrayOrTensor) -> Tensor:

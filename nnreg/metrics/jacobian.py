@@ -7,13 +7,19 @@ axes of length 1. No torch is loaded for arrays.
 from __future__ import annotations
 
 import math
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from nnreg.arrays import Doubles, Floats
+from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
 from nnreg.geometry import FieldMap, Space
 from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, is_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAN = float("nan")
 
@@ -24,6 +30,8 @@ def sdlogj(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
     Central differences, one-sided on the border. Folded voxels have no logarithm: :func:`folding_percent` counts them. NaN on a grid of
     one slice, or if every voxel folds.
     """
+    if is_tensor(field):
+        return float(_reductions().sdlogj(*_tensors(field, mask)))
     determinants = _determinants(field, mask)
     return _deviation(np.log(determinants[determinants > 0]))
 
@@ -34,6 +42,8 @@ def sdlogj_learn2reg(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) ->
     The 3 hides mild folding and makes the figure about four times smaller than :func:`sdlogj`; only compare it with itself. NaN on grids of
     fewer than five voxels along an axis.
     """
+    if is_tensor(field):
+        return float(_reductions().sdlogj_learn2reg(*_tensors(field, mask)))
     return _deviation(np.log(np.clip(_determinants(field, mask, border=2) + 3, 1e-9, 1e9)))
 
 
@@ -42,6 +52,9 @@ def folding(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[fl
 
     The count is called NJD by others. Both are NaN on a grid of one slice.
     """
+    if is_tensor(field):
+        count, percent = _reductions().folding(*_tensors(field, mask))
+        return float(count), float(percent)
     determinants = _determinants(field, mask)
     if not determinants.size:
         return NAN, NAN
@@ -59,17 +72,46 @@ def folding_percent(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> 
     return folding(field, mask)[1]
 
 
-def _determinants(field: ArrayOrTensor, mask: ArrayOrTensor | None, *, border: int = 0) -> Doubles:
-    """The determinants (N,) at the voxels that count; none of a grid that has no differences, or nothing but its border."""
+def _checked(field: ArrayOrTensor) -> int:
+    """Number of axes of a field.
+
+    Raises
+    ------
+    GeometryError
+        If it is none.
+    """
     shape = tuple(field.shape)
     ndim = len(shape) - 1 if len(shape) in (3, 4) and shape[0] == len(shape) - 1 else len(shape) - 2
     if ndim not in (2, 3) or shape[-ndim - 1] != ndim:
         raise GeometryError(f"a displacement field is (ndim, *spatial) or (B, ndim, *spatial), found shape {shape}.")
-    spatial = shape[-ndim:]
+    return ndim
+
+
+def _reductions() -> ModuleType:
+    """Metrics of tensors, on their device; torch is loaded already where there is one."""
+    from nnreg.metrics import reductions
+
+    return reductions
+
+
+def _tensors(field: Tensor, mask: ArrayOrTensor | None) -> tuple[Tensor, Tensor | None]:
+    """A field as a batch, and its mask as a tensor."""
+    import torch
+
+    ndim = _checked(field)
+    return field.reshape(-1, ndim, *field.shape[-ndim:]), mask if mask is None or is_tensor(mask) else torch.from_numpy(np.asarray(mask))
+
+
+def _determinants(field: npt.NDArray[np.generic], mask: ArrayOrTensor | None, *, border: int = 0) -> Doubles:
+    """The determinants (N,) at the voxels that count; none of a grid that has no differences, or nothing but its border."""
+    ndim = _checked(field)
+    spatial = field.shape[-ndim:]
     if min(spatial) < 2 or min(spatial) <= 2 * border:
         return np.empty(0)
     inner = tuple(slice(border, size - border) for size in spatial)
-    found = _of_each(field.reshape(-1, ndim, *spatial), spatial)[(slice(None), *inner)]
+    space = Space.plain(spatial)
+    fields = field.reshape(-1, ndim, *spatial)
+    found = np.stack([FieldMap(np.asarray(each, dtype=np.float32), space).determinants() for each in fields])[(slice(None), *inner)]
     if mask is None:
         return found.astype(np.float64).reshape(-1)
     return found[_inside(mask, len(found), spatial)[(slice(None), *inner)]].astype(np.float64)
@@ -78,16 +120,6 @@ def _determinants(field: ArrayOrTensor, mask: ArrayOrTensor | None, *, border: i
 def _batch(field: ArrayOrTensor) -> int:
     """How many fields."""
     return 1 if field.shape[0] == field.ndim - 1 and field.ndim in (3, 4) else int(field.shape[0])
-
-
-def _of_each(fields: ArrayOrTensor, spatial: tuple[int, ...]) -> Floats:
-    """Determinants (B, *spatial) of a batch; those of tensors are found on their device."""
-    if is_tensor(fields):
-        from nnreg.geometry import jacobian_determinant
-
-        return np.asarray(as_numpy(jacobian_determinant(fields)), np.float32)
-    space = Space.plain(spatial)
-    return np.stack([FieldMap(np.asarray(field, dtype=np.float32), space).determinants() for field in fields])
 
 
 def _inside(mask: ArrayOrTensor, count: int, spatial: tuple[int, ...]) -> np.ndarray:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Doubles
 from nnreg.errors import GeometryError
-from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, same_shape
+from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, is_tensor, same_shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SSIM_SIGMA, SSIM_REACH = 1.5, 5  # voxels
 
@@ -24,6 +28,8 @@ def ncc(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None 
     mask : array that broadcasts to them, optional
         Only voxels where it is not zero count.
     """
+    if is_tensor(fixed) and is_tensor(warped):
+        return _reduced("ncc", fixed, warped, mask)
     first, second = _values(fixed, warped, mask)
     if not first.size:
         return float("nan")
@@ -34,12 +40,16 @@ def ncc(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None 
 
 def mse(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
     """Mean squared difference of all values (within the mask)."""
+    if is_tensor(fixed) and is_tensor(warped):
+        return _reduced("mse", fixed, warped, mask)
     first, second = _values(fixed, warped, mask)
     return float(np.mean((first - second) ** 2)) if first.size else float("nan")
 
 
 def mae(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
     """Mean absolute difference of all values (within the mask)."""
+    if is_tensor(fixed) and is_tensor(warped):
+        return _reduced("mae", fixed, warped, mask)
     first, second = _values(fixed, warped, mask)
     return float(np.mean(np.abs(first - second))) if first.size else float("nan")
 
@@ -115,6 +125,15 @@ def ssim_map(first: Doubles, second: Doubles, valid: npt.NDArray[np.bool_], *, e
     similarity = (2 * one * other + small) * (2 * covariance + smaller) / ((one**2 + other**2 + small) * (variances + smaller))
     window = np.ones([2 * SSIM_REACH + 1 if axis in axes else 1 for axis in range(first.ndim)], bool)
     return similarity, ndimage.binary_erosion(valid, window, border_value=0)
+
+
+def _reduced(name: str, fixed: Tensor, warped: Tensor, mask: ArrayOrTensor | None) -> float:
+    """A metric of tensors, found on their device."""
+    import torch
+
+    from nnreg.metrics import reductions
+
+    return float(getattr(reductions, name)(fixed, warped, mask if mask is None or is_tensor(mask) else torch.from_numpy(np.asarray(mask))))
 
 
 def _extent(values: Doubles, given: float | None) -> float:

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from nnreg import metrics
 from nnreg.architecture import build_network
 from nnreg.architecture.memory import training_memory
 from nnreg.dataset.pairs import Pair, pairs_among
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import warp
+from nnreg.metrics import reductions
 from nnreg.planning import memory
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
@@ -123,11 +122,7 @@ class RegistrationTask:
         fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
         # an objective of one's own is only known to be called with the network
         loss, terms = objective.score(fields, batch) if isinstance(objective, RegistrationObjective) else objective(network, batch)
-        folded = dict(zip(("folding_count", "folding_percent"), map(torch.tensor, metrics.folding(fields[0])), strict=True))
-        result = {"loss": loss, **terms, **_image_metrics(fields[0], batch), **folded}
-        if "fixed_labels" in batch and "moving_labels" in batch:
-            result["dice"] = torch.tensor(_mean_dice(fields[0], batch))
-        return result
+        return {"loss": loss, **terms, **_pair_metrics(fields[0].detach(), batch)}
 
     def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
         """Those of the steps."""
@@ -166,22 +161,21 @@ class RegistrationTask:
         return evaluate_folder(output, dataset, processes=1, surface=False, complete=False, on_progress=on_progress)
 
 
-def _image_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Likeness of the warped image and roughness of the field; the distance to the true field where there is one."""
-    warped, fixed = warp(batch["moving"], field), batch["fixed"]
-    mask = batch.get("fixed_mask")
-    values = {name: getattr(metrics, name)(fixed, warped, mask) for name in ("ncc", "mse", "mae")} | {"grad_l2": metrics.grad_l2(field)}
+def _pair_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Likeness of the warped image, roughness and folding of the field, overlap of labels and distance to the true field where there are any.
+
+    All of it is reduced where the batch is: on a GPU to a handful of numbers, for which nobody waits.
+    """
+    warped, fixed, mask = warp(batch["moving"], field), batch["fixed"], batch.get("fixed_mask")
+    values = {name: getattr(reductions, name)(fixed, warped, mask) for name in ("ncc", "mse", "mae")}
+    values["grad_l2"] = reductions.grad_l2(field.float())
+    values["folding_count"], values["folding_percent"] = reductions.folding(field)
     if "field" in batch:
-        values["epe"] = metrics.endpoint_error(field, batch["field"], mask=known_voxels(batch["field"]))
-    return {name: torch.tensor(float(value)) for name, value in values.items()}
-
-
-def _mean_dice(field: Tensor, batch: Mapping[str, Tensor]) -> float:
-    warped = warp(batch["moving_labels"], field, mode="nearest")
-    fixed = batch["fixed_labels"]
-    labels = [int(value) for value in torch.unique(fixed) if value > 0]
-    values = list(metrics.dice(fixed.cpu().numpy(), warped.cpu().numpy(), labels).values())
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+        known = known_voxels(batch["field"])[:, 0]
+        values["epe"] = reductions.mean_length(field.float() - batch["field"], known)
+    if "fixed_labels" in batch and "moving_labels" in batch:
+        values["dice"] = reductions.mean_dice(batch["fixed_labels"], warp(batch["moving_labels"], field, mode="nearest"))
+    return {name: value.float() for name, value in values.items()}
 
 
 def _check_deep_supervision(network: nn.Module, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> None:

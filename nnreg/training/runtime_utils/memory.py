@@ -29,6 +29,14 @@ def device_memory_gb(device: torch.device) -> float | None:
     return min(physical, limit) / GB
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU, or in all the memory of the computer or its container; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    total = device_memory_gb(device)
+    return None if total is None else int(total * GB)
+
+
 def check_fits(needed_gb: float, device: torch.device, what: str) -> None:
     """Raise a TrainingError if a step predicted to need `needed_gb` (in float32) cannot fit `device`.
 
