@@ -21,6 +21,7 @@ from nnreg.architecture.blocks import Convolution, FlowHead, initialise
 from nnreg.architecture.pyramid import crop_to, field_stages, finer_field
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import integrate
+from nnreg.geometry.fields import constant
 
 Stride = tuple[int, ...]
 
@@ -196,7 +197,7 @@ class FieldNetwork(RegistrationNetwork):
             offset = start * (block - 1) / 2  # of the centre of the first block, in voxels of the input
             positions.append((torch.arange(count, dtype=torch.float32, device=flow.device) * spacing - offset) / step)
             factors.append(step / spacing)
-        scale = torch.tensor(factors, device=flow.device).reshape(1, self.ndim, *(1,) * self.ndim)
+        scale = constant(tuple(factors), flow.device).reshape(1, self.ndim, *(1,) * self.ndim)
         return sampled_along_axes(flow, positions) * scale
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import resize_field, warp
+from nnreg.geometry.fields import constant
 
 
 def coarser_shape(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
@@ -85,5 +86,5 @@ def corner_aligned(field: Tensor, stride: Sequence[int], shape: Sequence[int]) -
         return field
     spans = [torch.arange(coarse, dtype=torch.float32, device=field.device) * (ratio - 1.0) for ratio, coarse in zip(ratios, field.shape[2:])]
     inwards = torch.stack(torch.meshgrid(*spans, indexing="ij")).expand(field.shape[0], -1, *(-1,) * ndim)
-    scale = torch.tensor(ratios, device=field.device).reshape(1, ndim, *(1,) * ndim)
+    scale = constant(tuple(ratios), field.device).reshape(1, ndim, *(1,) * ndim)
     return warp(field, inwards) / scale

@@ -39,10 +39,18 @@ def check_field(field: Tensor) -> int:
 @functools.lru_cache(maxsize=8)
 def _axes(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
     ndim = len(shape)
-    return tuple(
-        torch.arange(size, dtype=torch.float32, device=device).reshape([1] + [size if axis == other else 1 for other in range(ndim)])
-        for axis, size in enumerate(shape)
-    )
+    with torch.inference_mode(False):  # what a prediction was the first to ask for serves trainings too
+        return tuple(
+            torch.arange(size, dtype=torch.float32, device=device).reshape([1] + [size if axis == other else 1 for other in range(ndim)])
+            for axis, size in enumerate(shape)
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A few numbers (N,) on a device, sent there once: a GPU waits for every number that comes from the computer. Not to be changed in place."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -244,7 +252,7 @@ def resize_field(field: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(shape) == old:
         return field.float()
     resized = resize(field, shape)
-    scale = torch.tensor([(new - 1) / (size - 1) if size > 1 else float(new) for new, size in zip(shape, old, strict=True)], device=field.device)
+    scale = constant(tuple((new - 1) / (size - 1) if size > 1 else float(new) for new, size in zip(shape, old, strict=True)), field.device)
     return resized * scale.reshape(1, ndim, *(1,) * ndim)
 
 
@@ -269,7 +277,7 @@ def sample_at(field: Tensor, positions: Tensor) -> Tensor:
     ndim = field.ndim - 2
     if positions.ndim != 3 or positions.shape[-1] != ndim:
         raise GeometryError(f"positions are (B, N, {ndim}), found shape {tuple(positions.shape)}.")
-    sizes = torch.tensor(field.shape[2:], device=field.device, dtype=torch.float32)
+    sizes = constant(tuple(field.shape[2:]), field.device)
     grid = (positions.float() * (2.0 / (sizes - 1).clamp(min=1)) - 1.0).flip(-1)
     grid = grid.reshape(positions.shape[0], positions.shape[1], *(1,) * (ndim - 1), ndim)
     sampled = nnf.grid_sample(field.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -6,6 +6,7 @@ derivative. The definition is that of the engine (:class:`nnreg.engine.similarit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from nnreg.errors import ConfigurationError
+from nnreg.geometry.fields import constant
 from nnreg.losses.base import LOSSES, check_pair, full_precision
 
 CHUNK = 2**17  # voxels whose spline weights exist at a time: a table of all voxels and bins would be 35 images
 TAIL = 3  # bins beyond the last that take the ends of the spline
+OUTSIDE = -1  # bin of voxels that no row of the histogram counts
 EMPTY = 1e-12  # floor of a probability under a logarithm
 
 
@@ -57,28 +60,28 @@ def _slope(table: Tensor, fixed_bins: Tensor, position: Tensor, bins: int) -> Te
     return result
 
 
-def _information(joint: Tensor) -> tuple[float, Tensor]:
-    """``(H(f) + H(w)) / H(f, w) - 1`` of a joint histogram of counts, and its derivative by each count."""
+def _information(joint: Tensor) -> tuple[Tensor, Tensor]:
+    """``(H(f) + H(w)) / H(f, w) - 1`` of a joint histogram of counts, and its derivative by each count; both 0 where only one bin is filled."""
     total = joint.sum().clamp(min=1)
     joint = joint / total
     logs, fixed_logs, warped_logs = (table.clamp(min=EMPTY).log() for table in (joint, joint.sum(dim=1, keepdim=True), joint.sum(dim=0, keepdim=True)))
     entropy = -(joint * logs).sum()
-    if entropy < 1e-6:
-        return 0.0, torch.zeros_like(joint)
+    told = entropy >= 1e-6
     ratio = -(joint * (fixed_logs + warped_logs)).sum() / entropy
-    return float(ratio) - 1, (ratio * logs - fixed_logs - warped_logs) / (entropy * total)
+    slope = (ratio * logs - fixed_logs - warped_logs) / (entropy * total)
+    return torch.where(told, ratio - 1, 0.0), torch.where(told, slope, 0.0)  # chosen on the device, which nobody waits for
 
 
-def _by_torch(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int) -> tuple[float, Tensor]:
+def _by_torch(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int) -> tuple[Tensor, Tensor]:
     """Value and derivative by position of one channel (n,)."""
-    chosen = slice(None) if inside is None else inside
-    value, table = _information(joint_histogram(fixed_bins[chosen], position[chosen], bins))
-    gradient = torch.zeros_like(position)
-    gradient[chosen] = _slope(table, fixed_bins[chosen], position[chosen], bins)
-    return value, gradient
+    if inside is not None:
+        fixed_bins = torch.where(inside, fixed_bins, OUTSIDE)  # to pick voxels out, a GPU would have to say first how many there are
+    value, table = _information(joint_histogram(fixed_bins, position, bins))
+    slope = _slope(table, fixed_bins, position, bins)
+    return value, slope if inside is None else torch.where(inside, slope, 0.0)
 
 
-def _by_compiled(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int, shape: Sequence[int]) -> tuple[float, Tensor]:
+def _by_compiled(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     """:func:`_by_torch` by the engine's compiled histogram, which goes over the image once."""
     import numpy as np
 
@@ -104,7 +107,7 @@ class _NMI(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, fixed: Tensor, warped: Tensor, mask: Tensor | None, bins: int, limits: tuple[float, float] | None) -> Tensor:
-        shape, gradient, total = warped.shape[1:], torch.empty_like(warped, memory_format=torch.contiguous_format), 0.0
+        shape, gradient, total = warped.shape[1:], torch.empty_like(warped, memory_format=torch.contiguous_format), torch.zeros((), device=warped.device)
         for index in range(len(warped)):
             inside = None if mask is None else mask[index].flatten()
             fixed_position, _ = _positions(fixed[index].flatten(), inside, bins, limits)
@@ -115,13 +118,13 @@ class _NMI(torch.autograd.Function):
             else:
                 value, slope = _by_torch(fixed_bins, position, inside, bins)
             # what the limits cut off does not change with the intensity
-            moves = (position > 0) & (position < bins - 1) if limits is not None else slice(None)
-            result = torch.zeros_like(slope)
-            result[moves] = slope[moves] * scale
+            result = slope * scale
+            if limits is not None:
+                result = torch.where((position > 0) & (position < bins - 1), result, 0.0)
             gradient[index] = result.reshape(shape)
-            total += value
+            total = total + value
         ctx.save_for_backward(gradient.div_(len(warped)))
-        return warped.new_tensor(total / len(warped))
+        return (total / len(warped)).to(warped.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -131,10 +134,12 @@ class _NMI(torch.autograd.Function):
 
 def _positions(image: Tensor, inside: Tensor | None, bins: int, limits: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
     """Intensities (n,) as positions between 0 and bins - 1, 0 outside the mask, and positions per intensity."""
-    counted = image if inside is None else image[inside]
-    if not counted.numel():
-        return torch.zeros_like(image), image.new_zeros(())
-    low, high = (counted.amin(), counted.amax()) if limits is None else (image.new_tensor(limits[0]), image.new_tensor(limits[1]))
+    if limits is not None:
+        low, high = constant(limits, image.device, image.dtype)
+    elif inside is None:
+        low, high = image.amin(), image.amax()
+    else:  # nothing inside leaves no positive range
+        low, high = torch.where(inside, image, math.inf).amin(), torch.where(inside, image, -math.inf).amax()
     scale = torch.where(high > low, (bins - 1) / (high - low).clamp(min=torch.finfo(image.dtype).tiny), 0.0)
     position = ((image - low) * scale).clamp(0, bins - 1)
     return position if inside is None else torch.where(inside, position, 0.0), scale

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnreg.errors import ConfigurationError
-from nnreg.geometry.fields import check_field
+from nnreg.geometry.fields import check_field, constant
 from nnreg.geometry.simplices import simplex_determinants
 from nnreg.losses.base import LOSSES, full_precision
 
@@ -194,4 +194,4 @@ def in_mm(field: Tensor, spacing: Sequence[float] | None) -> tuple[Tensor, tuple
         return values, (1.0,) * ndim
     if len(spacing) != ndim or min(spacing) <= 0:
         raise ConfigurationError(f"a field of {ndim} axes needs {ndim} positive spacings, found {tuple(spacing)}.")
-    return values * torch.tensor(list(spacing), dtype=values.dtype, device=values.device).reshape(1, ndim, *(1,) * ndim), tuple(spacing)
+    return values * constant(tuple(spacing), values.device, values.dtype).reshape(1, ndim, *(1,) * ndim), tuple(spacing)

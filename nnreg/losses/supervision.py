@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnreg.errors import ConfigurationError
-from nnreg.geometry.fields import check_field, compose, identity_grid
+from nnreg.geometry.fields import check_field, compose, constant, identity_grid
 from nnreg.losses.base import LOSSES, full_precision, masked
 from nnreg.losses.ranks import mean_over_ranks
 from nnreg.losses.regularization import in_mm
@@ -89,7 +89,7 @@ class InverseConsistency(nn.Module):
         with torch.autocast(device_type=field.device.type, enabled=False):
             forth, back = full_precision(field), full_precision(backward)
             position = identity_grid(forth.shape[2:], forth.device) + forth.detach()
-            last = torch.tensor([size - 1 for size in forth.shape[2:]], device=forth.device).reshape(1, -1, *(1,) * (forth.ndim - 2))
+            last = constant(tuple(size - 1 for size in forth.shape[2:]), forth.device).reshape(1, -1, *(1,) * (forth.ndim - 2))
             inside = ((position >= 0) & (position <= last)).all(dim=1, keepdim=True)
             if mask is not None:
                 inside = inside & mask.bool()

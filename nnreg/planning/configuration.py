@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from nnreg.planning.training_options import Checkpoints, EarlyStopping, Precision, Tracking
+from nnreg.planning.training_options import Checkpoints, EarlyStopping, Gpu, Precision, Tracking
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Training:
     deterministic : only algorithms that give the same bits again
     validate_every : epochs between two online validations; 0 for none
     monitor : number that decides ``checkpoint_best`` and early stopping (``val_loss``, ``val_dice``); None: the task's
+    gpu : compiled networks, memory formats, cases that stay on the device
     monitor_mode : whether more of it is better; None: told by its name
     """
 
@@ -103,6 +104,7 @@ class Training:
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     tracking: Tracking = field(default_factory=Tracking)
+    gpu: Gpu = field(default_factory=Gpu)
 
     at_least: ClassVar[Mapping[str, float]] = {}
     """Smallest values of the fields that only this task's training has."""

@@ -58,6 +58,22 @@ class EarlyStopping:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """What may make a training faster on a GPU. All of it is off unless asked for: how much it brings depends on network and GPU.
+
+    Attributes
+    ----------
+    compile : the network by ``torch.compile``; where that fails, the log says why and the training goes on without
+    channels_last : weights and features with their channels side by side in memory
+    resident : registration: every case is read once and stays on the device, where samples are augmented too; images in half precision there
+    """
+
+    compile: bool = False
+    channels_last: bool = False
+    resident: bool = False
+
+
+@dataclass(frozen=True)
 class Tracking:
     """Where the numbers go beside the log and ``progress.png``.
 

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnreg.errors import ConfigurationError, TrainingError
 from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler
+from nnreg.training.runtime_utils.reading import read_terms
 from nnreg.training.runtime_utils.runtime import device_named
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
@@ -121,7 +122,7 @@ class Ranks:
     def averaged(self, terms: Sequence[Mapping[str, Tensor]], batch_size: int) -> list[dict[str, Tensor]]:
         """Of each training step the means over ranks, weighted by their samples."""
         weight = len(self.part(batch_size)) / batch_size
-        parts = self.gathered([{name: float(value) * weight for name, value in step.items()} for step in terms])
+        parts = self.gathered([{name: value * weight for name, value in step.items()} for step in read_terms(terms)])
         return [{name: torch.tensor(sum(step[name] for step in steps), dtype=torch.float64) for name in steps[0]} for steps in zip(*parts, strict=True)]
 
     def in_order(self, terms: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

@@ -17,6 +17,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME
 from nnreg.dataset.target_spec import WHOLE, LossEntry, Output, Target
 from nnreg.errors import ConfigurationError
+from nnreg.geometry.fields import constant
 from nnreg.losses import LOSSES, DenseLoss, WeightedSum, build_loss
 from nnreg.planning.dense_prediction.fingerprint import MapValues
 from nnreg.planning.dense_prediction.plans import DenseConfiguration
@@ -278,4 +279,4 @@ def _encoding(labels: LabelManager) -> Tensor:
 
 
 def _inside(labels: Tensor, region: int | tuple[int, ...]) -> Tensor:
-    return labels == region if isinstance(region, int) else torch.isin(labels, torch.tensor(region, device=labels.device, dtype=labels.dtype))
+    return labels == region if isinstance(region, int) else torch.isin(labels, constant(region, labels.device, labels.dtype))

@@ -12,6 +12,7 @@ from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import resize, warp, warp_points
+from nnreg.geometry.fields import constant
 from nnreg.losses import LOSSES, deep_supervision_weights
 from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
@@ -156,7 +157,7 @@ class RegistrationObjective(nn.Module):
         """The value of a term on the finest field."""
         value: Tensor
         if _kind(module) == KEYPOINTS:
-            spacing = torch.tensor(self.spacing, device=field.device)
+            spacing = constant(self.spacing, field.device)
             points = batch["fixed_keypoints"]
             # points that are not there are NaN, which no field may be sampled at
             mapped = warp_points(points.nan_to_num(), field) + 0.0 * points

@@ -58,7 +58,10 @@ class CaseTensors:
         labels = self.labels
         if labels is not None and int(labels.min()) >= 0 and int(labels.max()) <= BYTE:
             labels = labels.to(torch.uint8)
-        image, labels, mask = (None if tensor is None else tensor.to(device) for tensor in (self.image.half(), labels, self.mask))
+        half = self.image.half()
+        if not bool(half.isfinite().all()):  # intensities that were not normalised may lie beyond 65504
+            half = self.image
+        image, labels, mask = (None if tensor is None else tensor.to(device) for tensor in (half, labels, self.mask))
         return CaseTensors(cast(Tensor, image), labels, mask, self.properties)
 
     def unpacked(self) -> CaseTensors:
@@ -161,8 +164,8 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         needed, free = len(cases) * _size(self._read(cases[0]), device), free_memory(device)
         if free is not None and needed > RESIDENT_SHARE * free:
             raise ConfigurationError(
-                f"resident: the {len(cases)} {self.split} cases need {needed / GB:.1f} GB, {device} has {free / GB:.1f} GB free, of which "
-                f"{RESIDENT_SHARE:.0%} may be taken. Train without --set resident=true."
+                f"gpu.resident: the {len(cases)} {self.split} cases need {needed / GB:.1f} GB, {device} has {free / GB:.1f} GB free, of which "
+                f"{RESIDENT_SHARE:.0%} may be taken. Train without --set gpu.resident=true."
             )
         self.device, self._kept = device, {}
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from nnreg.errors import ConfigurationError
+
 
 class EpochSampler(Sampler[int]):
     """The consecutive indices of one epoch; a resumed training continues where the killed one would have been."""
@@ -54,6 +56,22 @@ def build_loader(
         multiprocessing_context="spawn" if workers > 0 else None,
         collate_fn=collate,
     )
+
+
+def keep_resident(samples: Dataset[dict[str, Tensor]], device: torch.device) -> None:
+    """Let samples keep their cases on the device, where they are augmented too.
+
+    Raises
+    ------
+    ConfigurationError
+        If they cannot.
+    """
+    keep = getattr(samples, "keep_on", None)
+    if keep is None:
+        raise ConfigurationError(
+            f"gpu.resident: {type(samples).__name__} cannot be kept on a device, only whole cases of registration can. Leave gpu.resident out."
+        )
+    keep(device)
 
 
 def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ import torch
 from nnreg.errors import ConfigurationError, TrainingError
 from nnreg.planning.training_options import Precision
 
+FIRST_WITH_BF16 = (8, 0)  # compute capability
+
 
 def device_named(name: str) -> torch.device:
     """The device, proved to be there.
@@ -61,9 +63,34 @@ def autocast_type(device: torch.device, precision: Precision = "auto") -> torch.
         return None
     if precision == "fp16" and device.type != "cuda":
         raise ConfigurationError(f"mixed_precision is fp16, which needs CUDA, the device is {device.type}. Use bf16, auto or off.")
-    if precision == "bf16" or (precision == "auto" and torch.cuda.is_bf16_supported()):
-        return torch.bfloat16
-    return torch.float16
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_bf16(device)) else torch.float16
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a CUDA device computes in bfloat16 itself: from compute capability 8.0 (Ampere) on, and AMD's. Older ones emulate it, slower than float32."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= FIRST_WITH_BF16
+
+
+@contextlib.contextmanager
+def fastest_convolutions(device: torch.device, deterministic: bool = False) -> Iterator[None]:
+    """On CUDA, while inside, cuDNN tries its algorithms on every new shape and keeps the fastest: worth it where shapes stay. Not where bits must."""
+    if device.type != "cuda" or deterministic:
+        yield
+        return
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def channels_last(network: torch.nn.Module) -> None:
+    """Keep the weights of convolutions with their channels side by side in memory; the features that they make follow."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in network.parameters():
+        if weight.ndim in formats:
+            weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> contextlib.AbstractContextManager[Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from nnreg.progress import Progress
 from nnreg.training.logging.log import mean_terms
 from nnreg.training.run_folders import SOURCE
+from nnreg.training.runtime_utils.reading import read_terms
 from nnreg.training.runtime_utils.runtime import autocast_type
 from nnreg.typed import to_mapping
 
@@ -35,9 +36,7 @@ def epoch_numbers(train_terms: Sequence[Mapping[str, Tensor]], validation_terms:
     """Means over the steps of an epoch, ``train_`` and ``val_`` before their names."""
     numbers: dict[str, float] = {}
     for split, terms in (("train", train_terms), ("val", validation_terms)):
-        # one transfer from the device at the end of the epoch instead of one a step
-        steps = [{name: float(value) for name, value in step.items()} for step in terms]
-        numbers |= {f"{split}_{name}": value for name, value in mean_terms(steps).items()}
+        numbers |= {f"{split}_{name}": value for name, value in mean_terms(read_terms(terms)).items()}
     return numbers
 
 

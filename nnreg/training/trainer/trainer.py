@@ -25,18 +25,22 @@ from nnreg.task import task_named
 from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.dataloading.batch import Batch
-from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler, build_loader, to_device
+from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler, build_loader, keep_resident, to_device
+from nnreg.training.dataloading.shared_memory import fitting_workers
 from nnreg.training.distributed import ALONE, Ranks, Replica
 from nnreg.training.logging import History, Report, Silence
 from nnreg.training.lr_scheduler import build_schedule
 from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays
+from nnreg.training.runtime_utils.compiling import compile_network
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.memory import check_fits
 from nnreg.training.runtime_utils.runtime import (
     autocast,
     autocast_type,
+    channels_last,
     determinism,
     device_named,
+    fastest_convolutions,
     needs_scaler,
     seed_everything,
 )
@@ -174,8 +178,11 @@ class nnRegTrainer:
                 augment=split == "train",
             )
             self.sample_counts[split] = count
-            workers = self.workers if split == "train" else min(self.workers, 1)
-            options: dict[str, Any] = {"batches": batches, "workers": workers, "pin_memory": self.device.type == "cuda"}
+            options: dict[str, Any] = {"batches": batches, "workers": 0, "pin_memory": False}
+            if self.plan.gpu.resident:
+                keep_resident(samples, self.device)
+            else:
+                options |= {"workers": self._workers(samples, split, batch_size), "pin_memory": self.device.type == "cuda"}
             if self.ranks.size > 1:
                 batch_size, options["sampler"] = self.ranks.shares(batch_size, batches, whole=split == "val")
             loaders.append(build_loader(samples, batch_size=batch_size, **options))
@@ -208,6 +215,10 @@ class nnRegTrainer:
         self.network = self.build_network_architecture().to(self.device)
         if self.plan.gradient_checkpointing:
             checkpoint_gradients(self.network)
+        if self.plan.gpu.channels_last:
+            channels_last(self.network)
+        if self.plan.gpu.compile:
+            compile_network(self.network, self.log)
         built = self.configure_optimizers()
         if built is not None:
             self.optimizer, self.lr_scheduler = built
@@ -286,7 +297,7 @@ class nnRegTrainer:
 
     def run_training(self) -> dict[str, Any]:
         """Train all (remaining) epochs, then validate; returns the validation summary."""
-        with determinism(self.plan.deterministic):
+        with determinism(self.plan.deterministic), fastest_convolutions(self.device, self.plan.deterministic):
             self.initialize()
             train_loader, validation_loader = self.get_dataloaders()
             if self.ranks.size > 1:
@@ -401,6 +412,15 @@ class nnRegTrainer:
         if not self.ranks.leads:
             torch.manual_seed(self.plan.seed + self.ranks.rank + self.ranks.size * self.current_epoch)  # dropout of one's own
         self.replica = Replica(self.ranks, self.network, self.objective, self.plan.batch_size)
+
+    def _workers(self, samples: Any, split: str, batch_size: int) -> int:
+        """How many processes load data: those asked for, where their shared memory has room for what they load."""
+        wanted = self.workers if split == "train" else min(self.workers, 1)
+        if not wanted:
+            return 0
+        found, note = fitting_workers(samples[0], batch_size, wanted)
+        self.notes += [] if note is None or note in self.notes else [note]
+        return found
 
     def _keeper(self) -> CheckpointKeeper:
         return CheckpointKeeper(self.output_folder, self.plan.checkpoints, self.save_checkpoint)
