@@ -33,6 +33,16 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
+def slab_voxels(device: torch.device, least: int, maps: int) -> int:
+    """How many voxels a loss that works slab by slab takes at a time: `least` on a CPU, whose caches are small.
+
+    A GPU waits for the start of every operation, so it takes as many as a sixteenth of its memory holds `maps` float32 maps of.
+    """
+    if device.type != "cuda":
+        return least
+    return max(least, torch.cuda.get_device_properties(device).total_memory // (16 * 4 * maps))
+
+
 def masked(values: Tensor, mask: Tensor | None) -> Tensor:
     """Zero where `mask` (B, 1, *spatial) is false. Chosen, not multiplied: what the mask leaves out may be NaN, in the gradient too."""
     return values if mask is None else torch.where(mask.bool(), values, 0.0)

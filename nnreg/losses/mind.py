@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
-from nnreg.losses.base import LOSSES, check_pair, full_precision, masked
+from nnreg.losses.base import LOSSES, check_pair, full_precision, masked, slab_voxels
 from nnreg.losses.lncc import box_sum
 from nnreg.losses.ranks import mean_over_ranks
 
 SLAB_VOXELS = 2**19  # twelve maps and what their derivatives need exist for so many voxels at a time
+MAPS = 64  # as many, at most
 FLOOR, CEILING = 1e-3, 1e3  # the local noise level is held between these multiples of its mean
 
 
@@ -73,7 +74,7 @@ class _Descriptors:
         self.images, self.mask, self.dilation, self.radius = images, mask, dilation, radius
         self.shape = tuple(images[0].shape[1:])
         self.halo = dilation + radius
-        self.depth = max(1, SLAB_VOXELS * self.shape[0] // max(1, images[0].numel()))
+        self.depth = max(1, slab_voxels(images[0].device, SLAB_VOXELS, MAPS) * self.shape[0] // max(1, images[0].numel()))
         self.noise = [self._mean_noise(image) for image in images]
 
     def slabs(self) -> list[tuple[slice, slice]]:
@@ -133,7 +134,7 @@ class _MIND(torch.autograd.Function):
                 for which, gradient in zip(needed, torch.autograd.grad(value, [parts[which] for which in needed]), strict=True):
                     gradients[which][:, read] += gradient
             total += value.detach()
-        count = maps * (fixed.numel() if mask is None else max(1, int(mask.sum())))
+        count = maps * (fixed.numel() if mask is None else mask.sum().clamp(min=1))
         ctx.save_for_backward(*(gradients[which].div_(count) if which in gradients else None for which in (0, 1)))
         return total / count
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from nnreg.errors import ConfigurationError
 from nnreg.geometry.fields import check_field, constant
 from nnreg.geometry.simplices import simplex_determinants
-from nnreg.losses.base import LOSSES, full_precision
+from nnreg.losses.base import LOSSES, full_precision, slab_voxels
 
-SLAB_VOXELS = 2**18
+SLAB_VOXELS = 2**18  # determinants, and what their derivatives need, exist for so many voxels at a time
+MAPS = 128  # as many, at most
 
 
 @LOSSES.register("diffusion")
@@ -156,7 +157,7 @@ class _FoldedVolume(torch.autograd.Function):
     def forward(ctx: Any, field: Tensor, margin: float) -> Tensor:
         gradient, total = torch.zeros_like(field, memory_format=torch.contiguous_format), field.new_zeros(())
         inner = field.shape[2] - 2
-        rows = max(1, SLAB_VOXELS // field[0, 0, 0].numel() // len(field))
+        rows = max(1, slab_voxels(field.device, SLAB_VOXELS, MAPS) // field[0, 0, 0].numel() // len(field))
         for start in range(0, inner, rows):
             part = slice(start, min(start + rows, inner) + 2)
             with torch.enable_grad():
