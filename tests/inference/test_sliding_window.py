@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -104,6 +105,40 @@ def test_logits_too_large_for_memory_are_the_same_from_a_file():
     inside, outside = (SlidingWindow([torch.sin], (6, 6, 6), largest_in_memory=limit)(image) for limit in (2**30, 100))
     assert outside.dtype is torch.float16
     torch.testing.assert_close(outside.float(), inside, rtol=1e-3, atol=1e-3)
+
+
+def crowded(most: int):
+    """A network that sees one voxel at a time, on a device that has memory for `most` of them."""
+
+    def network(tiles: torch.Tensor) -> torch.Tensor:
+        if tiles.numel() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+        return torch.sin(tiles)
+
+    return network
+
+
+@pytest.mark.parametrize(("most", "said"), [(2 * 8 * 12, "one by one"), (8 * 9, "parts of 9 of its 12 voxels along axis 1"), (8 * 6, "parts of 6 of its 9")])
+def test_tiles_that_do_not_fit_into_memory_become_fewer_and_smaller_and_that_is_said(most, said):
+    tiles = torch.rand(3, 1, 8, 12)
+    window = SlidingWindow([crowded(most)], (8, 12), multiple=(2, 3))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert torch.equal(window.mean_logits(tiles), torch.sin(tiles))
+    assert any(said in str(warning.message) for warning in heard)
+
+
+def test_parts_are_of_sizes_that_the_network_takes_and_come_to_an_end():
+    seen = []
+
+    def network(tiles: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(tiles.shape[2:]))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    window = SlidingWindow([network], (32, 64), multiple=(16, 16))
+    with pytest.warns(UserWarning, match="labels near the cut may differ"), pytest.raises(PredictionError, match=r"a tile of 32x48 voxels .*-device cpu"):
+        window.mean_logits(torch.rand(1, 1, 32, 64))
+    assert seen == [(32, 64), (32, 48)]
 
 
 def test_progress_ends_with_the_last_tile():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from nnreg.inference.dense_prediction.sliding_window import OnTile, SlidingWindo
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.preprocessing.dense_prediction.restore import restore_labels, restore_maps, restore_probabilities
 from nnreg.preprocessing.dense_prediction.storage import DenseProperties
+from nnreg.training.runtime_utils.runtime import prediction_precision
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class DensePredictor:
             device,
             step_size=tiles.step_size,
             mirror_axes=tuple(mirrored) if tiles.mirror else (),
-            # what was trained in half precision may be predicted where there is none
-            precision="off" if configuration.training.mixed_precision == "off" else "auto",
+            precision=prediction_precision(device, configuration.training.mixed_precision),
+            multiple=tuple(math.prod(steps) for steps in zip(*configuration.architecture.strides, strict=True)),
         )
 
     @property

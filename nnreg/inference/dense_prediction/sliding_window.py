@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,13 @@ from torch import Tensor, nn
 
 from nnreg.errors import PredictionError
 from nnreg.planning.training_options import Precision
-from nnreg.training.runtime_utils.runtime import autocast
+from nnreg.training.runtime_utils.memory import release_memory
+from nnreg.training.runtime_utils.runtime import autocast, fastest_convolutions
 
 SIGMA = 1 / 8  # of the tile
 PEAK = 10.0
 LARGEST_IN_MEMORY = 4 * 2**30  # bytes of logits; more go into a file
+PART = 3 / 4  # of a tile that is too large: a quarter of it is seen twice
 VOXELS_PER_CALL = 2**19  # tiles (slices of an image) that fit into so many go through the network together
 
 OnTile = Callable[[int, int], None]
@@ -112,6 +115,8 @@ class SlidingWindow:
         Of the networks' arithmetic; sums are float32.
     largest_in_memory : bytes
         Logits of more than this are held in a temporary file, in half precision.
+    multiple
+        Of what the networks need the size of a part to be, per axis of the patch; any size unless given.
     """
 
     networks: Sequence[nn.Module | Callable[[Tensor], Tensor]]
@@ -121,6 +126,7 @@ class SlidingWindow:
     mirror_axes: tuple[int, ...] = ()
     precision: Precision = "off"
     largest_in_memory: int = LARGEST_IN_MEMORY
+    multiple: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         wrong = [axis for axis in self.mirror_axes if not 0 <= axis < len(self.patch)]
@@ -145,7 +151,7 @@ class SlidingWindow:
         if source.ndim - 1 != len(tile):
             raise PredictionError(f"an image of shape {tuple(source.shape)} does not fit a patch of {len(self.patch)} axes: expected (C, *spatial).")
         source, (_, *inside) = pad_nd_image(source, tile, return_slicer=True)
-        with torch.inference_mode():
+        with torch.inference_mode(), fastest_convolutions(self.device):
             logits = self._logits(source, tile, flat, on_tile)
         return logits[(slice(None), *inside)]
 
@@ -197,9 +203,41 @@ class SlidingWindow:
             yield from zip(chosen, predicted[:, :, None] if flat else predicted, strict=True)
 
     def mean_logits(self, tiles: Tensor) -> Tensor:
-        """Mean float32 logits (B, K, *tile) of all networks and mirror images."""
-        with autocast(self.device, self.precision):
-            return torch.stack([mirrored_mean(_Finest(network), tiles, self.mirror_axes) for network in self.networks]).mean(dim=0)
+        """Mean float32 logits (B, K, *tile) of all networks and mirror images.
+
+        Where the memory of the device is too small for the tiles, they go through one by one, and one that is too large by itself in two parts.
+        A warning says so.
+
+        Raises
+        ------
+        PredictionError
+            If a part that cannot be cut any more is too large.
+        """
+        try:
+            with autocast(self.device, self.precision):
+                return torch.stack([mirrored_mean(_Finest(network), tiles, self.mirror_axes) for network in self.networks]).mean(dim=0)
+        except torch.OutOfMemoryError:
+            pass  # what the failed attempt holds is released when the block is left
+        free = release_memory(self.device)
+        if len(tiles) > 1:
+            warnings.warn(f"{self.device}: {len(tiles)} tiles at a time do not fit into its memory{free}. They are predicted one by one.", stacklevel=2)
+            return torch.cat([self.mean_logits(tile[None]) for tile in tiles])
+        return self._in_two(tiles, free)
+
+    def _in_two(self, tile: Tensor, free: str) -> Tensor:
+        """Logits of one tile (1, C, *tile) from two overlapping parts of it, each of which counts for its half."""
+        shape = tile.shape[2:]
+        multiples = self.multiple or (1,) * len(shape)
+        parts = [-(-int(PART * size) // step) * step for size, step in zip(shape, multiples, strict=True)]
+        axis = max((axis for axis, (size, part) in enumerate(zip(shape, parts, strict=True)) if part < size), key=lambda axis: shape[axis], default=None)
+        said = f"{self.device}: a tile of {'x'.join(map(str, shape))} voxels does not fit into its memory{free}."
+        if axis is None:
+            raise PredictionError(f"{said} Predict with -device cpu, or end what else uses its memory.")
+        size, part = shape[axis], parts[axis]
+        warnings.warn(f"{said} It is predicted in two parts of {part} of its {size} voxels along axis {axis}: labels near the cut may differ.", stacklevel=2)
+        first, second = (self.mean_logits(tile.narrow(axis + 2, start, part)) for start in (0, size - part))
+        half = size // 2
+        return torch.cat([first.narrow(axis + 2, 0, half), second.narrow(axis + 2, half - (size - part), size - half)], dim=axis + 2)
 
     def _home(self, elements: int) -> torch.device:
         """Where sums are kept: beside the networks, unless they would take more than half of what is free there."""

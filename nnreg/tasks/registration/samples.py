@@ -233,7 +233,7 @@ def _draw_points(pair: Pair, sample: PairSample, rng: np.random.Generator) -> di
 
 def _draw_labels(fixed: Tensor, moving: Tensor, rng: np.random.Generator) -> Tensor:
     """Labels that both images have, drawn without regard to their size; repeated if there are fewer than wanted, 0-free."""
-    shared = np.intersect1d(*(_values_above_0(labels) for labels in (fixed, moving)))
+    shared = np.intersect1d(_values_above_0(fixed), _values_above_0(moving))
     if shared.size == 0:
         shared = np.array([-1])  # no such label: both one-hot maps are empty, the overlap term is constant
     drawn = rng.choice(shared, LABELS_PER_STEP, replace=shared.size < LABELS_PER_STEP)

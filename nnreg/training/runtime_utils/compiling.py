@@ -24,7 +24,7 @@ def compile_network(network: nn.Module, tell: Callable[[str], None], *, backend:
     backend
         Of ``torch.compile``.
     """
-    network._compiled_call_impl = _Proven(network, torch.compile(network._call_impl, backend=backend), tell)  # type: ignore[assignment]
+    network._compiled_call_impl = _Proven(network, torch.compile(network._call_impl, backend=backend), tell)
 
 
 class _Proven:

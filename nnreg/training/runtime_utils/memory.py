@@ -37,6 +37,14 @@ def free_memory(device: torch.device) -> int | None:
     return None if total is None else int(total * GB)
 
 
+def release_memory(device: torch.device) -> str:
+    """Give back what a failed attempt holds, and say what is free on a GPU, in brackets: for a message."""
+    if device.type != "cuda":
+        return ""
+    torch.cuda.empty_cache()
+    return f" ({torch.cuda.mem_get_info(device)[0] / GB:.1f} GB are free)"
+
+
 def check_fits(needed_gb: float, device: torch.device, what: str) -> None:
     """Raise a TrainingError if a step predicted to need `needed_gb` (in float32) cannot fit `device`.
 

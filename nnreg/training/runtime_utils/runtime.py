@@ -99,6 +99,13 @@ def autocast(device: torch.device, precision: Precision = "auto") -> contextlib.
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
 
+def prediction_precision(device: torch.device, trained: Precision) -> Precision:
+    """Precision of a prediction with what was trained in `trained`: full stays full, float16 stays float16, where the device has it."""
+    if trained == "fp16":
+        return "fp16" if device.type == "cuda" else "off"
+    return "off" if trained == "off" else "auto"
+
+
 def needs_scaler(device: torch.device, precision: Precision = "auto") -> bool:
     """Whether gradients underflow without scaling (float16)."""
     return autocast_type(device, precision) is torch.float16

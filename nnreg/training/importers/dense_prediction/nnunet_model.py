@@ -98,6 +98,8 @@ def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | Non
     trainer = str(first.get("trainer_name", "nnUNetTrainer"))
     folder = workspace.results / name / f"{trainer}__{plans.plans_name}__{model.configuration}"
     configuration = plans.configuration(model.configuration)
+    # nnU-Net trains and predicts in float16 whatever the GPU could do
+    configuration = dataclasses.replace(configuration, training=dataclasses.replace(configuration.training, mixed_precision="fp16"))
     network = task_named(DENSE_PREDICTION).network(plans=plans, spec=spec, configuration=configuration, recipe=TrainerConfig())
     for fold, content in contents.items():
         weights = weights_from(content["network_weights"], len(configuration.architecture.strides) - 1)
