@@ -138,7 +138,8 @@ class DenseLoss(nn.Module):
         if valid is not None:
             labels = torch.where(valid, labels, 0)
         # an index out of range would be a crash of the whole device on a GPU
-        if labels.numel() and not 0 <= int(labels.amin()) <= int(labels.amax()) < channels:
+        low, high = torch.stack(labels.aminmax()).tolist() if labels.numel() else (0, 0)  # read at once: a GPU waits for every reading
+        if not 0 <= low <= high < channels:
             found = sorted(set(labels.unique().tolist()) - set(range(channels)))
             raise ConfigurationError(f"the target has labels {found}, the network {channels} channels (0 to {channels - 1}). Is an ignore_label missing?")
         return labels[:, 0], valid

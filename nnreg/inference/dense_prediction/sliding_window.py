@@ -165,7 +165,8 @@ class SlidingWindow:
         home = self.device
         done = 0
         for index, depth in enumerate(depths):
-            for starts, predicted in self._predicted(source, tile, depth, places, flat):
+            finite: dict[tuple[int, ...], Tensor] = {}
+            for starts, predicted in self._predicted(source, tile, depth, places, flat, finite):
                 if result is None:
                     result = roomy((predicted.shape[0], *shape), self.largest_in_memory)
                     home = self._home(predicted.shape[0] * tile[0] * math.prod(shape[1:]))
@@ -176,6 +177,7 @@ class SlidingWindow:
                 counts[region] += weight.to(home)
                 done += 1
                 on_tile(done, len(depths) * len(places))
+            _check_finite(finite)  # not tile by tile: a GPU waits for every reading
             finished = (depths[index + 1] if index + 1 < len(depths) else shape[0]) - depth
             if result is None:
                 continue
@@ -189,17 +191,19 @@ class SlidingWindow:
         return result
 
     def _predicted(
-        self, source: Tensor, tile: tuple[int, ...], depth: int, places: list[tuple[int, ...]], flat: bool
+        self, source: Tensor, tile: tuple[int, ...], depth: int, places: list[tuple[int, ...]], flat: bool, finite: dict[tuple[int, ...], Tensor]
     ) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """In-plane starts and logits (K, *tile) of all tiles that start at `depth`, several through the network at once where they are small."""
+        """In-plane starts and logits (K, *tile) of all tiles that start at `depth`, several through the network at once where they are small.
+
+        Whether they are finite goes into `finite`, by the start of the first of those.
+        """
         together = max(1, VOXELS_PER_CALL // math.prod(tile)) if self.device.type == "cuda" else 1
         for first in range(0, len(places), together):
             chosen = places[first : first + together]
             regions = [tuple(slice(start, start + part) for start, part in zip((depth, *starts), tile, strict=True)) for starts in chosen]
             tiles = torch.stack([source[(slice(None), *region)] for region in regions]).to(self.device, torch.float32)
             predicted = self.mean_logits(tiles[:, :, 0] if flat else tiles)
-            if not torch.isfinite(predicted).all():
-                raise PredictionError(f"the tile at {(depth, *chosen[0])} gave logits that are not finite. Check the checkpoint, or predict with -device cpu.")
+            finite[(depth, *chosen[0])] = torch.isfinite(predicted).all()
             yield from zip(chosen, predicted[:, :, None] if flat else predicted, strict=True)
 
     def mean_logits(self, tiles: Tensor) -> Tensor:
@@ -244,6 +248,13 @@ class SlidingWindow:
         if self.device.type != "cuda" or elements * 4 <= torch.cuda.mem_get_info(self.device)[0] / 2:
             return self.device
         return torch.device("cpu")
+
+
+def _check_finite(finite: dict[tuple[int, ...], Tensor]) -> None:
+    """Raise a PredictionError that names the first tile whose logits are not finite, after one reading for all of them."""
+    if finite and not all(found := torch.stack(list(finite.values())).tolist()):
+        place = list(finite)[found.index(False)]
+        raise PredictionError(f"the tile at {place} gave logits that are not finite. Check the checkpoint, or predict with -device cpu.")
 
 
 @dataclass(frozen=True)
