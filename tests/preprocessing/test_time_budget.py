@@ -11,7 +11,7 @@ from nnreg.preprocessing.registration.speed import FILE_NAME, machine_speed, mea
 from nnreg.typed import to_mapping
 from tests.tiny import NO_PAIRS, QUIET, Tiny, spaces, succeeded, write_dataset
 
-FAST = Speed("a known machine", 1.0, 1e-6, 1e-4, 1e-4, 0.01, 0.01, 0.5)
+FAST = Speed("a known machine", 1.0, 1e-6, 1e-4, 1e-4, 0.01, 0.01, 0.5, 2.0)
 
 
 @pytest.fixture(scope="module")

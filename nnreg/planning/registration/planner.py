@@ -197,6 +197,7 @@ class _Builder:
                 iterations_per_epoch=length.iterations,
                 validation_iterations=length.validation_iterations,
                 validation_pairs=length.validation_pairs,
+                compared_pairs=length.compared_pairs,
             ),
             training_seconds=round(length.seconds, 1),
             because=because,
@@ -222,8 +223,9 @@ class _Builder:
         native = float(np.mean(np.prod(self.fingerprint.shapes(), axis=1))) / duration.MILLION
         planned = configuration.training.epochs * configuration.training.iterations_per_epoch
         most = planned if finest else min(planned, budget.ENOUGH_STEPS)
-        pairs = min(configuration.training.validation_pairs, self.fingerprint.pair_count)
-        return budget.length(allowed, step, allowed.speed.validation * native, pairs, most)
+        pairs, compared = (min(most, self.fingerprint.pair_count) for most in (configuration.training.validation_pairs, configuration.training.compared_pairs))
+        validation = budget.Validation(allowed.speed.validation * native, pairs, allowed.speed.comparison * native, compared)
+        return budget.length(allowed, step, validation, most)
 
     def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> RegistrationConfiguration:
         reasons = _Reasons({"spacing": spacing_because})

@@ -21,6 +21,7 @@ class RegistrationTraining(Training):
         Terms on the warped image and on the field.
     bidirectional : also score the pair with its roles swapped, in the same step
     validation_pairs : most pairs of the validation at the end; 20 subjects have 380, which say no more than 50 seeded ones
+    compared_pairs : most of these pairs on which network, refined network and engine are compared, the engine being the slowest of them; 0: none
     synthetic : ``train`` and ``val`` to a generator of ``nnreg.dataset.GENERATORS`` that makes the pairs on the fly (``{"name": ...}`` and its
         arguments, ``num_samples`` among them); None: the arrays on disk
     """
@@ -29,9 +30,10 @@ class RegistrationTraining(Training):
     regularisation: tuple[LossTerm, ...]
     bidirectional: bool = False
     validation_pairs: int = 50
+    compared_pairs: int = 20
     synthetic: dict[str, dict[str, Any]] | None = None
 
-    at_least: ClassVar[Mapping[str, float]] = {"validation_pairs": 1}
+    at_least: ClassVar[Mapping[str, float]] = {"validation_pairs": 1, "compared_pairs": 0}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ FILE_NAME = "machine_speed.json"  # in the folder of preprocessed datasets: mach
 
 
 def machine_speed(folder: Path, plans: RegistrationPlans) -> Speed:
-    """The speed of this machine for trainings like the planned one: with as many axes, the same similarity and regularisation.
+    """The speed of this machine for trainings like the planned one: with as many axes, the same similarity, regularisation and settings of the engine.
 
     Parameters
     ----------
@@ -44,10 +44,10 @@ def machine_speed(folder: Path, plans: RegistrationPlans) -> Speed:
 
 
 def measured_as(plans: RegistrationPlans) -> str:
-    """What a speed is kept under: the machine, the number of axes and the terms of the loss."""
+    """What a speed is kept under: the machine, the number of axes, the terms of the loss and how the engine registers."""
     configuration = plans.configuration(plans.to_train)
     terms = "+".join(term.name for term in (*configuration.training.similarity, *configuration.training.regularisation))
-    return f"{machine_name()}; {configuration.ndim}d, {terms}"
+    return f"{machine_name()}; {configuration.ndim}d, {terms}, {plans.optimisation.preset} {plans.optimisation.similarity}"
 
 
 def _measured(plans: RegistrationPlans, key: str) -> Speed:

@@ -288,7 +288,12 @@ class nnRegTrainer:
         _, cases = self.split()
         with self.evaluated_weights():
             predictor = Predictor(
-                plans=self.plans, configuration=self.configuration, networks=[self.network], device=self.device, save_probabilities=self.save_probabilities
+                plans=self.plans,
+                configuration=self.configuration,
+                networks=[self.network],
+                device=self.device,
+                save_probabilities=self.save_probabilities,
+                held_out=self.fold != "all",
             )
             summary = self.task.validate(
                 predictor=predictor,
@@ -301,6 +306,8 @@ class nnRegTrainer:
             )
         write_json(self.output_folder / "validation_summary.json", summary)
         self.log(f"Validation on native grids: {headline(summary)}")
+        if "method" in summary:
+            self.log(f"nnreg_predict uses {summary['method']}: {summary['because']}")
         return summary
 
     # -- checkpoints ------------------------------------------------------------------------------------------------

@@ -86,11 +86,11 @@ def use_keypoints(fingerprint: Fingerprint) -> Decision[bool]:
 
 @rule("refinement")
 def refinement(relation: str) -> Decision[str | None]:
-    """Preset that refines what a network predicts: ``fast``."""
+    """Preset that may refine what a network predicts: ``fast``. The validation of a fold finds out whether it helps."""
     return Decision(
         "fast",
         "the engine goes on from the network's field: on the demo 38 to 49 % of the remaining error is left after half a second; most needed where motion is "
-        "large, images are unlike those trained on or contrasts differ [evidence: uniGradICON 2024]; --no_refinement switches it off",
+        "large, images are unlike those trained on or contrasts differ [evidence: uniGradICON 2024]; the validation of a fold finds out whether it helps",
     )
 
 
