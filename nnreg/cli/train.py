@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
+    from nnreg.cli.step_bar import StepBar
     from nnreg.errors import ConfigurationError
     from nnreg.training.configs.overrides import parse_assignments
     from nnreg.training.execution.run import parse_folds, train
@@ -57,7 +58,7 @@ def _work(options: argparse.Namespace) -> None:
     if options.dataset is None or options.configuration is None or options.fold is None:
         raise ConfigurationError("which dataset, configuration and fold? nnreg_train 001 3d_fullres 0, or nnreg_train --from_config FILE.")
     for fold in parse_folds(options.fold):
-        bar = _StepBar(quiet=options.quiet)
+        bar = StepBar(quiet=options.quiet)
         train(
             workspace_of(options),
             options.dataset,
@@ -99,30 +100,6 @@ def _import(options: argparse.Namespace) -> None:
     if options.device == "auto" and imported.device == "cpu":  # "cuda" means a GPU if there is one, as auto does
         options.device = "cpu"
     options.trainer = str(recipe) if options.trainer == "nnRegTrainer" else f"{recipe}+{options.trainer}"
-
-
-class _StepBar:
-    """One line that is rewritten: the step within the epoch. Log lines go above it."""
-
-    def __init__(self, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(disable=quiet or not sys.stderr.isatty(), leave=False)
-
-    def step(self, done: int, total: int, what: str) -> None:
-        """Show progress."""
-        self.bar.total, self.bar.n = total, done
-        self.bar.set_description_str(what, refresh=False)
-        self.bar.refresh()
-
-    def write(self, line: str) -> None:
-        """Print a log line."""
-        self.bar.clear()
-        print(line, flush=True)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self.bar.close()
 
 
 if __name__ == "__main__":

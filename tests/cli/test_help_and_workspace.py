@@ -17,6 +17,7 @@ COMMANDS = (
     "preprocess",
     "plan_and_preprocess",
     "tune",
+    "run",
     "train",
     "list",
     "find_lr",
@@ -62,6 +63,7 @@ def test_every_installed_command_is_tested_here():
         "common",
         "planning_options",
         "prediction",
+        "step_bar",
     }
     assert modules == set(COMMANDS)
 

@@ -83,7 +83,8 @@ def plan(
     builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned, related, time_budget)
     configurations = builder.all(target, reasons.because["spacing"])
     finest = "2d" if "2d" in configurations else "3d_fullres"
-    decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator)
+    seconds = configurations[finest].training_seconds
+    decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator, seconds)
     return RegistrationPlans(
         dataset_name=fingerprint.dataset_name,
         plans_name=plans_name,

@@ -36,11 +36,18 @@ def machine_speed(folder: Path, plans: RegistrationPlans) -> Speed:
         If the file is damaged, or the training that measures fails.
     """
     path, key = folder / FILE_NAME, measured_as(plans)
-    known: dict[str, Any] = read_json(path, PlansError) if path.is_file() else {}
+    known = known_speeds(folder)
     if key not in known:
         known[key] = to_mapping(_measured(plans, key))
         write_json(path, known)
     return from_mapping(Speed, known[key], where=f"{path}: {key}", error=PlansError)
+
+
+def known_speeds(folder: Path) -> dict[str, Any]:
+    """What was measured before, by what it was measured for."""
+    path = folder / FILE_NAME
+    content: dict[str, Any] = read_json(path, PlansError) if path.is_file() else {}
+    return content
 
 
 def measured_as(plans: RegistrationPlans) -> str:

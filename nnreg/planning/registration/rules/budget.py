@@ -9,6 +9,7 @@ from math import ceil, prod
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.registration.duration import Budget, Speed, readable_duration
 
+PROPOSED = 3600.0  # seconds, where no budget was given: what a person waits for
 MARGIN = 0.15  # of the budget stays free: other programs, a slower disk
 VALIDATION_SHARE = 0.2  # of the budget at most, for the validation at the end
 ENOUGH_STEPS = 1000  # brains, 3d_lowres: 1200 steps raise the Dice from .421 to .590
