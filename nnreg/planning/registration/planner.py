@@ -16,7 +16,7 @@ from nnreg.planning.plans import Architecture, LossTerm
 from nnreg.planning.registration import duration
 from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.fingerprint import Fingerprint
-from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining, TimeBudget
 from nnreg.planning.registration.rules import alignment, budget, grid, intensity, network, relation, spacing, training
 from nnreg.planning.registration.rules import engine as optimisation
 from nnreg.task import DEFAULT_PLANNER, REGISTRATION
@@ -199,6 +199,7 @@ class _Builder:
                 validation_iterations=length.validation_iterations,
                 validation_pairs=length.validation_pairs,
                 compared_pairs=length.compared_pairs,
+                time_budget=TimeBudget(allowed.seconds, round(length.epoch_seconds, 3), round(length.validation_seconds, 1)),
             ),
             training_seconds=round(length.seconds, 1),
             because=because,

@@ -117,7 +117,7 @@ def _planned(workspace: Workspace, name: str, options: RunOptions, watcher: Watc
         _check_budget(plans, path, options.time_budget)
         watcher.say(f"1 plans: kept, {path}")
     else:
-        given = {key: value for key, value in (("time_budget", options.time_budget), ("task", options.task)) if value is not None}
+        given: dict[str, Any] = {key: value for key, value in (("time_budget", options.time_budget), ("task", options.task)) if value is not None}
         device = {"device": options.device} if options.device != "auto" and options.task in (None, "registration") else {}
         given |= {"plans_name": options.plans_name} if options.plans_name != DEFAULT_PLANS else {}
         plans = plan_and_preprocess(

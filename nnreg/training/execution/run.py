@@ -97,7 +97,7 @@ def train(
     writable_folder(folder)
     if validate_only or validate_best:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
-        return trainer.perform_actual_validation()
+        return _told(trainer, trainer.perform_actual_validation())
     latest = resumable(folder)
     if continue_training and latest is not None:
         trainer.load_checkpoint(latest)
@@ -107,7 +107,18 @@ def train(
         )
     elif pretrained_weights is not None:
         trainer.load_checkpoint(Path(pretrained_weights), weights_only=True)
-    return trainer.run_training()
+    return _told(trainer, trainer.run_training())
+
+
+def _told(trainer: nnRegTrainer, summary: dict[str, Any]) -> dict[str, Any]:
+    """Say where the results are and what comes next."""
+    if trainer.listeners.line is not None:
+        named = [(DEFAULT_TRAINER, trainer.name, "-tr"), (DEFAULT_PLANS, trainer.plans.plans_name, "-p")]
+        more = "".join(f" {option} {name}" for usual, name, option in named if name != usual)
+        number = trainer.plans.dataset_name[7:10]
+        trainer.listeners.line(f"results: {trainer.output_folder}")
+        trainer.listeners.line(f"next: nnreg_predict -d {number} -c {trainer.configuration_name}{more} -i IMAGES -o OUT")
+    return summary
 
 
 def _finished(trainer: nnRegTrainer) -> bool:

@@ -24,7 +24,7 @@ from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
 from nnreg.training.logging import History, Report
-from nnreg.training.lr_scheduler import build_schedule
+from nnreg.training.lr_scheduler import Schedule, build_schedule
 from nnreg.training.run_folders import RunFolders, prepared
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.memory import check_fits
@@ -37,6 +37,7 @@ from nnreg.training.runtime_utils.runtime import (
     seed_everything,
 )
 from nnreg.training.trainer.checkpoint import CheckpointKeeper, load_checkpoint, save_checkpoint
+from nnreg.training.trainer.clock import Clock, time_left
 from nnreg.training.trainer.monitor import Monitor, stalled
 from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
 from nnreg.training.trainer.parts import Listeners, debug_information, epoch_line, epoch_numbers, headline, opening_lines
@@ -119,6 +120,9 @@ class nnRegTrainer:
         self.average: AveragedModel | None = None
         self._report: Report | None = None
         self._epoch_started = self._waited = 0.0
+        # a length that was asked for is kept, however long it takes
+        asked = {"epochs", "iterations_per_epoch"} & self.overrides.keys()
+        self.clock = Clock(None if asked else getattr(self.plan, "time_budget", None))
 
     # -- hooks: what is trained -------------------------------------------------------------------------------------
 
@@ -258,6 +262,7 @@ class nnRegTrainer:
         self.current_epoch += 1
         if improved:
             self.log(f"New best moving average of {self.monitor.label}: {self.history.best_ema:.4f}")
+        self._keep_time()
         last = self.current_epoch >= self.num_epochs or self.stalled
         self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
         self.report.epoch(self.current_epoch - 1, numbers, self.history, self.network)
@@ -265,11 +270,13 @@ class nnRegTrainer:
     def run_training(self) -> dict[str, Any]:
         """Train all (remaining) epochs, then validate; returns the validation summary."""
         with determinism(self.plan.deterministic):
+            self.clock.start(self.history)
             self.initialize()
             train_loader, validation_loader = self.get_dataloaders()
             self.on_train_start()
             self.report.open(f"{self.folders.model.name}_fold_{self.fold}", self.current_epoch, to_mapping(self.configuration))
             with contextlib.closing(self.report):
+                self._keep_time()
                 while self.current_epoch < self.num_epochs and not self.stalled:
                     self.on_epoch_start()
                     train_terms = self._train(train_loader)
@@ -364,6 +371,16 @@ class nnRegTrainer:
         finally:
             self.network = trained
 
+    def _keep_time(self) -> None:
+        """Train the epochs that the time budget leaves, the learning rate falling to zero over them."""
+        fitting = max(1, self.clock.fitting(self.history, self.plan.epochs))
+        if fitting == self.num_epochs:
+            return
+        self.log(f"Time budget: {fitting} epochs instead of {self.num_epochs} end in time")
+        self.num_epochs = fitting
+        if isinstance(self.lr_scheduler, Schedule):
+            self.lr_scheduler.max_epochs = fitting
+
     def _keeper(self) -> CheckpointKeeper:
         return CheckpointKeeper(self.output_folder, self.plan.checkpoints, self.save_checkpoint)
 
@@ -414,7 +431,8 @@ class nnRegTrainer:
             self._waited += time.monotonic() - begun
             yield batch
             begun = time.monotonic()
-            self.listeners.step(done, len(loader), f"epoch {self.current_epoch + 1}/{self.num_epochs}, {what}")
+            left = time_left(self.clock.left(self.history, self.num_epochs, begun - self._epoch_started))
+            self.listeners.step(done, len(loader), f"epoch {self.current_epoch + 1}/{self.num_epochs}, {what}{left}")
 
 
 def read_prepared(dataset: int | str | None, configuration: str, fold: int | str, plans: str, trainer: str) -> tuple[Plans, DatasetSpec, RunFolders]:
