@@ -112,3 +112,19 @@ def test_a_fold_compares_on_the_pairs_it_did_not_see_and_a_prediction_follows(pl
     assert (found["method"], found["because"]) == ("engine", "measured")
     assert "predicting by engine: measured" in capsys.readouterr().out
     assert all("succeeded" in pair for pair in found["pairs"])
+
+
+def test_tuning_compares_what_would_be_shipped(plane, tmp_path):
+    from nnreg.dataset.pairs import Pair
+    from nnreg.inference.registration.validation_scores import trained_networks
+    from nnreg.planning.plans import Plans
+
+    copy = plane.copy(tmp_path)
+    pairs = [Pair(pair["fixed"], pair["moving"]) for pair in json.loads((copy.fold(0) / "validation_summary.json").read_text())["pairs"]]
+    alone = read_record(copy.fold(0)).measured["network"]["dice_after"]
+    values = {"network": [0.3] * len(pairs), "refined": [0.4] * len(pairs), "engine": [0.2] * len(pairs)}
+    for method, expected in (("network", list(alone)), ("refined", [0.4] * len(pairs))):
+        record = _record(method, values)
+        write_record(copy.fold(0), MethodRecord(method, "measured", record.figure, tuple(pair.name for pair in pairs), record.measured))
+        (found,) = trained_networks(copy.results, Plans.read(copy.preprocessed / "nnRegPlans.json"), "dice_after", pairs)
+        assert [found.figures[pair.name]["dice_after"] for pair in pairs] == expected

@@ -116,7 +116,8 @@ class RegistrationTask:
         synthetic = (configuration.training.synthetic or {}).get(split)
         if synthetic is not None:
             return SyntheticSamples(synthetic, configuration, length)
-        return PairSamples(folder, units, configuration, length, split, augment)
+        maps = min(LABELS_PER_STEP, len(spec.foreground) or LABELS_PER_STEP)  # a map more than there are labels would be one of them again
+        return PairSamples(folder, units, configuration, length, split, augment, maps)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, folding, and the Dice of the labels where there are any."""
