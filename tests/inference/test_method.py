@@ -128,3 +128,11 @@ def test_tuning_compares_what_would_be_shipped(plane, tmp_path):
         write_record(copy.fold(0), MethodRecord(method, "measured", record.figure, tuple(pair.name for pair in pairs), record.measured))
         (found,) = trained_networks(copy.results, Plans.read(copy.preprocessed / "nnRegPlans.json"), "dice_after", pairs)
         assert [found.figures[pair.name]["dice_after"] for pair in pairs] == expected
+
+
+def test_a_prediction_is_not_gone_on_with_by_another_method(plane, tmp_path, capsys):
+    plane.predict(tmp_path, "-f", "0", "--method", "network", refine=True)
+    again = ["-f", "0", "--continue_prediction"]
+    assert plane.try_predict(tmp_path, *again, "--method", "network", refine=True) == 0
+    assert plane.try_predict(tmp_path, *again, "--method", "refined", refine=True) == 2
+    assert "were predicted by method network, now it is refined" in capsys.readouterr().err

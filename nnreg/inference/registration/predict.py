@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,9 @@ def predict_pairs(
         The content of ``prediction.json``.
     """
     writable_folder(output)
-    earlier = _earlier(output) if options.continue_prediction else {}
     content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "dataset": dataset, "model": model}
     content |= {} if method is None else {"method": method.value, "because": method.because}
+    earlier = _earlier(output, content) if options.continue_prediction else {}
     content["pairs"] = []
     for done, pair in enumerate(pairs):
         on_progress(done, len(pairs), pair.name)
@@ -112,9 +112,17 @@ def _predict_pair(mapper: PairMapper, source: CaseSource, pair: Pair, output: Pa
     return transforms.notes
 
 
-def _earlier(output: Path) -> dict[str, Any]:
+def _earlier(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Pairs of an earlier prediction by name; one by another model or method is not gone on with: the folder would hold a mixture."""
     path = output / PREDICTION_FILE
-    return {entry["name"]: entry for entry in read_json(path, PredictionError)["pairs"]} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    content = read_json(path, PredictionError)
+    for key in ("model", "method"):
+        if content.get(key, now.get(key)) != now.get(key):
+            found = f"{key} {content[key]}, now it is {now.get(key)}"
+            raise PredictionError(f"{path}: its pairs were predicted by {found}. Predict into another folder, or without --continue_prediction.")
+    return {entry["name"]: entry for entry in content["pairs"]}
 
 
 def predict_training_cases(predictor: Predictor, raw: RawDataset, arrays: Path, pairs: Sequence[Pair], output: Path, *, on_progress: Progress) -> None:
