@@ -60,7 +60,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["nnreg", "nnreg.*"]),
-    package_data={"nnreg": ["py.typed"]},
+    package_data={"nnreg": ["py.typed", "training/importers/templates/*.yaml"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
@@ -69,6 +69,7 @@ setup(
         "batchgeneratorsv2>=0.3",
         "SimpleITK>=2.3",
         "blosc2>=3.0",
+        "h5py>=3.8",
         "connected-components-3d>=3.12",
         "acvl-utils>=0.2.3",
         "dynamic-network-architectures>=0.4.1",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.import_options import add_labelled, labelled_flags, read_source, with_output
 
 
 def parser() -> Parser:
@@ -24,14 +26,17 @@ def parser() -> Parser:
     result.add_argument("--val", action="store_true", help="only validate checkpoint_final.pth")
     result.add_argument("--val_best", action="store_true", help="only validate checkpoint_best.pth")
     result.add_argument("--npz", action="store_true", help="dense prediction: keep the probabilities of the validation cases, for ensembles")
-    result.add_argument("-pretrained_weights", metavar="FILE", help="checkpoint whose weights are the start")
+    result.add_argument(
+        "-pretrained_weights", "--load_model", dest="pretrained_weights", metavar="FILE", help="checkpoint or plain state dict whose weights are the start"
+    )
     result.add_argument("--epochs", type=int, metavar="N", help="train N epochs instead of the planned number")
     result.add_argument("--iterations_per_epoch", "--steps_per_epoch", type=int, metavar="N", help="optimisation steps per epoch")
     result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the plan's training; may be repeated")
-    result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
+    result.add_argument("-device", "--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
     result.add_argument("--num_workers", type=int, metavar="N", help="processes that load data (default: 0 on a CPU)")
     result.add_quiet()
     result.add_workspace()
+    add_labelled(result)
     return result
 
 
@@ -53,8 +58,7 @@ def _work(options: argparse.Namespace) -> None:
             raise ConfigurationError(f"--{key} {value}: expected 1 or more.")
         if value is not None:
             overrides[key] = value
-    if options.from_config is not None:
-        _import(options)
+    _import(options)
     if options.dataset is None or options.configuration is None or options.fold is None:
         raise ConfigurationError("which dataset, configuration and fold? nnreg_train 001 3d_fullres 0, or nnreg_train --from_config FILE.")
     for fold in parse_folds(options.fold):
@@ -74,20 +78,27 @@ def _work(options: argparse.Namespace) -> None:
             validate_best=options.val_best,
             pretrained_weights=options.pretrained_weights,
             save_probabilities=options.npz,
+            output=None if options.output is None else Path(options.output),
             listeners=Listeners(line=bar.write, step=bar.step),
         )
         bar.close()
 
 
 def _import(options: argparse.Namespace) -> None:
-    """Fill in dataset, configuration, fold and recipe from another program's file."""
-    from pathlib import Path
-
-    from nnreg.training.importers import import_run, read_run
+    """Fill in dataset, configuration, fold and recipe from another program's file or folder, if one was named."""
+    from nnreg.errors import ConfigurationError
+    from nnreg.training.importers import import_run
     from nnreg.training.importers.run import write_recipe
 
-    source = Path(options.from_config)
-    imported = read_run(source)
+    flags, named = labelled_flags(options), options.from_config or options.config_path or options.input
+    if named is None:
+        if flags:
+            raise ConfigurationError(f"--{next(iter(flags)).replace('_', '-')}: belongs to an import. Name the images (-i DIR) or a file (--config-path).")
+        return
+    if options.dataset is not None and options.input is not None:
+        raise ConfigurationError(f"-i {options.input}: names images to import, but dataset {options.dataset} is to be trained. Leave one of them out.")
+    source = Path(named)
+    imported = with_output(read_source(named, flags, options.input), options)
     for note in imported.notes:
         print(note)
     if options.dataset is None:
@@ -95,10 +106,14 @@ def _import(options: argparse.Namespace) -> None:
         options.dataset, options.configuration, options.fold, recipe = prepared.dataset, prepared.configuration, "0", prepared.recipe
     else:
         workspace = workspace_of(options)
+        if imported.dataset is not None:
+            print(f"{source}: the network's options and the training are taken from it; images, targets and patch are those of dataset {options.dataset}")
         recipe = write_recipe(imported.recipe, workspace.preprocessed / workspace.dataset_name(options.dataset) / f"{source.stem}.yaml")
+    options.pretrained_weights = imported.weights if options.pretrained_weights is None else options.pretrained_weights
     options.num_workers = imported.workers if options.num_workers is None else options.num_workers
     if options.device == "auto" and imported.device == "cpu":  # "cuda" means a GPU if there is one, as auto does
         options.device = "cpu"
+    options.output = imported.output
     options.trainer = str(recipe) if options.trainer == "nnRegTrainer" else f"{recipe}+{options.trainer}"
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from nnreg.arrays import Reals
 from nnreg.geometry import AffineMap, Space, Transform, resample_image
-from nnreg.geometry.fields import jacobian_determinant
 
 if TYPE_CHECKING:
     from nnreg.imageio import Image
@@ -63,7 +61,7 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
         placed = resample_image(moving.array, moving=moving.space, fixed=space, transform=Transform((affine,), space.ndim), outside=outside)
         field = remainder.sampled_on(space)
         # a grid of one slice has no determinant: nothing is claimed about it
-        determinant = jacobian_determinant(field.tensor) if min(space.shape) > 1 else torch.ones(1, *space.shape)
+        determinant = field.determinants() if min(space.shape) > 1 else np.ones(space.shape, np.float32)
         result.append(
             View(
                 name,
@@ -71,7 +69,7 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
                 moving=page(placed),
                 warped=page(resample_image(warped.array, moving=warped.space, fixed=space)),
                 field=page(field.displacement)[-2:],
-                determinant=page(determinant.numpy())[0],
+                determinant=page(determinant[None])[0],
                 spacing=(space.spacing[-2], space.spacing[-1]),
             )
         )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional as nnf
 
-from nnreg.arrays import Doubles
+from nnreg.arrays import Doubles, Floats
 from nnreg.errors import GeometryError
 from nnreg.geometry.space import Space, apply_matrix
+from nnreg.kernels import field_cpu, positions_cpu
+from nnreg.kernels.positions_cpu import INSIDE
+from nnreg.kernels.threads import in_parts
 
 SLAB_VOXELS = 2**20  # voxels handled at once: bounds the memory of resampling whatever the image
 MOST_PARTS = 4  # that a thick voxel is split into where a field is inverted
@@ -21,9 +22,10 @@ REFINED_VOXELS = 16_000_000
 FITTED_PER_AXIS = 32  # voxels that the linear part of a field is fitted to
 MOSTLY_LINEAR = 0.5  # root mean square of what the linear part leaves, as a share of the field's: above, the field is iterated on as it is
 WORST_CONDITION = 1e4
-LARGEST_RESIDUAL, MOST_UNSETTLED = 0.5, 0.01  # voxels, and share of the voxels: beyond, an inverse is none
 MOST_GROWTH = 27.0  # of the grid that an inverse is found on: a border that moves by the size of the image in every direction
-INSIDE = 0.5 + 1e-4  # ITK's rule: a position is inside the image up to half a voxel past the outermost centres
+MOST_GROWTH_OF_LARGE = 2.5  # with eight arrays of that size at a time, twenty times the field
+MOST_FADED = 8.0  # growth of the grid on which a field falls to zero; twice that is in memory at a time
+FEW_VOXELS = 1_000_000  # of a grid that may grow more, because it takes no memory to speak of
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +75,10 @@ class FieldMap:
         """Number of axes."""
         return self.space.ndim
 
-    @property
-    def tensor(self) -> Tensor:
-        """The displacement as a batch of one, (1, ndim, *spatial)."""
-        return torch.from_numpy(np.ascontiguousarray(self.displacement, dtype=np.float32))[None]
+    @functools.cached_property
+    def volume(self) -> Floats:
+        """The displacement as a contiguous volume (ndim, D, H, W); an image of two axes is one slice."""
+        return np.ascontiguousarray(self.displacement if self.ndim == 3 else self.displacement[:, None], dtype=np.float32)
 
     def inverse_stages(self) -> tuple[Stage, ...]:
         """The inverse map: the inverse of the linear part, where it is most of the field, then a field found by fixed point iteration.
@@ -117,17 +119,15 @@ class FieldMap:
         A field that is linear between slices has an inverse that is not: on hearts of 10 mm slices, kept on the same grid, the way there and back left 0.4
         voxels (95th percentile), with four times the slices 0.15.
         """
-        from nnreg.kernels.inversion import inverted_volume, residual
+        from nnreg.kernels.inversion import LARGEST_RESIDUAL, MOST_UNSETTLED, inverted_volume, unsettled
 
         wide = self._reaching()._refined()
-        volume = np.ascontiguousarray(wide.displacement if self.ndim == 3 else wide.displacement[:, None], dtype=np.float32)
-        inverted = inverted_volume(volume)
-        left = residual(volume, inverted)
-        unsettled = float(np.mean(left > LARGEST_RESIDUAL)) if left.size else 0.0
-        if unsettled > MOST_UNSETTLED:
+        inverted = inverted_volume(wide.volume)
+        share, largest = unsettled(wide.volume, inverted)
+        if share > MOST_UNSETTLED:
             raise GeometryError(
-                f"the displacement field cannot be inverted: after the iteration {unsettled:.0%} of its voxels are off by over {LARGEST_RESIDUAL:g} voxels "
-                f"(up to {float(left.max()):.1f}). It folds or bends too much; use a transform that has its inverse beside it."
+                f"the displacement field cannot be inverted: after the iteration {share:.0%} of its voxels are off by over {LARGEST_RESIDUAL:g} voxels "
+                f"(up to {largest:.1f}). It folds or bends too much; use a transform that has its inverse beside it."
             )
         return FieldMap(inverted if self.ndim == 3 else inverted[:, 0], wide.space)
 
@@ -140,7 +140,7 @@ class FieldMap:
         if not any(low or high for low, high in margins):
             return self
         grown = np.prod([size + low + high for size, (low, high) in zip(self.space.shape, margins, strict=True)]) / np.prod(self.space.shape)
-        if grown > MOST_GROWTH:
+        if grown > (MOST_GROWTH if grown * self.space.voxels <= FEW_VOXELS else MOST_GROWTH_OF_LARGE):
             farthest, shape = max(max(pair) for pair in margins), " x ".join(map(str, self.space.shape))
             raise GeometryError(
                 f"the displacement field cannot be inverted: it carries the border of its grid of {shape} voxels up to {farthest} voxels out of it. "
@@ -183,25 +183,68 @@ class FieldMap:
         scale = np.asarray(stride, dtype=np.float32).reshape(-1, *(1,) * self.ndim)
         return FieldMap((field / scale).astype(np.float32), Space(field.shape[1:], tuple(spacing), self.space.origin, self.space.direction))
 
-    def faded_out(self) -> FieldMap:
+    def faded_out(self) -> tuple[Stage, ...]:
         """The same map on a wider grid, whose displacement falls to zero at its border.
 
         Outside its grid a field is zero. One that ends abruptly tears and folds space there, which matters where an image is larger than the
         grid the field was found on. The border's displacement is continued outwards and falls so slowly that nothing folds, corners included.
+        Where that would take much memory, the mean displacement of the border is a translation of its own, after the field, and only the rest falls to zero.
         """
-        ends = [np.take(self.displacement, [0, -1], axis=axis) for axis in range(1, self.ndim + 1)]
-        margin = int(np.ceil((self.ndim + 1) * max(float(np.abs(end).max()) for end in ends))) + 1
+        if self._growth(self._fading_margin()) <= MOST_FADED or self._grown_voxels(self._fading_margin()) <= FEW_VOXELS:
+            return (self._faded(self._fading_margin()),)
+        n = self.ndim
+        mean = np.mean([ends.reshape(n, -1).mean(axis=1, dtype=np.float64) for ends in self._ends()], axis=0)
+        rest = FieldMap(self.displacement - mean.astype(np.float32).reshape(-1, *(1,) * n), self.space)
+        world = np.eye(n + 1)
+        world[:n, n] = self.space.matrix[:n, :n] @ mean
+        # a field whose border is torn in every direction may fold beyond it, where nothing is known of the map
+        widest = int((MOST_FADED ** (1 / n) - 1) / 2 * min(self.space.shape))
+        return rest._faded(max(1, min(rest._fading_margin(), widest))), AffineMap(world)
+
+    def _ends(self) -> list[npt.NDArray[np.float32]]:
+        """Of each axis the displacement at its first and its last voxel, (ndim, 2, ...)."""
+        return [np.moveaxis(np.take(self.displacement, [0, -1], axis=axis), axis, 1) for axis in range(1, self.ndim + 1)]
+
+    def _fading_margin(self) -> int:
+        """Voxels over which the displacement of the border falls to zero without folding."""
+        return int(np.ceil((self.ndim + 1) * max(float(np.abs(end).max()) for end in self._ends()))) + 1
+
+    def _grown_voxels(self, margin: int) -> float:
+        return float(np.prod([size + 2.0 * margin for size in self.space.shape]))
+
+    def _growth(self, margin: int) -> float:
+        return self._grown_voxels(margin) / self.space.voxels
+
+    def _faded(self, margin: int) -> FieldMap:
         field = np.pad(self.displacement, [(0, 0)] + [(margin, margin)] * self.ndim, mode="edge")
         for axis, size in enumerate(self.space.shape, start=1):
             outside = np.maximum(0, np.maximum(margin - np.arange(size + 2 * margin), np.arange(size + 2 * margin) - margin - size + 1))
-            field = field * (1 - outside / margin).astype(np.float32).reshape([-1 if other == axis else 1 for other in range(self.ndim + 1)])
+            field *= (1 - outside / margin).astype(np.float32).reshape([-1 if other == axis else 1 for other in range(self.ndim + 1)])
         origin = self.space.to_world([-margin] * self.ndim)
         return FieldMap(field, Space(field.shape[1:], self.space.spacing, tuple(origin.tolist()), self.space.direction))
 
-    def in_mm(self) -> npt.NDArray[np.float64]:
+    def determinants(self) -> npt.NDArray[np.float32]:
+        """Jacobian determinants (*spatial) of ``x -> x + u(x)``, by central differences (one-sided on the border); below 0 where the map folds.
+
+        On an anisotropic grid they are the same numbers as in mm: the spacings cancel between rows and columns.
+
+        Raises
+        ------
+        GeometryError
+            On a grid of one voxel along an axis, where there is no difference.
+        """
+        if min(self.space.shape) < 2:
+            raise GeometryError(f"a Jacobian needs two voxels along every axis, found a field of shape {tuple(self.displacement.shape)}.")
+        result = np.empty(self.volume.shape[1:], np.float32)
+        in_parts(field_cpu.determinants, self.volume.shape[1] * self.volume.shape[2], result, self.volume)
+        return result.reshape(self.space.shape)
+
+    def in_mm(self, dtype: npt.DTypeLike = np.float64) -> npt.NDArray[np.floating]:
         """Displacement in world mm, shape (*spatial, ndim), components x first: ITK's form."""
         n = self.ndim
-        return np.asarray(np.einsum("wk,k...->...w", self.space.matrix[:n, :n], self.displacement.astype(np.float64)))
+        matrix = self.space.matrix[:n, :n].astype(dtype)
+        columns = self.displacement.reshape(n, -1).astype(dtype, copy=False)
+        return np.ascontiguousarray((matrix @ columns).T).reshape(*self.space.shape, n)
 
     @classmethod
     def from_mm(cls, displacement: npt.NDArray[np.floating], space: Space) -> FieldMap:
@@ -276,57 +319,66 @@ class Transform:
     def map_points(self, points: npt.ArrayLike) -> Doubles:
         """Moving-world positions of fixed-world positions (N, ndim), mm, x first."""
         array = np.asarray(points, dtype=float).reshape(-1, self.ndim)
-        return self._map(torch.from_numpy(array.T.copy()), np.eye(self.ndim + 1), np.eye(self.ndim + 1)).numpy().T
+        positions = np.zeros((3, len(array)))
+        positions[3 - self.ndim :] = array.T
+        self._map(positions, np.eye(self.ndim + 1), np.eye(self.ndim + 1))
+        return np.ascontiguousarray(positions[3 - self.ndim :].T)
 
     def sampled_on(self, space: Space) -> FieldMap:
         """The whole map as one displacement field on the grid of `space`."""
         result = np.empty((self.ndim, *space.shape), dtype=np.float32)
-        for slab, indices in _slabs(space.shape):
-            moved = self._map(indices, space.matrix, space.inverse_matrix)
-            result[:, slab] = (moved - indices).reshape(self.ndim, -1, *space.shape[1:]).numpy()
+        identity = np.eye(self.ndim + 1)
+        for slab, first, count in _slabs(space.shape):
+            moved, indices = _placed(space.shape, first, count, identity), _placed(space.shape, first, count, identity)
+            self._map(moved, space.matrix, space.inverse_matrix)
+            result[:, slab] = (moved - indices)[3 - self.ndim :].reshape(self.ndim, -1, *space.shape[1:])
         return FieldMap(result, space)
 
-    def _map(self, positions: Tensor, before: Doubles, after: Doubles) -> Tensor:
-        """Map columns (ndim, N) float64: ``after(self(before(positions)))``. Matrices are gathered, so each costs one product."""
+    def _map(self, positions: Doubles, before: Doubles, after: Doubles) -> None:
+        """Map columns (3, N) in place: ``after(self(before(positions)))``. Matrices are gathered, so each costs one product."""
         pending = before
         for stage in self.stages:
             if isinstance(stage, AffineMap):
                 pending = stage.matrix @ pending
                 continue
-            positions = _product(stage.space.inverse_matrix @ pending, positions)
-            positions = positions + _sample(stage.tensor, positions, mode="bilinear", outside=0.0)
+            _apply(stage.space.inverse_matrix @ pending, positions)
+            in_parts(positions_cpu.displace, positions.shape[1], positions, stage.volume)
             pending = stage.space.matrix
-        return _product(after @ pending, positions)
+        _apply(after @ pending, positions)
 
 
-def _product(matrix: Doubles, columns: Tensor) -> Tensor:
-    n = matrix.shape[0] - 1
-    return torch.from_numpy(np.ascontiguousarray(matrix[:n, :n])) @ columns + torch.from_numpy(np.ascontiguousarray(matrix[:n, n]))[:, None]
+def _apply(matrix: Doubles, positions: Doubles) -> None:
+    if not np.array_equal(matrix, np.eye(len(matrix))):
+        in_parts(positions_cpu.apply, positions.shape[1], positions, _in_three(matrix))
 
 
-def _slabs(shape: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
-    """Slices along the first axis with their voxel indices (ndim, N) float64."""
-    rows = max(1, SLAB_VOXELS // max(1, int(np.prod(shape[1:]))))
+def _in_three(matrix: Doubles) -> Doubles:
+    """A homogeneous matrix as (3, 4); one of two axes leaves z as it is."""
+    n = len(matrix) - 1
+    result = np.eye(3, 4)
+    result[3 - n :, 3 - n :] = matrix[:n]
+    return result
+
+
+def _volume_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    depth, height, width = (1, *shape) if len(shape) == 2 else shape
+    return int(depth), int(height), int(width)
+
+
+def _slabs(shape: Sequence[int]) -> Iterator[tuple[slice, int, int]]:
+    """Slices along the first axis, each with its first voxel and its number of voxels."""
+    per_row = int(np.prod(shape[1:]))
+    rows = max(1, SLAB_VOXELS // max(1, per_row))
     for start in range(0, shape[0], rows):
         stop = min(start + rows, shape[0])
-        axes = [torch.arange(start, stop, dtype=torch.float64)] + [torch.arange(size, dtype=torch.float64) for size in shape[1:]]
-        yield slice(start, stop), torch.stack([axis.reshape(-1) for axis in torch.meshgrid(*axes, indexing="ij")])
+        yield slice(start, stop), start * per_row, (stop - start) * per_row
 
 
-def _sample(image: Tensor, positions: Tensor, *, mode: str, outside: float) -> Tensor:
-    """Values (C, N) of a batch of one at index positions (ndim, N); `outside` beyond half a voxel past the border, as ITK."""
-    ndim = positions.shape[0]
-    sizes = torch.tensor(image.shape[2:], dtype=torch.float64)[:, None]
-    inside = ((positions >= -INSIDE) & (positions <= sizes - 1 + INSIDE)).all(dim=0)
-    if mode == "nearest":
-        # grid_sample rounds half to even; ITK rounds half up
-        positions = torch.floor(positions + 0.5)
-    grid = (positions * (2.0 / (sizes - 1).clamp(min=1)) - 1.0).flip(0).T
-    # float64 keeps labels exact up to 2**53 and positions exact in very large images
-    dtype = image.dtype if image.dtype == torch.float64 else torch.float32
-    grid = grid.reshape(1, -1, *(1,) * (ndim - 1), ndim).to(dtype)
-    values = nnf.grid_sample(image.to(dtype), grid, mode=mode, padding_mode="border", align_corners=True).reshape(image.shape[1], -1)
-    return torch.where(inside, values, torch.tensor(outside, dtype=dtype))
+def _placed(shape: Sequence[int], first: int, count: int, matrix: Doubles) -> Doubles:
+    """Positions (3, count) of the voxels of a grid, counted from `first`, under a matrix."""
+    result = np.empty((3, count))
+    in_parts(positions_cpu.place, count, result, first, _volume_shape(shape), _in_three(matrix))
+    return result
 
 
 def resample_image(
@@ -348,20 +400,28 @@ def resample_image(
     transform : Transform, optional
         From the fixed to the moving world; identity if absent.
     outside : float, optional
-        Value beyond the image; its minimum if absent (air, whatever the modality).
+        Value beyond the image; its smallest finite one if absent (air, whatever the modality).
     antialias
         Smooth first along axes on which `fixed` is coarser, so that nothing aliases.
 
     Returns
     -------
     array, shape (C, *fixed.shape), float32
+        Where the nearest voxel is NaN or infinite, that; elsewhere the mean goes over the finite ones alone, so that nothing spreads.
     """
     _check(image, moving)
     values = np.asarray(image, dtype=np.float32)
-    background = float(values.min()) if outside is None else outside
-    if antialias:
-        values = _smooth_for(values, moving, fixed)
-    return _resample(values, moving, fixed, transform, "bilinear", background)
+    finite = np.isfinite(values)
+    if outside is None:
+        outside = float(values.min(where=finite, initial=np.inf)) if finite.any() else float("nan")
+    smooth = functools.partial(_smooth_for, moving=moving, fixed=fixed) if antialias else np.asarray
+    if finite.all():
+        return _linear(smooth(values), moving, fixed, transform, outside)
+    nearest = _nearest(values, moving, fixed, transform, outside)
+    weights = _linear(smooth(finite.astype(np.float32)), moving, fixed, transform, 0.0)
+    sums = _linear(smooth(np.where(finite, values, np.float32(0))), moving, fixed, transform, 0.0)
+    known = np.isfinite(nearest) & (weights > 0)  # beyond the image the weights are 0 and `nearest` is `outside`
+    return np.where(known, sums / np.where(known, weights, 1), nearest)
 
 
 def resample_labels(
@@ -372,13 +432,37 @@ def resample_labels(
     Raises
     ------
     GeometryError
-        If the labels do not lie on the grid, or their type does not hold `outside`.
+        If the labels do not lie on the grid, their type does not hold `outside`, or they are beyond 2^53.
     """
     _check(labels, moving)
     if labels.dtype.kind in "iu" and not np.iinfo(labels.dtype.name).min <= outside <= np.iinfo(labels.dtype.name).max:
         raise GeometryError(f"labels of type {labels.dtype} do not hold the value {outside} beyond the image. Convert them first.")
-    values = np.asarray(labels, dtype=np.float64)
-    return _resample(values, moving, fixed, transform, "nearest", float(outside)).astype(labels.dtype)
+    return _nearest(labels, moving, fixed, transform, outside)
+
+
+def _linear(values: Floats, moving: Space, fixed: Space, transform: Transform | None, outside: float) -> Floats:
+    """Values (C, *moving.shape) sampled linearly on the fixed grid."""
+    volume = np.ascontiguousarray(values if moving.ndim == 3 else values[:, None])
+    result = np.empty((len(values), *fixed.shape), dtype=np.float32)
+    for slab, positions in _positions(moving, fixed, transform):
+        sampled = np.empty((len(values), positions.shape[1]), np.float32)
+        in_parts(positions_cpu.values, positions.shape[1], sampled, volume, positions, np.float32(outside))
+        result[:, slab] = sampled.reshape(len(values), -1, *fixed.shape[1:])
+    return result
+
+
+def _nearest(values: npt.NDArray[np.generic], moving: Space, fixed: Space, transform: Transform | None, outside: float) -> npt.NDArray[np.generic]:
+    """Values (C, *moving.shape) of any type, sampled by nearest neighbour on the fixed grid."""
+    flat = values.reshape(len(values), -1)
+    result = np.empty((len(values), *fixed.shape), dtype=values.dtype)
+    for slab, positions in _positions(moving, fixed, transform):
+        voxels = np.empty(positions.shape[1], np.int64)
+        in_parts(positions_cpu.nearest, len(voxels), voxels, _volume_shape(moving.shape), positions)
+        seen = voxels != positions_cpu.NOWHERE
+        part = np.full((len(values), len(voxels)), outside, dtype=values.dtype)
+        part[:, seen] = flat[:, voxels[seen]]
+        result[:, slab] = part.reshape(len(values), -1, *fixed.shape[1:])
+    return result
 
 
 def _check(image: npt.NDArray[np.generic], moving: Space) -> None:
@@ -386,15 +470,13 @@ def _check(image: npt.NDArray[np.generic], moving: Space) -> None:
         raise GeometryError(f"an image of shape {tuple(image.shape)} does not lie on a grid of shape {moving.shape}: expected (C, *grid).")
 
 
-def _resample(values: npt.NDArray, moving: Space, fixed: Space, transform: Transform | None, mode: str, outside: float) -> npt.NDArray:
+def _positions(moving: Space, fixed: Space, transform: Transform | None) -> Iterator[tuple[slice, Doubles]]:
+    """Slices of the fixed grid along its first axis with the positions (3, N) of their voxels, indices of the moving grid."""
     transform = transform or Transform.identity(fixed.ndim)
-    tensor = torch.from_numpy(np.ascontiguousarray(values))[None]
-    result = np.empty((values.shape[0], *fixed.shape), dtype=values.dtype)
-    for slab, indices in _slabs(fixed.shape):
-        positions = transform._map(indices, fixed.matrix, moving.inverse_matrix)
-        sampled = _sample(tensor, positions, mode=mode, outside=outside)
-        result[:, slab] = sampled.reshape(values.shape[0], -1, *fixed.shape[1:]).numpy()
-    return result
+    for slab, first, count in _slabs(fixed.shape):
+        positions = _placed(fixed.shape, first, count, np.eye(fixed.ndim + 1))
+        transform._map(positions, fixed.matrix, moving.inverse_matrix)
+        yield slab, positions
 
 
 def _smooth_for(values: npt.NDArray[np.float32], moving: Space, fixed: Space) -> npt.NDArray[np.float32]:

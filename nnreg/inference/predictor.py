@@ -11,6 +11,7 @@ from torch import nn
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
+from nnreg.files import read_json
 from nnreg.inference.trained_networks import PairTransforms, Predictor
 from nnreg.planning.plans import Configuration, Plans, configuration_without
 from nnreg.task import task_named
@@ -47,12 +48,12 @@ class ModelFolder:
         PredictionError
             If it is no model folder.
         """
-        parts = path.name.split("__")
-        if len(parts) != 3 or not (path / "plans.json").is_file():
+        configuration = _configuration_of(path)
+        if configuration is None or not (path / "plans.json").is_file():
             raise PredictionError(
                 f"{path}: is no trained model (a folder TRAINER__PLANS__CONFIGURATION with plans.json). Train first, or check -d, -c, -tr and -p."
             )
-        return cls(path, Plans.read(path / "plans.json"), DatasetSpec.read(path / "dataset.json"), parts[2])
+        return cls(path, Plans.read(path / "plans.json"), DatasetSpec.read(path / "dataset.json"), configuration)
 
     def folds(self) -> list[str]:
         """Folds that have a final checkpoint, ``all`` last."""
@@ -95,6 +96,15 @@ class ModelFolder:
             plans=self.plans, configuration=self.configuration_name, spec=self.spec, fold="all", folders=folders, recipe=resolved.config, name=resolved.name
         )
         return trainer.build_network_architecture()
+
+
+def _configuration_of(model: Path) -> str | None:
+    """What was trained: as the folder's name says, or, where a training named it otherwise (-o), as its folds do."""
+    parts = model.name.split("__")
+    if len(parts) == 3:
+        return parts[2]
+    fold = next(iter(sorted(model.glob("fold_*/debug.json"))), None)
+    return None if fold is None else str(read_json(fold, PredictionError).get("configuration_name"))
 
 
 __all__ = ["ModelFolder", "PairTransforms", "Predictor"]

@@ -173,3 +173,132 @@ def invert(start: int, stop: int, result: Floats, field: Floats, tolerance: np.f
                     v[first + k] -= step * left[k]
             for k in range(components):
                 result[k, z, y, x] = v[first + k]
+
+
+@compiled
+def spread(start: int, stop: int, result: Floats, values: Floats, field: Floats) -> None:
+    """Add rows start to stop of the values (C, D, H, W) to the neighbours of where the field (2 or 3, D, H, W) takes them; what lands outside is lost.
+
+    Shared by the weights of linear interpolation: the transpose of sampling. `result` (C, D, H, W) must belong to one thread.
+    """
+    channels, depth, height, width = values.shape
+    components = field.shape[0]
+    flat, given = result.reshape(channels, depth * height * width), values.reshape(channels, depth * height * width)
+    step_y, step_z = np.uint64(width), np.uint64(height * width)
+    one = np.float32(1.0)
+    for line in range(start, stop):
+        z, y = line // height, line % height
+        for x in range(width):
+            pz, py, px = np.float32(z), np.float32(y), np.float32(x)
+            if components == 3:
+                pz += field[0, z, y, x]
+            py += field[components - 2, z, y, x]
+            px += field[components - 1, z, y, x]
+            # compared before the conversion: a NaN or an infinite position must not become an index
+            if not (pz > -1 and pz < depth and py > -1 and py < height and px > -1 and px < width):
+                continue
+            fz, fy, fx = np.floor(pz), np.floor(py), np.floor(px)
+            iz, iy, ix = int(fz), int(fy), int(fx)
+            uz, uy, ux = pz - fz, py - fy, px - fx
+            lz, ly, lx = one - uz, one - uy, one - ux
+            source = np.uint64((z * height + y) * width + x)
+            if iz >= 0 and iy >= 0 and ix >= 0 and iz < depth - 1 and iy < height - 1 and ix < width - 1:
+                n00 = np.uint64((iz * height + iy) * width + ix)
+                n01, n10 = n00 + step_y, n00 + step_z
+                n11, right = n10 + step_y, np.uint64(1)
+                w00, w01, w10, w11 = lz * ly, lz * uy, uz * ly, uz * uy
+                for c in range(channels):
+                    target, value = flat[c], given[c, source]
+                    low, high = lx * value, ux * value
+                    target[n00] += w00 * low
+                    target[n00 + right] += w00 * high
+                    target[n01] += w01 * low
+                    target[n01 + right] += w01 * high
+                    target[n10] += w10 * low
+                    target[n10 + right] += w10 * high
+                    target[n11] += w11 * low
+                    target[n11 + right] += w11 * high
+                continue
+            for corner in range(8):
+                cz, cy, cx = iz + (corner >> 2), iy + ((corner >> 1) & 1), ix + (corner & 1)
+                if cz < 0 or cz >= depth or cy < 0 or cy >= height or cx < 0 or cx >= width:
+                    continue
+                weight = (uz if corner & 4 else lz) * (uy if corner & 2 else ly) * (ux if corner & 1 else lx)
+                for c in range(channels):
+                    result[c, cz, cy, cx] += weight * values[c, z, y, x]
+
+
+@compiled
+def approach(start: int, stop: int, result: Floats, exact: Floats, received: Floats, own: np.float32) -> None:
+    """Move voxels start to stop of result (N, V) to the weighted mean of `exact` (weight `own`) and what they received: sums (N, V), then weights (1, V)."""
+    components = result.shape[0]
+    for i in range(start, stop):
+        weight = np.float32(1.0) / (received[components, i] + own)
+        for k in range(components):
+            result[k, i] += (own * (exact[k, i] - result[k, i]) - received[k, i]) * weight
+
+
+@compiled
+def lengths(start: int, stop: int, result: Floats, left: Floats, field: Floats) -> None:
+    """Rows start to stop of the lengths of the vectors `left` (2 or 3, D, H, W); -1 where the field takes the voxel out of the grid."""
+    components, depth, height, width = left.shape
+    for line in range(start, stop):
+        z, y = line // height, line % height
+        for x in range(width):
+            pz = np.float32(z) + (field[0, z, y, x] if components == 3 else np.float32(0.0))
+            py, px = np.float32(y) + field[components - 2, z, y, x], np.float32(x) + field[components - 1, z, y, x]
+            square = np.float32(0.0)
+            for k in range(components):
+                square += left[k, z, y, x] * left[k, z, y, x]
+            inside = pz >= 0 and pz <= depth - 1 and py >= 0 and py <= height - 1 and px >= 0 and px <= width - 1
+            result[z, y, x] = np.sqrt(square) if inside else np.float32(-1.0)
+
+
+@compiled
+def block_means(start: int, stop: int, result: Floats, image: Floats, factors: tuple[int, int, int]) -> None:
+    """Rows start to stop (counted through all channels and planes) of the means over blocks: result (C, D', H', W'), image (C, D, H, W)."""
+    _, depth, height, width = result.shape
+    fz, fy, fx = factors
+    share = np.float32(1.0 / (fz * fy * fx))
+    for line in range(start, stop):
+        c, z, y = line // (depth * height), line // height % depth, line % height
+        row = result[c, z, y]
+        row[:] = 0
+        for k in range(fz):
+            for j in range(fy):
+                source = image[c, z * fz + k, y * fy + j]
+                for x in range(width):
+                    total = source[x * fx]
+                    for i in range(1, fx):
+                        total += source[x * fx + i]
+                    row[x] += total
+        for x in range(width):
+            row[x] *= share
+
+
+@compiled
+def determinants(start: int, stop: int, result: Floats, field: Floats) -> None:
+    """Rows start to stop of the Jacobian determinant (D, H, W) of ``x -> x + u(x)``: central differences, one-sided on the border.
+
+    A field of two components is one of two axes, D = 1.
+    """
+    components, depth, height, width = field.shape
+    jacobian = np.zeros((3, 3), np.float32)
+    one = np.float32(1.0)
+    for line in range(start, stop):
+        z, y = line // height, line % height
+        above, below = min(z + 1, depth - 1), max(z - 1, 0)
+        behind, before = min(y + 1, height - 1), max(y - 1, 0)
+        share_z, share_y = one / np.float32(max(above - below, 1)), one / np.float32(max(behind - before, 1))
+        for x in range(width):
+            right, left = min(x + 1, width - 1), max(x - 1, 0)
+            share_x = one / np.float32(max(right - left, 1))
+            for k in range(components):
+                u, row = field[k], 3 - components + k
+                jacobian[row, 0] = (u[above, y, x] - u[below, y, x]) * share_z
+                jacobian[row, 1] = (u[z, behind, x] - u[z, before, x]) * share_y
+                jacobian[row, 2] = (u[z, y, right] - u[z, y, left]) * share_x
+            a, b, c = one + jacobian[0, 0], jacobian[0, 1], jacobian[0, 2]
+            d, e, f = jacobian[1, 0], one + jacobian[1, 1], jacobian[1, 2]
+            g, h, i = jacobian[2, 0], jacobian[2, 1], one + jacobian[2, 2]
+            result[z, y, x] = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -9,10 +9,11 @@ from nnreg.kernels import field_cpu, volumes
 from nnreg.kernels.threads import in_parts
 from nnreg.kernels.volumes import block_means
 
-TOLERANCE = np.float32(0.005)  # voxels
+TOLERANCE = np.float32(0.01)  # voxels
 SHORTEST_STEP = np.float32(0.1)  # enough for maps that expand twentyfold along an axis
 ITERATIONS = 40
 COARSE_VOXELS = 300_000
+LARGEST_RESIDUAL, MOST_UNSETTLED = 0.5, 0.01  # voxels, and share of the voxels: beyond, an inverse is none
 BALANCING_STEPS = 2
 OWN_WEIGHT = np.float32(0.8)  # of the exact inverse at a voxel beside what is wanted of it between voxels
 
@@ -31,19 +32,24 @@ def inverted_volume(field: Floats) -> Floats:
         volumes.sample(result, field, out=missing[:-1])
         missing[:-1] += field
         received = volumes.spread(missing, field)
-        result += (OWN_WEIGHT * (exact - result) - received[:-1]) / (received[-1] + OWN_WEIGHT)
+        del missing  # large fields are inverted in the memory of eight
+        flat = (volume.reshape(len(volume), -1) for volume in (result, exact, received))
+        in_parts(field_cpu.approach, exact[0].size, *flat, OWN_WEIGHT)
+        del received
     return result
 
 
 def residual(field: Floats, inverse: Floats) -> Floats:
     """How far ``x + inverse(x)`` is carried past x by the field (N, D, H, W), voxels, at those voxels (M,) that come from inside its grid."""
-    left = volumes.sample(field, inverse) + inverse
-    inside = np.ones(field.shape[1:], bool)
-    for axis in range(3 - len(field), 3):
-        size = field.shape[1 + axis]
-        position = inverse[axis - 3 + len(field)] + np.arange(size, dtype=np.float32).reshape([-1 if other == axis else 1 for other in range(3)])
-        inside &= (position >= 0) & (position <= size - 1)
-    return np.asarray(np.sqrt(np.square(left[:, inside]).sum(axis=0)), np.float32)
+    result = np.empty(field.shape[1:], np.float32)
+    in_parts(field_cpu.lengths, field.shape[1] * field.shape[2], result, volumes.compose(field, inverse), inverse)
+    return result[result >= 0]
+
+
+def unsettled(field: Floats, inverse: Floats) -> tuple[float, float]:
+    """Share of the voxels whose :func:`residual` is above LARGEST_RESIDUAL, and the largest residual, voxels."""
+    left = residual(field, inverse)
+    return (float(np.mean(left > LARGEST_RESIDUAL)), float(left.max())) if left.size else (0.0, 0.0)
 
 
 def _exact(field: Floats) -> Floats:

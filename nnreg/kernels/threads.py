@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import torch
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 _lock = threading.Lock()
@@ -32,12 +31,23 @@ def _mark_worker() -> None:
     _worker.inside = True
 
 
+def thread_count() -> int:
+    """How many threads a loop may use: torch's number where torch is loaded, else ``OMP_NUM_THREADS``, else the cores this process may run on."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):  # not yet there while torch is being imported
+        return int(torch.get_num_threads())
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdigit() and int(told) > 0:
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_parts(kernel: Callable[..., None], size: int, *arguments: Any, least: int = 1) -> None:
-    """Call ``kernel(start, stop, *arguments)`` on parts of ``range(size)`` of at least `least`, one per thread torch may use.
+    """Call ``kernel(start, stop, *arguments)`` on parts of ``range(size)`` of at least `least`, one per thread.
 
     Returns when all are done; the first failure is raised.
     """
-    workers = max(1, min(torch.get_num_threads(), size // max(1, least)))
+    workers = max(1, min(thread_count(), size // max(1, least)))
     # a loop that is itself one part of another runs alone: waiting for the pool from inside it could wait for ever
     if workers == 1 or getattr(_worker, "inside", False):
         kernel(0, size, *arguments)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import torch
 
 from nnreg.arrays import Floats
 from nnreg.errors import GeometryError
-from nnreg.kernels import field_cpu, smooth_cpu, warp_cpu
+from nnreg.kernels import field_cpu, smooth_cpu
 from nnreg.kernels.threads import in_parts
 
 NO_FIELD = np.empty((0, 1, 1, 1), np.float32)
 IDENTITY = np.eye(3, 4, dtype=np.float32)
+SPREAD_PARTS = 2
 TRUNCATE = 3.0  # widths at which a Gaussian ends
 
 
@@ -61,12 +61,17 @@ def spread(values: Floats, field: Floats) -> Floats:
     field : array, shape (2 or 3, D, H, W)
         A value at x goes to ``x + field(x)``, shared by the weights of linear interpolation; what lands outside is lost.
     """
-    whole = field if len(field) == 3 else np.concatenate([np.zeros_like(field[:1]), field])
-    given = np.ascontiguousarray(np.moveaxis(values, 0, -1))
-    received = np.zeros_like(given)
-    # by channels: several voxels add to one neighbour, so slabs of the volume would collide
-    in_parts(warp_cpu.scatter, len(values), received[None], given[None], np.ascontiguousarray(whole)[None], False, (0, field.shape[1]))
-    return np.ascontiguousarray(np.moveaxis(received, -1, 0))
+    # several voxels add to one neighbour: each part adds to a result of its own. Their number is fixed, so that the sum is the same for any number of threads
+    received = np.zeros((SPREAD_PARTS, *values.shape), np.float32)
+    rows = values.shape[1] * values.shape[2]
+    edges = [rows * part // SPREAD_PARTS for part in range(SPREAD_PARTS + 1)]
+
+    def parts(start: int, stop: int) -> None:
+        for part in range(start, stop):
+            field_cpu.spread(edges[part], edges[part + 1], received[part], values, field)
+
+    in_parts(parts, SPREAD_PARTS)
+    return np.asarray(np.add(received[0], received[1], out=received[0]))
 
 
 @functools.lru_cache(maxsize=64)
@@ -116,10 +121,12 @@ def _smoothed(source: Floats, gradient: Floats, warped: Floats, sigma: tuple[flo
 
 def block_means(image: Floats, factors: tuple[int, ...]) -> Floats:
     """Means of (C, *grid) over blocks of `factors` voxels that fill the grid."""
-    # one axis after the other: each pass reads less than the one before, and torch reduces the inner axis with vectors
-    result = torch.from_numpy(np.ascontiguousarray(image))
-    for axis in reversed(range(len(factors))):
-        if factors[axis] > 1:
-            count = result.shape[axis + 1] // factors[axis]
-            result = result.unflatten(axis + 1, (count, factors[axis])).mean(dim=axis + 2)
-    return np.asarray(result.contiguous().numpy())
+    image = np.ascontiguousarray(image, dtype=np.float32)
+    if all(factor == 1 for factor in factors):
+        return image
+    shape = tuple(size // factor for size, factor in zip(image.shape[1:], factors, strict=True))
+    result = np.empty((len(image), *shape), np.float32)
+    missing = 3 - len(shape)
+    volume, blocks = (array.reshape(len(image), *(1,) * missing, *array.shape[1:]) for array in (image, result))
+    in_parts(field_cpu.block_means, len(image) * blocks.shape[1] * blocks.shape[2], blocks, volume, (*(1,) * missing, *factors))
+    return result

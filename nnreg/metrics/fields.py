@@ -6,15 +6,17 @@ axes of length 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nnreg.errors import GeometryError
-from nnreg.geometry import compose, identity_grid, jacobian_determinant
+from nnreg.geometry import compose, identity_grid
 from nnreg.geometry.simplices import simplex_determinants
-from nnreg.metrics.arrays import ArrayOrTensor, as_fields, as_mask, spacing_column
+from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, is_tensor
 
 SLAB_VOXELS = 2**19  # bounds the memory of the ten determinants whatever the image
 NAN = float("nan")
@@ -44,42 +46,6 @@ def inverse_consistency_error(
     last = torch.tensor([size - 1 for size in first.shape[2:]], device=first.device).reshape(1, -1, *(1,) * (first.ndim - 2))
     inside = ((position >= 0) & (position <= last)).all(dim=1)
     return _mean_length(compose(second, first), spacing, as_mask(mask, first) & inside)
-
-
-def sdlogj(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
-    """Standard deviation of the logarithm of the Jacobian determinant, over voxels where it is positive.
-
-    Central differences, one-sided on the border. Folded voxels have no logarithm: :func:`folding_percent` counts them. NaN on a grid of
-    one slice, or if every voxel folds.
-    """
-    fields = as_fields(field)
-    if min(fields.shape[2:]) < 2:
-        return NAN
-    determinant = jacobian_determinant(fields)[as_mask(mask, fields)].double()
-    return _deviation(determinant[determinant > 0].log())
-
-
-def sdlogj_learn2reg(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
-    """The figure that Learn2Reg's evaluation calls SDlogJ: deviation of ``log(clip(J + 3, 1e-9, 1e9))``, two voxels of border left out.
-
-    The 3 hides mild folding and makes the figure about four times smaller than :func:`sdlogj`; only compare it with itself. NaN on grids of
-    fewer than five voxels along an axis.
-    """
-    fields = as_fields(field)
-    if min(fields.shape[2:]) < 5:
-        return NAN
-    inner = (slice(None), *(slice(2, -2),) * (fields.ndim - 2))
-    determinant = jacobian_determinant(fields)[inner][as_mask(mask, fields)[inner]].double()
-    return _deviation((determinant + 3).clamp(1e-9, 1e9).log())
-
-
-def folding_percent(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
-    """Percentage of voxels whose Jacobian determinant (central differences) is zero or negative; NaN on a grid of one slice."""
-    fields = as_fields(field)
-    if min(fields.shape[2:]) < 2:
-        return NAN
-    folded = jacobian_determinant(fields)[as_mask(mask, fields)] <= 0
-    return 100 * float(folded.double().mean()) if folded.numel() else NAN
 
 
 def grad_l2(field: ArrayOrTensor, *, spacing: Sequence[float] | None = None) -> float:
@@ -141,5 +107,42 @@ def _mean_length(difference: Tensor, spacing: Sequence[float] | None, inside: Te
     return float(lengths.double().mean()) if lengths.numel() else NAN
 
 
-def _deviation(values: Tensor) -> float:
-    return float(values.std(correction=0)) if values.numel() else NAN
+def as_fields(field: ArrayOrTensor) -> Tensor:
+    """A field (ndim, *spatial) or (B, ndim, *spatial) as a float32 batch on its own device.
+
+    Raises
+    ------
+    GeometryError
+        If it is neither.
+    """
+    tensor = field.detach() if is_tensor(field) else torch.from_numpy(np.ascontiguousarray(field))
+    if tensor.ndim in (3, 4) and tensor.shape[0] == tensor.ndim - 1:
+        tensor = tensor[None]
+    if tensor.ndim not in (4, 5) or tensor.shape[1] != tensor.ndim - 2:
+        raise GeometryError(f"a displacement field is (ndim, *spatial) or (B, ndim, *spatial), found shape {tuple(tensor.shape)}.")
+    return tensor.float()
+
+
+def as_mask(mask: ArrayOrTensor | None, field: Tensor) -> Tensor:
+    """Voxels that count, boolean (B, *spatial); all of them without a mask. A mask may have leading axes of length 1.
+
+    Raises
+    ------
+    GeometryError
+        If the mask lies on another grid than the field.
+    """
+    spatial = tuple(field.shape[2:])
+    if mask is None:
+        return torch.ones((field.shape[0], *spatial), dtype=torch.bool, device=field.device)
+    tensor = torch.as_tensor(as_numpy(mask) != 0, device=field.device)
+    if tuple(tensor.shape[-len(spatial) :]) != spatial or math.prod(tensor.shape[: -len(spatial)]) not in (1, field.shape[0]):
+        raise GeometryError(f"a mask of shape {tuple(tensor.shape)} does not lie on the field's grid {spatial}.")
+    return tensor.reshape(-1, *spatial).expand(field.shape[0], *spatial)
+
+
+def spacing_column(spacing: Sequence[float], field: Tensor) -> Tensor:
+    """Spacing (mm, array axis order) as (1, ndim, 1, ...), to turn components into mm."""
+    ndim = field.shape[1]
+    if len(spacing) != ndim:
+        raise GeometryError(f"a field with {ndim} components needs {ndim} spacings, found {len(spacing)}.")
+    return torch.tensor(tuple(spacing), dtype=torch.float32, device=field.device).reshape(1, ndim, *(1,) * ndim)

@@ -112,6 +112,7 @@ def compare(
     figure = _figure([entry["metrics"] for entry in alone.values()], settings)
     if figure is None:
         return None
+    alone = {name: entry for name, entry in alone.items() if _is_number(entry["metrics"].get(figure))}
     network, failed = NetworkPredictor(predictor), dict[str, str]()
     rows = [entry["metrics"] | {"seconds": _timed(network, source, chosen[name])[1]} for name, entry in alone.items()]
     measured = {NETWORK: _columns(rows, figure)}
@@ -155,9 +156,9 @@ def _known(source: CaseSource, case: str) -> CaseData:
 
 
 def _figure(rows: Sequence[Mapping[str, float]], settings: Optimisation) -> str | None:
-    """What decides: the first that every pair has and that did not guide the engine."""
+    """What decides: the first that pairs have and that did not guide the engine; pairs without it are not compared."""
     usable = {"dice_after": not settings.use_labels, "tre_mm_after": not settings.use_keypoints, "ncc_after": settings.similarity not in ACROSS_CONTRASTS}
-    return next((name for name, fair in usable.items() if fair and rows and all(_is_number(row.get(name)) for row in rows)), None)
+    return next((name for name, fair in usable.items() if fair and any(_is_number(row.get(name)) for row in rows)), None)
 
 
 def _is_number(value: float | None) -> bool:

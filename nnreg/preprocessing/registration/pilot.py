@@ -16,7 +16,7 @@ from nnreg.engine.prepared_image import PreparedImage, foreground, prepare
 from nnreg.engine.presets import LATER_SMOOTHNESS
 from nnreg.engine.registration import CHOICE_VOXELS
 from nnreg.engine.similarity import MutualInformation, inner_correlation
-from nnreg.geometry import Space, Transform, jacobian_determinant, resample_image, resample_labels
+from nnreg.geometry import Space, Transform, resample_image, resample_labels
 from nnreg.imageio import Image
 from nnreg.metrics import dice, ncc
 from nnreg.planning.orientation import permutation
@@ -232,11 +232,10 @@ def _mass_change(fixed: Image, found: Registration, body: Mask, background: list
     """Of the mean channel; None where the fixed body has no intensity above its background."""
     if found.field is None or min(fixed.space.shape) < 2 or not body.any():
         return None
-    import torch
 
     level = np.asarray(background, np.float32).reshape(-1, *(1,) * fixed.ndim)
     before = float((fixed.array - level).mean(axis=0)[body].sum(dtype=np.float64))
-    growth = jacobian_determinant(torch.from_numpy(np.ascontiguousarray(found.field.displacement))[None])[0].numpy()
+    growth = found.field.determinants()
     linear = np.eye(fixed.ndim + 1) if found.alignment is None else found.alignment.matrix
     after = float(((found.warped - level).mean(axis=0) * growth)[body].sum(dtype=np.float64)) * abs(float(np.linalg.det(linear)))
     return after / before - 1 if before else None

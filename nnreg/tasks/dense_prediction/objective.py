@@ -116,7 +116,7 @@ class DenseObjective(TargetObjective):
         return self.counts(logits, self._own(batch["labels"]), self._own(batch["mask"]) if "mask" in batch else None)
 
     def counts(self, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """True positives, false positives and false negatives (classes, 3) over the batch: of every region, or every label but background."""
+        """True and false positives, false and true negatives (classes, 4) over the batch: of every region, or every label but background."""
         truth = self.target(labels, logits.shape[2:])
         axes = (0, *range(2, logits.ndim))
         if self.labels.has_regions:
@@ -128,7 +128,7 @@ class DenseObjective(TargetObjective):
             classes = torch.arange(1, self.labels.heads, device=logits.device).reshape(1, -1, *(1,) * (logits.ndim - 2))
             predicted, truth = logits.argmax(dim=1, keepdim=True) == classes, truth == classes
         valid = valid if mask is None else valid & mask
-        pairs = (predicted & truth, predicted & ~truth, ~predicted & truth)
+        pairs = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth)
         return torch.stack([(found & valid).sum(dim=axes) for found in pairs], dim=1)
 
     def _planned(self, configuration: DenseConfiguration) -> DenseLoss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +33,12 @@ def build_trainer(
     device: str = "auto",
     workers: int | None = None,
     listeners: Listeners | None = None,
+    output: Path | None = None,
 ) -> nnRegTrainer:
     """A trainer for one fold, every name checked, nothing written yet.
+
+    `output` is the folder that the model folder goes into, in place of the dataset's in the workspace; the model folder is then called as
+    ``checkpoints.model_name`` says, if the recipe has it.
 
     Raises
     ------
@@ -42,6 +47,11 @@ def build_trainer(
     """
     resolved = resolve_trainer(trainer)
     loaded, spec, folders = prepared(workspace, dataset, configuration, fold, plans, resolved.name)
+    if output is not None:
+        name = {**resolved.config.training, **(overrides or {})}.get("checkpoints.model_name")
+        if name and getattr(loaded.configuration(configuration), "previous_stage", None) is not None:
+            raise TrainingError(f"-o {output}: {configuration} looks for the stage before it among the results of the dataset. Leave -o out.")
+        folders = dataclasses.replace(folders, model=output.absolute() / (name or folders.model.name))
     chosen = device_named(device)
     return resolved.trainer(
         plans=loaded,
@@ -85,7 +95,7 @@ def train(
     validate_only, validate_best
         Validate ``checkpoint_final.pth`` (or ``checkpoint_best.pth``) without training.
     pretrained_weights
-        Checkpoint whose network weights are the start.
+        File whose network weights are the start: a checkpoint, or a plain state dict.
     save_probabilities
         Whether the validation keeps the probabilities of label maps, for ensembles.
     **build
@@ -94,7 +104,6 @@ def train(
     trainer = build_trainer(workspace, dataset, configuration, fold, **build)
     trainer.save_probabilities = save_probabilities
     folder = trainer.output_folder
-    writable_folder(folder)
     if validate_only or validate_best:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
         return _told(trainer, trainer.perform_actual_validation())
@@ -107,6 +116,7 @@ def train(
         )
     elif pretrained_weights is not None:
         trainer.load_checkpoint(Path(pretrained_weights), weights_only=True)
+    writable_folder(folder)  # not before: weights that do not fit leave no empty folder
     return _told(trainer, trainer.run_training())
 
 

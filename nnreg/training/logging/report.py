@@ -28,10 +28,12 @@ class Report:
         Where numbers go beside the log.
     listener
         Hears the log's lines.
+    model_name
+        What the debug picture is called after; empty: after nothing.
     """
 
-    def __init__(self, folder: Path, tracking: Tracking, listener: Callable[[str], None] | None) -> None:
-        self.folder, self.tracking = folder, tracking
+    def __init__(self, folder: Path, tracking: Tracking, listener: Callable[[str], None] | None, model_name: str = "") -> None:
+        self.folder, self.tracking, self.picture = folder, tracking, f"{model_name}_debug" if model_name else "debug"
         self.log = TrainingLog(folder, listener)
         self.sinks: list[Sink] = []
 
@@ -47,7 +49,7 @@ class Report:
     def pictures(self, epoch: int, images: Mapping[str, Tensor]) -> None:
         """Show images (*spatial) of one validation sample."""
         if self.tracking.picture:
-            draw(images, self.folder)
+            draw(images, self.folder, self.picture)
         for sink in self.sinks:
             sink.pictures(epoch, middle(images))
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from nnreg.training.trainer.training_run import TrainingRun
 
 
+NO_TRUTH = "val_epe"
+
+
 @dataclass
 class Listeners:
     """What a front end may listen to; all silent by default."""
@@ -38,15 +41,16 @@ def epoch_numbers(train_terms: Sequence[Mapping[str, Tensor]], validation_terms:
 
 
 def epoch_line(epoch: int, epochs: int, numbers: Mapping[str, float], shown: Sequence[str]) -> str:
-    """The log's line of an epoch (counted from 0).
+    """The log's line of an epoch (counted from 0): what was measured, with `shown` just these numbers.
 
-    With `shown` just these numbers; one that was not measured is shown as 0, as trainings on synthetic pairs show an end-point error without a truth.
+    One exception: of a validation without a true field, trainings on synthetic pairs show the end-point error 0 where they show it at all.
     """
+    measured = {name: value for name, value in numbers.items() if not math.isnan(value) and name.startswith(("train_", "val_"))}
     if shown:
-        terms = ((name, 0.0 if math.isnan(numbers.get(name, math.nan)) else numbers[name]) for name in shown)
-        return f"[Epoch {epoch + 1:03d}/{epochs:03d}] " + ", ".join(f"{name} = {value:.4f}" for name, value in terms)
-    terms = ((name, value) for name, value in numbers.items() if name.startswith(("train_", "val_")))
-    said = ", ".join(f"{name} = {value:.4f}" for name, value in terms)
+        validated = {NO_TRUTH: 0.0} if any(name.startswith("val_") for name in measured) else {}
+        measured = {**validated, **measured}
+        return f"[Epoch {epoch + 1:03d}/{epochs:03d}] " + ", ".join(f"{name} = {measured[name]:.4f}" for name in shown if name in measured)
+    said = ", ".join(f"{name} = {value:.4f}" for name, value in measured.items())
     seconds = f"{numbers['epoch_seconds']:.1f} s ({numbers['waiting_seconds']:.1f} waiting)"  # for data
     return f"[Epoch {epoch + 1:03d}/{epochs:03d}] {said}, lr = {numbers['learning_rate']:.2e}, {seconds}"
 
@@ -91,4 +95,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     """The means of a validation summary in one line."""
     foreground = summary.get("foreground_mean", {})  # of label maps; beside Dice and IoU, it counts voxels
     means = {name: foreground[name] for name in ("Dice", "IoU", "MAE", "PSNR", "SSIM") if name in foreground} if foreground else summary.get("mean", {})
-    return ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float)) or "see validation_summary.json"
+    said = ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float) and not math.isnan(value))
+    counts = summary.get("counts", {})
+    without = f" ({counts['pairs_without_labels']} of {counts['pairs']} pairs without labels)" if "pairs_without_labels" in counts else ""
+    return (said or "see validation_summary.json") + without

@@ -37,6 +37,9 @@ def training_state(trainer: TrainingRun) -> dict[str, Any]:
             "custom_network": trainer.has_custom_network,
         },
     }
+    if trainer.configuration.training.checkpoints.model_name:
+        names = {"model": "network_weights", "optimizer": "optimizer_state", "scheduler": "lr_schedule_state"}
+        content |= {name: content[ours] for name, ours in names.items()} | {"model_config": content["init"]["configuration"]}
     if average is not None:
         content |= {"training_weights": trainer.network.state_dict(), "averaged_steps": int(average.n_averaged)}
     return content

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
 from nnreg.errors import TrainingError
-from nnreg.files import read_json, write_json
+from nnreg.files import make_folder, read_json, write_json, write_text
 from nnreg.inference.trained_networks import Predictor
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
@@ -221,8 +221,8 @@ class nnRegTrainer:
 
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""
-        self.output_folder.mkdir(parents=True, exist_ok=True)
-        self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line)
+        make_folder(self.output_folder)
+        self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line, self.plan.checkpoints.model_name)
         self._write_model_files()
         write_json(self.output_folder / "debug.json", debug_information(self))
         for line in opening_lines(self):
@@ -329,7 +329,7 @@ class nnRegTrainer:
     def load_checkpoint(self, path: Path, *, weights_only: bool = False) -> None:
         """Restore everything that `save_checkpoint` stored, so that the run goes on bit for bit (CPU); or the weights alone."""
         self.initialize()
-        restore_training(self, load_checkpoint(path, self.device), path, weights_only=weights_only)
+        restore_training(self, load_checkpoint(path, self.device, weights_only=weights_only), path, weights_only=weights_only)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
@@ -391,6 +391,9 @@ class nnRegTrainer:
         self.plans.write(self.folders.model / "plans.json")
         self.spec.write(self.folders.model / "dataset.json")
         copy_reference(self.folders.preprocessed, self.folders.model)
+        settings = self.folders.preprocessed / self.plan.checkpoints.settings_name
+        if self.plan.checkpoints.model_name and settings.is_file():
+            write_text(self.output_folder / settings.name, settings.read_text(encoding="utf-8"))
 
     def _splits_path(self) -> Path:
         return self.folders.preprocessed / "splits_final.json"
