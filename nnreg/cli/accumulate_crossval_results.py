@@ -36,11 +36,12 @@ def _work(options: argparse.Namespace) -> None:
     from nnreg.evaluation.dense_prediction.crossval import accumulate
     from nnreg.evaluation.dense_prediction.folder import names_of
     from nnreg.parallel import default_processes
+    from nnreg.training.run_folders import model_folder
 
     workspace = workspace_of(options)
     raw = RawDataset.open(workspace.raw_folder(options.dataset))
     found = accumulate(
-        workspace.model_folder(options.dataset, options.trainer, options.plans, options.configuration),
+        model_folder(workspace, options.dataset, options.trainer, options.plans, options.configuration),
         raw,
         options.folds,
         output=Path(options.output) if options.output else None,

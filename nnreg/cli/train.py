@@ -23,8 +23,8 @@ def parser() -> Parser:
     result.add_argument("-tr", "--trainer", default="nnRegTrainer", metavar="NAME", help="trainer config, trainer class, package.module:Class or FILE.yaml")
     result.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="name of the plans file (default: nnRegPlans)")
     result.add_argument("-c", "--c", "--continue_training", dest="continue_training", action="store_true", help="go on from checkpoint_latest.pth")
-    result.add_argument("--val", action="store_true", help="only validate checkpoint_final.pth")
-    result.add_argument("--val_best", action="store_true", help="only validate checkpoint_best.pth")
+    result.add_argument("--val", action="store_true", help="do not train, only validate")
+    result.add_argument("--val_best", action="store_true", help="validate checkpoint_best.pth, not the final one: after the training, or with --val")
     result.add_argument("--npz", action="store_true", help="dense prediction: keep the probabilities of the validation cases, for ensembles")
     result.add_argument(
         "-pretrained_weights", "--load_model", dest="pretrained_weights", metavar="FILE", help="checkpoint or plain state dict whose weights are the start"

@@ -160,6 +160,12 @@ def preprocess_dataset(
     return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
 
 
+def keep_files(workspace: Workspace, dataset: int | str, on_note: Note = unheard) -> None:
+    """Keep dataset.json and splits beside plans that were not made from this dataset."""
+    raw, folder = _open(workspace, dataset)
+    keep_dataset_files(raw, folder, on_note)
+
+
 def _read_fingerprint(raw: RawDataset, folder: Path) -> DenseFingerprint:
     path, remedy = folder / FILE_NAME, f"Run nnreg_extract_fingerprint -d {raw.name[7:10]} --task {DENSE_PREDICTION} first."
     if not path.is_file():

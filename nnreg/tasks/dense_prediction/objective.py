@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -148,13 +149,34 @@ class DenseObjective(TargetObjective):
 
     def _recipes(self, recipe: TrainerConfig, configuration: DenseConfiguration) -> nn.Module:
         if isinstance(recipe.loss, nn.Module):
-            loss = recipe.loss
+            loss = self._told(recipe.loss)
         elif isinstance(recipe.loss, str):
             loss = build_loss(recipe.loss, **self._arguments(LOSSES[recipe.loss], recipe.loss_kwargs, configuration))
         else:
             made: Callable[..., nn.Module] = recipe.loss  # type: ignore[assignment]  # neither a name nor a network, and asked only where there is one
             loss = made(**self._arguments(made, recipe.loss_kwargs, configuration))
         self._check_kind(recipe.loss if isinstance(recipe.loss, str) else type(loss).__name__, loss, "TrainerConfig.loss")
+        return loss
+
+    def _told(self, loss: nn.Module) -> nn.Module:
+        """A loss that was made before the dataset was known; one of nnReg's is told, in a copy, what is not annotated."""
+        if not isinstance(loss, DenseLoss):
+            return loss
+        name = type(loss).__name__
+        if loss.regions != self.labels.has_regions:
+            found, wanted = ("regions", "labels") if loss.regions else ("labels", "regions")
+            raise ConfigurationError(
+                f"TrainerConfig.loss: this {name} was made for {found}, the dataset has {wanted}. Make it with regions={not loss.regions}, or give the class."
+            )
+        if self.ignore is None or loss.regions:
+            return loss
+        if loss.ignore_label not in (None, self.ignore, self.labels.ignore):
+            raise ConfigurationError(
+                f"TrainerConfig.loss: this {name} leaves out the label {loss.ignore_label}, the dataset's ignore label is {self.labels.ignore}. "
+                "Leave ignore_label out: the dataset says it."
+            )
+        loss = copy.deepcopy(loss)
+        loss.ignore_label = self.ignore
         return loss
 
     def _arguments(self, made: Callable[..., Any], given: Mapping[str, Any], configuration: DenseConfiguration) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def run_recommended(workspace: Workspace, dataset: int | str, options: RunOption
 def _planned(workspace: Workspace, name: str, options: RunOptions, watcher: Watcher) -> Plans:
     """The plans of the dataset; made where there are none."""
     from nnreg.preprocessing import plan_and_preprocess, read_plans
+    from nnreg.preprocessing.datasets import task_of
 
     folder = workspace.preprocessed / name
     path = folder / f"{options.plans_name}.json"
@@ -117,12 +118,11 @@ def _planned(workspace: Workspace, name: str, options: RunOptions, watcher: Watc
         _check_budget(plans, path, options.time_budget)
         watcher.say(f"1 plans: kept, {path}")
     else:
-        given: dict[str, Any] = {key: value for key, value in (("time_budget", options.time_budget), ("task", options.task)) if value is not None}
-        device = {"device": options.device} if options.device != "auto" and options.task in (None, "registration") else {}
-        given |= {"plans_name": options.plans_name} if options.plans_name != DEFAULT_PLANS else {}
-        plans = plan_and_preprocess(
-            workspace, name, processes=options.processes, preprocess_too=False, progress=watcher.progress, on_note=watcher.say, **given, **device
-        )
+        own = TASKS[task_of(workspace, name, options.task)].own_options
+        asked = {"time_budget": options.time_budget, "task": options.task, "device": options.device if "device" in own else None}
+        asked["plans_name"] = None if options.plans_name == DEFAULT_PLANS else options.plans_name  # else the planner's own
+        given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+        plans = plan_and_preprocess(workspace, name, processes=options.processes, preprocess_too=False, progress=watcher.progress, on_note=watcher.say, **given)
         watcher.say(f"1 plans: {path}")
     watcher.say(f"  recommended: {plans.recommended}, {plans.because.get('recommended', 'set by hand')}")
     return plans

@@ -103,6 +103,20 @@ def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     return "; ".join([*parts, *([] if other is None else ["{!r} has the shape {}, the network's is {}".format(*other)])])
 
 
+def weights_in(content: Mapping[str, Any], where: Path | str) -> Mapping[str, Any]:
+    """The weights that a checkpoint predicts with.
+
+    Raises
+    ------
+    TrainingError
+        If it has none: a file of another program.
+    """
+    if not isinstance(content, Mapping) or not isinstance(content.get("network_weights"), Mapping):
+        raise TrainingError(f"{where}: has no network_weights, so it is no checkpoint of nnReg. Import it with nnreg_import, or name another file.")
+    found: Mapping[str, Any] = content["network_weights"]
+    return found
+
+
 def resumable(folder: Path) -> Path | None:
     """The checkpoint that ``-c`` goes on from: the latest, where none is kept the final, else the best; None in a fresh folder."""
     return next((folder / name for name in (LATEST, FINAL, BEST) if (folder / name).is_file()), None)

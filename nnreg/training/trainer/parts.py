@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnreg.progress import Progress
 from nnreg.training.logging.log import mean_terms
+from nnreg.training.run_folders import SOURCE
 from nnreg.training.runtime_utils.runtime import autocast_type
 from nnreg.typed import to_mapping
 
@@ -65,9 +66,11 @@ def opening_lines(trainer: TrainingRun) -> list[str]:
         lines.append("Train samples: {train}, Val samples: {val}".format(**trainer.sample_counts))
     return [
         *lines,
-        f"{trainer.plans.dataset_name}, {trainer.configuration_name}, fold {trainer.fold}, trainer {trainer.name}",
+        f"{trainer.plans.dataset_name}, {trainer.configuration_name}, fold {trainer.fold}, trainer {trainer.name}"
+        + (f", from {trainer.source}" if trainer.source else ""),
         f"Network {network}: {parameters:,} parameters; grid {'x'.join(map(str, configuration.grid))} "
         f"at {' x '.join(f'{s:.3g}' for s in configuration.spacing)} mm; {trainer.num_epochs} epochs of {plan.iterations_per_epoch} iterations",
+        *trainer.notes,
     ]
 
 
@@ -79,6 +82,7 @@ def debug_information(trainer: TrainingRun) -> dict[str, Any]:
         "nnreg_version": __version__,
         "torch_version": str(torch.__version__),
         "trainer": trainer.name,
+        SOURCE: trainer.source,
         "dataset": trainer.plans.dataset_name,
         "plans": trainer.plans.plans_name,
         "configuration_name": trainer.configuration_name,

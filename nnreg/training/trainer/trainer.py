@@ -22,10 +22,11 @@ from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
 from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
+from nnreg.training.dataloading.batch import Batch
 from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
 from nnreg.training.logging import History, Report
 from nnreg.training.lr_scheduler import Schedule, build_schedule
-from nnreg.training.run_folders import RunFolders, prepared
+from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.memory import check_fits
 from nnreg.training.runtime_utils.runtime import (
@@ -36,7 +37,7 @@ from nnreg.training.runtime_utils.runtime import (
     needs_scaler,
     seed_everything,
 )
-from nnreg.training.trainer.checkpoint import CheckpointKeeper, load_checkpoint, save_checkpoint
+from nnreg.training.trainer.checkpoint import BEST, CheckpointKeeper, load_checkpoint, save_checkpoint
 from nnreg.training.trainer.clock import Clock, time_left
 from nnreg.training.trainer.monitor import Monitor, stalled
 from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
@@ -79,6 +80,11 @@ class nnRegTrainer:
     scaler: torch.amp.GradScaler
     stepper: Stepper
 
+    source: str | None = None
+    """In words, where a trainer or recipe that was asked for by name comes from; empty for nnReg's own."""
+    validates_best = False
+    """Whether the validation after the training is of the best checkpoint."""
+
     def __init__(
         self,
         dataset_id: int | str | None = None,
@@ -115,6 +121,7 @@ class nnRegTrainer:
         self.monitor = Monitor(self.plan, self.task.monitor)
         self.sample_counts: dict[str, int] = {}
         self.save_probabilities = False  # of the validation, for ensembles
+        self.notes: list[str] = []  # what the log is to say before the first epoch
         self.initialized = False
         self.lr_scheduler: Any = None
         self.average: AveragedModel | None = None
@@ -224,7 +231,7 @@ class nnRegTrainer:
         make_folder(self.output_folder)
         self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line, self.plan.checkpoints.model_name)
         self._write_model_files()
-        write_json(self.output_folder / "debug.json", debug_information(self))
+        write_json(self.output_folder / DEBUG_FILE, debug_information(self))
         for line in opening_lines(self):
             self.log(line)
 
@@ -251,7 +258,7 @@ class nnRegTrainer:
                 f"fold {self.fold}: the training loss of epoch {self.current_epoch} is {numbers['train_loss']}. Lower the learning rate "
                 f"(--set learning_rate={rate / 10:.1e}), clip gradients (--set gradient_clip=1.0), and continue with -c from the last good epoch."
             )
-        improved = self.history.update_best(self.current_epoch, self.monitor.value(numbers))
+        improved = self.monitor.update(self.history, self.current_epoch, numbers)
         self.history.add(
             self.current_epoch,
             {name: value for name, value in numbers.items() if name not in ("ema", "waiting_seconds")} | {"ema": self.history.values["ema"][-1]},
@@ -285,6 +292,8 @@ class nnRegTrainer:
                     self.log(f"Stopped early: {self.monitor.label} was best {self.plan.early_stopping.patience} epochs ago")
                 self._keeper().after_training()
                 self.log("Training finished")
+            if self.validates_best:
+                self._load_best()
             return self.perform_actual_validation()
 
     def perform_actual_validation(self) -> dict[str, Any]:
@@ -381,6 +390,12 @@ class nnRegTrainer:
         if isinstance(self.lr_scheduler, Schedule):
             self.lr_scheduler.max_epochs = fitting
 
+    def _load_best(self) -> None:
+        path = self.output_folder / BEST
+        if not path.is_file():
+            raise TrainingError(f"{path}: was not written, for no epoch had a {self.monitor.label}. The training is kept; validate its last epoch with --val.")
+        self.load_checkpoint(path, weights_only=True)
+
     def _keeper(self) -> CheckpointKeeper:
         return CheckpointKeeper(self.output_folder, self.plan.checkpoints, self.save_checkpoint)
 
@@ -405,10 +420,14 @@ class nnRegTrainer:
         for done, batch in enumerate(self._batches(loader, self.current_epoch, "training")):
             if self.plan.lr_update == "step" and self.lr_scheduler is not None and not self.stepper.pending:
                 self.lr_scheduler.step(self.current_epoch + done / len(loader))
-            result = self.train_step(batch)
+            result = self.train_step(self.on_device(batch))
             terms.append({"loss": result.detach(), "gradient_norm": self.stepper(result)} if isinstance(result, Tensor) else result)
         self.stepper.finish()
         return terms
+
+    def on_device(self, batch: Any) -> Any:
+        """A batch of the task as overrides find it; one of the user's own loader as it is."""
+        return Batch(to_device(batch, self.device), getattr(self.task, "batch_names", {})) if isinstance(batch, dict) else batch
 
     def _validate(self, loader: Any) -> list[dict[str, Tensor]]:
         """The validation steps of an epoch; none where the options skip it. The same batches in every epoch."""
@@ -422,7 +441,7 @@ class nnRegTrainer:
                     with torch.no_grad():
                         shown = self.task.pictures(network=self.network, objective=self.objective, batch=to_device(batch, self.device))
                     self.report.pictures(self.current_epoch, shown)
-                terms.append(self.validation_step(batch))
+                terms.append(self.validation_step(self.on_device(batch)))
         return terms
 
     def _batches(self, loader: Any, epoch: int, what: str) -> Iterator[dict[str, Tensor]]:
@@ -442,4 +461,6 @@ def read_prepared(dataset: int | str | None, configuration: str, fold: int | str
     """What a trainer that was given a dataset's number reads from the workspace."""
     if dataset is None:
         raise TrainingError("a trainer needs a dataset_id, or plans, spec and folders.")
-    return prepared(Workspace.resolve(None), dataset, configuration, fold, plans, trainer)
+    loaded, spec, folders = prepared(Workspace.resolve(None), dataset, configuration, fold, plans, trainer)
+    require_arrays(folders, loaded, configuration)
+    return loaded, spec, folders

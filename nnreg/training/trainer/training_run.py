@@ -16,6 +16,8 @@ class TrainingRun(Protocol):
     """A training that was initialised: :class:`nnreg.training.trainer.trainer.nnRegTrainer` as its parts see it."""
 
     name: str
+    source: str | None
+    notes: list[str]
     plans: Plans
     configuration: Configuration
     configuration_name: str
@@ -31,6 +33,10 @@ class TrainingRun(Protocol):
     lr_scheduler: Any
     scaler: torch.amp.GradScaler
     average: AveragedModel | None
+
+    def initialize(self) -> None:
+        """Build network, optimizer and objective."""
+        ...
 
     @property
     def has_custom_network(self) -> bool:
