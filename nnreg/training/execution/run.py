@@ -13,12 +13,13 @@ import torch
 from nnreg.dataset import RawDataset
 from nnreg.dataset.splits import FILE_NAME as SPLITS
 from nnreg.dataset.splits import load_or_make_splits
-from nnreg.errors import NnRegError, TrainingError
+from nnreg.errors import ConfigurationError, NnRegError, TrainingError
 from nnreg.files import writable_folder
 from nnreg.training.configs.lookup import DEFAULT_TRAINER, resolve_trainer
+from nnreg.training.distributed import ALONE, Ranks, left_in_order
 from nnreg.training.execution.arrays import preprocess_missing
+from nnreg.training.execution.shared import join
 from nnreg.training.run_folders import DEFAULT_PLANS, check_source, prepared, require_arrays
-from nnreg.training.runtime_utils.runtime import device_named
 from nnreg.training.trainer.checkpoint import BEST, FINAL, load_checkpoint, resumable
 from nnreg.training.trainer.parts import Listeners
 from nnreg.training.trainer.state import start_from
@@ -40,8 +41,9 @@ def build_trainer(
     listeners: Listeners | None = None,
     output: Path | None = None,
     preprocess: bool = False,
+    ranks: Ranks = ALONE,
 ) -> nnRegTrainer:
-    """A trainer for one fold, every name checked, nothing written yet.
+    """A trainer for one fold, every name checked, nothing written yet; of several processes, as one of them has it.
 
     `trainer` is what ``-tr`` says: modules of the current folder are looked through too. With `preprocess` arrays that are missing are made, which writes.
     `output` is the folder that the model folder goes into, in place of the dataset's in the workspace; the model folder is then called as
@@ -60,7 +62,7 @@ def build_trainer(
             raise TrainingError(f"-o {output}: {configuration} looks for the stage before it among the results of the dataset. Leave -o out.")
         folders = dataclasses.replace(folders, model=output.absolute() / (name or folders.model.name))
     check_source(folders.model, resolved.name, resolved.source)
-    chosen = device_named(device)
+    chosen = ranks.device(device)
     built = resolved.trainer(
         plans=loaded,
         configuration=configuration,
@@ -71,19 +73,19 @@ def build_trainer(
         recipe=resolved.config,
         overrides=overrides,
         device=chosen,
-        workers=default_workers(chosen) if workers is None else workers,
-        listeners=listeners,
+        workers=default_workers(chosen, ranks.local_size) if workers is None else workers,
+        listeners=listeners if ranks.leads else None,
     )
-    built.source = resolved.source
+    built.source, built.ranks = resolved.source, ranks
     if preprocess:
         preprocess_missing(workspace, built)
     require_arrays(folders, loaded, configuration)
     return built
 
 
-def default_workers(device: torch.device) -> int:
-    """Processes that load data: none on a CPU, whose cores the network needs itself; else all cores but one, at most 8."""
-    return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+def default_workers(device: torch.device, processes: int = 1) -> int:
+    """Processes that load data: none on a CPU, whose cores the network needs itself; else all cores but one, at most 8, shared by `processes` that train."""
+    return 0 if device.type == "cpu" else max(1, min(8, ((os.cpu_count() or 2) - 1) // processes))
 
 
 def train(
@@ -110,11 +112,12 @@ def train(
     validate_best
         The validation, after a training or without one, is of ``checkpoint_best.pth``.
     pretrained_weights
-        File whose network weights are the start: a checkpoint, or a plain state dict; in dense prediction without the last layers where they are for other labels.
+        File whose network weights are the start: a checkpoint, or a plain state dict; in dense prediction without the last layers where
+        they are for other labels.
     save_probabilities
         Whether the validation keeps the probabilities of label maps, for ensembles.
     **build
-        As in :func:`build_trainer`.
+        As in :func:`build_trainer`. Of several `ranks` the first alone writes, validates, and returns a summary.
     """
     _take_splits(workspace, dataset, build.get("listeners"))
     start = None if pretrained_weights is None else load_checkpoint(Path(pretrained_weights), weights_only=True)
@@ -123,6 +126,10 @@ def train(
     trainer.save_probabilities, trainer.validates_best = save_probabilities, validate_best
     _check_best(trainer, validate_best, validate_only)
     folder = trainer.output_folder
+    if trainer.ranks.size > 1:
+        if validate_only or validate_best:
+            raise ConfigurationError("--val and --val_best are the work of one process. Leave out -num_gpus or torchrun.")
+        join(trainer)
     if validate_only:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
         writable_folder(folder)
@@ -138,13 +145,15 @@ def train(
         trainer.notes += [] if start is None else [f"{latest} goes on; {pretrained_weights} is not read again"]
     elif start is not None:
         start_from(trainer, start, Path(str(pretrained_weights)))
-    writable_folder(folder)  # not before: weights that do not fit leave no empty folder
-    return _told(trainer, trainer.run_training())
+    if trainer.ranks.leads:
+        writable_folder(folder)  # not before: weights that do not fit leave no empty folder
+    with left_in_order(trainer.ranks):
+        return _told(trainer, trainer.run_training())
 
 
 def _told(trainer: nnRegTrainer, summary: dict[str, Any]) -> dict[str, Any]:
     """Say where the results are and what comes next."""
-    if trainer.listeners.line is not None:
+    if trainer.listeners.line is not None and trainer.ranks.leads:
         named = [(DEFAULT_TRAINER, trainer.name, "-tr"), (DEFAULT_PLANS, trainer.plans.plans_name, "-p")]
         more = "".join(f" {option} {name}" for usual, name, option in named if name != usual)
         number = trainer.plans.dataset_name[7:10]

@@ -67,3 +67,19 @@ class Report:
         """Nothing comes any more."""
         while self.sinks:
             self.sinks.pop().close()
+
+
+class Silence(Report):
+    """The report of a process that others write for: nothing."""
+
+    wants_pictures = False
+
+    def __init__(self) -> None:
+        super().__init__(Path(), Tracking(), None)
+        self.log = lambda line: None  # type: ignore[assignment]  # what is called with a line
+
+    def open(self, name: str, first_epoch: int, configuration: Mapping[str, Any]) -> None:
+        """See :class:`Report`."""
+
+    def epoch(self, epoch: int, numbers: Mapping[str, float], history: History, network: nn.Module) -> None:
+        """See :class:`Report`."""

@@ -62,6 +62,8 @@ def opening_lines(trainer: TrainingRun) -> list[str]:
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     network = type(trainer.network).__name__ if trainer.has_custom_network else configuration.architecture.name
     lines = [f"Device: {trainer.device}", f"AMP: {autocast_type(trainer.device, plan.mixed_precision) is not None}"]
+    if trainer.ranks.size > 1:
+        lines.append(f"Processes: {trainer.ranks.size}, which share every batch of {plan.batch_size}")
     if trainer.sample_counts:
         lines.append("Train samples: {train}, Val samples: {val}".format(**trainer.sample_counts))
     return [

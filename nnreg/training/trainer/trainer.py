@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -15,16 +16,18 @@ from torch.optim.swa_utils import AveragedModel
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
-from nnreg.errors import TrainingError
+from nnreg.errors import ConfigurationError, TrainingError
 from nnreg.files import make_folder, read_json, write_json, write_text
 from nnreg.inference.trained_networks import Predictor
+from nnreg.losses.ranks import whole_batches
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
 from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.dataloading.batch import Batch
-from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
-from nnreg.training.logging import History, Report
+from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler, build_loader, to_device
+from nnreg.training.distributed import ALONE, Ranks, Replica
+from nnreg.training.logging import History, Report, Silence
 from nnreg.training.lr_scheduler import Schedule, build_schedule
 from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
@@ -79,6 +82,8 @@ class nnRegTrainer:
     objective: Any
     scaler: torch.amp.GradScaler
     stepper: Stepper
+    ranks: Ranks
+    replica: Replica | None
 
     source: str | None = None
     """In words, where a trainer or recipe that was asked for by name comes from; empty for nnReg's own."""
@@ -125,6 +130,7 @@ class nnRegTrainer:
         self.initialized = False
         self.lr_scheduler: Any = None
         self.average: AveragedModel | None = None
+        self.ranks, self.replica = ALONE, None  # set before the run where several processes share it
         self._report: Report | None = None
         self._epoch_started = self._waited = 0.0
         # a length that was asked for is kept, however long it takes
@@ -173,7 +179,10 @@ class nnRegTrainer:
             )
             self.sample_counts[split] = count
             workers = self.workers if split == "train" else min(self.workers, 1)
-            loaders.append(build_loader(samples, batch_size=batch_size, batches=batches, workers=workers, pin_memory=self.device.type == "cuda"))
+            options: dict[str, Any] = {"batches": batches, "workers": workers, "pin_memory": self.device.type == "cuda"}
+            if self.ranks.size > 1:
+                batch_size, options["sampler"] = self.ranks.shares(batch_size, batches, whole=split == "val")
+            loaders.append(build_loader(samples, batch_size=batch_size, **options))
         return loaders[0], loaders[1]
 
     # -- hooks: one step --------------------------------------------------------------------------------------------
@@ -182,7 +191,7 @@ class nnRegTrainer:
         """One batch; returns detached terms, ``loss`` among them, still on the device. An override may return the loss alone: the trainer then steps."""
         batch = to_device(batch, self.device)
         with autocast(self.device, self.plan.mixed_precision):
-            loss, terms = self.objective(self.network, batch)
+            loss, terms = self.objective(self.network, batch) if self.replica is None else self.replica(batch)
         return {"loss": loss.detach(), **terms, "gradient_norm": self.stepper(loss)}
 
     def validation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -222,12 +231,17 @@ class nnRegTrainer:
         unchanged = (planned.architecture, planned.training.batch_size) == (self.configuration.architecture, self.configuration.training.batch_size)
         if self.has_custom_network or unchanged:
             return
-        needed = self.task.memory_gb(build=self.build_network_architecture, plans=self.plans, spec=self.spec, configuration=self.configuration)
+        part = dataclasses.replace(self.plan, batch_size=-(-self.plan.batch_size // self.ranks.size))  # of the batch, the largest of any process
+        here = dataclasses.replace(self.configuration, training=part)
+        needed = self.task.memory_gb(build=self.build_network_architecture, plans=self.plans, spec=self.spec, configuration=here)
         if needed is not None:
             check_fits(needed, self.device, f"network {self.configuration.architecture.name} on {'x'.join(map(str, self.configuration.grid))} voxels")
 
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""
+        if not self.ranks.leads:
+            self._report = Silence()
+            return
         make_folder(self.output_folder)
         self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line, self.plan.checkpoints.model_name)
         self._write_model_files()
@@ -271,7 +285,8 @@ class nnRegTrainer:
             self.log(f"New best moving average of {self.monitor.label}: {self.history.best_ema:.4f}")
         self._keep_time()
         last = self.current_epoch >= self.num_epochs or self.stalled
-        self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
+        if self.ranks.leads:
+            self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
         self.report.epoch(self.current_epoch - 1, numbers, self.history, self.network)
 
     def run_training(self) -> dict[str, Any]:
@@ -280,6 +295,8 @@ class nnRegTrainer:
             self.clock.start(self.history)
             self.initialize()
             train_loader, validation_loader = self.get_dataloaders()
+            if self.ranks.size > 1:
+                self._share(train_loader, validation_loader)
             self.on_train_start()
             self.report.open(f"{self.folders.model.name}_fold_{self.fold}", self.current_epoch, to_mapping(self.configuration))
             with contextlib.closing(self.report):
@@ -290,11 +307,15 @@ class nnRegTrainer:
                     self.on_epoch_end(train_terms, self._validate(validation_loader))
                 if self.stalled:
                     self.log(f"Stopped early: {self.monitor.label} was best {self.plan.early_stopping.patience} epochs ago")
-                self._keeper().after_training()
+                if self.ranks.leads:
+                    self._keeper().after_training()
                 self.log("Training finished")
-            if self.validates_best:
-                self._load_best()
-            return self.perform_actual_validation()
+            with self.ranks.first_alone():
+                if not self.ranks.leads:
+                    return {}
+                if self.validates_best:
+                    self._load_best()
+                return self.perform_actual_validation()
 
     def perform_actual_validation(self) -> dict[str, Any]:
         """Predict every validation pair on its native grids into ``validation_raw/`` and write ``validation_summary.json``."""
@@ -383,6 +404,8 @@ class nnRegTrainer:
     def _keep_time(self) -> None:
         """Train the epochs that the time budget leaves, the learning rate falling to zero over them."""
         fitting = max(1, self.clock.fitting(self.history, self.plan.epochs))
+        if self.clock.budget is not None and self.ranks.size > 1:
+            fitting = min(self.ranks.gathered(fitting))  # all end with the same epoch
         if fitting == self.num_epochs:
             return
         self.log(f"Time budget: {fitting} epochs instead of {self.num_epochs} end in time")
@@ -395,6 +418,15 @@ class nnRegTrainer:
         if not path.is_file():
             raise TrainingError(f"{path}: was not written, for no epoch had a {self.monitor.label}. The training is kept; validate its last epoch with --val.")
         self.load_checkpoint(path, weights_only=True)
+
+    def _share(self, *loaders: Any) -> None:
+        """Begin to share every batch with the other processes."""
+        if not all(isinstance(getattr(loader, "sampler", None), SharedSampler) for loader in loaders):
+            raise ConfigurationError(f"trainer {self.name} has batches of its own, which processes cannot share by index. Train with one process.")
+        self.ranks.check_same("epoch to begin with", self.current_epoch)
+        if not self.ranks.leads:
+            torch.manual_seed(self.plan.seed + self.ranks.rank + self.ranks.size * self.current_epoch)  # dropout of one's own
+        self.replica = Replica(self.ranks, self.network, self.objective, self.plan.batch_size)
 
     def _keeper(self) -> CheckpointKeeper:
         return CheckpointKeeper(self.output_folder, self.plan.checkpoints, self.save_checkpoint)
@@ -423,7 +455,7 @@ class nnRegTrainer:
             result = self.train_step(self.on_device(batch))
             terms.append({"loss": result.detach(), "gradient_norm": self.stepper(result)} if isinstance(result, Tensor) else result)
         self.stepper.finish()
-        return terms
+        return terms if self.ranks.size == 1 else self.ranks.averaged(terms, self.plan.batch_size)
 
     def on_device(self, batch: Any) -> Any:
         """A batch of the task as overrides find it; one of the user's own loader as it is."""
@@ -435,14 +467,14 @@ class nnRegTrainer:
         if not every or (finished % every and finished < self.num_epochs):
             return []
         terms: list[dict[str, Tensor]] = []
-        with self.evaluated_weights():
+        with self.evaluated_weights(), whole_batches():
             for batch in self._batches(loader, 0, "validating"):
                 if not terms and self.report.wants_pictures:
                     with torch.no_grad():
                         shown = self.task.pictures(network=self.network, objective=self.objective, batch=to_device(batch, self.device))
                     self.report.pictures(self.current_epoch, shown)
                 terms.append(self.validation_step(self.on_device(batch)))
-        return terms
+        return terms if self.ranks.size == 1 else self.ranks.in_order(terms)
 
     def _batches(self, loader: Any, epoch: int, what: str) -> Iterator[dict[str, Tensor]]:
         sampler = getattr(loader, "sampler", None)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from nnreg.planning.plans import Configuration, Plans
+from nnreg.training.distributed import Ranks
 from nnreg.training.logging import History
 
 
@@ -25,6 +26,7 @@ class TrainingRun(Protocol):
     overrides: dict[str, Any]
     device: torch.device
     sample_counts: dict[str, int]
+    ranks: Ranks
     num_epochs: int
     current_epoch: int
     history: History
