@@ -15,15 +15,17 @@ from nnreg.engine.clock import Clock
 from nnreg.engine.grids import pyramid
 from nnreg.engine.guidance import Guides
 from nnreg.engine.options import EngineOptions
-from nnreg.engine.prepared_image import prepare
+from nnreg.engine.prepared_image import prepare_shown
 from nnreg.engine.presets import schedule
 from nnreg.engine.refine import common_view
 from nnreg.engine.result import Annotations, Decision, Registration
 from nnreg.engine.rounds import Course, State, View, as_map
 from nnreg.engine.similarities import find_similarity
+from nnreg.arrays import Floats
 from nnreg.errors import RegistrationError
 from nnreg.geometry import AffineMap, Transform
 from nnreg.imageio import Image, check_finite, read_image
+from nnreg.padding import shown
 from nnreg.progress import Progress
 
 CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
@@ -128,8 +130,10 @@ class _Engine:
         self.preset = options.spent(fixed.ndim)
         self.clock = Clock(on_progress)
         with self.clock.stage("preparation"):
-            self.fixed = prepare(fixed.array, fixed.space, _mask(masks[0], fixed), "fixed")
-            self.moving = prepare(moving.array, moving.space, _mask(masks[1], moving), "moving")
+            self.boxes = shown(fixed.array).part, shown(moving.array).part
+            self.guides = self.guides.cut(*self.boxes)
+            self.fixed = prepare_shown(fixed.array, fixed.space, _mask(masks[0], fixed), "fixed", self.boxes[0])
+            self.moving = prepare_shown(moving.array, moving.space, _mask(masks[1], moving), "moving", self.boxes[1])
 
     def run(self, initial: Transform | None) -> Registration:
         plan = schedule(self.preset, self.fixed.space)
@@ -175,7 +179,7 @@ class _Engine:
 
     def _result(self, begun: _Begun, state: State, similarity: str, *, succeeded: bool | None = None) -> Registration:
         """By default the registration succeeded where the similarity rose, or could not be measured under the headers alone."""
-        field = None if state.field is None else as_map(state.field, self.fixed.space)
+        field = None if state.field is None else as_map(self._on_whole(state.field), self.images[0].space)
         return Registration(
             *self.images,
             transform=Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim),
@@ -190,6 +194,12 @@ class _Engine:
             timings=dict(self.clock.timings),
             annotations=self.annotations,
         )
+
+
+    def _on_whole(self, field: Floats) -> Floats:
+        """A field on what the fixed image shows, continued through the air and padding around it."""
+        beyond = [(low, size - high) for (low, high), size in zip(self.boxes[0], self.images[0].space.shape, strict=True)]
+        return np.pad(field, [(0, 0), *[(0, 0)] * (3 - len(beyond)), *beyond], mode="edge")
 
 
 def _images(fixed: Image | Path | str, moving: Image | Path | str) -> tuple[Image, Image]:
