@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
@@ -21,7 +22,6 @@ from nnreg.engine.refine import common_view
 from nnreg.engine.result import Annotations, Decision, Registration
 from nnreg.engine.rounds import Course, State, View, as_map
 from nnreg.engine.similarities import find_similarity
-from nnreg.arrays import Floats
 from nnreg.errors import RegistrationError
 from nnreg.geometry import AffineMap, Transform
 from nnreg.imageio import Image, check_finite, read_image
@@ -194,7 +194,6 @@ class _Engine:
             timings=dict(self.clock.timings),
             annotations=self.annotations,
         )
-
 
     def _on_whole(self, field: Floats) -> Floats:
         """A field on what the fixed image shows, continued through the air and padding around it."""
