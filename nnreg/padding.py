@@ -44,7 +44,8 @@ class Shown:
     airy : Box
         With as much of the air around as is usual. Planes of a value that what is shown does not have at its border are no air, but padding: none is kept.
     part : Box
-        What to work on: `airy`; but where no background can be told apart in what is shown, as much of the padding is kept, which then serves as one.
+        What to work on: `airy`; but where no background can be told apart in what is shown, as much of the padding is kept, which then serves as one,
+        unless its value is far from all others.
     """
 
     tight: Box
@@ -75,8 +76,8 @@ def shown(array: npt.NDArray[Any]) -> Shown:
 
     Examples
     --------
-    >>> image = np.full((1, 40, 9), -1000)
-    >>> image[0, 3:13, 1:8] = np.arange(70).reshape(10, 7)
+    >>> image = np.zeros((1, 40, 9))
+    >>> image[0, 3:13, 1:8] = np.arange(1, 71).reshape(10, 7)
     >>> shown(image)
     Shown(tight=((3, 13), (1, 8)), airy=((3, 13), (1, 8)), part=((0, 17), (0, 9)))
     """
@@ -87,8 +88,29 @@ def shown(array: npt.NDArray[Any]) -> Shown:
     if objects is not None:
         tight = tuple((start + low, start + high) for (start, _), (low, high) in zip(tight, objects, strict=True))
         airy = widened(tight, MARGIN, airy)
-    part = airy if all(_quiet(channel) for channel in array[slices(tight)]) else widened(tight, MARGIN, whole)
+    inside = array[slices(tight)]
+    part = airy if all(_quiet(channel) for channel in inside) else widened(tight, MARGIN, _up_to_fill(array, tight))
     return Shown(tight, airy, part)
+
+
+def _up_to_fill(array: npt.NDArray[Any], tight: Box) -> Box:
+    """The whole of an image, but not beyond a face of `tight` where a value begins that is far from all in it."""
+    samples = [_sample(channel) for channel in array[slices(tight)]]
+    limits = [[0, size] for size in array.shape[1:]]
+    for axis, (low, high) in enumerate(tight):
+        for end, (index, limit) in enumerate(((low - 1, 0), (high, array.shape[1 + axis]))):
+            if (high if end else low) == limit:
+                continue
+            values = array[(slice(None), *(index if other == axis else first for other, (first, _) in enumerate(tight)))]
+            if any(_far(float(value), sample) for value, sample in zip(values, samples, strict=True)):
+                limits[axis][end] = high if end else low
+    return tuple((first, last) for first, last in limits)
+
+
+def _sample(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Some values, sorted."""
+    flat = values.reshape(-1)
+    return np.sort(flat[:: max(1, flat.size // SAMPLE)])
 
 
 def widened(box: Box, share: float, limits: Box) -> Box:
@@ -100,8 +122,7 @@ def widened(box: Box, share: float, limits: Box) -> Box:
 def _quiet(channel: npt.NDArray[Any]) -> bool:
     """Whether most of the border of a channel is a background: its noise reaches less than half way to the intensities of the rest."""
     middle, reach = _noise(_border(channel))
-    flat = channel.reshape(-1)
-    low, high = np.percentile(flat[:: max(1, flat.size // SAMPLE)].astype(np.float64), (0.5, 99.5))
+    low, high = np.percentile(_sample(channel).astype(np.float64), (0.5, 99.5))
     return reach < 0.5 * max(float(high) - middle, middle - float(low))
 
 

@@ -101,8 +101,8 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
         image = without_fill(image, fill_values(_sample(image[where])))
         low, high = _window(image[where])
         if not high > low:
-            where = "" if inside is None else " inside its mask"
-            raise RegistrationError(f"channel {channel} of the {role} image is constant ({low:g}){where}: nothing to align.")
+            told = "" if inside is None else " inside its mask"
+            raise RegistrationError(f"channel {channel} of the {role} image is constant ({low:g}){told}: nothing to align.")
         np.subtract(image, np.float32(low), out=windowed[channel])
         windowed[channel] *= np.float32(1 / (high - low))
         np.clip(windowed[channel], 0, 1, out=windowed[channel])
