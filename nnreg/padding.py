@@ -101,7 +101,8 @@ def _up_to_fill(array: npt.NDArray[Any], tight: Box) -> Box:
         for end, (index, limit) in enumerate(((low - 1, 0), (high, array.shape[1 + axis]))):
             if (high if end else low) == limit:
                 continue
-            values = array[(slice(None), *(index if other == axis else first for other, (first, _) in enumerate(tight)))]
+            corner: Any = (slice(None), *(index if other == axis else first for other, (first, _) in enumerate(tight)))
+            values = array[corner]
             if any(_far(float(value), sample) for value, sample in zip(values, samples, strict=True)):
                 limits[axis][end] = high if end else low
     return tuple((first, last) for first, last in limits)
