@@ -25,7 +25,7 @@ OCCUPIED = 1e-3  # of a plane: fewer voxels that stand out are specks
 SAMPLE = 100_000  # values from which percentiles are taken
 SMALLEST = 4  # voxels: an axis that shows fewer is left as it is
 SHARE = 0.005  # of the voxels: a rarer value does not reach the percentiles that are in use
-FAR = 2.0  # spreads (1 to 99 %) of all other values: an extreme value that far from them is none of the image's own
+FAR = 4.0  # spreads (1 to 99 %) of all other values: an extreme value that far from them is none of the image's own
 LOWEST_HOUNSFIELD = -1024.0  # what a scanner can store; below lies padding, which then needs to be FAR_IN_CT away only
 FAR_IN_CT = 0.25
 
@@ -241,7 +241,9 @@ def fill_values(values: npt.NDArray[Any]) -> tuple[float, ...]:
 
 
 def _far(value: float, rest: npt.NDArray[Any]) -> bool:
-    """Whether `value` lies outside sorted values by several times their spread."""
+    """Whether `value` lies outside sorted values by several times their spread. Zero never does: it is what background is set to."""
+    if value == 0:
+        return False
     first, last = (float(rest[round(share * (rest.size - 1))]) for share in (0.01, 0.99))
     gap = first - value if value < first else value - last
     return gap > (FAR_IN_CT if value < LOWEST_HOUNSFIELD else FAR) * (last - first) and last > first
