@@ -12,14 +12,13 @@ from nnreg.arrays import Mask
 from nnreg.engine import Annotations, Registration, register
 from nnreg.engine.grids import SMALLEST, volume_of
 from nnreg.engine.mind import mind
-from nnreg.engine.prepared_image import PreparedImage, foreground, part_of, prepare
+from nnreg.engine.prepared_image import PreparedImage, foreground, prepare
 from nnreg.engine.presets import LATER_SMOOTHNESS
 from nnreg.engine.registration import CHOICE_VOXELS
 from nnreg.engine.similarity import MutualInformation, inner_correlation
 from nnreg.geometry import Space, Transform, resample_image, resample_labels
 from nnreg.imageio import Image
 from nnreg.metrics import dice, ncc
-from nnreg.padding import shown, slices
 from nnreg.planning.orientation import permutation
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.pair_fingerprint import PairMeasurement, Percentiles, Stages, Trial
@@ -109,12 +108,9 @@ def _trial(found: Registration, truth: Annotations, *, rounds: int = 1) -> Trial
 
 
 def _bounded(case: Case) -> Case:
-    """What the case shows, with at most LARGEST_COPY voxels: means over blocks of its image, the rest by nearest neighbour; keypoints in its voxels."""
+    """The case with at most LARGEST_COPY voxels: means over blocks of its image, the rest by nearest neighbour; keypoints in its voxels."""
     image = case.image
-    # before means are taken: padding would be mixed into the border
-    part = shown(image.array).part
-    space = part_of(image.space, part)
-    side = PreparedImage(np.ascontiguousarray(image.array[slices(part)], dtype=np.float32), None, space).pooled_by(_factors(space, image.channels))
+    side = PreparedImage(np.ascontiguousarray(image.array, dtype=np.float32), None, image.space).pooled_by(_factors(image.space, image.channels))
     mask = _sampled(case.mask, side.space)
     points = case.keypoints_voxel
     if points is not None:
