@@ -59,7 +59,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["nnreg", "nnreg.*"]),
-    package_data={"nnreg": ["py.typed"]},
+    package_data={"nnreg": ["py.typed", "training/importers/templates/*.yaml"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

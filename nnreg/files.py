@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,47 @@ from nnreg.errors import NnRegError
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+_watching: list[list[Path]] = []  # of each open block of `no_empty_folders`: the folders made since, outer ones first
+
+
+@contextlib.contextmanager
+def no_empty_folders() -> Iterator[None]:
+    """Where the block fails, the folders that :func:`make_folder` made in it are removed again, unless there is something in them."""
+    made: list[Path] = []
+    _watching.append(made)
+    try:
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    finally:
+        _watching.pop()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, where they are not there yet."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in _watching:
+        made.extend(reversed(missing))
+
+
+def refuse_overwriting(output: Path | str, inputs: Iterable[Path | str | None]) -> None:
+    """Refuse an output file that is one of the files that are read.
+
+    Raises
+    ------
+    NnRegError
+        It names the file.
+    """
+    output = Path(output)
+    for path in inputs:
+        if path is not None and output.exists() and Path(path).exists() and output.samefile(path):
+            raise NnRegError(f"{output}: is read as {path}, the result would overwrite it. Choose another output.")
 
 
 @contextlib.contextmanager
@@ -36,9 +77,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         If the folder cannot be made or written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise NnRegError(f"{path}: is a folder, a file was expected. Name a file in it.")
     temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield temporary
         _flush(temporary)
         temporary.replace(path)
@@ -69,7 +112,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
-        temporary.mkdir(parents=True)
+        make_folder(path.parent)
+        temporary.mkdir()
         yield temporary
         _put_in_place(temporary, path)
     except OSError as error:
@@ -119,7 +163,7 @@ def writable_folder(path: Path | str) -> Path:
         raise NnRegError(f"{path}: is a file, a folder was expected. Choose another output folder.")
     probe = path / f".{secrets.token_hex(4)}.probe"
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         probe.touch()
         probe.unlink()
     except OSError as error:

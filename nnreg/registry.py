@@ -23,6 +23,8 @@ class Registry(MutableMapping[str, T], Generic[T]):
     ----------
     kind
         What is registered, in the singular, for messages: ``"loss"``.
+    replaceable
+        Whether a name that is taken may be given to another entry; `replaced` then keeps the first one. Else that is an error.
 
     Examples
     --------
@@ -33,9 +35,10 @@ class Registry(MutableMapping[str, T], Generic[T]):
     'MSE'
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *, replaceable: bool = False) -> None:
+        self.kind, self.replaceable = kind, replaceable
         self._entries: dict[str, T] = {}
+        self.replaced: dict[str, T] = {}
 
     def register(self, *names: str) -> Callable[[T], T]:
         """Decorator that registers under one or several names."""
@@ -57,7 +60,11 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return name in self._entries
 
     def __setitem__(self, name: str, entry: T) -> None:
-        if name in self._entries and self._entries[name] is not entry:
+        if self.replaced.get(name) is entry:
+            del self.replaced[name]
+        elif name in self._entries and self._entries[name] is not entry and self.replaceable:
+            self.replaced.setdefault(name, self._entries[name])
+        elif name in self._entries and self._entries[name] is not entry:
             raise ConfigurationError(f"{self.kind} {name!r} is registered already. Choose another name.")
         self._entries[name] = entry
 

@@ -145,7 +145,7 @@ _BUILT_IN: Final[Mapping[str, TaskEntry]] = MappingProxyType(
             predict_command="nnreg.cli.dense_prediction.prediction:predict_label_maps",
             evaluate_command="nnreg.cli.dense_prediction.evaluation:evaluate_label_maps",
             add_predict_options="nnreg.cli.dense_prediction.prediction:add_options",
-            dataset_keys=("targets", "regions_class_order"),
+            dataset_keys=("targets", "regions_class_order", "ignore_label"),
         ),
     }
 )

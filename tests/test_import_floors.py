@@ -18,6 +18,7 @@ FLOORS: dict[str, int] = {
     "engine": 2,
     "registration": 2,  # the import path of users, which leads to the engine
     "planning": 2,
+    "utilities": 2,  # import paths of nnU-Net's users, which lead to planning
     "preprocessing": 3,
     "training": 4,
     "inference": 4,

@@ -220,6 +220,9 @@ class DenseNetwork(nn.Module):
         The backbone's own.
     """
 
+    output_layers = ("heads.", "decoders.", "auxiliary_heads.")
+    """How the names of parameters begin that belong to the labels: weights for other labels are of no use there."""
+
     def __init__(
         self,
         backbone: Callable[..., Backbone],

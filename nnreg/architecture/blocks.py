@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from nnreg.architecture.pyramid import pad_for
+from nnreg.errors import ConfigurationError, did_you_mean
 
 FLOW_HEAD_STD = 1e-5  # near the identity at the start, and not so exactly zero that the layers before get no gradient
 NEGATIVE_SLOPE = 0.01
+NORM_EPS = 1e-5
+GROUPS = 8  # of group normalisation, where they divide the features
 
 
 SLOW_BELOW = 20480  # torch, aten/native/Convolution.cpp (use_mkldnn): a single sample of fewer rows is not given to oneDNN
@@ -50,16 +54,51 @@ def convolution(ndim: int) -> type[nn.Conv2d] | type[nn.Conv3d]:
     return nn.Conv2d if ndim == 2 else VolumeConvolution
 
 
-def block_settings(ndim: int) -> dict[str, Any]:
-    """Instance normalisation (batches are of one or two pairs) and leaky ReLU, as nnU-Net has them."""
-    return {
+class GroupNormalization(nn.GroupNorm):
+    """Group normalisation of any number of features: eight groups, or as many as divide both."""
+
+    def __init__(self, features: int, **options: Any) -> None:
+        super().__init__(gcd(GROUPS, features), features, **options)
+
+
+NORMALIZATIONS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "instance": (nn.InstanceNorm2d, nn.InstanceNorm3d),
+    "batch": (nn.BatchNorm2d, nn.BatchNorm3d),
+    "group": (GroupNormalization, GroupNormalization),
+}
+"""Layers by name, for images of 2 and of 3 axes."""
+
+
+def block_settings(ndim: int, normalization: str = "instance", dropout: float = 0.0) -> dict[str, Any]:
+    """Normalisation and leaky ReLU of a block; by default as nnU-Net has them, instance normalisation (batches are of one or two pairs) and no dropout.
+
+    Parameters
+    ----------
+    ndim
+        2 or 3.
+    normalization
+        ``instance``, ``batch`` or ``group``.
+    dropout
+        Share of the values that training sets to 0 after each convolution that may have it (of a residual block, the first).
+
+    Raises
+    ------
+    ConfigurationError
+        Unknown normalisation, share out of range.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise ConfigurationError(f"architecture.normalization {normalization!r} is unknown; {did_you_mean(str(normalization), NORMALIZATIONS)}")
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ConfigurationError(f"architecture.dropout is {dropout!r}: expected a share of 0 or more and below 1, such as 0.5.")
+    settings = {
         "conv_op": convolution(ndim),
         "conv_bias": True,
-        "norm_op": nn.InstanceNorm2d if ndim == 2 else nn.InstanceNorm3d,
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "norm_op": NORMALIZATIONS[normalization][ndim - 2],
+        "norm_op_kwargs": {"eps": NORM_EPS, "affine": True},
         "nonlin": nn.LeakyReLU,
         "nonlin_kwargs": {"negative_slope": NEGATIVE_SLOPE, "inplace": True},
     }
+    return settings | ({"dropout_op": nn.Dropout, "dropout_op_kwargs": {"p": float(dropout)}} if dropout else {})
 
 
 class Convolution(nn.Module):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
@@ -33,11 +34,12 @@ class _UNet(Backbone):
         kernel_sizes: Sequence[Sequence[int]],
         features: Sequence[int],
         convolutions: Sequence[int],
+        settings: Mapping[str, Any],
     ) -> None:
         relative = total_strides(strides)
         super().__init__(inputs=inputs, ndim=ndim, widths=features[:-1], strides=relative[:-1], divisor=relative[-1])
         self.encoder = encoder
-        self._decoder_of = functools.partial(_decoder_parts, ndim, strides, kernel_sizes, features, convolutions)
+        self._decoder_of = functools.partial(_decoder_parts, settings, strides, kernel_sizes, features, convolutions)
         self.ups, self.joins = self._decoder_of()
         initialise(self)
 
@@ -74,18 +76,16 @@ class UNetDecoder(nn.Module):
 
 
 def _decoder_parts(
-    ndim: int, strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]], features: Sequence[int], convolutions: Sequence[int]
+    settings: Mapping[str, Any], strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]], features: Sequence[int], convolutions: Sequence[int]
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
     """Transposed convolutions, and the convolutions after each."""
-    settings = block_settings(ndim)
-    convolution = settings.pop("conv_op")
-    transposed = nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
+    transposed = nn.ConvTranspose2d if len(strides[0]) == 2 else nn.ConvTranspose3d
     ups = nn.ModuleList(
         transposed(below, width, tuple(stride), stride=tuple(stride))  # type: ignore[arg-type]
         for (width, below), stride in zip(pairwise(features), strides[1:])
     )
     joins = nn.ModuleList(
-        StackedConvBlocks(count, convolution, 2 * width, width, list(kernel), 1, **settings)
+        StackedConvBlocks(num_convs=count, input_channels=2 * width, output_channels=width, kernel_size=list(kernel), initial_stride=1, **settings)
         for count, width, kernel in zip(convolutions, features[:-1], kernel_sizes)
     )
     return ups, joins
@@ -104,7 +104,7 @@ def _decoded(encoded: Sequence[Tensor], ups: nn.ModuleList, joins: nn.ModuleList
 class PlainUNet(_UNet):
     """nnU-Net's default U-Net: `blocks_per_stage` convolutions in every encoder stage, `decoder_convolutions` in every decoder stage.
 
-    Where these are to differ, `decoder_blocks_per_stage` names them one by one, finest first.
+    Where these are to differ, `decoder_blocks_per_stage` names them one by one, finest first. `normalization` and `dropout`: see ``block_settings``.
     """
 
     def __init__(
@@ -118,28 +118,33 @@ class PlainUNet(_UNet):
         blocks_per_stage: Sequence[int],
         decoder_convolutions: int = 2,
         decoder_blocks_per_stage: Sequence[int] | None = None,
+        normalization: str = "instance",
+        dropout: float = 0.0,
     ) -> None:
         decoder = _decoder(decoder_blocks_per_stage, decoder_convolutions, len(strides))
         if min(*decoder, *blocks_per_stage) < 1:
             raise ConfigurationError(f"plain_unet needs 1 convolution or more per stage, found {list(blocks_per_stage)} and {decoder}.")
-        settings = block_settings(ndim)
+        settings = block_settings(ndim, normalization, dropout)
         encoder = PlainConvEncoder(
-            inputs,
-            len(strides),
-            list(features_per_stage),
-            settings.pop("conv_op"),
-            [list(kernel) for kernel in kernel_sizes],
-            [list(stride) for stride in strides],
-            list(blocks_per_stage),
+            input_channels=inputs,
+            n_stages=len(strides),
+            features_per_stage=list(features_per_stage),
+            kernel_sizes=[list(kernel) for kernel in kernel_sizes],
+            strides=[list(stride) for stride in strides],
+            n_conv_per_stage=list(blocks_per_stage),
             return_skips=True,
             **settings,
         )
-        super().__init__(encoder, inputs=inputs, ndim=ndim, strides=strides, kernel_sizes=kernel_sizes, features=features_per_stage, convolutions=decoder)
+        stages: dict[str, Any] = {"strides": strides, "kernel_sizes": kernel_sizes, "features": features_per_stage, "convolutions": decoder}
+        super().__init__(encoder, inputs=inputs, ndim=ndim, settings=settings, **stages)
 
 
 @NETWORKS.register("resenc_unet")
 class ResidualEncoderUNet(_UNet):
-    """nnU-Net's residual encoder U-Net: `blocks_per_stage` residual blocks in every encoder stage (1, 3, 4, 6, 6, ... in its plans)."""
+    """nnU-Net's residual encoder U-Net: `blocks_per_stage` residual blocks in every encoder stage (1, 3, 4, 6, 6, ... in its plans).
+
+    `normalization` and `dropout`: see ``block_settings``.
+    """
 
     def __init__(
         self,
@@ -154,6 +159,8 @@ class ResidualEncoderUNet(_UNet):
         decoder_blocks_per_stage: Sequence[int] | None = None,
         encoder_blocks: Sequence[int] | None = None,
         encoder_features: Sequence[int] | None = None,
+        normalization: str = "instance",
+        dropout: float = 0.0,
     ) -> None:
         stages = len(strides)
         blocks = _stretched(encoder_blocks, stages) if encoder_blocks else list(blocks_per_stage)
@@ -161,19 +168,19 @@ class ResidualEncoderUNet(_UNet):
         decoder = _decoder(decoder_blocks_per_stage, decoder_convolutions, stages)
         if min(*decoder, *blocks) < 1:
             raise ConfigurationError(f"resenc_unet needs 1 block or more per stage, found {blocks} and {decoder}.")
-        settings = block_settings(ndim)
+        settings = block_settings(ndim, normalization, dropout)
         encoder = ResidualEncoder(
-            inputs,
-            stages,
-            features,
-            settings.pop("conv_op"),
-            [list(kernel) for kernel in kernel_sizes],
-            [list(stride) for stride in strides],
-            blocks,
+            input_channels=inputs,
+            n_stages=stages,
+            features_per_stage=features,
+            kernel_sizes=[list(kernel) for kernel in kernel_sizes],
+            strides=[list(stride) for stride in strides],
+            n_blocks_per_stage=blocks,
             return_skips=True,
             **settings,
         )
-        super().__init__(encoder, inputs=inputs, ndim=ndim, strides=strides, kernel_sizes=kernel_sizes, features=features, convolutions=decoder)
+        shape: dict[str, Any] = {"strides": strides, "kernel_sizes": kernel_sizes, "features": features, "convolutions": decoder}
+        super().__init__(encoder, inputs=inputs, ndim=ndim, settings=settings, **shape)
 
 
 def _decoder(per_stage: Sequence[int] | None, convolutions: int, stages: int) -> list[int]:

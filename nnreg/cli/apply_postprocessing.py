@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnreg.cli.common import Parser, progress_bar, run
+from nnreg.cli.common import Parser, folder, progress_bar, run
 
 
 def parser() -> Parser:
     """The command's options."""
     result = Parser("nnreg_apply_postprocessing", "Postprocess predicted label maps as postprocessing.json says.")
     result.add_argument("-i", "--input", required=True, metavar="DIR", help="output folder of nnreg_predict or nnreg_ensemble")
-    result.add_argument("-o", "--output", required=True, metavar="DIR", help="where the postprocessed label maps go")
+    result.add_argument("-o", "--output", type=folder, required=True, metavar="DIR", help="where the postprocessed label maps go")
     result.add_argument("-pp_json", required=True, metavar="FILE", help="postprocessing.json, as nnreg_find_best_configuration wrote it")
     result.add_processes("cases")
     result.add_quiet()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from nnreg.cli.common import Parser, run
 
+HOW = {"image": ", interpolated linearly,", "labels": ", by nearest neighbour,"}
+
 
 def parser() -> Parser:
     """The command's options."""
@@ -20,7 +22,11 @@ def parser() -> Parser:
     result.add_argument("-o", "--output", required=True, metavar="FILE", help="where the result goes; its ending chooses the format")
     result.add_argument("-r", "--reference", metavar="IMAGE", help="fixed image: the grid of the result; points count its voxels (without it: mm, LPS)")
     result.add_argument("--moving", metavar="IMAGE", help="for points: the image whose voxels the result counts (without it: mm, LPS)")
-    result.add_argument("--kind", default="auto", help="auto (by ending), image, labels (nearest neighbour), points or field")
+    result.add_argument(
+        "--kind",
+        default="auto",
+        help="auto (by ending; images of few whole numbers or of regions are labels), image (linear), labels (nearest neighbour), points or field",
+    )
     result.add_argument("--inverse", action="store_true", help="apply the inverse of the whole chain")
     result.add_argument("--outside", type=float, metavar="VALUE", help="value beyond the input image (default: its minimum; labels: 0)")
     return result
@@ -43,8 +49,9 @@ def _work(options: argparse.Namespace) -> None:
         kind=options.kind,
         inverse=options.inverse,
         outside=options.outside,
+        on_note=lambda note: print(f"nnreg_apply_transform: {note}", file=sys.stderr),
     )
-    print(f"{kind} written to {Path(options.output).absolute()}")
+    print(f"{kind}{HOW.get(kind, '')} written to {Path(options.output).absolute()}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nnreg.errors import NnRegError
+from nnreg.files import no_empty_folders
 from nnreg.progress import Progress
 
 if TYPE_CHECKING:
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 """Called with (done, total, what is being done)."""
 
 EXIT_ERROR = 2
+# of images, transforms, tables and summaries: what the imports of the readers would tell takes a second
+FILE_ENDINGS = (
+    *(".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npz", ".npy", ".zarr"),
+    *(".h5", ".hdf5", ".tfm", ".mat", ".csv", ".json", ".txt", ".pth"),
+)
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 EXIT_INTERRUPTED = 130
 
@@ -27,10 +35,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--debug", action="store_true", help="show the full traceback of an error")
 
+    def error(self, message: str) -> NoReturn:
+        """One line instead of argparse's page of usage."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        close = difflib.get_close_matches(unknown.split()[0], self._option_string_actions, n=1) if unknown != message else []
+        remedy = f"Did you mean {close[0]}?" if close else f"See {self.prog} -h."
+        self.exit(EXIT_ERROR, f"{self.prog}: {message}. {remedy}\n")
+
     def add_workspace(self) -> None:
         """``--workspace``."""
         self.add_argument(
             "--workspace",
+            type=folder,
             metavar="DIR",
             help="folder with nnReg_raw, nnReg_preprocessed and nnReg_results (default: the environment variables of these names, else ./nnReg_workspace)",
         )
@@ -46,6 +62,13 @@ class Parser(argparse.ArgumentParser):
     def add_dataset(self) -> None:
         """``-d``."""
         self.add_argument("-d", "--dataset", required=True, metavar="ID", help="dataset id or folder name: 1, 001 or Dataset001_Name")
+
+
+def folder(text: str) -> str:
+    """The name of a folder, there or not: a name that only a file would have is refused."""
+    if text.lower().endswith(FILE_ENDINGS) and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"found {text!r}, the name of a file, expected a folder")
+    return text
 
 
 def positive(text: str) -> int:
@@ -90,7 +113,8 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
     """
     options = parser.parse_args(arguments)
     try:
-        return work(options) or 0
+        with no_empty_folders():
+            return work(options) or 0
     except NnRegError as error:
         _end_bars()
         if options.debug:

@@ -27,9 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> None:
-    from nnreg.geometry.transform_files import read_transforms, write_transform
+    from nnreg.files import refuse_overwriting
+    from nnreg.geometry.transform_files import files_of, read_transforms, write_transform
     from nnreg.imageio import read_image
 
+    refuse_overwriting(options.output, [*files_of(options.transforms), options.reference, options.moving])
     fixed, moving = (None if path is None else read_image(path).space for path in (options.reference, options.moving))
     transform = read_transforms(options.transforms, fixed=fixed, moving=moving)
     write_transform(options.output, transform.inverse() if options.inverse else transform, fixed=fixed, moving=moving)

@@ -29,11 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> None:
     from nnreg.errors import ConfigurationError, did_you_mean
-    from nnreg.geometry.transform_files import FORMATS, read_transforms, write_transform
+    from nnreg.files import refuse_overwriting
+    from nnreg.geometry.transform_files import FORMATS, files_of, files_written, read_transforms, write_transform
     from nnreg.imageio import read_image
 
     if options.to not in FORMATS:
         raise ConfigurationError(f"--to {options.to!r} is unknown; {did_you_mean(options.to, FORMATS)}")
+    for path in files_written(options.output, options.to):
+        refuse_overwriting(path, [*files_of(options.transforms), options.reference, options.moving])
     fixed, moving = (None if path is None else read_image(path).space for path in (options.reference, options.moving))
     transform = read_transforms(options.transforms, fixed=fixed, moving=moving)
     for path in write_transform(options.output, transform, form=options.to, fixed=fixed, moving=moving):

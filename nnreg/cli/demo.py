@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnreg.cli.common import Parser, run
+from nnreg.cli.common import Parser, folder, run
 
 
 def parser() -> Parser:
     """The command's options."""
     result = Parser("nnreg_demo", "Synthesise pairs with exact truth, then plan, preprocess, train, predict, evaluate; minutes on two cores.")
-    result.add_argument("-o", "--output", default="nnreg_demo", metavar="DIR", help="folder for everything the demo makes (default: nnreg_demo)")
+    result.add_argument("-o", "--output", type=folder, default="nnreg_demo", metavar="DIR", help="folder for everything the demo makes (default: nnreg_demo)")
     result.add_argument("--shape", type=int, nargs="+", metavar="N", help="size of the images, 2 or 3 numbers (default: 32 32 32)")
     result.add_argument("--pairs", type=int, metavar="N", help="training pairs")
     result.add_argument("--test_pairs", type=int, metavar="N", help="held-out pairs")

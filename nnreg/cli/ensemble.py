@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnreg.cli.common import Parser, progress_bar, run
+from nnreg.cli.common import Parser, folder, progress_bar, run
 
 
 def parser() -> Parser:
     """The command's options."""
     result = Parser("nnreg_ensemble", "Average what several models predicted with --save_probabilities, and write label maps.")
     result.add_argument("-i", "--input", nargs="+", required=True, metavar="DIR", help="output folders of nnreg_predict for the same images")
-    result.add_argument("-o", "--output", required=True, metavar="DIR", help="where label maps go")
+    result.add_argument("-o", "--output", type=folder, required=True, metavar="DIR", help="where label maps go")
     result.add_processes("cases")
     result.add_argument("--save_npz", "--save_probabilities", action="store_true", help="also write the mean probabilities")
     result.add_quiet()

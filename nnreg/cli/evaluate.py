@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.common import Parser, folder, positive, run, workspace_of
 from nnreg.task import TASKS, imported
 
 
@@ -20,13 +20,19 @@ def parser() -> Parser:
     )
     result.add_argument("predictions", metavar="PREDICTIONS", help="output folder of nnreg_predict, or validation_raw of a fold")
     result.add_dataset()
-    result.add_argument("-o", "--output", metavar="FILE", help="summary file ending in .json, or a folder for summary.json (default: PREDICTIONS)")
-    result.add_argument("-np", "--processes", type=int, metavar="N", help="pairs evaluated at a time (default: nnReg_n_proc, else the number of cores)")
+    result.add_argument(
+        "-o", "--output", type=_json_or_folder, metavar="FILE", help="summary file ending in .json, or a folder for summary.json (default: PREDICTIONS)"
+    )
+    result.add_argument("-np", "--processes", type=positive, metavar="N", help="pairs evaluated at a time (default: nnReg_n_proc, else the number of cores)")
     result.add_argument("--no_surface", action="store_true", help="leave out surface distances, which take most of the time")
     result.add_argument("--no_labels", action="store_true", help="leave out labels, for cases that have none")
     result.add_quiet()
     result.add_workspace()
     return result
+
+
+def _json_or_folder(text: str) -> str:
+    return text if text.endswith(".json") else folder(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,13 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace) -> None:
     from nnreg.dataset import RawDataset
-    from nnreg.errors import ConfigurationError
     from nnreg.evaluation import write_summary
     from nnreg.evaluation.evaluation import task_of_predictions
     from nnreg.files import writable_folder
 
-    if options.processes is not None and options.processes < 1:
-        raise ConfigurationError(f"-np: expected 1 or more processes, found {options.processes}.")
     predictions = Path(options.predictions)
     output = Path(options.output or predictions)
     if output.suffix != ".json":

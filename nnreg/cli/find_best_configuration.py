@@ -62,9 +62,10 @@ def _models(options: argparse.Namespace, results: Path) -> list[Path]:
     """Model folders, simplest configuration first; those asked for by name must be there."""
     from nnreg.errors import EvaluationError
     from nnreg.planning.plans import Plans
+    from nnreg.training.configs.names import results_name
 
     found = []
-    for trainer in options.trainers:
+    for trainer in map(results_name, options.trainers):
         for plans in options.plans:
             present = {path.name.split("__")[2]: path for path in sorted(results.glob(f"{trainer}__{plans}__*")) if (path / "plans.json").is_file()}
             asked = options.configurations

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nnreg.cli.common import Parser, progress_bar, run, workspace_of
+from nnreg.cli.common import Parser, folder, progress_bar, run, workspace_of
 
 
 def parser() -> Parser:
@@ -21,7 +21,7 @@ def parser() -> Parser:
     result.add_argument("--highest", type=float, default=1.0, metavar="RATE", help="where to end (default: 1)")
     result.add_argument("--steps", type=int, default=100, metavar="N", help="optimisation steps (default: 100)")
     result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the plan's training; may be repeated")
-    result.add_argument("-o", "--output", metavar="DIR", help="where find_lr.png and find_lr.json go (default: the fold's results folder)")
+    result.add_argument("-o", "--output", type=folder, metavar="DIR", help="where find_lr.png and find_lr.json go (default: the fold's results folder)")
     result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: a GPU if there is one)")
     result.add_quiet()
     result.add_workspace()

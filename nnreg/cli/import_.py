@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.common import Parser, positive, run, workspace_of
+from nnreg.cli.import_options import add_labelled, labelled_flags, read_source, with_output
 
 ATLAS = (
     "atlas_name",
@@ -19,8 +20,20 @@ ATLAS = (
     "img_pattern",
     "img_npz_key",
     "label_npz_key",
+    "load_model",
+    "log_dir",
+    "model_dir",
+    "device",
 )
-NUMBERS: dict[str, type] = {"epochs": int, "steps_per_epoch": int, "lr": float, "ncc_weight": float, "grad_weight": float, "validation_freq": int}
+NUMBERS: dict[str, type] = {
+    "epochs": int,
+    "steps_per_epoch": int,
+    "lr": float,
+    "ncc_weight": float,
+    "grad_weight": float,
+    "validation_freq": int,
+    "num_workers": int,
+}
 
 
 def parser() -> Parser:
@@ -33,17 +46,10 @@ def parser() -> Parser:
     result.add_argument(
         "source", nargs="?", help="FILE.yaml, FILE.json, a folder with fixed/ and moving/ or images/ and labels/, a model folder or checkpoint of nnU-Net"
     )
+    result.add_argument("--template", metavar="NAME", help="print a file to copy, every key explained: synthetic or targets (--template synthetic > my.yaml)")
     result.add_argument("-d", "--dataset", type=int, metavar="ID", help="number of the new dataset (default: the first that is free)")
-    result.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: one per core)")
-    targets = result.add_argument_group("labelled images, with several targets")
-    targets.add_argument("-i", "--input", metavar="DIR", help="folder with images/, labels/ and perhaps masks/")
-    targets.add_argument("--config-path", metavar="FILE", help="its YAML file")
-    targets.add_argument("--format", help="zarr, tif or napari; told by the files' endings")
-    targets.add_argument("--batch-size", "--batch_size", type=int, metavar="N", help="samples in a step")
-    targets.add_argument("--patch-size", metavar="Z,Y,X", help="size of a patch")
-    targets.add_argument("--loss", metavar="NAME,NAME", help="losses of every target")
-    targets.add_argument("--train-split", type=float, metavar="SHARE", help="share of the images to train on: 0.9")
-    targets.add_argument("--loss-on-label-only", action="store_true", default=None, help="score labelled voxels alone")
+    result.add_argument("-np", "--processes", type=positive, metavar="N", help="workers (default: one per core)")
+    add_labelled(result)
     atlas = result.add_argument_group("images onto an atlas")
     atlas.add_argument("--data_base_dir", metavar="DIR", help="folder with fixed/ and moving/")
     for name in ATLAS:
@@ -64,9 +70,13 @@ def _work(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnreg.errors import ConfigurationError
-    from nnreg.training.importers import import_run, read_run
+    from nnreg.training.importers import import_run
     from nnreg.training.importers.dense_prediction.nnunet_model import import_nnunet_model, is_nnunet_model
+    from nnreg.training.importers.templates import template
 
+    if options.template is not None:
+        print(template(options.template), end="")
+        return
     source = options.config_path or options.source or options.data_base_dir or options.input
     if source is None:
         raise ConfigurationError("nothing to import: name a FILE or a folder (nnreg_import -h).")
@@ -74,17 +84,13 @@ def _work(options: argparse.Namespace) -> None:
         folder = import_nnunet_model(Path(source), workspace_of(options), number=options.dataset)
         print(f"model: {folder}\nnnreg_predict -m {folder} -i INPUT_FOLDER -o OUTPUT_FOLDER")
         return
-    flags: dict[str, Any] = {name: getattr(options, name) for name in (*ATLAS, *NUMBERS, "run_validation", "batch_size")}
-    flags |= {"patch_size": options.patch_size, "loss": options.loss, "train_split": options.train_split, "format": options.format}
-    flags |= {"loss_on_label_only": options.loss_on_label_only, "data_path": options.input if options.input != source else None}
-    try:
-        imported = read_run(Path(source), **{name: value for name, value in flags.items() if value is not None})
-    except TypeError as error:
-        raise ConfigurationError(f"{source}: an option does not go with this form of import ({error}).") from error
+    flags: dict[str, Any] = {name: getattr(options, name) for name in (*ATLAS, *NUMBERS, "run_validation")}
+    flags = {name: value for name, value in flags.items() if value is not None} | labelled_flags(options)
+    imported = with_output(read_source(source, flags, options.input), options)
     for note in imported.notes:
         print(note)
     prepared = import_run(imported, Path(source), workspace_of(options), number=options.dataset, processes=options.processes, say=print)
-    print(f"nnreg_train {prepared.dataset[7:10]} {prepared.configuration} 0 -tr {prepared.recipe}")
+    print(prepared.command(imported))
 
 
 if __name__ == "__main__":

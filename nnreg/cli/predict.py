@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.common import Parser, folder, run, workspace_of
 from nnreg.cli.prediction import DEFAULT_TRAINER, model_folder
 from nnreg.errors import ConfigurationError, PredictionError
 from nnreg.task import TASKS, imported, usable_tasks
@@ -29,7 +29,7 @@ def _parser(say: Callable[[str], None] = lambda problem: None) -> tuple[Parser, 
         "Dense prediction: a label map per image, on its native grid.",
     )
     result.add_argument("-i", "--input", required=True, metavar="DIR", help="folder of images CASE_0000.ending")
-    result.add_argument("-o", "--output", required=True, metavar="DIR", help="where FIXED__MOVING folders, or label maps, and prediction.json go")
+    result.add_argument("-o", "--output", type=folder, required=True, metavar="DIR", help="where FIXED__MOVING folders, or label maps, and prediction.json go")
     result.add_argument("-d", "--dataset", metavar="ID", help="dataset the model was trained on")
     result.add_argument(
         "-c",

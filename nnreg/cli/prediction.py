@@ -20,12 +20,15 @@ def model_folder(options: argparse.Namespace, configuration: str | None) -> Path
     from nnreg.errors import PredictionError
     from nnreg.planning.plans import Plans
     from nnreg.training.configs.lookup import resolve_trainer
+    from nnreg.training.run_folders import model_folder as folder_of
 
     if options.model_folder:
         return Path(options.model_folder)
     workspace = workspace_of(options)
     dataset = workspace.dataset_name(options.dataset)
-    folder = workspace.model_folder(dataset, resolve_trainer(options.trainer).name, options.plans_identifier, str(configuration))
+    folder = folder_of(workspace, dataset, options.trainer, options.plans_identifier, str(configuration))
+    if not folder.is_dir():
+        resolve_trainer(options.trainer, beside=Path())  # a name that means nothing is told as such
     made_for = Plans.read(folder / "plans.json").dataset_name if (folder / "plans.json").is_file() else dataset
     if made_for != dataset:
         raise PredictionError(f"{folder / 'plans.json'}: was made for {made_for}, not for {dataset}. Train on this dataset, or name the folder with -m.")

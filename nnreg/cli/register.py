@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, progress_bar, run
+from nnreg.cli.common import Parser, folder, progress_bar, run
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
@@ -24,7 +24,7 @@ def parser() -> Parser:
     result = Parser("nnreg_register", "Register one pair: linear alignment, global search, multi-resolution diffeomorphic refinement. Nothing is trained.")
     result.add_argument("fixed", metavar="FIXED", help="image whose grid the result lies on; channels in several files: FILE,FILE")
     result.add_argument("moving", metavar="MOVING", help="image that is moved; any grid, orientation and format")
-    result.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for transforms, field, warped image, measures and picture")
+    result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for transforms, field, warped image, measures and picture")
     for side in ("fixed", "moving"):
         result.add_argument(f"--{side}_mask", metavar="FILE", help=f"where the {side} image may be looked at (not 0)")
         result.add_argument(f"--{side}_labels", metavar="FILE", help=f"label map of the {side} image")
@@ -84,6 +84,8 @@ def _work(options: argparse.Namespace) -> int:
         picture=not options.no_pictures,
         on_progress=progress_bar("registering", quiet=options.quiet),
     )
+    for note in (*result.fixed.notes, *result.moving.notes):
+        print(f"nnreg_register: {note}", file=sys.stderr)
     print(_report(result, Path(options.output)))
     if not result.succeeded:
         print(f"nnreg_register: the similarity did not rise; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr)
@@ -96,11 +98,11 @@ def _report(result: Registration, output: Path) -> str:
     measures = result.measures
     lines.append(f"similarity ({result.similarity}): {result.similarity_before:.4f} before, {result.similarity_after:.4f} after")
     if "sdlogj" in measures:
-        lines.append(f"SDlogJ {measures['sdlogj']:.3f}, folding {measures['folding_percent']:.4f} %")
+        lines.append(f"SDlogJ {measures['sdlogj']:.3f}, folding {measures['folding_count']:.0f} voxels ({measures['folding_percent']:.4f} %)")
     if "dice" in measures:
         lines.append(f"Dice {measures['dice']['header']['mean']:.4f} before, {measures['dice']['after']['mean']:.4f} after")
     if "tre_mm" in measures:
-        lines.append(f"landmarks {measures['tre_mm']['header']['median']:.2f} mm before, {measures['tre_mm']['after']['median']:.2f} mm after (median)")
+        lines.append(f"landmarks {measures['tre_mm']['header']['median']:.3g} mm before, {measures['tre_mm']['after']['median']:.3g} mm after (median)")
     lines.append(f"{sum(result.timings.values()):.1f} s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.timings.items()))
     return "\n".join([*lines, f"written to {output.absolute()}"])
 

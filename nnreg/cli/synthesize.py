@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nnreg.cli.common import Parser, progress_bar, run, workspace_of
+from nnreg.cli.common import Parser, positive, progress_bar, run, workspace_of
 
 
 def parser() -> Parser:
@@ -28,7 +28,7 @@ def parser() -> Parser:
     result.add_argument("--max_displacement", type=float, metavar="VOXELS", help="longest displacement (default: a tenth of the smallest size)")
     result.add_argument("--structures", type=int, default=4, metavar="N", help="ellipsoids inside the body (default: %(default)s)")
     result.add_argument("--keypoints", type=int, default=0, metavar="N", help="corresponding landmarks per pair (default: none)")
-    result.add_argument("-np", "--processes", type=int, default=1, metavar="N", help="workers (default: %(default)s)")
+    result.add_argument("-np", "--processes", type=positive, default=1, metavar="N", help="workers (default: %(default)s)")
     result.add_quiet()
     return result
 

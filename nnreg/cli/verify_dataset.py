@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nnreg.cli.common import EXIT_ERROR, Parser, progress_bar, run, workspace_of
+from nnreg.cli.common import EXIT_ERROR, Parser, positive, progress_bar, run, workspace_of
 
 
 def parser() -> Parser:
@@ -16,7 +16,7 @@ def parser() -> Parser:
     )
     result.add_dataset()
     result.add_workspace()
-    result.add_argument("-np", "--processes", type=int, metavar="N", help="workers (default: nnReg_n_proc, else the cores of this machine, at most 8)")
+    result.add_argument("-np", "--processes", type=positive, metavar="N", help="workers (default: nnReg_n_proc, else the cores of this machine, at most 8)")
     result.add_quiet()
     return result
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from nnreg.errors import DatasetError
 from nnreg.files import write_text
+from nnreg.geometry import Space
 
 ENDING = ".csv"
 
@@ -42,6 +43,33 @@ def read_keypoints(path: Path | str) -> npt.NDArray[np.float64]:
     return np.asarray(rows)
 
 
+def check_inside(points: npt.NDArray[np.float64], space: Space, path: Path | str) -> None:
+    """Refuse points (N, ndim), voxel indices, x first, that do not lie in the image of `space`.
+
+    Raises
+    ------
+    DatasetError
+        Names `path`, how many lie outside, and the first of them.
+    """
+    size = np.asarray(space.shape[::-1])
+    if points.shape[1] != space.ndim:
+        columns = "x,y,z"[: 2 * space.ndim - 1]
+        raise DatasetError(f"{path}: has {points.shape[1]} columns, its image is {space.ndim}D. Write {columns} in each row.")
+    outside = np.asarray((points < -0.5) | (points > size - 0.5)).any(axis=1)
+    if outside.any():
+        first = ", ".join(f"{value:g}" for value in points[int(outside.argmax())])
+        raise DatasetError(
+            f"{path}: {int(outside.sum())} of {len(points)} keypoints lie outside the image of {tuple(size.tolist())} voxels, such as ({first}). "
+            "Keypoints are voxel indices, x first, not mm."
+        )
+
+
 def write_keypoints(path: Path | str, points: npt.ArrayLike) -> None:
     """Write points (N, ndim), voxel indices, x first."""
-    write_text(path, "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.asarray(points, dtype=float)))
+    write_text(path, "".join(",".join(map(_digits, row)) + "\n" for row in np.asarray(points, dtype=float).tolist()))
+
+
+def _digits(value: float) -> str:
+    """Six decimals, or ten digits where those lose something: positions in mm of images of nanometres."""
+    text = f"{value:.6f}"
+    return text if abs(float(text) - value) <= 1e-6 * abs(value) else f"{value:.10g}"

@@ -19,22 +19,47 @@ def whole_numbers(image: Image, path: Path) -> Image:
     """Labels as int16 or int32, refused if they are none."""
     if image.channels != 1:
         raise DatasetError(f"{path}: has {image.channels} channels, labels and masks have one. Save it as one channel (grey, not a colour palette).")
-    array = image.array
-    if array.dtype.kind == "f":
-        check_finite(image, path)
-        rounded = np.rint(array)
-        # a scale slope may leave a hair's breadth
-        off = np.abs(array - rounded)
-        if float(off.max()) > 1e-3:
-            value = float(array.ravel()[off.argmax()])
-            raise DatasetError(f"{path}: holds {value:.4g}, labels are whole numbers. Make them again; resample labels with nearest neighbour only.")
-        array = rounded
+    array = rounded_labels(image, path)
     low, high = int(array.min()), int(array.max())
     limits = np.iinfo(np.int32)
     if low < limits.min or high > limits.max:
         raise DatasetError(f"{path}: holds the value {high if high > limits.max else low}; labels fit in 32 bits. Renumber them.")
     dtype = np.int16 if np.iinfo(np.int16).min <= low and high <= np.iinfo(np.int16).max else np.int32
     return Image(array.astype(dtype), image.space, image.notes)
+
+
+def rounded_labels(image: Image, path: Path | str) -> npt.NDArray[Any]:
+    """Label maps (C, *spatial) in the type that they are stored in, refused if they are no whole numbers.
+
+    Raises
+    ------
+    NnRegError
+        Names the file and the first value that is none.
+    """
+    array = image.array
+    if array.dtype.kind != "f":
+        return array
+    check_finite(image, path)
+    rounded = np.rint(array)
+    # a scale slope may leave a hair's breadth
+    off = np.abs(array - rounded)
+    if float(off.max()) > 1e-3:
+        value = float(array.ravel()[off.argmax()])
+        raise DatasetError(f"{path}: holds {value:.4g}, labels are whole numbers, masks too. Make them again; resample them with nearest neighbour only.")
+    return np.asarray(rounded)
+
+
+def read_label_map(path: Path) -> Image:
+    """A label map or mask (1, *spatial) of integers, in the type that it is stored in.
+
+    Raises
+    ------
+    NnRegError
+        If the file is unreadable, has several channels, or values that are no whole numbers of 32 bits.
+    """
+    image = read_image(path)
+    whole = whole_numbers(image, path)
+    return image if image.array.dtype.kind in "iu" else whole
 
 
 def whole_numbers_of_block(values: npt.NDArray[Any], path: Path) -> npt.NDArray[np.integer]:

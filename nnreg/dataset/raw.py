@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
-from nnreg.dataset.keypoints import read_keypoints
+from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import values_in, whole_numbers
 from nnreg.dataset.pair import Pair
 from nnreg.dataset.pairs import pairs_among, require_names, subjects_of
@@ -46,6 +46,9 @@ class Case:
     labels: Image | None
     mask: Image | None
     keypoints_voxel: npt.NDArray[np.float64] | None
+
+
+STORED_SUFFIXES = ("_seg", "_mask", "_maps", "_locations")  # of the arrays beside that of the image, in the preprocessed dataset
 
 
 class RawDataset:
@@ -87,6 +90,7 @@ class RawDataset:
         both = sorted(set(cases) & set(testing))
         if both:
             raise DatasetError(f"{folder}: case {both[0]!r} is in imagesTr and in imagesTs. Rename or remove one.")
+        _check_names([*cases, *testing], spec, folder)
         return cls(folder, spec, cases, testing)
 
     @property
@@ -161,7 +165,10 @@ class RawDataset:
         folder = self.folder / f"{kind}{self._suffix(case)}"
         if not folder.is_dir():  # asked of every case, and most datasets have no masks
             return None
-        return next((path for ending in endings if is_image_file(path := folder / f"{case}{more}{ending}")), None)
+        found = [path for ending in dict.fromkeys(endings) if is_image_file(path := folder / f"{case}{more}{ending}")]
+        if len(found) > 1:
+            raise DatasetError(f"{found[0]}: is there as {found[1].name} too, so which of them counts is not clear. Remove one.")
+        return found[0] if found else None
 
     def _suffix(self, case: str) -> str:
         if case in self._testing:
@@ -242,9 +249,8 @@ class RawDataset:
         for other, path in ((labels, self.label_path(case)), (mask, self.mask_path(case))):
             if other is not None and path is not None:
                 check_same_space(other.space, path, image.space, paths[0])
-        if keypoints is not None and keypoints.shape[1] != image.ndim:
-            columns = "x,y,z"[: 2 * image.ndim - 1]
-            raise DatasetError(f"{self.keypoints_path(case)}: has {keypoints.shape[1]} columns, {case!r} is {image.ndim}D. Write {columns} in each row.")
+        if keypoints is not None:
+            check_inside(keypoints, image.space, str(self.keypoints_path(case)))
         return Case(case, image, labels, mask, keypoints)
 
     # -- meaning ------------------------------------------------------------------------------------------------------
@@ -293,6 +299,24 @@ class RawDataset:
         require_names(self.spec, {*self.cases, *self.test_cases}, str(self.folder / FILE_NAME))
 
 
+def _check_names(cases: Sequence[str], spec: DatasetSpec, folder: Path) -> None:
+    """Refuse names whose files would be taken for each other's.
+
+    Raises
+    ------
+    DatasetError
+        If one is no file name, or one is another one with a channel number, a target's name, or what preprocessing adds.
+    """
+    known, added = set(cases), (*STORED_SUFFIXES, *(f"_{target}" for target in spec.targets))
+    for case in cases:
+        if "/" in case or "\\" in case or case.startswith("."):
+            raise DatasetError(f"{folder}: case {case!r} is no name of a file. Use letters, digits, '-', '_' and '.' in {FILE_NAME}, and no path.")
+        shorter = [case[: -len(end)] for end in (*added, case[-5:] if re.search(r"_\d{4}$", case) else "") if end and case.endswith(end)]
+        for other in shorter:
+            if other in known:
+                raise DatasetError(f"{folder}: files of case {case!r} would be taken for such of case {other!r} ('{case[len(other) :]}'). Rename one of them.")
+
+
 def _cases_in(folder: Path, ending: str) -> list[str]:
     """Names of the cases with files ``CASE_0000.ending`` in a folder; none if there is no folder."""
     if not folder.is_dir():
@@ -303,6 +327,7 @@ def _cases_in(folder: Path, ending: str) -> list[str]:
             continue
         match = re.fullmatch(r"(.+)_(\d{4})", path.name[: -len(ending)])
         if match is None:
-            raise DatasetError(f"{path}: expected a name such as CASE_0000{ending}, with the channel in four digits. Rename the file.")
+            stem = path.name[: -len(ending)]
+            raise DatasetError(f"{path}: has no channel number; expected CASE_0000{ending}, with the channel in four digits. Rename it to {stem}_0000{ending}.")
         names.add(match[1])
     return sorted(names)

@@ -69,28 +69,34 @@ def load_or_make_splits(path: Path | str, raw: RawDataset, *, on_note: Callable[
     Parameters
     ----------
     path
-        The file. One that exists is honoured, whoever made it; else one in the dataset's own folder; else nnU-Net's rule.
+        The file. One that exists is honoured, but one made by nnU-Net's rule gives way to one in the dataset's own folder; without either, the rule.
     raw
         The dataset.
     on_note
-        Told, in one sentence, when there are fewer folds than five.
+        Told, in one sentence, when there are fewer folds than five, or when the file in the dataset's own folder begins to count or does not.
 
     Raises
     ------
     DatasetError
         If the file is damaged or names a case that is not there.
     """
-    path = Path(path)
-    if path.is_file():
-        return check_splits(read_json(path, DatasetError), raw.cases, where=str(path))
-    given = raw.folder / FILE_NAME
-    if given.is_file():
-        splits = check_splits(read_json(given, DatasetError), raw.cases, where=str(given))
-        write_json(path, splits)
-        return splits
+    path, given = Path(path), raw.folder / FILE_NAME
+    kept = check_splits(read_json(path, DatasetError), raw.cases, where=str(path)) if path.is_file() else None
+    own = check_splits(read_json(given, DatasetError), raw.cases, where=str(given)) if given.is_file() else None
+    if kept is not None and (own is None or own == kept):
+        return kept
     subjects = {case: raw.subject(case) for case in raw.cases}
     always = raw.spec.atlas if raw.spec.pairing == "atlas" else None
     splits = make_splits(subjects, always=always)
+    if kept is not None and kept != splits:
+        if on_note is not None:
+            on_note(f"{given}: is not used, {path} has other folds. Remove the one that should not count.")
+        return kept
+    if own is not None:
+        if kept is not None and on_note is not None:
+            on_note(f"{given}: takes the place of the folds made by nnU-Net's rule; folds trained before had other cases")
+        write_json(path, own)
+        return own
     if len(splits) < FOLDS and on_note is not None:
         count = len({subject for case, subject in subjects.items() if case != always})
         what = "training and validation cases are the same" if len(splits) == 1 else f"{len(splits)} folds instead of {FOLDS}"

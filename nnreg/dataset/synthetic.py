@@ -22,6 +22,7 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 
 
 STEPS = 5  # of scaling and squaring; more change the flow by less than a hundredth of a voxel and cost a quarter each
+MOST_REFINEMENTS, MOST_LEFT = 12, 0.1  # of flows that need more, and voxels: a truth that is further off is none
 REFINEMENTS = 3  # leave under a hundredth of a voxel at four times the default displacement
 
 
@@ -39,12 +40,22 @@ def flow_and_inverse(velocity: Tensor) -> tuple[Tensor, Tensor]:
     -------
     forward, backward : Tensors, shape (B, ndim, *spatial), voxels
         ``compose(forward, backward)`` is zero to a few thousandths of a voxel.
+
+    Raises
+    ------
+    DatasetError
+        If the iteration leaves more than a tenth of a voxel: such a flow bends too much.
     """
     forward, backward = integrate(velocity, STEPS), integrate(-velocity, STEPS)
-    for _ in range(REFINEMENTS):
+    for number in range(MOST_REFINEMENTS + 1):
         left = compose(forward, backward)
+        if number >= REFINEMENTS and float(left.norm(dim=1).max()) <= MOST_LEFT:
+            return forward, backward
         backward = compose(backward, -left)
-    return forward, backward
+    raise DatasetError(
+        f"a flow of up to {float(forward.norm(dim=1).max()):.1f} voxels has no inverse: up to {float(left.norm(dim=1).max()):.2f} voxels are left. "
+        "Lower max_displacement, or make the images larger."
+    )
 
 
 class SyntheticEllipsoids(Dataset[dict[str, Tensor]]):

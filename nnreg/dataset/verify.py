@@ -128,7 +128,7 @@ def _check_case(raw: RawDataset, name: str) -> _Found:
             parts = check_large(raw, name)
             return _Found(extra + parts.problems, parts.notes, parts.ndim)
         case = raw.read_case(name)
-        found.problems.extend(extra + _label_problems(raw, case) + _keypoint_problems(raw, case))
+        found.problems.extend(extra + _label_problems(raw, case))
     except NnRegError as error:
         return _Found(problems=[str(error)])
     found.notes.extend(case.image.notes)
@@ -180,20 +180,6 @@ def _value_problems(path: Path | None, labels: Image, allowed: set[int]) -> list
         return []
     values = ", ".join(map(str, unknown[:8])) + (" ..." if len(unknown) > 8 else "")
     return [f"{path}: holds the values {values}, which labels in {FILE_NAME} does not name. Add them or mend the file."]
-
-
-def _keypoint_problems(raw: RawDataset, case: Case) -> list[str]:
-    if case.keypoints_voxel is None:
-        return []
-    size = np.asarray(case.image.space.shape[::-1])
-    outside = np.asarray((case.keypoints_voxel < -0.5) | (case.keypoints_voxel > size - 0.5)).any(axis=1)
-    if not outside.any():
-        return []
-    first = ", ".join(f"{value:g}" for value in case.keypoints_voxel[int(outside.argmax())])
-    return [
-        f"{raw.keypoints_path(case.name)}: {int(outside.sum())} of {len(case.keypoints_voxel)} keypoints lie outside the image of "
-        f"{tuple(size.tolist())} voxels, such as ({first}). Keypoints are voxel indices, x first, not mm."
-    ]
 
 
 def _across_cases(raw: RawDataset, found: dict[str, _Found], where: str) -> list[str]:

@@ -149,6 +149,8 @@ class _Search:
         going_on = self._distinct([leading, tried[-1]] if similarity.rises_apart else [leading])
         fine = [self._stages(self.fine, similarity, kinds, [fit.matrix for fit in fits], least) for fits in going_on]
         found = max(fine, key=lambda fits: fits[-1].similarity)
+        unsettled = [name for name, fit in zip(kinds, found, strict=True) if not fit.settled]
+        why += f"; still rising after {ITERATIONS} iterations: {', '.join(unsettled)}" if unsettled else ""
         return self._choose(similarity, [("none", identity), *zip(kinds, (fit.matrix for fit in found), strict=True)], why)
 
     def _stages(self, pair: Pair, similarity: Similarity, kinds: Sequence[str], starts: Sequence[Doubles], least: float) -> list[Fit]:
@@ -164,7 +166,9 @@ class _Search:
         return kept[::-1]
 
     def _fit(self, pair: Pair, similarity: Similarity, kind: str, start: Doubles, least: float) -> Fit:
-        parameters = Parameters(kind, tuple(self.fixed_centre.tolist()), self.radius)
+        # the order of magnitude of a voxel: 1 mm for images of the body
+        unit = 10.0 ** round(np.log10(min(self.native.spacing)))
+        parameters = Parameters(kind, tuple(self.fixed_centre.tolist()), self.radius, unit)
         return optimise(pair, similarity, parameters, start, iterations=ITERATIONS, least_overlap=least)
 
     def _starts(self, similarity: Similarity) -> list[Fit]:

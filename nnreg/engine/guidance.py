@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,7 @@ class Guides:
             raise RegistrationError("only the fixed image has labels. Give labels for both, or for neither.")
         # those of the moving image alone have nothing to be brought onto
         if labels[0] is not None and labels[1] is not None:
-            own = _on_grid(labels[0], fixed.space), _on_grid(labels[1], moving.space)
+            own = _on_grid(labels[0], fixed.space, "fixed"), _on_grid(labels[1], moving.space, "moving")
             self.labels = own
             self.values = sorted(set(np.unique(own[0]).tolist()) & set(np.unique(own[1]).tolist()) - {0})
             if not self.values:
@@ -90,12 +91,21 @@ class Guides:
         return Landmarks(np.hstack([missing, fixed]).astype(np.float32), np.hstack([missing, target]).astype(np.float32), LANDMARK_WEIGHT)
 
 
-def _on_grid(labels: Image, space: Space) -> npt.NDArray[np.generic]:
-    if labels.ndim != space.ndim:
-        raise RegistrationError(f"labels with {labels.ndim} axes do not belong to an image with {space.ndim}.")
-    if labels.space.same_as(space):
-        return labels.array[:1]
-    return resample_labels(labels.array[:1], moving=labels.space, fixed=space)
+def check_belongs(space: Space, image: Space, what: str) -> None:
+    """Raise a RegistrationError unless what lies on the grid `space` belongs to an image on the grid `image`."""
+    if not (space.ndim == image.ndim and space.same_as(image)):
+        differing = [name for name in ("shape", "spacing", "origin", "direction") if getattr(space, name) != getattr(image, name)]
+        found = "; ".join(f"{name} {_short(getattr(space, name))} and {_short(getattr(image, name))}" for name in differing)
+        raise RegistrationError(f"{what} and its image lie on different grids ({found}). Resample one onto the other's grid.")
+
+
+def _short(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
+
+
+def _on_grid(labels: Image, space: Space, role: str) -> npt.NDArray[np.generic]:
+    check_belongs(labels.space, space, f"the {role} label map")
+    return labels.array[:1]
 
 
 def _points(points: tuple[npt.ArrayLike | None, npt.ArrayLike | None], fixed: Image, moving: Image) -> tuple[npt.NDArray, npt.NDArray] | None:
@@ -108,6 +118,13 @@ def _points(points: tuple[npt.ArrayLike | None, npt.ArrayLike | None], fixed: Im
         raise RegistrationError(
             f"landmarks of shape {arrays[0].shape} (fixed) and {arrays[1].shape} (moving) do not correspond: expected (N, {fixed.ndim}) twice, same order."
         )
+    for role, array, image in (("fixed", arrays[0], fixed), ("moving", arrays[1], moving)):
+        size = np.asarray(image.space.shape[::-1])
+        inside = ((array >= -0.5) & (array <= size - 0.5)).all(axis=1)  # NaN is inside of nothing
+        if not inside.all():
+            raise RegistrationError(
+                f"{int((~inside).sum())} landmarks of the {role} image lie outside its {tuple(size.tolist())} voxels. They are voxel indices, x first, not mm."
+            )
     return index_points_to_world(arrays[0], fixed.space), index_points_to_world(arrays[1], moving.space)
 
 

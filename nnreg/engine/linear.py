@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import expm
@@ -22,18 +22,21 @@ class Parameters:
     """Which linear maps are searched, around which centre and in which units.
 
     The map is ``base`` after ``exp(V)`` around `centre`, with V built of ``ndim`` translations and, by `kind`, rotations or a full matrix. Every parameter is
-    in mm of movement at `radius` from the centre, so that a step means the same for all of them.
+    a movement at `radius` from the centre, so that a step means the same for all of them.
 
     Attributes
     ----------
     kind : "centre", "rigid" or "affine"
     centre : tuple, world (x, y, z) mm
     radius : float, mm
+    unit : float, mm
+        Of the parameters. L-BFGS begins with a step of about 1: one of 1 mm throws images of micrometres far out of view.
     """
 
     kind: str
     centre: tuple[float, ...]
     radius: float
+    unit: float = 1.0
 
     @property
     def count(self) -> int:
@@ -45,15 +48,15 @@ class Parameters:
         """(count, n+1, n+1): the velocity matrix of each parameter, about the centre."""
         n = len(self.centre)
         result = np.zeros((self.count, n + 1, n + 1))
-        result[np.arange(n), np.arange(n), n] = 1
+        result[np.arange(n), np.arange(n), n] = self.unit
         if self.kind == "rigid":
             pairs = [(i, j) for i in range(n) for j in range(i)]
         else:
             pairs = [(i, j) for i in range(n) for j in range(n)] if self.kind == "affine" else []
         for k, (i, j) in enumerate(pairs):
-            result[n + k, i, j] = 1 / self.radius
+            result[n + k, i, j] = self.unit / self.radius
             if self.kind == "rigid":
-                result[n + k, j, i] = -1 / self.radius
+                result[n + k, j, i] = -self.unit / self.radius
         return result
 
     def matrix(self, values: Doubles, base: Doubles) -> tuple[Doubles, Doubles]:
@@ -129,11 +132,12 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A linear map with what it reached."""
+    """A linear map with what it reached, and whether the search for it came to its end before its iterations did."""
 
     matrix: Doubles
     similarity: float
     overlap: float
+    settled: bool = True
 
 
 def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: Doubles, *, iterations: int, least_overlap: float) -> Fit:
@@ -154,7 +158,7 @@ def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: 
             best = Fit(world, value * guard, overlap)
         return -value * guard, -guard * np.einsum("pij,ij->p", slopes, pair.on_world(world, gradient))
 
-    minimize(
+    found = minimize(
         cost, np.zeros(parameters.count), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-5, "gtol": 1e-7}
     )
-    return best
+    return replace(best, settled=found.nit < iterations and found.nfev < 2 * iterations)

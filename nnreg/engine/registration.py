@@ -14,7 +14,7 @@ from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
 from nnreg.engine.grids import pyramid
-from nnreg.engine.guidance import Guides
+from nnreg.engine.guidance import Guides, check_belongs
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import prepare_shown
 from nnreg.engine.presets import schedule
@@ -59,11 +59,11 @@ def register(
     fixed, moving : Image or path
         Any grids, orientations and spacings; both 2D or both 3D, as many channels each.
     fixed_mask, moving_mask : Image, optional
-        Where the images may be looked at.
+        Where the images may be looked at; each on the grid of its image.
     fixed_labels, moving_labels : Image, optional
-        Structures to bring onto each other, besides the images.
+        Structures to bring onto each other, besides the images; each on the grid of its image.
     fixed_points, moving_points : array (N, ndim), optional
-        Landmarks to bring onto each other, in the same order: voxel indices, x first.
+        Landmarks to bring onto each other, in the same order: voxel indices, x first, inside the images.
     guided
         Whether labels and landmarks guide the registration; if not, they only measure it.
     initial : Transform, optional
@@ -93,7 +93,8 @@ def register(
     Raises
     ------
     RegistrationError
-        Naming what the pair lacks: a constant image, NaN, 2D against 3D, other channel counts, an empty mask, no common view.
+        Naming what the pair lacks: a constant image, NaN, 2D against 3D, other channel counts, an empty mask, a mask or label map on another grid,
+        landmarks outside an image, no common view.
     ConfigurationError
         For an unknown preset, similarity or alignment, and for a radius or smoothness out of range.
     """
@@ -132,8 +133,8 @@ class _Engine:
         with self.clock.stage("preparation"):
             self.boxes = shown(fixed.array).part, shown(moving.array).part
             self.guides = self.guides.cut(*self.boxes)
-            self.fixed = prepare_shown(fixed.array, fixed.space, _mask(masks[0], fixed), "fixed", self.boxes[0])
-            self.moving = prepare_shown(moving.array, moving.space, _mask(masks[1], moving), "moving", self.boxes[1])
+            self.fixed = prepare_shown(fixed.array, fixed.space, _mask(masks[0], fixed, "fixed"), "fixed", self.boxes[0])
+            self.moving = prepare_shown(moving.array, moving.space, _mask(masks[1], moving, "moving"), "moving", self.boxes[1])
 
     def run(self, initial: Transform | None) -> Registration:
         plan = schedule(self.preset, self.fixed.space)
@@ -215,12 +216,9 @@ def _image(image: Image | Path | str) -> Image:
     return found
 
 
-def _mask(mask: Image | None, image: Image) -> npt.NDArray[np.generic] | None:
-    """The mask on the grid of its image."""
+def _mask(mask: Image | None, image: Image, role: str) -> npt.NDArray[np.generic] | None:
+    """The mask of an image, if it lies on its grid."""
     if mask is None:
         return None
-    if mask.space.same_as(image.space):
-        return mask.array[:1]
-    from nnreg.geometry import resample_labels
-
-    return resample_labels((mask.array[:1] > 0).astype(np.uint8), moving=mask.space, fixed=image.space)
+    check_belongs(mask.space, image.space, f"the {role} mask")
+    return mask.array[:1]

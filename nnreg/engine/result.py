@@ -105,8 +105,9 @@ class Registration:
         Returns
         -------
         dict
-            ``succeeded``; ``similarity`` (``measure``, ``aligned``, ``after``) and ``ncc`` (``header``, ``after``); ``sdlogj`` and ``folding_percent`` of the
-            deformable part; where `annotations` has them ``dice`` and ``tre_mm``, each for the stages ``header``, ``aligned`` (start) and ``after``.
+            ``succeeded``; ``similarity`` (``measure``, ``aligned``, ``after``) and ``ncc`` (``header``, ``after``); of the deformable part
+            ``sdlogj``, ``folding_count`` and ``folding_percent``; where `annotations` has them ``dice`` and ``tre_mm``, each for the stages
+            ``header``, ``aligned`` (start) and ``after``.
         """
         stages = {"header": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
         unaligned = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)
@@ -117,7 +118,7 @@ class Registration:
         }
         if self.field is not None and min(self.field.space.shape) > 1:
             content["sdlogj"] = metrics.sdlogj(self.field.displacement)
-            content["folding_percent"] = metrics.folding_percent(self.field.displacement)
+            content["folding_count"], content["folding_percent"] = metrics.folding(self.field.displacement)
         if annotations.fixed_labels is not None and annotations.moving_labels is not None:
             content["dice"] = self._dice(annotations.fixed_labels, annotations.moving_labels, stages)
         if annotations.fixed_points is not None and annotations.moving_points is not None:

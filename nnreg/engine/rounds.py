@@ -178,7 +178,10 @@ class _Round:
                     found, decisions = self._searched(forward, count) if self.search else (self._plain(forward, count), ())
                     field = found.field
                     # not from a search of its own: halfway between two that differ is nowhere
-                    opposed = opposite(field, backward.levels[0]) if both else opposed
+                    start = opposite(field, backward.levels[0]) if both else None
+                    if both and start is None:
+                        both, decisions = 0, (*decisions, _one_direction(level))
+                    opposed = opposed if start is None else start
                 else:
                     field = self._level(forward, number, forward.carried(field, number), count).field
                     opposed = backward.carried(opposed, number) if number < both else opposed
@@ -186,7 +189,11 @@ class _Round:
                     opposed = self._level(backward, number, opposed, count).field
                     mean = halfway(field, opposed, level)
                     # the finest of them is carried on in one direction only
-                    field, opposed = mean, halfway(opposed, field, backward.levels[number]) if number + 1 < both else opposed
+                    other = halfway(opposed, field, backward.levels[number]) if number + 1 < both else opposed
+                    if mean is None or other is None:
+                        decisions = (*decisions, _one_direction(level))
+                    else:
+                        field, opposed = mean, other
         return field, decisions
 
     def _level(self, way: _Way, number: int, field: Floats, iterations: int) -> Refined:
@@ -229,6 +236,10 @@ class _Round:
         header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
         header = header.resampled() if self.course.similarity.same_axes else header
         return score(header, np.zeros_like(field), self.course.similarity.groups(header, self.preset.radius)[0]), after
+
+
+def _one_direction(level: Level) -> Decision:
+    return Decision("one direction", f"at {level.spacing:g} mm", "the inverse that both directions are joined by was not found")
 
 
 def _pooled_like(side: PreparedImage, level: Level) -> PreparedImage:

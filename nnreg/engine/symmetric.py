@@ -7,10 +7,10 @@ import numpy as np
 from nnreg.arrays import Floats
 from nnreg.engine.grids import Level
 from nnreg.kernels import volumes
-from nnreg.kernels.inversion import inverted_volume
+from nnreg.kernels.inversion import MOST_UNSETTLED, inverted_volume, unsettled
 
 
-def opposite(field: Floats, level: Level) -> Floats:
+def opposite(field: Floats, level: Level) -> Floats | None:
     """The inverse of a map, seen from the other side.
 
     Parameters
@@ -21,14 +21,18 @@ def opposite(field: Floats, level: Level) -> Floats:
 
     Returns
     -------
-    array (N, D, H, W), voxels of the fixed grid: u with ``A (x + u(x))`` the inverse of that map at x.
+    array (N, D, H, W), voxels of the fixed grid: u with ``A (x + u(x))`` the inverse of that map at x. None if the iteration did not find it.
     """
-    inverse = volumes.sample(inverted_volume(field), shape=level.grid, matrix=level.matrix)
-    first = 3 - len(field)
+    inverse = inverted_volume(field)
+    if unsettled(field, inverse)[0] > MOST_UNSETTLED:
+        return None
+    first = 3 - len(inverse)
+    inverse = volumes.sample(inverse, shape=level.grid, matrix=level.matrix)
     turn = np.linalg.inv(level.matrix[first:, first:3].astype(float)).astype(np.float32)
     return np.ascontiguousarray(np.einsum("ij,jdhw->idhw", turn, inverse), dtype=np.float32)
 
 
-def halfway(field: Floats, backward: Floats, level: Level) -> Floats:
-    """The mean of a map and of the inverse of the map of the opposite direction, on the fixed grid of `level`."""
-    return (field + opposite(backward, level)) / np.float32(2)
+def halfway(field: Floats, backward: Floats, level: Level) -> Floats | None:
+    """The mean of a map and of the inverse of the map of the opposite direction, on the fixed grid of `level`; None where that inverse was not found."""
+    inverse = opposite(backward, level)
+    return None if inverse is None else (field + inverse) / np.float32(2)

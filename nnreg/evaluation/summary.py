@@ -30,6 +30,7 @@ ROWS = (
 )
 FIELD_ROWS = (
     ("SDlogJ", "sdlogj", "{:.4f}"),
+    ("folded voxels", "folding_count", "{:.1f}"),
     ("folding (%)", "folding_percent", "{:.4f}"),
     ("non-diffeomorphic volume (%)", "ndv_percent", "{:.5f}"),
     ("squared gradient", "grad_l2", "{:.4f}"),

@@ -21,9 +21,11 @@ from nnreg.geometry.itk_space import place, space_of
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Stage, Transform
 from nnreg.imageio.nifti import read_nifti_voxels, without_scale
+from nnreg.imageio.text_headers import check_text_header
 from nnreg.quiet import caught
 
-FIELD_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+FIELD_ENDINGS = (*NIFTI_ENDINGS, ".mha", ".mhd", ".nrrd")
 VECTOR_INTENTS = (1006, 1007)  # of nifti1.h: displacements, vectors
 NOT_FINITE = "holds values that are not finite (NaN or infinity), which move nothing anywhere. Replace them, by 0 where nothing is known."
 COARSEST_STEP = 1 / 1024  # of the smallest voxel, that displacements in large files are rounded to
@@ -198,10 +200,12 @@ def read_itk(path: Path | str) -> Transform:
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[Path]:
     """The file as ITK reads it rightly: NIfTI is checked for its length and freed of a scale, neither of which ITK does for vectors."""
-    if not path.name.endswith((".nii", ".nii.gz")):
-        yield path
-        return
     try:
+        if path.name.endswith(FIELD_ENDINGS) and not path.name.endswith(NIFTI_ENDINGS):
+            check_text_header(path)
+        if not path.name.endswith(NIFTI_ENDINGS):
+            yield path
+            return
         header, voxels = read_nifti_voxels(path)
     except ImageError as error:
         raise TransformError(str(error).removeprefix(f"{path}: ")) from error

@@ -22,8 +22,10 @@ REFINED_VOXELS = 16_000_000
 FITTED_PER_AXIS = 32  # voxels that the linear part of a field is fitted to
 MOSTLY_LINEAR = 0.5  # root mean square of what the linear part leaves, as a share of the field's: above, the field is iterated on as it is
 WORST_CONDITION = 1e4
-LARGEST_RESIDUAL, MOST_UNSETTLED = 0.5, 0.01  # voxels, and share of the voxels: beyond, an inverse is none
 MOST_GROWTH = 27.0  # of the grid that an inverse is found on: a border that moves by the size of the image in every direction
+MOST_GROWTH_OF_LARGE = 2.5  # with eight arrays of that size at a time, twenty times the field
+MOST_FADED = 8.0  # growth of the grid on which a field falls to zero; twice that is in memory at a time
+FEW_VOXELS = 1_000_000  # of a grid that may grow more, because it takes no memory to speak of
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,16 +119,15 @@ class FieldMap:
         A field that is linear between slices has an inverse that is not: on hearts of 10 mm slices, kept on the same grid, the way there and back left 0.4
         voxels (95th percentile), with four times the slices 0.15.
         """
-        from nnreg.kernels.inversion import inverted_volume, residual
+        from nnreg.kernels.inversion import LARGEST_RESIDUAL, MOST_UNSETTLED, inverted_volume, unsettled
 
         wide = self._reaching()._refined()
         inverted = inverted_volume(wide.volume)
-        left = residual(wide.volume, inverted)
-        unsettled = float(np.mean(left > LARGEST_RESIDUAL)) if left.size else 0.0
-        if unsettled > MOST_UNSETTLED:
+        share, largest = unsettled(wide.volume, inverted)
+        if share > MOST_UNSETTLED:
             raise GeometryError(
-                f"the displacement field cannot be inverted: after the iteration {unsettled:.0%} of its voxels are off by over {LARGEST_RESIDUAL:g} voxels "
-                f"(up to {float(left.max()):.1f}). It folds or bends too much; use a transform that has its inverse beside it."
+                f"the displacement field cannot be inverted: after the iteration {share:.0%} of its voxels are off by over {LARGEST_RESIDUAL:g} voxels "
+                f"(up to {largest:.1f}). It folds or bends too much; use a transform that has its inverse beside it."
             )
         return FieldMap(inverted if self.ndim == 3 else inverted[:, 0], wide.space)
 
@@ -139,7 +140,7 @@ class FieldMap:
         if not any(low or high for low, high in margins):
             return self
         grown = np.prod([size + low + high for size, (low, high) in zip(self.space.shape, margins, strict=True)]) / np.prod(self.space.shape)
-        if grown > MOST_GROWTH:
+        if grown > (MOST_GROWTH if grown * self.space.voxels <= FEW_VOXELS else MOST_GROWTH_OF_LARGE):
             farthest, shape = max(max(pair) for pair in margins), " x ".join(map(str, self.space.shape))
             raise GeometryError(
                 f"the displacement field cannot be inverted: it carries the border of its grid of {shape} voxels up to {farthest} voxels out of it. "
@@ -182,18 +183,43 @@ class FieldMap:
         scale = np.asarray(stride, dtype=np.float32).reshape(-1, *(1,) * self.ndim)
         return FieldMap((field / scale).astype(np.float32), Space(field.shape[1:], tuple(spacing), self.space.origin, self.space.direction))
 
-    def faded_out(self) -> FieldMap:
+    def faded_out(self) -> tuple[Stage, ...]:
         """The same map on a wider grid, whose displacement falls to zero at its border.
 
         Outside its grid a field is zero. One that ends abruptly tears and folds space there, which matters where an image is larger than the
         grid the field was found on. The border's displacement is continued outwards and falls so slowly that nothing folds, corners included.
+        Where that would take much memory, the mean displacement of the border is a translation of its own, after the field, and only the rest falls to zero.
         """
-        ends = [np.take(self.displacement, [0, -1], axis=axis) for axis in range(1, self.ndim + 1)]
-        margin = int(np.ceil((self.ndim + 1) * max(float(np.abs(end).max()) for end in ends))) + 1
+        if self._growth(self._fading_margin()) <= MOST_FADED or self._grown_voxels(self._fading_margin()) <= FEW_VOXELS:
+            return (self._faded(self._fading_margin()),)
+        n = self.ndim
+        mean = np.mean([ends.reshape(n, -1).mean(axis=1, dtype=np.float64) for ends in self._ends()], axis=0)
+        rest = FieldMap(self.displacement - mean.astype(np.float32).reshape(-1, *(1,) * n), self.space)
+        world = np.eye(n + 1)
+        world[:n, n] = self.space.matrix[:n, :n] @ mean
+        # a field whose border is torn in every direction may fold beyond it, where nothing is known of the map
+        widest = int((MOST_FADED ** (1 / n) - 1) / 2 * min(self.space.shape))
+        return rest._faded(max(1, min(rest._fading_margin(), widest))), AffineMap(world)
+
+    def _ends(self) -> list[npt.NDArray[np.float32]]:
+        """Of each axis the displacement at its first and its last voxel, (ndim, 2, ...)."""
+        return [np.moveaxis(np.take(self.displacement, [0, -1], axis=axis), axis, 1) for axis in range(1, self.ndim + 1)]
+
+    def _fading_margin(self) -> int:
+        """Voxels over which the displacement of the border falls to zero without folding."""
+        return int(np.ceil((self.ndim + 1) * max(float(np.abs(end).max()) for end in self._ends()))) + 1
+
+    def _grown_voxels(self, margin: int) -> float:
+        return float(np.prod([size + 2.0 * margin for size in self.space.shape]))
+
+    def _growth(self, margin: int) -> float:
+        return self._grown_voxels(margin) / self.space.voxels
+
+    def _faded(self, margin: int) -> FieldMap:
         field = np.pad(self.displacement, [(0, 0)] + [(margin, margin)] * self.ndim, mode="edge")
         for axis, size in enumerate(self.space.shape, start=1):
             outside = np.maximum(0, np.maximum(margin - np.arange(size + 2 * margin), np.arange(size + 2 * margin) - margin - size + 1))
-            field = field * (1 - outside / margin).astype(np.float32).reshape([-1 if other == axis else 1 for other in range(self.ndim + 1)])
+            field *= (1 - outside / margin).astype(np.float32).reshape([-1 if other == axis else 1 for other in range(self.ndim + 1)])
         origin = self.space.to_world([-margin] * self.ndim)
         return FieldMap(field, Space(field.shape[1:], self.space.spacing, tuple(origin.tolist()), self.space.direction))
 
@@ -374,26 +400,28 @@ def resample_image(
     transform : Transform, optional
         From the fixed to the moving world; identity if absent.
     outside : float, optional
-        Value beyond the image; its minimum if absent (air, whatever the modality).
+        Value beyond the image; its smallest finite one if absent (air, whatever the modality).
     antialias
         Smooth first along axes on which `fixed` is coarser, so that nothing aliases.
 
     Returns
     -------
     array, shape (C, *fixed.shape), float32
+        Where the nearest voxel is NaN or infinite, that; elsewhere the mean goes over the finite ones alone, so that nothing spreads.
     """
     _check(image, moving)
     values = np.asarray(image, dtype=np.float32)
-    background = float(values.min()) if outside is None else outside
-    if antialias:
-        values = _smooth_for(values, moving, fixed)
-    volume = np.ascontiguousarray(values if moving.ndim == 3 else values[:, None])
-    result = np.empty((len(values), *fixed.shape), dtype=np.float32)
-    for slab, positions in _positions(moving, fixed, transform):
-        sampled = np.empty((len(values), positions.shape[1]), np.float32)
-        in_parts(positions_cpu.values, positions.shape[1], sampled, volume, positions, np.float32(background))
-        result[:, slab] = sampled.reshape(len(values), -1, *fixed.shape[1:])
-    return result
+    finite = np.isfinite(values)
+    if outside is None:
+        outside = float(values.min(where=finite, initial=np.inf)) if finite.any() else float("nan")
+    smooth = functools.partial(_smooth_for, moving=moving, fixed=fixed) if antialias else np.asarray
+    if finite.all():
+        return _linear(smooth(values), moving, fixed, transform, outside)
+    nearest = _nearest(values, moving, fixed, transform, outside)
+    weights = _linear(smooth(finite.astype(np.float32)), moving, fixed, transform, 0.0)
+    sums = _linear(smooth(np.where(finite, values, np.float32(0))), moving, fixed, transform, 0.0)
+    known = np.isfinite(nearest) & (weights > 0)  # beyond the image the weights are 0 and `nearest` is `outside`
+    return np.where(known, sums / np.where(known, weights, 1), nearest)
 
 
 def resample_labels(
@@ -404,20 +432,36 @@ def resample_labels(
     Raises
     ------
     GeometryError
-        If the labels do not lie on the grid, or their type does not hold `outside`.
+        If the labels do not lie on the grid, their type does not hold `outside`, or they are beyond 2^53.
     """
     _check(labels, moving)
     if labels.dtype.kind in "iu" and not np.iinfo(labels.dtype.name).min <= outside <= np.iinfo(labels.dtype.name).max:
         raise GeometryError(f"labels of type {labels.dtype} do not hold the value {outside} beyond the image. Convert them first.")
-    flat = labels.reshape(len(labels), -1)
-    result = np.full((len(labels), *fixed.shape), outside, dtype=labels.dtype)
+    return _nearest(labels, moving, fixed, transform, outside)
+
+
+def _linear(values: Floats, moving: Space, fixed: Space, transform: Transform | None, outside: float) -> Floats:
+    """Values (C, *moving.shape) sampled linearly on the fixed grid."""
+    volume = np.ascontiguousarray(values if moving.ndim == 3 else values[:, None])
+    result = np.empty((len(values), *fixed.shape), dtype=np.float32)
+    for slab, positions in _positions(moving, fixed, transform):
+        sampled = np.empty((len(values), positions.shape[1]), np.float32)
+        in_parts(positions_cpu.values, positions.shape[1], sampled, volume, positions, np.float32(outside))
+        result[:, slab] = sampled.reshape(len(values), -1, *fixed.shape[1:])
+    return result
+
+
+def _nearest(values: npt.NDArray[np.generic], moving: Space, fixed: Space, transform: Transform | None, outside: float) -> npt.NDArray[np.generic]:
+    """Values (C, *moving.shape) of any type, sampled by nearest neighbour on the fixed grid."""
+    flat = values.reshape(len(values), -1)
+    result = np.empty((len(values), *fixed.shape), dtype=values.dtype)
     for slab, positions in _positions(moving, fixed, transform):
         voxels = np.empty(positions.shape[1], np.int64)
         in_parts(positions_cpu.nearest, len(voxels), voxels, _volume_shape(moving.shape), positions)
         seen = voxels != positions_cpu.NOWHERE
-        part = np.full((len(labels), len(voxels)), outside, dtype=labels.dtype)
+        part = np.full((len(values), len(voxels)), outside, dtype=values.dtype)
         part[:, seen] = flat[:, voxels[seen]]
-        result[:, slab] = part.reshape(len(labels), -1, *fixed.shape[1:])
+        result[:, slab] = part.reshape(len(values), -1, *fixed.shape[1:])
     return result
 
 

@@ -17,6 +17,7 @@ from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
 from nnreg.imageio.nifti import read_nifti_voxels
+from nnreg.imageio.promises import load_member, load_npy
 
 FORMATS = ("itk", "learn2reg", "ants")
 ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
@@ -53,6 +54,17 @@ def read_transform(path: Path | str, *, fixed: Space | None = None, moving: Spac
         return found.inverse() if text.endswith(",1]") else found
     path = Path(path)
     return _read_learn2reg(path, fixed, moving) if is_learn2reg(path) else read_itk(path)
+
+
+def files_of(paths: Sequence[Path | str]) -> list[str]:
+    """The files that :func:`read_transforms` reads.
+
+    Examples
+    --------
+    >>> files_of(["a.h5", "[b.mat,1]"])
+    ['a.h5', 'b.mat']
+    """
+    return [text[1:-3] if (text := str(path)).startswith("[") and text.endswith((",1]", ",0]")) else text for path in paths]
 
 
 def is_learn2reg(path: Path) -> bool:
@@ -95,13 +107,13 @@ def _learn2reg_array(path: Path) -> Reals:
     """Displacement (X, Y, Z, 3) as the file has it."""
     if path.name.endswith((".nii", ".nii.gz")):
         return np.asarray(read_nifti_voxels(path)[1][0].transpose(3, 2, 1, 0))
-    loaded = np.load(path, allow_pickle=False)
+    loaded = load_npy(path) if path.name.endswith(".npy") else np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return _numbers(loaded)
     with loaded as archive:
         if len(archive.files) != 1:
             raise ValueError(f"holds {len(archive.files)} arrays ({', '.join(archive.files) or 'none'}), expected one")
-        return _numbers(archive[archive.files[0]])
+        return _numbers(load_member(archive, archive.files[0], path))
 
 
 def _numbers(array: AnyArray) -> Reals:
@@ -144,6 +156,11 @@ def write_transform(path: Path | str, transform: Transform, *, form: str = "itk"
     return [path]
 
 
+def files_written(path: str, form: str) -> list[Path]:
+    """The files that :func:`write_transform` may write."""
+    return [Path(path + name) for name in (ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE)] if form == "ants" else [Path(path)]
+
+
 def write_learn2reg(path: Path, transform: Transform, *, fixed: Space | None, moving: Space | None = None) -> None:
     """Displacement as Learn2Reg's evaluation reads it: ``.nii.gz`` of shape (X, Y, Z, 3), voxels.
 
@@ -184,4 +201,4 @@ def _write_ants(prefix: str, transform: Transform, fixed: Space | None) -> list[
     return written
 
 
-__all__ = ["FIELD_ENDINGS", "FORMATS", "read_transform", "read_transforms", "write_learn2reg", "write_transform"]
+__all__ = ["FIELD_ENDINGS", "FORMATS", "files_of", "files_written", "read_transform", "read_transforms", "write_learn2reg", "write_transform"]

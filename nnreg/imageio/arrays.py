@@ -14,6 +14,7 @@ from nnreg.files import atomic_path
 from nnreg.geometry import Space
 from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
+from nnreg.imageio.promises import load_member, load_npy
 from nnreg.imageio.sidecar import KEYS, read_space, space_from, write_space
 
 DATA_KEY = "data"
@@ -22,7 +23,7 @@ DATA_KEY = "data"
 def read_npy(path: Path) -> Image:
     """Read (*spatial), 2D or 3D, or (C, D, H, W); geometry from a JSON file beside it, else plain."""
     try:
-        array = np.load(path, allow_pickle=False)
+        array = load_npy(path)
     except (ValueError, OSError, EOFError) as error:
         raise ImageError(f"{path}: is not a whole .npy array ({_reason(error)}). Write it again with numpy.save.") from error
     if not isinstance(array, np.ndarray):
@@ -46,8 +47,8 @@ def read_npz(path: Path, key: str | None = None) -> Image:
         with np.load(path, allow_pickle=False) as archive:
             names = [name for name in archive.files if name not in KEYS]
             chosen = _choose(path, key, names)
-            array = _numeric(archive[chosen], path)
-            geometry = {name: archive[name] for name in KEYS if name in archive.files}
+            array = _numeric(load_member(archive, chosen, path), path)
+            geometry = {name: load_member(archive, name, path) for name in KEYS if name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
         raise ImageError(f"{path}: is not a whole .npz archive ({_reason(error)}). Write it again with numpy.savez.") from error
     spatial = int(np.size(geometry["spacing"])) if "spacing" in geometry else min(array.ndim, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,19 @@ def read_image(path: Path | str, *, npz_key: str | None = None) -> Image:
     ImageError
         Missing, empty, truncated, damaged, of an unknown ending, or with a geometry that cannot be represented.
     """
-    path = Path(path)
+    try:
+        found = _read(Path(path), npz_key)
+    except MemoryError as error:
+        raise ImageError(f"{path}: does not fit into memory ({error}). Cut or resample it, or free memory.") from error
+    return Image(found.array.astype(_computable(found.array.dtype), copy=False), found.space, found.notes, found.repetition)
+
+
+def _computable(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Of this machine's byte order, and of 64 bits at most."""
+    return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype.newbyteorder("=")
+
+
+def _read(path: Path, npz_key: str | None) -> Image:
     if path.is_dir() and is_image_file(path):
         return READERS[ending_of(path)](path)
     if path.is_dir():

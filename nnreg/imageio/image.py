@@ -13,6 +13,9 @@ import numpy.typing as npt
 from nnreg.errors import ImageError
 from nnreg.geometry import Space
 
+LARGEST_SINGLE = float(np.finfo(np.float32).max)
+COARSEST_STEP = 1e-3  # between neighbouring numbers of single precision, as a share of an image's range
+
 
 @dataclass(frozen=True, eq=False)
 class Image:
@@ -50,13 +53,14 @@ class Image:
 
 
 def check_finite(image: Image, path: Path | str) -> None:
-    """Refuse NaN and infinity.
+    """Refuse NaN and infinity, and what :func:`check_precision` refuses.
 
     Raises
     ------
     ImageError
         Names `path` and how many voxels of which kind.
     """
+    check_precision(image, path)
     if not np.issubdtype(image.array.dtype, np.inexact):
         return
     if np.isfinite(image.array).all():
@@ -66,14 +70,36 @@ def check_finite(image: Image, path: Path | str) -> None:
     raise ImageError(f"{path}: has {found} of {image.array.size} voxel values. Replace them (by the background value, for instance) or leave the case out.")
 
 
+def check_precision(image: Image, path: Path | str) -> None:
+    """Refuse values that are not told apart in single precision, in which everything is computed: large numbers, or small differences of large numbers.
+
+    Raises
+    ------
+    ImageError
+        Names `path`, the values and the steps between them.
+    """
+    array = image.array
+    if array.dtype == np.float32 or array.dtype.itemsize < 4 or not array.size:
+        return
+    values = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    largest = max(abs(low), abs(high))
+    step = float(np.spacing(np.float32(largest))) if largest <= LARGEST_SINGLE else np.inf
+    if high > low and step > COARSEST_STEP * (high - low):
+        raise ImageError(
+            f"{path}: has values from {low:.9g} to {high:.9g}, between which single precision has steps of {step:.3g}. "
+            "Subtract a constant or divide them, and save them as float32."
+        )
+
+
 def check_same_space(space: Space, path: Path | str, other: Space, other_path: Path | str) -> None:
     """Raise an ImageError that names both files and what differs, unless the grids are the same."""
     if space.shape != other.shape:
         raise ImageError(f"{path}: has shape {space.shape}, but {other_path} has {other.shape}. Resample one onto the other's grid.")
     if not space.same_as(other):
-        what = next(
-            name for name in ("spacing", "origin", "direction", "corners") if name == "corners" or not np.allclose(getattr(space, name), getattr(other, name))
-        )
+        finest = min(space.spacing)
+        near = {"spacing": 1e-4 * finest, "origin": 0.01 * finest, "direction": 1e-4, "corners": np.inf}
+        what = next(name for name, most in near.items() if name == "corners" or not np.allclose(getattr(space, name), getattr(other, name), rtol=0, atol=most))
         found = "" if what == "corners" else f" ({_short(getattr(space, what))} and {_short(getattr(other, what))})"
         raise ImageError(f"{path}: lies elsewhere in the world than {other_path}: their {what} differ{found}. Resample one onto the other's grid.")
 

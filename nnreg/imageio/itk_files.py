@@ -23,6 +23,7 @@ from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.nifti import NiftiHeader, read_nifti_voxels
 from nnreg.imageio.sidecar import read_space, write_space
+from nnreg.imageio.text_headers import check_size, check_text_header
 from nnreg.quiet import STDERR, STDOUT, caught
 
 CORNER_TOLERANCE = 0.1  # of the smallest voxel: how far a corner may move when a header is rounded to what ITK can represent
@@ -33,6 +34,7 @@ NOT_ORTHONORMAL = "orthonormal"  # what its refusal says
 
 def read_itk_image(path: Path) -> Image:
     """Read MHA, MHD or NRRD."""
+    check_text_header(path)
     return _image(_read(path), path)
 
 
@@ -81,6 +83,8 @@ def _information(reader: sitk.ImageFileReader) -> RuntimeError | None:
 
 def read_picture(path: Path) -> Image:
     """Read PNG or JPG. Its dots per inch are for printers and not a spacing: geometry is plain unless a JSON file beside it says otherwise."""
+    if not is_lossy(ending_of(path)):
+        check_size(path, path.stat().st_size, compressed=True)
     image = _image(_read(path), path)
     if image.ndim != 2:
         raise ImageError(f"{path}: is no 2D picture. Convert it to .nii.gz.")
@@ -115,6 +119,8 @@ def _reason(message: str, said: list[str]) -> str:
         return "the data file that its header names is not there: put it back"
     if "Bad direction, determinant is 0" in text:
         return "its direction matrix is singular: mend TransformMatrix, or the directions, in its header"
+    if "Refusing to change spacing" in text:
+        return "its voxel spacing is zero or no number: mend it in its header"
     if "Unknown PixelType" in text:
         return "its pixel type is not supported: save it as grey or RGB without transparency"
     if "required and not defined" in text:

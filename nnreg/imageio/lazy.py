@@ -146,7 +146,7 @@ class LazyImage:
     def dtype(self) -> np.dtype[Any]:
         """The smallest type that holds every channel exactly."""
         found = np.result_type(*(file.array.dtype for file in self.files))
-        return np.dtype(np.uint8) if found.kind == "b" else found
+        return np.dtype(np.uint8) if found.kind == "b" else found.newbyteorder("=")
 
     @property
     def chunks(self) -> tuple[int, ...]:

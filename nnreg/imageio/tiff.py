@@ -21,9 +21,11 @@ from nnreg.geometry import Space
 from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.lazy import LazyFile, LazyImage
+from nnreg.imageio.promises import check_promise
 from nnreg.imageio.sidecar import KEYS, read_space, space_from
 
 CHANNEL_AXES = "SC"  # samples (RGB) and channels
+UNPACKED, DEFLATED = (1,), (8, 32946)  # TIFF's codes of compressions
 UNIT_MM = {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "micron": 1e-3, "um": 1e-3, "µm": 1e-3, "\\u00B5m": 1e-3, "nm": 1e-6}
 
 
@@ -156,6 +158,9 @@ def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries
     for page in series[0].pages:
         if page is not None and any(start + count > size for start, count in zip(page.dataoffsets, page.databytecounts)):
             raise ImageError(f"{path}: is truncated: its pages reach beyond its {size} bytes. Copy or make the file again.")
+    packing = series[0].keyframe.compression
+    if packing in (*UNPACKED, *DEFLATED):
+        check_promise(path, series[0].nbytes, size, compressed=packing in DEFLATED)
     return series[0]
 
 

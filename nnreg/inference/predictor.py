@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.errors import PredictionError
+from nnreg.errors import ConfigurationError, PredictionError
+from nnreg.files import read_json
 from nnreg.inference.trained_networks import PairTransforms, Predictor
 from nnreg.planning.plans import Configuration, Plans, configuration_without
 from nnreg.task import task_named
-from nnreg.training.configs.lookup import ResolvedTrainer, resolve_trainer
+from nnreg.training.configs.lookup import ResolvedTrainer, registered_trainer, resolve_trainer
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.run_folders import RunFolders
 from nnreg.training.trainer.checkpoint import FINAL, load_checkpoint, load_weights
@@ -47,12 +49,12 @@ class ModelFolder:
         PredictionError
             If it is no model folder.
         """
-        parts = path.name.split("__")
-        if len(parts) != 3 or not (path / "plans.json").is_file():
+        configuration = _configuration_of(path)
+        if configuration is None or not (path / "plans.json").is_file():
             raise PredictionError(
                 f"{path}: is no trained model (a folder TRAINER__PLANS__CONFIGURATION with plans.json). Train first, or check -d, -c, -tr and -p."
             )
-        return cls(path, Plans.read(path / "plans.json"), DatasetSpec.read(path / "dataset.json"), parts[2])
+        return cls(path, Plans.read(path / "plans.json"), DatasetSpec.read(path / "dataset.json"), configuration)
 
     def folds(self) -> list[str]:
         """Folds that have a final checkpoint, ``all`` last."""
@@ -68,7 +70,7 @@ class ModelFolder:
         Raises
         ------
         PredictionError
-            If there is no fold.
+            If there is no fold, or the network is made by code of the user's own that `trainer` does not name.
         TrainingError
             If a checkpoint is missing or damaged.
         """
@@ -81,20 +83,53 @@ class ModelFolder:
             content = load_checkpoint(path)
             stored = configuration_without(content["init"]["configuration"], self.plans.retired)
             configuration = from_mapping(type(configuration), stored, where=str(path), error=PredictionError)
-            recipe = resolve_trainer(trainer or content["trainer_name"]) if content["init"]["custom_network"] else None
-            network = self._network(configuration, recipe)
+            own = _resolved(content, trainer, path) if content["init"]["custom_network"] else None
+            network = self._network(configuration) if own is None else self._own_network(own, content["init"]["overrides"])
             load_weights(network, content["network_weights"], path)
             networks.append(network.to(device).eval())
         return Predictor(plans=self.plans, configuration=configuration, networks=networks, device=device)
 
-    def _network(self, configuration: Configuration, resolved: ResolvedTrainer | None) -> nn.Module:
-        if resolved is None:
-            return task_named(self.plans.task).network(plans=self.plans, spec=self.spec, configuration=configuration, recipe=TrainerConfig())
-        folders = RunFolders(raw=self.path, preprocessed=self.path, model=self.path)
+    def _network(self, configuration: Configuration) -> nn.Module:
+        return task_named(self.plans.task).network(plans=self.plans, spec=self.spec, configuration=configuration, recipe=TrainerConfig())
+
+    def _own_network(self, resolved: ResolvedTrainer, overrides: Mapping[str, Any]) -> nn.Module:
+        """What code of the user's own makes of the plans, as ``--set`` changed them in training."""
         trainer = resolved.trainer(
-            plans=self.plans, configuration=self.configuration_name, spec=self.spec, fold="all", folders=folders, recipe=resolved.config, name=resolved.name
+            plans=self.plans,
+            configuration=self.configuration_name,
+            spec=self.spec,
+            fold="all",
+            folders=RunFolders(raw=self.path, preprocessed=self.path, model=self.path),
+            recipe=resolved.config,
+            name=resolved.name,
+            overrides=overrides,
         )
+        if not trainer.has_custom_network:
+            raise PredictionError(_UNNAMED.format(path=self.path, name=resolved.name))
         return trainer.build_network_architecture()
+
+
+def _configuration_of(model: Path) -> str | None:
+    """What was trained: as the folder's name says, or, where a training named it otherwise (-o), as its folds do."""
+    parts = model.name.split("__")
+    if len(parts) == 3:
+        return parts[2]
+    fold = next(iter(sorted(model.glob("fold_*/debug.json"))), None)
+    return None if fold is None else str(read_json(fold, PredictionError).get("configuration_name"))
+
+
+_UNNAMED = "{path}: its network is made by code of your own, which {name!r} does not name here. Say -tr as in training, in the folder of that code."
+
+
+def _resolved(content: Mapping[str, Any], asked: str | None, path: Path) -> ResolvedTrainer:
+    """The trainer asked for, which may import modules of the current folder; one that a checkpoint names imports nothing."""
+    if asked is not None:
+        return resolve_trainer(asked, beside=Path())
+    name = str(content["trainer_name"])
+    try:
+        return registered_trainer(name)
+    except ConfigurationError as error:
+        raise PredictionError(_UNNAMED.format(path=path, name=name)) from error
 
 
 __all__ = ["ModelFolder", "PairTransforms", "Predictor"]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nnreg.geometry import AffineMap, FieldMap, Transform
+from nnreg.geometry.transform import Stage
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.preprocessing.registration.storage import PreprocessedCase
 from nnreg.training.runtime_utils.runtime import autocast
@@ -46,7 +47,7 @@ class Predictor:
         self.plans, self.configuration, self.networks, self.device = plans, configuration, list(networks), device
         self.save_probabilities = save_probabilities
 
-    def field(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> FieldMap:
+    def stages(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> tuple[Stage, ...]:
         """Mean displacement of the networks, on the voxels they decode it at, continued beyond the working grid until it has faded out."""
         images = {role: torch.from_numpy(np.ascontiguousarray(case.image))[None].to(self.device) for role, case in (("fixed", fixed), ("moving", moving))}
         # what was trained in half precision may be predicted where there is none
@@ -64,6 +65,6 @@ class Predictor:
         out_of_working = AffineMap(np.asarray(moving.properties.to_native))
         alignment = Transform((into_working, out_of_working), self.configuration.ndim)
         return PairTransforms(
-            transform=Transform((into_working, self.field(fixed=fixed, moving=moving), out_of_working), self.configuration.ndim),
+            transform=Transform((into_working, *self.stages(fixed=fixed, moving=moving), out_of_working), self.configuration.ndim),
             alignment=alignment.simplified(),
         )

@@ -13,6 +13,7 @@ TOLERANCE = np.float32(0.01)  # voxels
 SHORTEST_STEP = np.float32(0.1)  # enough for maps that expand twentyfold along an axis
 ITERATIONS = 40
 COARSE_VOXELS = 300_000
+LARGEST_RESIDUAL, MOST_UNSETTLED = 0.5, 0.01  # voxels, and share of the voxels: beyond, an inverse is none
 BALANCING_STEPS = 2
 OWN_WEIGHT = np.float32(0.8)  # of the exact inverse at a voxel beside what is wanted of it between voxels
 
@@ -31,8 +32,10 @@ def inverted_volume(field: Floats) -> Floats:
         volumes.sample(result, field, out=missing[:-1])
         missing[:-1] += field
         received = volumes.spread(missing, field)
+        del missing  # large fields are inverted in the memory of eight
         flat = (volume.reshape(len(volume), -1) for volume in (result, exact, received))
         in_parts(field_cpu.approach, exact[0].size, *flat, OWN_WEIGHT)
+        del received
     return result
 
 
@@ -41,6 +44,12 @@ def residual(field: Floats, inverse: Floats) -> Floats:
     result = np.empty(field.shape[1:], np.float32)
     in_parts(field_cpu.lengths, field.shape[1] * field.shape[2], result, volumes.compose(field, inverse), inverse)
     return result[result >= 0]
+
+
+def unsettled(field: Floats, inverse: Floats) -> tuple[float, float]:
+    """Share of the voxels whose :func:`residual` is above LARGEST_RESIDUAL, and the largest residual, voxels."""
+    left = residual(field, inverse)
+    return (float(np.mean(left > LARGEST_RESIDUAL)), float(left.max())) if left.size else (0.0, 0.0)
 
 
 def _exact(field: Floats) -> Floats:

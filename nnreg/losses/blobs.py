@@ -13,7 +13,8 @@ from torch import Tensor
 from nnreg.arrays import LongIntegers
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES
-from nnreg.losses.dense import DenseLoss, Scored, over_ranks
+from nnreg.losses.dense import DenseLoss, Scored
+from nnreg.losses.ranks import mean_over_ranks, over_ranks
 
 CONNECTIVITY: dict[str, dict[int, Literal[4, 6, 8, 26]]] = {"full": {2: 8, 3: 26}, "faces": {2: 4, 3: 6}}
 CELL_VOXELS = 2**18  # a distance transform of more takes longer than the step it belongs to
@@ -140,6 +141,7 @@ class BlobDice(DenseLoss):
     """
 
     full_resolution_only = True
+    splits_over_ranks = True
 
     def __init__(
         self,
@@ -221,4 +223,4 @@ class BlobDice(DenseLoss):
             return total / count.clamp(min=1e-12)
         totals, counts = (dice.new_zeros(batch).index_add(0, sample, values) for values in (dice * weight, weight))
         present = counts > 0
-        return torch.where(present, totals / counts.clamp(min=1e-12), 0.0).sum() / present.sum().clamp(min=1)
+        return mean_over_ranks(torch.where(present, totals / counts.clamp(min=1e-12), 0.0).sum() / present.sum().clamp(min=1), present.sum())

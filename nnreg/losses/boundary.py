@@ -13,7 +13,8 @@ from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES
-from nnreg.losses.dense import DenseLoss, Scored, over_ranks, spatial_axes
+from nnreg.losses.dense import DenseLoss, Scored, spatial_axes
+from nnreg.losses.ranks import mean_over_ranks, over_ranks
 
 
 def _dilated(maps: Tensor, reach: Sequence[int]) -> Tensor:
@@ -51,6 +52,7 @@ class RegionDice(DenseLoss):
     """
 
     full_resolution_only = True
+    splits_over_ranks = True
 
     def __init__(
         self,
@@ -85,7 +87,9 @@ class RegionDice(DenseLoss):
         boundary, weight = self.weights
         dice = torch.where(parts[1][2] == 0, near, (boundary * near + weight * inside) / (boundary + weight))
         present = parts[0][2] + parts[1][2] > 0
-        return -torch.where(present, dice, 0.0).sum() / present.sum().clamp(min=1) + 0.0 * scored.logits.sum()
+        value = -torch.where(present, dice, 0.0).sum() / present.sum().clamp(min=1)
+        # the sums of a batch are those of all ranks already
+        return (value if self.batch_dice else mean_over_ranks(value, present.sum())) + 0.0 * scored.logits.sum()
 
     def _interior(self, scored: Scored, g: Tensor) -> Tensor:
         """1 deep inside each map (B, C, *spatial); neither the border of the image nor what is ignored is a surface."""
@@ -139,6 +143,7 @@ class Boundary(DenseLoss):
     """
 
     full_resolution_only = True
+    splits_over_ranks = True
 
     def __init__(self, clip: float | None = None, spacing: Sequence[float] | None = None, **options: Any) -> None:
         super().__init__(**options)

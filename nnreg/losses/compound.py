@@ -26,6 +26,8 @@ class WeightedSum(DenseLoss):
     terms : (name, weight, loss)
     """
 
+    splits_over_ranks = None
+
     def __init__(self, terms: Sequence[tuple[str, float, DenseLoss]], **options: Any) -> None:
         super().__init__(**options)
         kept = [(name, float(weight), loss) for name, weight, loss in terms if weight != 0]

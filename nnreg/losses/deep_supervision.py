@@ -47,6 +47,8 @@ class DeepSupervision(nn.Module):
         One per level.
     """
 
+    splits_over_ranks = None
+
     def __init__(self, loss: nn.Module, weights: Sequence[float]) -> None:
         super().__init__()
         if not any(weights):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import full_precision
+from nnreg.losses.ranks import mean_over_ranks
 
 
 class Scored:
@@ -55,7 +55,7 @@ class Scored:
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of values (B, K, *spatial) over the scored voxels and the K channels."""
-        return self.masked(values).sum() / (self.voxels * values.shape[1])
+        return mean_over_ranks(self.masked(values).sum() / (self.voxels * values.shape[1]), self.voxels)
 
     @property
     def first_class(self) -> int:
@@ -153,12 +153,3 @@ def _without(values: Tensor, valid: Tensor | None) -> Tensor:
 def spatial_axes(values: Tensor, batch: bool) -> tuple[int, ...]:
     """Axes to sum (B, C, *spatial) over: the spatial ones, and the batch's too if asked."""
     return (0, *range(2, values.ndim)) if batch else tuple(range(2, values.ndim))
-
-
-def over_ranks(*sums: Tensor) -> Sequence[Tensor]:
-    """Sums over all ranks of a distributed training, with gradient; as they are elsewhere."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
-        return sums
-    from torch.distributed.nn.functional import all_reduce
-
-    return [all_reduce(values) for values in sums]

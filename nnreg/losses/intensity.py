@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nnreg.losses.base import LOSSES, check_pair, full_precision, masked
+from nnreg.losses.ranks import mean_over_ranks
 
 
 @LOSSES.register("mse")
@@ -13,6 +14,7 @@ class MSE(nn.Module):
     """Mean squared difference of intensities: for images of one contrast and one normalisation."""
 
     kind = "similarity"
+    splits_over_ranks = True
 
     def forward(self, *, warped: Tensor, fixed: Tensor, mask: Tensor | None = None) -> Tensor:
         """Loss of images (B, C, *spatial), over the voxels where `mask` (B, 1, *spatial) is true."""
@@ -20,7 +22,7 @@ class MSE(nn.Module):
         with torch.autocast(device_type=fixed.device.type, enabled=False):
             difference = masked(full_precision(warped) - full_precision(fixed), mask)
             count = difference.numel() if mask is None else (mask.bool().sum() * fixed.shape[1]).clamp(min=1)
-            return difference.square().sum() / count
+            return mean_over_ranks(difference.square().sum() / count, count)
 
 
 @LOSSES.register("ncc")
@@ -36,6 +38,7 @@ class NCC(nn.Module):
     """
 
     kind = "similarity"
+    splits_over_ranks = True
 
     def __init__(self, squared: bool = False) -> None:
         super().__init__()

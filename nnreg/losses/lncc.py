@@ -22,6 +22,7 @@ from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES, check_pair, full_precision
+from nnreg.losses.ranks import mean_over_ranks
 
 # A variance below this share of the sum of squares, in units of the float's step, is rounding: the window is flat.
 FLAT_STEPS = 100.0
@@ -255,6 +256,7 @@ class LNCC(nn.Module):
     """
 
     kind = "similarity"
+    splits_over_ranks = True
 
     def __init__(self, window: int | Sequence[int] = 9, smooth_nr: float = 0.0, smooth_dr: float = 1e-5) -> None:
         super().__init__()
@@ -276,4 +278,4 @@ class LNCC(nn.Module):
             flat_mask = None if mask is None else mask.bool().expand_as(fixed).reshape(-1, *shape)
             pair = [full_precision(image).reshape(-1, *shape) for image in (fixed, warped)]
             value: Tensor = _SquaredLNCC.apply(*pair, flat_mask, window, self.smooth_nr, self.smooth_dr)
-        return -value
+        return -(value if flat_mask is None else mean_over_ranks(value, flat_mask.sum()))

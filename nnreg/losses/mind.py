@@ -15,6 +15,7 @@ from torch.nn import functional as nnf
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES, check_pair, full_precision, masked
 from nnreg.losses.lncc import box_sum
+from nnreg.losses.ranks import mean_over_ranks
 
 SLAB_VOXELS = 2**19  # twelve maps and what their derivatives need exist for so many voxels at a time
 FLOOR, CEILING = 1e-3, 1e3  # the local noise level is held between these multiples of its mean
@@ -160,6 +161,7 @@ class MIND(nn.Module):
     """
 
     kind = "similarity"
+    splits_over_ranks = True
 
     def __init__(self, dilation: int = 2, radius: int = 1) -> None:
         super().__init__()
@@ -178,4 +180,4 @@ class MIND(nn.Module):
             # what the mask leaves out may be NaN
             pair = [masked(full_precision(image), mask).reshape(-1, *shape) for image in (fixed, warped)]
             value: Tensor = _MIND.apply(*pair, flat_mask, self.dilation, self.radius)
-        return value
+        return value if flat_mask is None else mean_over_ranks(value, flat_mask.sum())

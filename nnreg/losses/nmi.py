@@ -155,6 +155,7 @@ class NMI(nn.Module):
     """
 
     kind = "similarity"
+    splits_over_ranks = True
 
     def __init__(self, bins: int = 32, limits: tuple[float, float] | None = None) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES, check_pair, full_precision, masked
+from nnreg.losses.ranks import over_ranks
 
 
 @LOSSES.register("soft_dice")
@@ -26,6 +27,7 @@ class SoftDice(nn.Module):
     """
 
     kind = "labels"
+    splits_over_ranks = True
 
     def __init__(self, smooth: float = 1e-5, form: Literal["negative", "one_minus"] = "negative", batch_dice: bool = False) -> None:
         super().__init__()
@@ -40,5 +42,6 @@ class SoftDice(nn.Module):
             p, g = masked(full_precision(warped), mask), masked(full_precision(fixed), mask)
             axes = tuple(range(2, p.ndim)) if not self.batch_dice else (0, *range(2, p.ndim))
             overlap, size = (p * g).sum(dim=axes), p.sum(dim=axes) + g.sum(dim=axes)
+            overlap, size = over_ranks(overlap, size) if self.batch_dice else (overlap, size)
             dice = ((2.0 * overlap + self.smooth) / (size + self.smooth).clamp(min=1e-8)).mean()
             return -dice if self.form == "negative" else 1.0 - dice

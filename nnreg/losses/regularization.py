@@ -28,6 +28,7 @@ class Diffusion(nn.Module):
     """
 
     kind = "regularisation"
+    splits_over_ranks = True
 
     def __init__(self, norm: Literal["l1", "l2"] = "l2") -> None:
         super().__init__()
@@ -55,6 +56,7 @@ class Bending(nn.Module):
     """
 
     kind = "regularisation"
+    splits_over_ranks = True
 
     def forward(self, field: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
         """Loss of a field (B, ndim, *spatial) in voxels; with `spacing` (mm, array axis order) in mm per square mm.
@@ -87,6 +89,7 @@ class Elastic(nn.Module):
     """
 
     kind = "regularisation"
+    splits_over_ranks = True
 
     def __init__(self, shear: float = 1.0, compression: float = 1.0) -> None:
         super().__init__()
@@ -128,6 +131,7 @@ class NonDiffeomorphicVolume(nn.Module):
     """
 
     kind = "regularisation"
+    splits_over_ranks = True
 
     def __init__(self, margin: float = 0.0) -> None:
         super().__init__()

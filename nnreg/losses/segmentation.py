@@ -11,11 +11,14 @@ from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES
-from nnreg.losses.dense import DenseLoss, Scored, over_ranks, spatial_axes
+from nnreg.losses.dense import DenseLoss, Scored, spatial_axes
+from nnreg.losses.ranks import mean_over_ranks, over_ranks
 
 
 class OverlapLoss(DenseLoss):
     """What Dice and Tversky share: true positives, false positives and false negatives per class."""
+
+    splits_over_ranks = True
 
     def __init__(self, smooth: float, form: Literal["negative", "one_minus"], batch_dice: bool, do_bg: bool | None, ddp: bool, **options: Any) -> None:
         super().__init__(**options)
@@ -146,6 +149,8 @@ class CrossEntropy(DenseLoss):
         Share of the truth spread evenly over the classes.
     """
 
+    splits_over_ranks = True
+
     def __init__(
         self,
         class_weights: Sequence[float] | Tensor | None = None,
@@ -177,12 +182,14 @@ class CrossEntropy(DenseLoss):
     def score(self, scored: Scored) -> Tensor:
         """See :class:`DenseLoss`."""
         values, count = self.per_voxel(scored)
-        return values.sum() / count
+        return mean_over_ranks(values.sum() / count, count)
 
 
 @LOSSES.register("topk", "TopKLoss")
 class TopK(CrossEntropy):
     """Mean cross entropy of the worst `k` percent of the scored voxels."""
+
+    splits_over_ranks = False  # the worst of the batch are not the worst of its parts
 
     def __init__(self, k: float = 10.0, **options: Any) -> None:
         super().__init__(**options)
@@ -206,6 +213,8 @@ class BCE(DenseLoss):
     sum_channels_of_masked
         nnU-Net's scale: where a mask (or an ignored region) is given, channels are summed instead of averaged.
     """
+
+    splits_over_ranks = True
 
     def __init__(self, sum_channels_of_masked: bool = False, regions: bool = True, **options: Any) -> None:
         super().__init__(regions=True, **options)
@@ -232,6 +241,8 @@ class Focal(DenseLoss):
     gamma
         0 is cross entropy.
     """
+
+    splits_over_ranks = True
 
     def __init__(self, alpha: float | Sequence[float] | None = 0.25, gamma: float = 2.0, **options: Any) -> None:
         super().__init__(**options)

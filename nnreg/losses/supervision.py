@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nnreg.errors import ConfigurationError
 from nnreg.geometry.fields import check_field, compose, identity_grid
 from nnreg.losses.base import LOSSES, full_precision, masked
+from nnreg.losses.ranks import mean_over_ranks
 from nnreg.losses.regularization import in_mm
 
 Norm = Literal["l2", "squared"]
@@ -30,7 +31,8 @@ def _sizes(difference: Tensor, axis: int, norm: str) -> Tensor:
 def _mean_size(difference: Tensor, inside: Tensor | None, norm: str) -> Tensor:
     """Mean length (or its square) of vectors (B, ndim, *spatial) where `inside` (B, 1, *spatial) is true."""
     sizes = _sizes(masked(difference, inside), 1, norm)
-    return sizes.sum() / (sizes.numel() if inside is None else inside.sum().clamp(min=1))
+    count = sizes.numel() if inside is None else inside.sum()
+    return mean_over_ranks(sizes.sum() / (count if isinstance(count, int) else count.clamp(min=1)), count)
 
 
 @LOSSES.register("dvf")
@@ -44,6 +46,7 @@ class TrueField(nn.Module):
     """
 
     kind = "true_field"
+    splits_over_ranks = True
 
     def __init__(self, norm: Norm = "squared") -> None:
         super().__init__()
@@ -71,6 +74,7 @@ class InverseConsistency(nn.Module):
     """
 
     kind = "inverse_consistency"
+    splits_over_ranks = True
 
     def __init__(self, norm: Norm = "squared") -> None:
         super().__init__()
@@ -103,6 +107,7 @@ class Keypoints(nn.Module):
     """
 
     kind = "keypoints"
+    splits_over_ranks = True
 
     def __init__(self, norm: Norm = "l2") -> None:
         super().__init__()
@@ -117,4 +122,4 @@ class Keypoints(nn.Module):
             difference = full_precision(mapped) - full_precision(target)
             present = difference.isfinite().all(dim=-1, keepdim=True)
             sizes = _sizes(torch.where(present, difference, 0.0), -1, self.norm)
-            return sizes.sum() / present.sum().clamp(min=1)
+            return mean_over_ranks(sizes.sum() / present.sum().clamp(min=1), present.sum())

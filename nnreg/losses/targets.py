@@ -10,6 +10,7 @@ from torch.nn import functional as nnf
 
 from nnreg.errors import ConfigurationError
 from nnreg.losses.base import LOSSES, full_precision
+from nnreg.losses.ranks import mean_over_ranks
 
 EPSILON = 1e-8
 
@@ -65,12 +66,14 @@ def _needed(target: Tensor | None, name: str) -> Tensor:
 
 def _mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of (B, C, *spatial) over the valid voxels and the channels."""
-    return torch.where(valid, values, 0.0).sum() / (valid.sum().clamp(min=1) * values.shape[1])
+    return mean_over_ranks(torch.where(valid, values, 0.0).sum() / (valid.sum().clamp(min=1) * values.shape[1]), valid.sum())
 
 
 @LOSSES.register("masked_mse", "MaskedMSELoss")
 class MaskedMSE(TargetLoss):
     """Mean squared difference over what is known."""
+
+    splits_over_ranks = True
 
     def score(self, prediction: Tensor, target: Tensor | None, valid: Tensor, source_pred: Tensor | None) -> Tensor:
         """See :class:`TargetLoss`."""
@@ -88,6 +91,8 @@ class WeightedSmoothL1(TargetLoss):
     threshold, weight_below, weight_above
         Factors of voxels whose target is below the threshold, and of the others.
     """
+
+    splits_over_ranks = True
 
     def __init__(self, beta: float = 1.0, threshold: float = 0.0, weight_below: float = 1.0, weight_above: float = 1.0, **options: float) -> None:
         super().__init__(**options)
@@ -117,6 +122,8 @@ class SignedDistance(TargetLoss):
     spacing
         Step of the grid per axis in the unit of the distances; 1 where they are in voxels.
     """
+
+    splits_over_ranks = True
 
     def __init__(
         self,
@@ -172,6 +179,8 @@ class CosineSimilarity(TargetLoss):
         The channels' axis, which is 1.
     """
 
+    splits_over_ranks = True
+
     def __init__(self, sign_invariant: bool = False, dim: int = 1, **options: float) -> None:
         super().__init__(**options)
         if dim != 1:
@@ -196,6 +205,8 @@ class NormalSmoothness(TargetLoss):
     q
         Exponent.
     """
+
+    splits_over_ranks = True
 
     def __init__(self, sigma: float = 2.0, q: float = 2.0, **options: float) -> None:
         super().__init__(**options)

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nnreg.metrics.additional import METRICS, NSD_2MM, SDLOGJ_LEARN2REG, AdditionalMetric, Metric, additional_metrics
-from nnreg.metrics.jacobian import folding_percent, sdlogj, sdlogj_learn2reg
+from nnreg.metrics.jacobian import folding, folding_count, folding_percent, sdlogj, sdlogj_learn2reg
 from nnreg.metrics.overlap import confusion, dice
 from nnreg.metrics.points import point_distances, tre
 from nnreg.metrics.similarity import mae, mse, ncc, psnr, rmse, ssim
@@ -31,6 +31,8 @@ __all__ = [
     "confusion",
     "dice",
     "endpoint_error",
+    "folding",
+    "folding_count",
     "folding_percent",
     "grad_l2",
     "hausdorff95",

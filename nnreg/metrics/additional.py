@@ -20,9 +20,9 @@ STAGES = ("header", "aligned", "after")
 NEEDS = ("images", "labels", "field", "points")
 BUILT_IN = frozenset(
     {
-        *("dice", "iou", "hd95", "hd95_mm", "asd", "asd_mm", "tp", "fp", "fn", "tn", "n_pred", "n_ref"),
+        *("dice", "iou", "hd95", "hd95_mm", "asd", "asd_mm", "tp", "fp", "fn", "tn", "n_pred", "n_ref", "precision", "recall", "accuracy"),
         *("tre", "tre_mm", "tre_median_mm", "epe", "epe_mm", "epe_labels", "ncc", "mae", "rmse", "psnr", "ssim"),
-        *("sdlogj", "folding_percent", "ndv_percent", "grad_l2", "seconds", "pairs"),
+        *("sdlogj", "folding_count", "folding_percent", "ndv_percent", "grad_l2", "seconds", "pairs"),
     }
 )
 """Names in summaries, in lower case: a metric beside one of ours that differs only by capitals would be taken for it."""

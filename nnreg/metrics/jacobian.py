@@ -37,10 +37,26 @@ def sdlogj_learn2reg(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) ->
     return _deviation(np.log(np.clip(_determinants(field, mask, border=2) + 3, 1e-9, 1e9)))
 
 
-def folding_percent(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
-    """Percentage of voxels whose Jacobian determinant (central differences) is zero or negative; NaN on a grid of one slice."""
+def folding(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[float, float]:
+    """Voxels whose Jacobian determinant (central differences) is zero or negative: how many per field, and their percentage.
+
+    The count is called NJD by others. Both are NaN on a grid of one slice.
+    """
     determinants = _determinants(field, mask)
-    return 100 * float(np.mean(determinants <= 0)) if determinants.size else NAN
+    if not determinants.size:
+        return NAN, NAN
+    folded = np.count_nonzero(determinants <= 0)
+    return folded / _batch(field), 100 * folded / determinants.size
+
+
+def folding_count(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """The count of :func:`folding`."""
+    return folding(field, mask)[0]
+
+
+def folding_percent(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
+    """The percentage of :func:`folding`."""
+    return folding(field, mask)[1]
 
 
 def _determinants(field: ArrayOrTensor, mask: ArrayOrTensor | None, *, border: int = 0) -> Doubles:
@@ -57,6 +73,11 @@ def _determinants(field: ArrayOrTensor, mask: ArrayOrTensor | None, *, border: i
     if mask is None:
         return found.astype(np.float64).reshape(-1)
     return found[_inside(mask, len(found), spatial)[(slice(None), *inner)]].astype(np.float64)
+
+
+def _batch(field: ArrayOrTensor) -> int:
+    """How many fields."""
+    return 1 if field.shape[0] == field.ndim - 1 and field.ndim in (3, 4) else int(field.shape[0])
 
 
 def _of_each(fields: ArrayOrTensor, spatial: tuple[int, ...]) -> Floats:

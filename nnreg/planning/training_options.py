@@ -19,6 +19,9 @@ class Checkpoints:
     best_only : neither numbered files nor ``checkpoint_latest.pth``; ``-c`` then goes on from the best epoch
     latest_every : epochs between two ``checkpoint_latest.pth``
     delete_latest : remove ``checkpoint_latest.pth`` once ``checkpoint_final.pth`` is written
+    model_name
+        If given, numbered files are called ``MODEL_NAME_10.pth``, the picture ``MODEL_NAME_debug.png``, and every checkpoint has its weights, optimiser,
+        schedule and configuration under the keys ``model``, ``optimizer``, ``scheduler`` and ``model_config`` too.
     """
 
     every: int = 0
@@ -26,6 +29,18 @@ class Checkpoints:
     best_only: bool = False
     latest_every: int = 1
     delete_latest: bool = False
+    model_name: str = ""
+
+    def numbered(self, epoch: int | None) -> str:
+        """Name of the numbered file after so many epochs; None: the pattern of all."""
+        if self.model_name:
+            return f"{self.model_name}_{'*' if epoch is None else epoch}.pth"
+        return f"checkpoint_epoch_{'*' if epoch is None else f'{epoch:04d}'}.pth"
+
+    @property
+    def settings_name(self) -> str:
+        """What the file is called that holds the settings a model was imported from."""
+        return f"{self.model_name}_config.yaml"
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,13 @@ def configuration_problems(configuration: Configuration, channels: int) -> Itera
         yield f"spacing {list(configuration.spacing)}: expected {ndim} positive numbers, as grid has."
     if len(configuration.normalization) != channels:
         yield f"normalization has {len(configuration.normalization)} schemes for {channels} channels."
-    yield from _architecture_problems(configuration.architecture, ndim)
+    yield from architecture_problems(configuration.architecture, ndim)
     for problem in training_problems(configuration.training):
         yield f"training.{problem}"
 
 
-def _architecture_problems(architecture: Architecture, ndim: int) -> Iterator[str]:
+def architecture_problems(architecture: Architecture, ndim: int) -> Iterator[str]:
+    """What is wrong with a network of images with so many axes, one sentence each: key, value, expectation."""
     stages = len(architecture.strides)
     per_stage: tuple[tuple[str, Sequence[object]], ...] = (
         ("kernel_sizes", architecture.kernel_sizes),
@@ -74,6 +75,9 @@ def training_problems(training: Training) -> Iterator[str]:
         yield f"gradient_clip is {training.gradient_clip}: expected a positive number or null."
     if training.ema_decay is not None and not 0 < training.ema_decay < 1:
         yield f"ema_decay is {training.ema_decay}: expected a number between 0 and 1, such as 0.999, or null."
+    name = training.checkpoints.model_name
+    if name and not FOLDER_NAME.match(name):
+        yield f"checkpoints.model_name is {name!r}: it becomes the name of files. Use letters, digits, '_', '.' and '-'."
     for key in training.shares:
         if not 0 <= getattr(training, key) <= 1:
             yield f"{key} is {getattr(training, key)}: expected a share of the patch, 0 to 1."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
@@ -12,9 +13,13 @@ from nnreg.dataset.splits import available_folds, fold_cases
 from nnreg.errors import TrainingError, did_you_mean
 from nnreg.files import read_json
 from nnreg.planning.plans import Plans
+from nnreg.training.configs.names import former_results_name, results_name
 from nnreg.workspace import Workspace
 
 DEFAULT_PLANS = "nnRegPlans"
+DEBUG_FILE = "debug.json"
+SOURCE = "trainer_source"
+"""Key of a fold's debug.json: where a trainer of the user's own comes from. Null where nobody asked for it by name; folds of before lack it."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,44 @@ class RunFolders:
         return self.model / f"fold_{fold}"
 
 
+def model_folder(workspace: Workspace, dataset: int | str, trainer: str, plans: str, configuration: str) -> Path:
+    """Where a model is, or is to be: `trainer` is what ``-tr`` says.
+
+    A folder of before modules stood before their classes is used where there is no other, so that its training can go on and be predicted with.
+    """
+    folder = workspace.model_folder(dataset, results_name(trainer), plans, configuration)
+    former = workspace.model_folder(dataset, former_results_name(trainer), plans, configuration)
+    if former == folder or folder.exists():
+        return folder
+    return former if any(SOURCE not in content for content in _debug_files(former)) else folder
+
+
+def _debug_files(model: Path) -> list[dict[str, Any]]:
+    return [read_json(path, TrainingError) for path in model.glob(f"fold_*/{DEBUG_FILE}")]
+
+
+def check_source(model: Path, trainer: str, source: str) -> None:
+    """Refuse to train in the folder of another trainer of the same name.
+
+    Raises
+    ------
+    TrainingError
+        If a fold there was trained by one that comes from elsewhere.
+    """
+    others = sorted(other for content in _debug_files(model) if (other := content.get(SOURCE)) is not None and other != source)
+    if others:
+        raise TrainingError(
+            f"{model}: was trained by {trainer} of {others[0] or 'nnReg'}, -tr {trainer} now is that of {source or 'nnReg'}. Rename it, or remove the folder."
+        )
+
+
 def prepared(workspace: Workspace, dataset: int | str, configuration: str, fold: int | str, plans: str, trainer: str) -> tuple[Plans, DatasetSpec, RunFolders]:
-    """Plans, dataset.json and folders of a dataset that is ready to be trained by the trainer of that name.
+    """Plans, dataset.json and folders of a dataset that is ready to be trained by what ``-tr`` calls `trainer`; arrays may be missing yet.
 
     Raises
     ------
     NnRegError
-        Unknown dataset, plans, configuration or fold; plans made for another dataset; arrays or images missing.
+        Unknown dataset, plans, configuration or fold; plans made for another dataset; images missing.
     """
     name = workspace.dataset_name(dataset)
     preprocessed = workspace.preprocessed / name
@@ -60,12 +96,24 @@ def prepared(workspace: Workspace, dataset: int | str, configuration: str, fold:
     folds = available_folds(splits)
     if str(fold) not in [*map(str, folds), "all"]:
         raise TrainingError(f"fold {fold}: {preprocessed / 'splits_final.json'} has folds {', '.join(map(str, folds))}, and 'all' is always there.")
-    arrays = preprocessed / loaded.configuration(configuration).data_identifier
-    if not arrays.is_dir():
-        raise TrainingError(f"{arrays}: has no preprocessed arrays. Run nnreg_preprocess -d {name[7:10]} -c {configuration}")
     _check_raw(workspace.raw / name, fold_cases(splits, fold if fold == "all" else int(fold))[1])
-    folders = RunFolders(raw=workspace.raw / name, preprocessed=preprocessed, model=workspace.model_folder(name, trainer, loaded.plans_name, configuration))
+    model = model_folder(workspace, name, trainer, loaded.plans_name, configuration)
+    folders = RunFolders(raw=workspace.raw / name, preprocessed=preprocessed, model=model)
     return loaded, DatasetSpec.read(preprocessed / "dataset.json"), folders
+
+
+def require_arrays(folders: RunFolders, plans: Plans, configuration: str) -> None:
+    """Refuse to train on arrays that are not there.
+
+    Raises
+    ------
+    TrainingError
+        With the command that makes them.
+    """
+    arrays = folders.preprocessed / plans.configuration(configuration).data_identifier
+    if not arrays.is_dir():
+        named = "" if plans.plans_name == DEFAULT_PLANS else f" -plans_name {plans.plans_name}"
+        raise TrainingError(f"{arrays}: has no preprocessed arrays. Run nnreg_preprocess -d {plans.dataset_name[7:10]} -c {configuration}{named}")
 
 
 def _check_raw(folder: Path, cases: Sequence[str]) -> None:

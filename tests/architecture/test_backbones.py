@@ -159,7 +159,6 @@ class TestPublishedSizes:
         assert count(GlobalNet(channels=1, **cubes(3, 5), depth=depth, num_channel_initial=16, image_size=(size,) * 3)) == published
 
     def test_unetreg(self) -> None:
-        pytest.importorskip("monai")
         assert count(OriginalUNetReg(channels=1, **cubes(3, 5, (16, 32, 64, 128, 256)))) == 4_808_346
 
     @pytest.mark.parametrize(("features", "levels", "published"), [(16, (0, 1, 2, 3), 1_500_400), (16, (3,), 764_672), (32, (0, 1, 2, 3), 5_937_120)])
@@ -183,6 +182,19 @@ class TestPublishedSizes:
         backbone = DynamicUIUNet(inputs=3, **cubes(2, 6, features), inner_features=(32, 32, 64, 128, 256, 256))
         sides = sum(9 * width + 1 for width in (64, 64, 128, 256, 512, 512)) + 7  # the original's heads, and what fuses them
         assert count(backbone) - count(backbone.sides) + sides == 50_541_461
+
+
+def test_unetreg_original_is_monais_network_but_for_its_last_addition() -> None:
+    nets = pytest.importorskip("monai.networks.nets")
+    monai = nets.UNet(spatial_dims=2, in_channels=2, out_channels=2, channels=(4, 6, 8), strides=(2, 1), num_res_units=2)
+    ours = OriginalUNetReg(channels=1, **{**cubes(2, 3, (4, 6, 8)), "strides": [(1, 1), (2, 2), (1, 1)]})
+    names = {name: f"network.{name}".replace("model.2.1.conv.unit0.conv", "model.2.1.convolution") for name in monai.state_dict()}
+    ours.load_state_dict({names[name]: value for name, value in monai.state_dict().items()})
+    added: list[torch.Tensor] = []
+    monai.model[-1][-1].register_forward_hook(lambda module, given, found: added.append(found - given[0]))
+    fixed, moving = torch.randn(2, 1, 1, 12, 10).unbind(0)
+    monai(torch.cat([fixed, moving], dim=1))
+    torch.testing.assert_close(ours(fixed=fixed, moving=moving)[0], added[0])
 
 
 class TestRefusals:

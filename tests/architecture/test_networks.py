@@ -15,7 +15,6 @@ from torch import Tensor
 from nnreg.architecture import NETWORKS, RegistrationNetwork, build_network
 from nnreg.architecture.blocks import FlowHead
 from nnreg.architecture.custom import GlobalNet
-from nnreg.architecture.custom.original_unet import _residual_unet
 from nnreg.architecture.custom.transformers import _primus, _swin_unetr
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import compose, warp
@@ -56,6 +55,7 @@ NETWORK_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "globalnet rigid": ("globalnet", {"mode": "rigid", "depth": 1, "max_disp": 0.5}),
     "localnet": ("localnet", {}),
     "localnet without its finest level": ("localnet", {"extract_levels": (1, 2)}),
+    "unetreg_original": ("unetreg_original", {}),
     "corrmlp": ("corrmlp", {"enc_channels": 2, "dec_channels": 4, "windows": (3, 5)}),
     "corrmlp full resolution": (
         "corrmlp",
@@ -64,7 +64,6 @@ NETWORK_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 HEAVY_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "primus": ("primus", {"embed_dim": 24, "depth": 1, "heads": 2}),
-    "unetreg_original": ("unetreg_original", {}),
     "swin_unetr": ("swin_unetr", {"feature_size": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 2, 2)}),
 }
 
@@ -108,7 +107,7 @@ def every_network() -> list[Any]:
 def importable(name: str) -> None:
     """Skip networks whose package is not there, or not usable."""
     try:
-        {"primus": _primus, "swin_unetr": _swin_unetr, "unetreg_original": _residual_unet}.get(name, bool)()
+        {"primus": _primus, "swin_unetr": _swin_unetr}.get(name, bool)()
     except ConfigurationError as error:
         pytest.skip(str(error))
 
@@ -286,7 +285,7 @@ class TestBuilding:
 @pytest.mark.parametrize(
     "name",
     [
-        *("globalnet", "localnet", "plain_unet", "resenc_unet", "kiunet", "uiunet", "unetreg", "dual_pyramid", "corrmlp"),
+        *("globalnet", "localnet", "plain_unet", "resenc_unet", "kiunet", "uiunet", "unetreg", "unetreg_original", "dual_pyramid", "corrmlp"),
         *(pytest.param(name, marks=pytest.mark.slow) for name in HEAVY_OPTIONS),
     ],
 )

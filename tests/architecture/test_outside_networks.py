@@ -65,7 +65,7 @@ def test_a_name_registered_twice_is_refused(points: tuple[str, ...], message: st
         find_network("plainunet")
 
 
-@pytest.mark.parametrize(("named", "folder"), [("ladder_package:LadderNet", "LadderNet"), ("ladder", "ladder")])
+@pytest.mark.parametrize(("named", "folder"), [("ladder_package:LadderNet", "ladder_package.LadderNet"), ("ladder", "ladder")])
 def test_it_is_trained_resumed_and_predicts(named: str, folder: str, package: None, plane: Tiny, tmp_path: Path) -> None:
     workspace = plane.copy(tmp_path / "workspace")
     workspace.train(0, "-tr", named)

@@ -288,10 +288,6 @@ def results_is_a_file(place: Tiny) -> None:
     place.results.write_text("a file where the results of the dataset should be")
 
 
-def no_arrays(place: Tiny) -> None:
-    place.arrays.rename(place.root / "elsewhere")
-
-
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -299,7 +295,6 @@ def no_arrays(place: Tiny) -> None:
         (spoil_json("nnRegPlans.json", recomended="2d"), ("nnRegPlans.json", "recomended", "did you mean 'recommended'")),
         (spoil_json("dataset.json", pairng="all"), ("dataset.json", "pairng", "did you mean 'pairing'")),
         (results_is_a_file, ("nnReg_results",)),
-        (no_arrays, ("nnRegPlans_2d", "nnreg_preprocess -d 004")),
         (raw_is_incomplete, ("nnReg_raw", "has no case")),
     ],
 )

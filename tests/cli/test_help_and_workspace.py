@@ -60,6 +60,7 @@ def test_every_installed_command_is_tested_here():
     modules = {path.stem for path in (Path(__file__).parents[2] / "nnreg" / "cli").glob("*.py")} - {
         "__init__",
         "common",
+        "import_options",
         "planning_options",
         "prediction",
     }
@@ -67,12 +68,33 @@ def test_every_installed_command_is_tested_here():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_unknown_option_is_refused_with_the_usage(command):
+def test_a_mistake_is_told_in_one_line_that_points_to_the_help(command, capsys):
     import importlib
 
     with pytest.raises(SystemExit) as end:
         importlib.import_module(f"nnreg.cli.{command}").main(["--no_such_option"])
+    lines = capsys.readouterr().err.splitlines()
     assert end.value.code == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(name := f"nnreg_{command.rstrip('_')}: ")
+    assert lines[0].endswith(f"See {name[:-2]} -h.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a.nii", "b.nii", "-o", "out", "--smothness", "2"], "Did you mean --smoothness?"),
+        (["a.nii", "b.nii", "-o", "out", "--radius", "wide"], "invalid float value: 'wide'. See nnreg_register -h."),
+        (["a.nii"], "required: MOVING, -o/--output. See nnreg_register -h."),
+    ],
+)
+def test_what_is_mistyped_is_told(arguments, words, capsys):
+    from nnreg.cli.register import main
+
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 SPINNING = """

@@ -184,7 +184,7 @@ def test_interrupted_leaves_nothing(files, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(room, "write_image", interrupted)
     assert main([str(files["fixed"]), str(files["moving"]), "-o", str(tmp_path / "out"), "--affine_only"]) == 130
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
@@ -215,3 +215,57 @@ def test_a_whole_run_loads_no_torch(files, tmp_path):
     words = [str(files["fixed"]), str(files["moving"]), "-o", str(tmp_path / "out"), *named, "--preset", "fast"]
     result = subprocess.run([sys.executable, "-c", WHOLE_RUN, *words], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def refused_with(capfd, words: str, *arguments: object) -> None:
+    """One line that says `words`, exit code 2."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("nnreg_register: ")
+    assert words in lines[0]
+
+
+def shifted_mask(files: dict[str, Path], path: Path) -> Path:
+    fixed = read_image(files["fixed"])
+    space = Space(fixed.space.shape, fixed.space.spacing, tuple(value + fixed.space.spacing[0] for value in fixed.space.origin), fixed.space.direction)
+    write_image(path, np.ones(fixed.array.shape, np.uint8), space)
+    return path
+
+
+def test_a_mask_on_another_grid_is_refused_and_no_empty_folder_is_left(files, tmp_path, capfd):
+    mask = shifted_mask(files, tmp_path / "mask.nii.gz")
+    refused_with(capfd, "mask.nii.gz: lies elsewhere", files["fixed"], files["moving"], "-o", tmp_path / "a" / "b", "--fixed_mask", mask)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.nii.gz"]
+
+
+def test_a_landmark_outside_its_image_is_refused_by_name(files, tmp_path, capfd):
+    points = np.loadtxt(files["fixed_points"], delimiter=",")
+    points[0, 0] = 500
+    write_keypoints(tmp_path / "far.csv", points)
+    named = "--fixed_points", tmp_path / "far.csv", "--moving_points", files["moving_points"]
+    refused_with(capfd, "far.csv: 1 of ", files["fixed"], files["moving"], "-o", tmp_path / "out", *named, "--measure_only")
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5"), (np.nan, "NaN"), (2.0**33, "fit in 32 bits")])
+def test_labels_and_masks_that_are_no_whole_numbers_are_refused(files, tmp_path, capfd, value, words):
+    fixed = read_image(files["fixed"])
+    odd = np.zeros(fixed.array.shape)
+    odd[(0, *(3,) * fixed.ndim)] = value
+    write_image(tmp_path / "odd.nii.gz", odd, fixed.space)
+    refused_with(capfd, words, files["fixed"], files["moving"], "-o", tmp_path / "out", "--fixed_mask", tmp_path / "odd.nii.gz")
+
+
+def test_a_folder_named_as_a_file_is_refused(files, tmp_path, capfd):
+    refused_with(capfd, "the name of a file, expected a folder. See nnreg_register -h.", files["fixed"], files["moving"], "-o", tmp_path / "out.nii.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_does_not_replace_the_image_it_is_made_of(files, tmp_path, capfd):
+    (tmp_path / "warped.nii.gz").write_bytes(files["fixed"].read_bytes())
+    refused_with(capfd, "would overwrite it", files["fixed"], tmp_path / "warped.nii.gz", "-o", tmp_path)
+    assert (tmp_path / "warped.nii.gz").read_bytes() == files["fixed"].read_bytes()

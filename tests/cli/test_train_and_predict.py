@@ -169,7 +169,7 @@ def test_finished_pairs_are_kept_on_request(plane, tmp_path):
 def test_a_trainer_of_ones_own_is_found_by_its_module(plane, tmp_path):
     twin = plane.copy(tmp_path)
     twin.train(0, "-tr", f"{__name__}:ConstantRate", epochs=2)
-    fold = twin.results / "ConstantRate__nnRegPlans__2d" / "fold_0"
+    fold = twin.results / f"{__name__}.ConstantRate__nnRegPlans__2d" / "fold_0"
     history = torch.load(fold / "checkpoint_final.pth", weights_only=True)["logging"]["values"]
     assert history["learning_rate"] == [1e-3, 1e-3]
     # the folder carries the name, and prediction finds it by the same option
@@ -180,7 +180,7 @@ def test_a_network_and_loss_of_ones_own_are_trained_and_predict(plane, tmp_path)
     twin = plane.copy(tmp_path)
     option = ["-tr", f"{__name__}:SHIFT"]
     twin.train("all", *option, iterations=3)
-    fold = twin.fold("all", "SHIFT")
+    fold = twin.fold("all", f"{__name__}.SHIFT")
     shift = torch.load(fold / "checkpoint_final.pth", weights_only=True)["network_weights"]["shift"]
     assert shift.abs().max() > 0
     log = (fold / "training_log.txt").read_text()
@@ -192,7 +192,7 @@ def test_a_network_and_loss_of_ones_own_are_trained_and_predict(plane, tmp_path)
     middle = field[:, 4:-4, 4:-4]  # the border fades out
     np.testing.assert_allclose(middle, np.broadcast_to(shift.numpy().reshape(2, 1, 1), middle.shape), atol=1e-5)
     # without the option nothing that a file names is imported
-    assert twin.try_predict(tmp_path / "other", "-m", twin.model("SHIFT"), "--fixed", "s4_a", "--moving", "s4_b") == 2
+    assert twin.try_predict(tmp_path / "other", "-m", twin.model(f"{__name__}.SHIFT"), "--fixed", "s4_a", "--moving", "s4_b") == 2
 
 
 @pytest.mark.parametrize("recipe", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unetreg_velocity", "inverse_consistent"))])

@@ -174,3 +174,31 @@ def test_folders_that_are_no_dataset(tmp_path, tiny):
     tiny.spec(file_ending=".mha")
     with pytest.raises(NnRegError, match="holds no case"):
         tiny.open()
+
+
+@pytest.mark.parametrize("name", ["a_seg", "a_mask", "a_0003", "a_locations"])
+def test_a_case_whose_files_would_be_taken_for_those_of_another_is_refused(tiny, name):
+    for case in ("a", name):
+        (tiny.folder / "imagesTr" / f"{case}_0000.nii.gz").touch()
+    with pytest.raises(DatasetError, match=f"files of case '{name}' would be taken for such of case 'a'"):
+        tiny.open()
+
+
+def test_a_case_that_is_a_path_is_refused(tiny):
+    path = tiny.folder / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"dataset": {"../a": {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}}))
+    with pytest.raises(DatasetError, match=r"case '\.\./a' is no name of a file"):
+        tiny.open()
+
+
+@pytest.mark.parametrize("name", ["two words", "a.b.c", "größe", "B"])
+def test_odd_names_are_names(tiny, name):
+    (tiny.folder / "imagesTr" / f"{name}_0000.nii.gz").touch()
+    assert name in tiny.open().cases
+
+
+def test_two_label_files_of_one_case_are_refused(tiny):
+    (tiny.folder / "labelsTr" / "a.mha").touch()
+    with pytest.raises(DatasetError, match=r"labelsTr/a\.nii\.gz: is there as a\.mha too"):
+        tiny.open().label_path("a")

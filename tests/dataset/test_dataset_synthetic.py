@@ -342,3 +342,11 @@ def test_a_failure_on_the_way_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(DatasetError):
         write_synthetic_dataset(tmp_path / "Dataset900_A", pairs=1, test_pairs=0, shape=(16, 16))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flow_without_an_inverse_is_refused_and_a_strong_one_has_its_exact_one():
+    strong = SyntheticEllipsoids((32, 32, 32), num_samples=1, deform=True, max_displacement=8.0, seed=1)[0]
+    left = compose(strong["field"][None], strong["inverse_field"][None])
+    assert left.norm(dim=1).max() < 0.1
+    with pytest.raises(DatasetError, match=r"has no inverse: .* voxels are left. Lower max_displacement"):
+        SyntheticEllipsoids((32, 32, 32), num_samples=1, deform=True, max_displacement=16.0, seed=1)[0]

@@ -13,6 +13,7 @@ from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.similarity import GlobalCorrelation, LocalCorrelation, MutualInformation
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space, Transform, resample_image, resize
+from tests.engine.pairs import known_pair
 
 
 def blob_image(ndim: int, size: int = 40, seed: int = 0) -> np.ndarray:
@@ -204,3 +205,19 @@ def test_strong_deformation_is_not_taken_for_a_turn(index):
     truth = sample["field"].numpy()[::-1, body].T  # x first
     left = np.linalg.norm(Transform.affine(found.matrix).map_points(points) - points - truth, axis=1).mean()
     assert left <= np.linalg.norm(truth, axis=1).mean()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3])
+def test_the_unit_of_length_does_not_matter(scale):
+    fixed, moving, *_ = known_pair(2)
+    found = [
+        align(fixed=fixed.array, fixed_space=scaled(fixed.space, factor), moving=moving.array, moving_space=scaled(moving.space, factor))
+        for factor in (1.0, scale)
+    ]
+    assert found[0].kind == found[1].kind
+    assert np.allclose(found[0].matrix[:2, :2], found[1].matrix[:2, :2], atol=1e-3)
+    assert np.allclose(found[0].matrix[:2, 2], found[1].matrix[:2, 2] / scale, atol=0.02)
+
+
+def scaled(space: Space, factor: float) -> Space:
+    return Space(space.shape, tuple(factor * step for step in space.spacing), tuple(factor * value for value in space.origin), space.direction)

@@ -83,3 +83,12 @@ def test_exchanging_the_images_inverts_a_symmetric_registration():
         back = register(fixed=moving, moving=fixed, initial=start.inverse(), symmetric=symmetric, similarity="lncc").transform
         left[symmetric] = float(np.linalg.norm(back.map_points(there.map_points(points)) - points, axis=1).mean())
     assert left[True] < 0.5 * left[False]
+
+
+def test_a_map_whose_inverse_is_not_found_is_not_averaged_with():
+    level = level_of(3)
+    torn = np.zeros((3, *level.moving.space.shape), np.float32)
+    torn[2] = 9 * np.sin(np.arange(torn.shape[3]) * 1.5)
+    assert opposite(torn, level) is None
+    assert halfway(level.empty_field(), torn, level) is None
+    assert halfway(level.empty_field(), smooth_field(level, 3), level) is not None

@@ -34,6 +34,7 @@ def test_counts_are_nnunets():
     assert found["Dice"] == pytest.approx(2 * 201 / (2 * 201 + 163 + 166))
     assert found["IoU"] == pytest.approx(201 / (201 + 163 + 166))
     assert (found["n_pred"], found["n_ref"]) == (364, 367)
+    assert [found[name] for name in ("Precision", "Recall", "Accuracy")] == pytest.approx([201 / 364, 201 / 367, 400 / 729])
 
 
 @pytest.mark.parametrize("shape", [(7, 9), (5, 6, 4)])
@@ -56,7 +57,7 @@ def test_a_label_that_is_nowhere_has_no_dice_and_is_in_no_mean(tmp_path):
     for folder, array in (("truth", truth), ("found", found)):
         write_image(tmp_path / folder / "a.nii.gz", array[None].astype(np.int16), Space.plain((4, 5)))
     summary = evaluate_label_files(label_files(tmp_path / "truth"), label_files(tmp_path / "found"), labels=[1, 2])
-    assert math.isnan(summary["mean"]["2"]["Dice"])
+    assert all(math.isnan(summary["mean"]["2"][name]) for name in ("Dice", "Precision", "Recall"))
     assert summary["foreground_mean"]["Dice"] == summary["mean"]["1"]["Dice"] == pytest.approx(6 / 8)
     assert set(summary["metric_per_case"][0]) >= {"metrics", "reference_file", "prediction_file"}
 
@@ -117,3 +118,13 @@ def test_values_by_parts_are_measured_as_whole(tmp_path, monkeypatch, shape):
     assert np.isinf(whole["channel 3"]["PSNR"])
     with pytest.raises(NnRegError, match="has 4 channels, the target 1"):
         ValueMeasure(1)(*paths)
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5"), (np.nan, "NaN")])
+def test_label_maps_that_are_no_whole_numbers_are_not_scored(tmp_path, capsys, value, words):
+    for folder, worst in (("truth", 1.0), ("found", value)):
+        array = np.ones((1, 4, 5, 6), np.float32)
+        array[0, 0, 0, 0] = worst
+        write_image(tmp_path / folder / "a.nii.gz", array, Space.plain((4, 5, 6)))
+    assert evaluate_simple.main([str(tmp_path / "truth"), str(tmp_path / "found"), "-l", "1", "-np", "1", "-q"]) == 2
+    assert words in capsys.readouterr().err

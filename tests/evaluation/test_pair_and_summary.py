@@ -97,7 +97,7 @@ def test_only_what_is_given_is_measured(shape, rotated_space):
     bare, identity = CaseData(case.image), Transform.identity(len(shape))
     result = evaluate_pair(fixed=bare, moving=case, transform=identity, aligned=identity)
     assert result["labels"] == {}
-    assert set(result["metrics"]) == {"ncc_header", "ncc_aligned", "ncc_after", "sdlogj", "folding_percent", "ndv_percent", "grad_l2"}
+    assert set(result["metrics"]) == {"ncc_header", "ncc_aligned", "ncc_after", "sdlogj", "folding_count", "folding_percent", "ndv_percent", "grad_l2"}
 
 
 def test_images_of_other_channels_are_not_correlated(shape, rotated_space):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -69,3 +71,33 @@ def test_a_border_that_bends_far_out_of_the_grid_is_refused():
     apart[:, :8] = -200.0
     with pytest.raises(GeometryError, match="cannot be inverted"):
         Transform((FieldMap(apart, space),), 3).inverse()
+
+
+def peak(work) -> int:
+    tracemalloc.start()
+    work()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
+
+
+@pytest.mark.parametrize("shift", [0.0, 40.0, 4000.0])
+def test_no_translation_takes_more_than_twenty_times_the_field(shift):
+    space = Space.plain((112, 100, 104))  # above a million voxels, where memory matters
+    rng = np.random.default_rng(0)
+    smooth = np.stack([gaussian_filter(rng.normal(size=space.shape).astype(np.float32), 12) for _ in range(3)])
+    field = FieldMap((4 * smooth / np.abs(smooth).max() + np.float32(shift)).astype(np.float32), space)
+    assert peak(field.inverse_stages) < 20 * field.displacement.nbytes
+    assert peak(field.faded_out) < 20 * field.displacement.nbytes
+
+
+def test_a_far_translation_goes_on_beyond_a_field_that_fades_out():
+    space = Space.plain((112, 100, 104), (2.0, 1.0, 1.0))
+    rng = np.random.default_rng(0)
+    smooth = gaussian_filter(rng.normal(size=space.shape).astype(np.float32), 12)
+    field = FieldMap(np.stack([2 * smooth / np.abs(smooth).max() + shift for shift in (300, 0, -50)]).astype(np.float32), space)
+    faded = Transform(field.faded_out(), 3)
+    inside = space.to_world(rng.uniform(0, np.asarray(space.shape) - 1, (100, 3)))
+    assert np.allclose(faded.map_points(inside), Transform((field,), 3).map_points(inside), atol=1e-3)
+    far = np.asarray([[-500.0, 900.0, 700.0]])
+    assert np.abs(faded.map_points(far) - far - [[-50.0, 0.0, 600.0]]).max() < 2

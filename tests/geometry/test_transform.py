@@ -199,7 +199,7 @@ def test_thinning_loses_nothing_of_what_is_linear_between_the_kept_voxels(rotate
 def test_a_faded_out_field_is_the_same_inside_and_folds_nowhere_around(rotated_space, shape):
     ndim = len(shape)
     field = FieldMap(np.full((ndim, *shape), -3.5, np.float32), rotated_space(shape))
-    faded = Transform((field.faded_out(),), ndim)
+    faded = Transform(field.faded_out(), ndim)
     inside = field.space.to_world(np.random.default_rng(0).uniform(0, np.asarray(shape) - 1, (100, ndim)))
     assert np.allclose(faded.map_points(inside), Transform((field,), ndim).map_points(inside), atol=1e-4)
     around = field.space.centred(field.space.centre, [size + 40 for size in shape], field.space.spacing)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnreg.dataset.keypoints import read_keypoints, write_keypoints
 from nnreg.errors import ConfigurationError, ImageError, NnRegError
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
-from nnreg.inference.registration.apply import apply_transform
+from nnreg.inference.registration.apply import apply_transform, looks_like_labels
 
 SPACE = Space.plain((6, 7, 8), (2.0, 1.0, 1.5))
 
@@ -87,3 +88,78 @@ def test_a_header_that_makes_no_grid_is_told_with_its_file(tmp_path, shift):
     (tmp_path / "zero.mhd").write_text("\n".join([*lines, "TransformMatrix = 0 0 0 0 0 0 0 0 0", "ElementDataFile = y.raw", ""]))
     with pytest.raises(NnRegError, match=r"zero\.mhd: .*direction matrix is singular"):
         apply_transform(tmp_path / "zero.mhd", tmp_path / "out.nii.gz", [shift], reference=tmp_path / "zero.mhd")
+
+
+@pytest.fixture
+def half_shift(tmp_path: Path) -> Path:
+    """Half a voxel along the last axis."""
+    sitk.WriteTransform(sitk.TranslationTransform(3, (0.75, 0.0, 0.0)), str(tmp_path / "half.tfm"))
+    return tmp_path / "half.tfm"
+
+
+def test_voxels_that_are_no_numbers_stay_where_they_are(tmp_path, half_shift):
+    values = np.random.default_rng(0).uniform(1, 2, (1, *SPACE.shape)).astype(np.float32)
+    whole = np.array(values)
+    values[0, 2, 3, 4], values[0, 4, 5, 1] = np.nan, np.inf
+    for name, array in (("hole", values), ("whole", whole)):
+        write_image(tmp_path / f"{name}.nii.gz", array, SPACE)
+        apply_transform(tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_out.nii.gz", [half_shift], reference=tmp_path / f"{name}.nii.gz", kind="image")
+    found, expected = (read_image(tmp_path / f"{name}_out.nii.gz").array[0] for name in ("hole", "whole"))
+    unknown = ~np.isfinite(found)
+    assert unknown.sum() == 2
+    near = np.zeros_like(unknown)
+    near[2, 3, 3:5] = near[4, 5, 0:2] = True
+    assert not (unknown & ~near).any()
+    assert np.allclose(found[~near], expected[~near])  # the value beyond the image too, which was NaN
+    assert np.isclose(found[near & ~unknown], [whole[0, 2, 3, 5] if unknown[2, 3, 3] else whole[0, 2, 3, 3], found[near & ~unknown][1]]).any()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_label_map_is_known_without_being_named_one(tmp_path, half_shift, dtype):
+    labels = np.zeros((1, *SPACE.shape), dtype)
+    labels[0, 1:4, 2:5, 2:6], labels[0, 2, 3, 3] = 90, 7
+    write_image(tmp_path / "labels.nii.gz", labels, SPACE)
+    assert apply_transform(tmp_path / "labels.nii.gz", tmp_path / "out.nii.gz", [half_shift], reference=tmp_path / "labels.nii.gz") == "labels"
+    assert set(np.unique(read_image(tmp_path / "out.nii.gz").array).tolist()) <= {0, 7, 90}
+    assert apply_transform(tmp_path / "labels.nii.gz", tmp_path / "image.nii.gz", [half_shift], reference=tmp_path / "labels.nii.gz", kind="image") == "image"
+    assert 45 in np.unique(read_image(tmp_path / "image.nii.gz").array)
+
+
+def test_regions_of_many_values_are_labels_and_whole_numbers_of_a_scanner_are_not():
+    regions = np.repeat(np.repeat(np.arange(400).reshape(1, 20, 20), 6, axis=1), 6, axis=2)
+    scan = np.random.default_rng(0).normal(1000, 300, (1, 60, 60)).astype(np.int16)
+    scan[:, :20] = 0
+    assert looks_like_labels(regions)
+    assert looks_like_labels(regions.astype(np.float32))
+    assert not looks_like_labels(scan)
+    assert not looks_like_labels(regions + 0.5)
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.5, "holds 0.5, labels are whole numbers"), (np.nan, "has 1 NaN")])
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, shift, value, words):
+    labels = np.zeros((1, *SPACE.shape), np.float32)
+    labels[0, 1, 1, 1] = value
+    write_image(tmp_path / "labels.nii.gz", labels, SPACE)
+    with pytest.raises(NnRegError, match=words):
+        apply_transform(tmp_path / "labels.nii.gz", tmp_path / "out.nii.gz", [shift], reference=tmp_path / "labels.nii.gz", kind="labels")
+
+
+@pytest.mark.parametrize("output", ["labels.nii.gz", "shift.tfm"])
+def test_what_is_read_is_not_written_over(tmp_path, shift, output):
+    labels = label_file(tmp_path / "labels.nii.gz", "uint8")
+    before = (tmp_path / output).read_bytes()
+    with pytest.raises(NnRegError, match="would overwrite"):
+        apply_transform(labels, tmp_path / "." / output, [f"[{shift},1]"], reference=labels)
+    assert (tmp_path / output).read_bytes() == before
+
+
+def test_points_outside_the_image_are_refused(tmp_path, shift):
+    labels = label_file(tmp_path / "labels.nii.gz", "uint8")
+    (tmp_path / "points.csv").write_text("1,2,3\n1,2,6\n")
+    with pytest.raises(NnRegError, match=r"points\.csv: 1 of 2 keypoints lie outside the image"):
+        apply_transform(tmp_path / "points.csv", tmp_path / "out.csv", [shift], reference=labels)
+
+
+def test_points_keep_their_places_in_nanometres(tmp_path):
+    write_keypoints(tmp_path / "points.csv", [[1.25e-6, 123456.789, -3.0]])
+    assert np.allclose(read_keypoints(tmp_path / "points.csv"), [[1.25e-6, 123456.789, -3.0]], rtol=1e-9, atol=0)

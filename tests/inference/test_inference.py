@@ -17,7 +17,7 @@ from nnreg.geometry.itk import read_itk
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import Image, read_image, write_image
 from nnreg.inference.predictor import ModelFolder, PairTransforms, Predictor
-from nnreg.inference.registration.cases import FolderCases, folder_beside
+from nnreg.inference.registration.cases import FolderCases, folder_beside, refuse_own_folder
 from nnreg.inference.registration.export import write_pair
 from nnreg.inference.registration.predict import read_pairs
 from nnreg.planning.plans import Plans
@@ -137,7 +137,7 @@ def test_the_field_of_several_networks_is_their_mean(plane):
     def field(*networks: torch.nn.Module) -> np.ndarray:
         """On the working grid; around it the field fades out."""
         predictor = Predictor(plans=plans, configuration=plans.configuration("2d"), networks=networks, device=torch.device("cpu"))
-        return Transform((predictor.field(fixed=fixed, moving=moving),), 2).sampled_on(fixed.properties.working).displacement
+        return Transform(predictor.stages(fixed=fixed, moving=moving), 2).sampled_on(fixed.properties.working).displacement
 
     one, other = Constant(2.0, -1.0), Constant(0.0, 4.0)
     np.testing.assert_allclose(field(one, other), (field(one) + field(other)) / 2, atol=1e-4)
@@ -237,3 +237,23 @@ def test_learn2reg_is_three_dimensional(pair, tmp_path):
 def test_the_dataset_json_of_a_model_is_the_one_it_was_trained_with(plane, model):
     assert model.spec == DatasetSpec.read(plane.preprocessed / "dataset.json")
     assert model.configuration_name == "2d"
+
+
+def test_images_of_another_number_of_axes_are_refused(tmp_path, model):
+    write_image(tmp_path / "a_0000.nii.gz", np.ones((1, 4, 5, 6), np.float32), Space.plain((4, 5, 6)))
+    cases = FolderCases(tmp_path, None, model.spec, None, ndim=2)
+    with pytest.raises(PredictionError, match=r"a_0000\.nii\.gz: is 3D, the model or the plans are for 2D images"):
+        cases.image("a")
+
+
+def test_two_files_of_one_channel_are_refused(tmp_path, open_folder):
+    for name in ("a_0000.nii.gz", "a_0000.mha"):
+        image(tmp_path, name)
+    with pytest.raises(PredictionError, match=r"is there as a_0000\.mha too|is there as a_0000\.nii\.gz too"):
+        open_folder(tmp_path)
+
+
+def test_results_are_not_put_among_the_images(tmp_path):
+    with pytest.raises(PredictionError, match="is read as the folder of the images"):
+        refuse_own_folder(tmp_path / "." / "x" / "..", None, tmp_path)
+    refuse_own_folder(tmp_path / "out", tmp_path, None)

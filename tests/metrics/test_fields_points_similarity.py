@@ -111,6 +111,7 @@ def test_determinants_agree_with_itk(shape, smooth_field):
     values = determinant[inside.numpy()]
     assert metrics.sdlogj(field, inside) == pytest.approx(np.log(values[values > 0]).std(), rel=1e-3)
     assert metrics.folding_percent(field, inside) == pytest.approx(100 * (values <= 0).mean())
+    assert metrics.folding_count(field, inside) == (values <= 0).sum()
 
 
 def test_learn2regs_figure_is_what_its_evaluation_computes(shape, smooth_field):

@@ -146,7 +146,8 @@ def test_counts_make_the_dice_of_our_metrics(labels: LabelManager) -> None:
     made = objective(labels)
     truth = torch.randint(0, 3, (3, 1, 7, 6, 5), dtype=torch.int16)
     logits = torch.randn(3, labels.heads, 7, 6, 5)
-    hits, false, missed = made.counts(logits, truth).double().unbind(1)
+    hits, false, missed, rest = made.counts(logits, truth).double().unbind(1)
+    assert set((hits + false + missed + rest).tolist()) == {truth.numel()}
     found = (2 * hits / (2 * hits + false + missed)).tolist()
     for index, entry in enumerate(labels.foreground):
         of_entry = torch.isin(truth, torch.tensor(entry))

@@ -112,8 +112,8 @@ def norm_of_gradients(network: nn.Module) -> Tensor:
 def test_pseudo_dice_sums_over_the_epoch_before_it_divides() -> None:
     task = task_named("dense_prediction")
     steps = [
-        {"loss": torch.tensor(1.0), f"{COUNTS}1": torch.tensor([9, 1, 0]), f"{COUNTS}2": torch.tensor([0, 0, 0])},
-        {"loss": torch.tensor(3.0), f"{COUNTS}1": torch.tensor([0, 0, 10]), f"{COUNTS}2": torch.tensor([0, 0, 0])},
+        {"loss": torch.tensor(1.0), f"{COUNTS}1": torch.tensor([9, 1, 0, 10]), f"{COUNTS}2": torch.tensor([0, 0, 0, 20])},
+        {"loss": torch.tensor(3.0), f"{COUNTS}1": torch.tensor([0, 0, 10, 10]), f"{COUNTS}2": torch.tensor([0, 0, 0, 20])},
     ]
     *kept, dice = task.epoch_metrics(steps=steps)
     assert [float(step["loss"]) for step in kept] == [1.0, 3.0]
@@ -121,5 +121,7 @@ def test_pseudo_dice_sums_over_the_epoch_before_it_divides() -> None:
     assert float(dice["dice"]) == pytest.approx(18 / 29)  # not the mean of 18/19 and 0; a class that is nowhere does not count
     assert float(dice["dice_1"]) == pytest.approx(18 / 29)
     assert np.isnan(float(dice["dice_2"]))
+    assert [float(dice[name]) for name in ("iou", "precision", "recall")] == pytest.approx([9 / 20, 9 / 10, 9 / 19])
+    assert float(dice["accuracy"]) == pytest.approx((29 / 40 + 1) / 2)  # what is nowhere is right everywhere
     assert task.epoch_metrics(steps=[]) == []
     assert isinstance(task, DensePredictionTask)

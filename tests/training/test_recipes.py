@@ -120,7 +120,7 @@ def test_recipes_join_from_left_to_right():
     assert resolve(resolve_trainer("adamw+sgd").config).training.optimizer_kwargs["nesterov"]
     assert resolve(resolve_trainer("3epochs+5epochs").config).training.epochs == 5
     with_class = resolve_trainer(f"adamw+{OtherTrainer.__module__}:OtherTrainer+poly_step")
-    assert (with_class.trainer.__name__, with_class.name) == ("OtherTrainer", "adamw+OtherTrainer+poly_step")
+    assert (with_class.trainer.__name__, with_class.name) == ("OtherTrainer", f"adamw+{OtherTrainer.__module__}.OtherTrainer+poly_step")
 
 
 def test_joining_is_associative():

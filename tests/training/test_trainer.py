@@ -355,7 +355,7 @@ def test_the_weights_of_a_checkpoint_come_back(place):
     workspace = Workspace.resolve(place.root)
     overrides = {"epochs": 2, "iterations_per_epoch": 2}
     last = train(workspace, place.id, "2d", 0, validate_only=True, device="cpu", overrides=overrides)
-    best = train(workspace, place.id, "2d", 0, validate_best=True, device="cpu", overrides=overrides)
+    best = train(workspace, place.id, "2d", 0, validate_only=True, validate_best=True, device="cpu", overrides=overrides)
     assert last["mean"]["ncc_aligned"] == best["mean"]["ncc_aligned"]
     assert last["mean"]["ncc_after"] != pytest.approx(best["mean"]["ncc_after"], abs=1e-3)
 
@@ -394,4 +394,4 @@ def test_a_resolved_trainer_carries_its_name():
 
     found = resolve_trainer(f"{__name__}:StopsEarly")
     assert isinstance(found, ResolvedTrainer)
-    assert found.name == "StopsEarly"
+    assert found.name == f"{__name__}.StopsEarly"

@@ -14,6 +14,7 @@ from torch.nn import functional as nnf
 
 from nnreg.architecture.backbone import Backbone, total_strides
 from nnreg.architecture.base import NETWORKS
+from nnreg.architecture.blocks import block_settings
 from nnreg.errors import ConfigurationError, did_you_mean
 
 PRIMUS_SIZES = {"S": (396, 12, 6), "B": (792, 12, 12), "M": (864, 16, 12), "L": (1056, 24, 16)}  # features, depth, heads: Wald et al. 2025
@@ -110,6 +111,8 @@ class SwinUNETR(Backbone):
         Blocks and attention heads of the four stages.
     use_checkpoint
         Compute blocks again in the backward pass instead of keeping what they computed.
+    dropout
+        Share of the values that training sets to 0 in the attention's blocks.
     """
 
     default_field_resolution = 2
@@ -127,7 +130,9 @@ class SwinUNETR(Backbone):
         depths: Sequence[int] = (2, 2, 2, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
         use_checkpoint: bool = False,
+        dropout: float = 0.0,
     ) -> None:
+        block_settings(ndim, dropout=dropout)  # the same check for all networks
         if feature_size % 12:
             raise ConfigurationError(f"swin_unetr: feature_size {feature_size} must be a multiple of 12.")
         super().__init__(inputs=inputs, ndim=ndim, widths=[feature_size], strides=[(1,) * ndim], divisor=(SWIN_DIVISOR,) * ndim)
@@ -138,6 +143,7 @@ class SwinUNETR(Backbone):
             depths=tuple(depths),
             num_heads=tuple(num_heads),
             use_checkpoint=use_checkpoint,
+            drop_rate=dropout,
             spatial_dims=ndim,
         )
         self.network.out = nn.Identity()  # the head is ours

@@ -69,7 +69,7 @@ def _range(values: object) -> str:
 
     array = np.asarray(values)
     low, high = array.min(axis=0), array.max(axis=0)
-    return " x ".join(f"{a:.4g}" if np.isclose(a, b) else f"{a:.4g}-{b:.4g}" for a, b in zip(low, high, strict=True))
+    return " x ".join(f"{a:.4g}" if np.isclose(a, b, atol=0) else f"{a:.4g}-{b:.4g}" for a, b in zip(low, high, strict=True))
 
 
 def print_plans(plans: RegistrationPlans) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg import metrics
+from nnreg.dataset.label_files import read_label_map, whole_numbers_of_block
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.additional import ADDITIONAL, described
 from nnreg.evaluation.registration.pair import finite_mean
-from nnreg.imageio import ENDINGS, Image, LazyImage, ending_of, is_image_file, open_image, read_image
+from nnreg.imageio import ENDINGS, Image, LazyImage, ending_of, is_image_file, open_image
 from nnreg.imageio.files import is_large
 from nnreg.imageio.image import check_same_space
 from nnreg.imageio.lazy import boxes
@@ -29,7 +30,7 @@ Measure = Callable[[Path, Path], dict[str, dict[str, float]]]
 """Figures by label, or by channel, of a reference and a prediction. Picklable."""
 SCHEMA_VERSION = 1
 COUNTS = ("TP", "FP", "FN", "TN")
-COLUMNS = ("Dice", "IoU", "HD95", "ASD", "MAE", "RMSE", "PSNR", "SSIM")  # of a table, as far as they were measured
+COLUMNS = ("Dice", "IoU", "Precision", "Recall", "Accuracy", "HD95", "ASD", "MAE", "RMSE", "PSNR", "SSIM")  # of a table, as far as they were measured
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def evaluate_labels(
     Returns
     -------
     dict
-        Key of the label to ``Dice``, ``IoU`` (NaN where it is in neither map), ``TP``, ``FP``, ``FN``, ``TN``, ``n_pred`` and ``n_ref`` (voxels).
+        Key of the label to ``Dice``, ``IoU`` (NaN where it is in neither map), ``TP``, ``FP``, ``FN``, ``TN``, ``n_pred`` and ``n_ref`` (voxels),
+        ``Precision`` (NaN where nothing is predicted), ``Recall`` (NaN where there is nothing to find) and ``Accuracy`` (share of the scored voxels).
 
     Raises
     ------
@@ -111,7 +113,7 @@ def evaluate_large_labels(
     values = _values(labels)
     table = np.zeros((len(values) + 1,) * 2, np.int64)
     for box in boxes(reference.space.shape, prediction.chunks):
-        truth, found = reference.read(box)[0], prediction.read(box)[0]
+        truth, found = (whole_numbers_of_block(image.read(box), image.path)[0] for image in (reference, prediction))
         table += metrics.confusion(truth, found, values, mask=None if ignore is None else truth != ignore)
     result = _overlaps(table, values, labels)
     if surface:
@@ -151,6 +153,9 @@ def _scores(both: int, predicted: int, true: int, voxels: int) -> dict[str, floa
         "TN": voxels - either,
         "n_pred": predicted,
         "n_ref": true,
+        "Precision": both / predicted if predicted else math.nan,
+        "Recall": both / true if true else math.nan,
+        "Accuracy": (voxels - either + both) / voxels if voxels else math.nan,
     }
 
 
@@ -166,7 +171,7 @@ def label_files(folder: Path) -> dict[str, Path]:
         raise EvaluationError(f"{folder}: no such folder. Give the folder that holds the label maps.")
     result: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not is_image_file(path) or path.name.endswith(".npz") or not path.name.endswith(tuple(ENDINGS)):
+        if path.name.startswith(".") or not is_image_file(path) or path.name.endswith(".npz") or not path.name.lower().endswith(tuple(ENDINGS)):
             continue
         case = path.name[: -len(ending_of(path))]
         if case in result:
@@ -243,7 +248,7 @@ class LabelMeasure:
             truth, by_parts = open_image(reference), open_image(prediction)
             check_same_space(by_parts.space, prediction, truth.space, reference)
             return evaluate_large_labels(reference=truth, prediction=by_parts, **more)
-        whole, found = read_image(reference), read_image(prediction)
+        whole, found = read_label_map(reference), read_label_map(prediction)
         check_same_space(found.space, prediction, whole.space, reference)
         return evaluate_labels(reference=whole, prediction=found, **more)
 
@@ -310,7 +315,7 @@ def _shown(value: float | None, name: str) -> str:
         "-"
         if not math.isfinite(value)
         else f"{value:.4f}"
-        if name in ("Dice", "IoU", "SSIM")
+        if name in ("Dice", "IoU", "Precision", "Recall", "Accuracy", "SSIM")
         else f"{value:.4g}"
         if name in ("MAE", "RMSE") or name not in COLUMNS
         else f"{value:.2f}"

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from nnreg.arrays import Integers
+from nnreg.dataset.label_files import read_label_map
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.target_spec import WHOLE, Output, target_of
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense_prediction.case import Label, evaluate_labels, key_of, label_files, summarise_dense
 from nnreg.files import read_json, write_json
-from nnreg.imageio import Image, read_image, write_image
+from nnreg.imageio import Image, write_image
 from nnreg.imageio.endings import stem_of
 from nnreg.imageio.image import check_same_space
 from nnreg.parallel import run_all
@@ -116,7 +117,7 @@ class _Apply:
     output: Path
 
     def __call__(self, path: Path) -> None:
-        image = read_image(path)
+        image = read_label_map(path)
         own = [step for step in self.steps if not step.target or stem_of(path).endswith(f"_{step.target}")]
         array = image.array[0]
         for step in own:
@@ -161,7 +162,7 @@ class _Trial:
     candidates: tuple[tuple[Step, ...], ...]
 
     def __call__(self, case: str) -> list[dict[str, Any]]:
-        reference, prediction = read_image(self.references[case]), read_image(self.predictions[case])
+        reference, prediction = read_label_map(self.references[case]), read_label_map(self.predictions[case])
         check_same_space(prediction.space, self.predictions[case], reference.space, self.references[case])
         results = []
         for steps in self.candidates:

@@ -47,6 +47,7 @@ def evaluate_folder(
     processes: int = 1,
     surface: bool = True,
     with_labels: bool = True,
+    complete: bool = True,
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Evaluate every pair that ``prediction.json`` names.
@@ -62,7 +63,10 @@ def evaluate_folder(
     surface
         Whether to measure surface distances.
     with_labels
-        Whether to use labels. With them, every case needs a label file if the dataset has any.
+        Whether to use labels.
+    complete
+        Whether every case needs a label file if the dataset has any, and keypoints if the other case of its pair has. Else a pair that lacks
+        them is measured without; how many have no labels stands in the summary, ``counts.pairs_without_labels``.
     on_progress
         Called with (done, total, pair).
 
@@ -78,13 +82,18 @@ def evaluate_folder(
     """
     folder = Path(prediction_folder)
     content = _prediction(folder)
-    jobs = [_job(entry, folder, raw, surface=surface, with_labels=with_labels and _labelled(raw)) for entry in content["pairs"]]
+    labelled = with_labels and _labelled(raw)
+    jobs = [_job(entry, folder, raw, surface=surface, with_labels=labelled, complete=complete) for entry in content["pairs"]]
     results = []
     on_progress(0, len(jobs), "")
     for job, result in run_all(_evaluate, jobs, processes=processes, name=lambda job: job.name):
         results.append(result)
         on_progress(len(results), len(jobs), job.name)
-    return summarise(results, {"dataset": raw.name, "model": content.get("model"), "predictions": folder.absolute().name})
+    summary = summarise(results, {"dataset": raw.name, "model": content.get("model"), "predictions": folder.absolute().name})
+    without = sum(not job.with_labels for job in jobs)
+    if labelled and without:
+        summary["counts"]["pairs_without_labels"] = without
+    return summary
 
 
 def _prediction(folder: Path) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def _labelled(raw: RawDataset) -> bool:
     return bool(raw.spec.labels) or any(raw.label_path(case) is not None for case in raw.cases)
 
 
-def _job(entry: Mapping[str, Any], folder: Path, raw: RawDataset, *, surface: bool, with_labels: bool) -> PairJob:
+def _job(entry: Mapping[str, Any], folder: Path, raw: RawDataset, *, surface: bool, with_labels: bool, complete: bool) -> PairJob:
     """The job of one pair, after a look at whether all it needs is there: a missing file is told before hours of work, not after."""
     name, cases = entry["name"], (entry["fixed"], entry["moving"])
     for file in (TRANSFORM_FILE, ALIGNMENT_FILE):
@@ -116,11 +125,12 @@ def _job(entry: Mapping[str, Any], folder: Path, raw: RawDataset, *, surface: bo
     for case in cases:
         if case not in known:
             raise EvaluationError(f"{folder / PREDICTION_FILE}: pair {name} names case {case!r}, which {raw.name} does not have; {did_you_mean(case, known)}")
-        if with_labels and raw.label_path(case) is None:
+        if with_labels and complete and raw.label_path(case) is None:
             raise EvaluationError(f"{raw.folder}: case {case!r} of pair {name} has no label file. Add it to labelsTr or labelsTs, or pass --no_labels.")
     points = [raw.keypoints_path(case) is not None for case in cases]
-    if any(points) and not all(points):
+    if complete and any(points) and not all(points):
         raise EvaluationError(f"{raw.folder}: case {cases[points.index(False)]!r} has no keypoints, the other case of pair {name} has. Add or remove one file.")
+    with_labels = with_labels and all(raw.label_path(case) is not None for case in cases)
     labels = raw.spec.foreground or None
     seconds = entry.get("seconds")
     return PairJob(name, *cases, seconds, folder / name, raw, labels, with_labels, surface)

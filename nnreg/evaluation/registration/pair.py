@@ -78,7 +78,7 @@ def evaluate_pair(
     dict
         ``metrics``: name to number, ``dice_header, dice_aligned, dice_after``, likewise ``hd95_mm``, ``asd_mm``, ``ncc``, ``tre_mm``,
         ``tre_median_mm``, ``epe`` (voxels of the fixed grid), ``epe_mm``, ``epe_labels`` (voxels, where the fixed image has a label), and of
-        the whole map ``sdlogj``, ``folding_percent``, ``ndv_percent``, ``grad_l2``. ``labels``: label to the per-label numbers.
+        the whole map ``sdlogj``, ``folding_count``, ``folding_percent``, ``ndv_percent``, ``grad_l2``. ``labels``: label to the per-label numbers.
         ``labels_lost``: labels that the transform left nothing of, whose surface distance is infinite and not part of any mean. What cannot be
         measured is NaN, what was not given is left out.
 
@@ -196,9 +196,11 @@ def _landmarks(fixed: Doubles, moving: Doubles, stages: Mapping[str, Transform])
 def _regularity(field: FieldMap, mask: npt.NDArray[np.bool_] | None) -> dict[str, float]:
     """Figures of the whole map on the fixed grid; its affine part is in it, and scales volumes but folds nothing."""
     displacement = field.displacement
+    folded, percent = metrics.folding(displacement, mask)
     return {
         "sdlogj": metrics.sdlogj(displacement, mask),
-        "folding_percent": metrics.folding_percent(displacement, mask),
+        "folding_count": folded,
+        "folding_percent": percent,
         "ndv_percent": metrics.non_diffeomorphic_volume(displacement, mask),
         "grad_l2": metrics.grad_l2(displacement, spacing=field.space.spacing),
     }

@@ -27,6 +27,7 @@ from nnreg.inference.dense_prediction.probabilities import write_probabilities
 from nnreg.inference.dense_prediction.record import PREDICTION_FILE, PredictionRecord
 from nnreg.inference.dense_prediction.sources import DenseSource, NewCases, Prepared, label_ending
 from nnreg.inference.predictor import ModelFolder, Predictor
+from nnreg.inference.registration.cases import refuse_own_folder
 from nnreg.inference.registration.prefetch import Behind, ahead
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.progress import Progress
@@ -227,6 +228,7 @@ def predict_folder(
     """
     model = ModelFolder.open(model_folder)
     plans = dense_plans(model)
+    refuse_own_folder(output, images, previous)
     writable_folder(output)
     stage = plans.configuration(model.configuration_name).previous_stage
     if stage is not None and previous is None:

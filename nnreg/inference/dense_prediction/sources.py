@@ -25,7 +25,7 @@ from nnreg.imageio.image import check_same_space
 from nnreg.imageio.lazy import Box
 from nnreg.inference.dense_prediction.large import ENDING as LARGE_ENDING
 from nnreg.inference.dense_prediction.large import LargePrepared
-from nnreg.inference.registration.cases import cases_in, folder_beside
+from nnreg.inference.registration.cases import cases_in, check_axes, folder_beside
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.preprocessing.dense_prediction.case import DensePreprocessor
 from nnreg.preprocessing.dense_prediction.reoriented import turn_for, turned_image, turned_lazily
@@ -127,6 +127,8 @@ class NewCases:
         paths = self._files[case]
         image = read_channels(paths)
         check_finite(image, paths[0])
+        if self._preprocessor.configuration.ndim == 3:  # those of slices take volumes too, slice by slice
+            check_axes(image.ndim, 3, paths[0])
         if image.channels != self.channels:
             raise PredictionError(
                 f"{paths[0]}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."

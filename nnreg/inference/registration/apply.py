@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nnreg.arrays import AnyArray
-from nnreg.dataset.keypoints import read_keypoints, write_keypoints
+from nnreg.dataset.keypoints import check_inside, read_keypoints, write_keypoints
+from nnreg.dataset.label_files import rounded_labels
 from nnreg.errors import ConfigurationError, TransformError, did_you_mean
+from nnreg.files import refuse_overwriting
 from nnreg.geometry import Space, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.geometry.itk import FIELD_ENDINGS, TRANSFORM_ENDINGS
-from nnreg.geometry.transform_files import read_transform, read_transforms, write_transform
-from nnreg.imageio import ending_of, read_image, write_image
+from nnreg.geometry.transform_files import files_of, read_transform, read_transforms, write_transform
+from nnreg.imageio import Image, check_precision, ending_of, read_image, write_image
 from nnreg.imageio.image import as_stored
 from nnreg.imageio.itk_files import write_series
 
-KINDS = ("auto", "image", "labels", "points", "field")
+AUTO = "auto"
+KINDS = (AUTO, "image", "labels", "points", "field")
+OTHER_POINTS = (".fcsv", ".json", ".vtk", ".vtp", ".pts")
+FEW_VALUES = 32  # whole numbers that differ, up to which they are taken for labels: an image of so few grey values is none
+MOSTLY_EQUAL = 0.7  # of neighbours outside the background that have one value: in label maps of brains .8 to .95, in images of 8 bits below .3
 
 
 def apply_transform(
@@ -30,6 +36,7 @@ def apply_transform(
     kind: str = "auto",
     inverse: bool = False,
     outside: float | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> str:
     """Apply a chain of transforms to one file.
 
@@ -44,27 +51,30 @@ def apply_transform(
     moving
         For points: the image whose voxels the result counts; without it the result is in world mm (LPS).
     kind : "auto", "image", "labels", "points" or "field"
-        By ending: ``.csv`` are points, ``.h5 .tfm .txt .mat`` transforms, anything else is an image.
+        By ending: ``.csv`` are points, ``.h5 .tfm .txt .mat`` transforms. Anything else is an image, or a label map if it looks like one: see
+        :func:`looks_like_labels`.
     inverse
         Apply the inverse of the whole chain.
     outside : float, optional
         Value beyond an image; its minimum if absent.
+    on_note
+        Hears what was mended in the header of an image, a sentence each.
 
     Returns
     -------
     str
-        The kind that was used.
+        The kind that was used: "image" (interpolated linearly), "labels" (nearest neighbour), "points" or "field".
 
     Raises
     ------
     NnRegError
-        If a file cannot be read or written, or dimensions differ.
+        If a file cannot be read or written, dimensions differ, points lie outside `reference`, or `output` is one of the files that are read.
     """
     if kind not in KINDS:
         raise ConfigurationError(f"kind {kind!r} is unknown; {did_you_mean(kind, KINDS)}")
-    kind = _kind_of(Path(source)) if kind == "auto" else kind
-    grid = None if reference is None else read_image(reference).space
-    other = None if moving is None else read_image(moving).space
+    refuse_overwriting(output, [source, *files_of(transforms), reference, moving])
+    kind = _kind_of(Path(source)) if kind == AUTO else kind
+    grid, other = (None if path is None else _told(read_image(path), on_note).space for path in (reference, moving))
     # the grid of a Learn2Reg file is the fixed image's, whichever way it is applied
     transform = read_transforms(transforms, fixed=other if inverse else grid, moving=grid if inverse else other)
     transform = transform.inverse() if inverse else transform
@@ -74,14 +84,22 @@ def apply_transform(
         chain = transform.then(read_transform(source, fixed=other, moving=other))
         write_transform(output, chain, fixed=_needed(grid, source) if str(output).endswith(FIELD_ENDINGS) else grid)
     else:
-        _apply_to_image(source, output, transform, _needed(grid, source), labels=kind == "labels", outside=outside)
+        return _apply_to_image(source, output, transform, _needed(grid, source), kind=kind, outside=outside, on_note=on_note)
     return kind
+
+
+def _told(image: Image, on_note: Callable[[str], None]) -> Image:
+    for note in image.notes:
+        on_note(note)
+    return image
 
 
 def _kind_of(path: Path) -> str:
     if path.suffix.lower() == ".csv":
         return "points"
-    return "field" if path.name.endswith(TRANSFORM_ENDINGS) else "image"
+    if path.name.lower().endswith(OTHER_POINTS):
+        raise ConfigurationError(f"{path}: points are rows x,y,z of a .csv file, voxel indices with -r, else mm (LPS). Convert it.")
+    return "field" if path.name.endswith(TRANSFORM_ENDINGS) else AUTO
 
 
 def _needed(grid: Space | None, source: Path | str) -> Space:
@@ -95,26 +113,56 @@ def _check_axes(source: Path | str, found: int, transform: Transform) -> None:
         raise TransformError(f"{source}: has {found} axes, the transform {transform.ndim}. Apply a transform of the same number of axes.")
 
 
-def _apply_to_image(source: Path | str, output: Path | str, transform: Transform, grid: Space, *, labels: bool, outside: float | None) -> None:
-    image = read_image(source)
+def _apply_to_image(
+    source: Path | str, output: Path | str, transform: Transform, grid: Space, *, kind: str, outside: float | None, on_note: Callable[[str], None]
+) -> str:
+    ending = ending_of(output)  # told before the work, not after it
+    image = _told(read_image(source), on_note)
     _check_axes(source, image.ndim, transform)
     _check_axes("the reference", grid.ndim, transform)
-    if labels:
+    if kind == AUTO:
+        kind = "labels" if looks_like_labels(image.array) else "image"
+    if kind == "labels":
         beyond = 0.0 if outside is None else outside
-        warped = resample_labels(_holding(image.array, beyond), moving=image.space, fixed=grid, transform=transform, outside=int(beyond))
+        labels = _holding(rounded_labels(image, source), beyond)
+        warped = resample_labels(labels, moving=image.space, fixed=grid, transform=transform, outside=int(beyond))
     else:
+        check_precision(image, source)
         values = resample_image(image.array, moving=image.space, fixed=grid, transform=transform, outside=outside)
         # formats of pictures hold no floats
-        warped = as_stored(values, image.array.dtype) if ending_of(output) in (".png", ".jpg", ".jpeg") else values
+        warped = as_stored(values, image.array.dtype) if ending in (".png", ".jpg", ".jpeg") else values
     if image.repetition is None:
         write_image(output, warped, grid)
     else:
         write_series(Path(output), warped, grid, image.repetition)
+    return kind
+
+
+def looks_like_labels(array: AnyArray) -> bool:
+    """Whether an image (C, *spatial) is a label map: finite whole numbers, few of them, or regions of one value each.
+
+    Examples
+    --------
+    >>> looks_like_labels(np.repeat(np.arange(100), 50).reshape(1, 50, 100)), looks_like_labels(np.arange(5000).reshape(1, 50, 100))
+    (True, False)
+    """
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.array_equal(array, np.rint(array))):
+        return False
+    values, counts = np.unique(array, return_counts=True)
+    if len(values) <= FEW_VALUES:
+        return True
+    common = values[counts.argmax()]
+    same, all_pairs = 0, 0
+    for axis in range(1, array.ndim):
+        one, other = (array.take(range(*part), axis=axis) for part in ((0, array.shape[axis] - 1), (1, array.shape[axis])))
+        inside = (one != common) | (other != common)
+        same, all_pairs = same + int((inside & (one == other)).sum()), all_pairs + int(inside.sum())
+    return same > MOSTLY_EQUAL * all_pairs
 
 
 def _holding(labels: AnyArray, outside: float) -> AnyArray:
     """The label map in a type that holds the value beyond it too."""
-    if outside != int(outside):
+    if not np.isfinite(outside) or outside != int(outside):
         raise ConfigurationError(f"--outside {outside:g}: labels are whole numbers. Give one, or apply the transform with --kind image.")
     wide = np.promote_types(labels.dtype, np.min_scalar_type(int(outside)))
     if labels.dtype.kind in "iu" and wide.kind not in "iu":
@@ -125,5 +173,7 @@ def _holding(labels: AnyArray, outside: float) -> AnyArray:
 def _apply_to_points(source: Path | str, output: Path | str, transform: Transform, fixed: Space | None, moving: Space | None) -> None:
     points = read_keypoints(source)
     _check_axes(source, points.shape[1], transform)
+    if fixed is not None:
+        check_inside(points, fixed, source)
     mapped = transform.map_points(points if fixed is None else index_points_to_world(points, fixed))
     write_keypoints(output, mapped if moving is None else np.asarray(moving.to_index(mapped))[:, ::-1])

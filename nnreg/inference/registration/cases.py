@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
-from nnreg.dataset.keypoints import read_keypoints
+from nnreg.dataset.keypoints import check_inside, read_keypoints
+from nnreg.dataset.label_files import read_label_map
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
-from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels, read_image
+from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels
 from nnreg.imageio.image import check_same_space
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
 from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset
@@ -97,15 +98,23 @@ class FolderCases:
         Of the model; None where no network is used.
     extra
         Further cases by name (an atlas that lies elsewhere) to their channel files.
+    ndim
+        Axes of the images that the plans are for; None for any.
     """
 
     def __init__(
-        self, folder: Path, labels_folder: Path | None, spec: DatasetSpec, preprocessor: Preprocessor | None, extra: dict[str, list[Path]] | None = None
+        self,
+        folder: Path,
+        labels_folder: Path | None,
+        spec: DatasetSpec,
+        preprocessor: Preprocessor | None,
+        extra: dict[str, list[Path]] | None = None,
+        ndim: int | None = None,
     ) -> None:
         if not folder.is_dir():
             raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
         self.folder, self.labels_folder, self.preprocessor = folder, labels_folder, preprocessor
-        self.channels = len(spec.channel_names)
+        self.channels, self.ndim = len(spec.channel_names), ndim
         self._files = cases_in(folder, self.channels) | (extra or {})
         self._images: dict[str, Image] = {}
         self._preprocessed: dict[tuple[str, str], PreprocessedCase] = {}
@@ -121,6 +130,7 @@ class FolderCases:
             paths = self.paths(case)
             image = read_channels(paths)
             check_finite(image, paths[0])
+            check_axes(image.ndim, self.ndim, paths[0])
             if image.channels != self.channels:
                 raise PredictionError(
                     f"{paths[0]}: case {case!r} has {image.channels} channels, the model was trained with {self.channels}. Add or remove channel files."
@@ -140,7 +150,11 @@ class FolderCases:
         """Its keypoints, if ``keypointsTs`` beside ``imagesTs`` has them."""
         folder = folder_beside(self.folder, "keypoints")
         path = None if folder is None else folder / f"{case}{KEYPOINT_ENDING}"
-        return read_keypoints(path) if path is not None and path.is_file() else None
+        if path is None or not path.is_file():
+            return None
+        points = read_keypoints(path)
+        check_inside(points, self.image(case).space, path)
+        return points
 
     def _beside(self, folder: Path | None, case: str) -> Image | None:
         """The map of `case` in `folder`, on the grid of its image."""
@@ -149,7 +163,7 @@ class FolderCases:
         for ending in ENDINGS:
             path = folder / f"{case}{ending}"
             if is_image_file(path):
-                found = read_image(path)
+                found = read_label_map(path)
                 check_same_space(found.space, path, self.image(case).space, self.paths(case)[0])
                 return found
         return None
@@ -186,22 +200,50 @@ def _remember(cache: dict, key: object, value: object) -> None:
     cache[key] = value
 
 
+def check_axes(found: int, planned: int | None, path: Path) -> None:
+    """Refuse an image of another number of axes than the model's or the plans'.
+
+    Raises
+    ------
+    PredictionError
+        It names the image.
+    """
+    if planned is not None and found != planned:
+        raise PredictionError(f"{path}: is {found}D, the model or the plans are for {planned}D images. Take a model for {found}D images.")
+
+
+def refuse_own_folder(output: Path, *read: Path | None) -> None:
+    """Refuse an output folder that is one of those that are read: results would lie among the images, or replace them.
+
+    Raises
+    ------
+    PredictionError
+        It names the folder.
+    """
+    for folder in read:
+        if folder is not None and output.resolve() == folder.resolve():
+            raise PredictionError(f"{output}: is read as the folder of the images or labels. Choose another output folder.")
+
+
 def case_names(folder: Path) -> list[str]:
     """Names of the cases whose first channel is in `folder`."""
-    return sorted({path.name[: -len(ending_of(path)) - 5] for path in folder.iterdir() if path.name.endswith(tuple(f"_0000{end}" for end in ENDINGS))})
+    return sorted({path.name[: -len(ending_of(path)) - 5] for path in folder.iterdir() if path.name.lower().endswith(tuple(f"_0000{end}" for end in ENDINGS))})
 
 
 def cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
     """Case names to their channel files, checked to be complete; one file alone may hold all channels (RGB)."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.iterdir()):
-        if not is_image_file(path) or path.name.startswith(".") or not path.name.endswith(tuple(ENDINGS)):
+        if not is_image_file(path) or path.name.startswith(".") or not path.name.lower().endswith(tuple(ENDINGS)):
             continue
         stem = path.name[: -len(ending_of(path))]
         case, _, channel = stem.rpartition("_")
         if not case or len(channel) != 4 or not channel.isdigit():
-            raise PredictionError(f"{path}: expected a name CASE_0000{ending_of(path)}, with the channel in four digits. Rename the file.")
-        found.setdefault(case, {})[int(channel)] = path
+            end = path.name[len(stem) :]
+            raise PredictionError(f"{path}: has no channel number; expected CASE_0000{end}, with the channel in four digits. Rename it to {stem}_0000{end}.")
+        earlier = found.setdefault(case, {}).setdefault(int(channel), path)
+        if earlier != path:
+            raise PredictionError(f"{path}: is there as {earlier.name} too, so which of them counts is not clear. Remove one.")
     if not found:
         raise PredictionError(f"{folder}: holds no images. Expected files such as CASE_0000.nii.gz.")
     for case, files in found.items():

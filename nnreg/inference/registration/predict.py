@@ -17,7 +17,7 @@ from nnreg.files import read_json, writable_folder, write_json
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
 from nnreg.inference.predictor import ModelFolder, Predictor
-from nnreg.inference.registration.cases import CaseSource, FolderCases, TrainingCases, folder_beside
+from nnreg.inference.registration.cases import CaseSource, FolderCases, TrainingCases, folder_beside, refuse_own_folder
 from nnreg.inference.registration.export import DONE, write_pair
 from nnreg.inference.registration.pair_predictors import EnginePredictor, NetworkPredictor, PairMapper, Refined
 from nnreg.planning.plans import OPTIMISE
@@ -168,10 +168,12 @@ def predict_folder(
         The content of ``prediction.json``.
     """
     model = ModelFolder.open(model_folder)
+    refuse_own_folder(output, images, labels)
     writable_folder(output)
     plans = registration_plans(model.plans)
     preprocessor = Preprocessor.from_folder(plans, model.configuration_name, model.path)
-    source = FolderCases(images, labels or folder_beside(images, "labels"), model.spec, preprocessor, atlas_images)
+    ndim = plans.configuration(model.configuration_name).ndim
+    source = FolderCases(images, labels or folder_beside(images, "labels"), model.spec, preprocessor, atlas_images, ndim)
     chosen = _chosen(model.spec, source, images, pairs, options)
     mapper: PairMapper = NetworkPredictor(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer))
     settings = plans.optimisation
@@ -201,8 +203,11 @@ def optimise_folder(
     images, output, labels, pairs, atlas_images, options, on_progress
         As in :func:`predict_folder`; what is written is the same.
     """
+    refuse_own_folder(output, images, labels)
     writable_folder(output)
-    source = FolderCases(images, labels or folder_beside(images, "labels"), spec, None, atlas_images)
+    ndims = {configuration.ndim for configuration in plans.configurations.values()}
+    ndim = ndims.pop() if len(ndims) == 1 else None
+    source = FolderCases(images, labels or folder_beside(images, "labels"), spec, None, atlas_images, ndim)
     chosen = _chosen(spec, source, images, pairs, options)
     model = f"{OPTIMISE}__{plans.plans_name}"
     mapper = EnginePredictor(plans.optimisation)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.dataset.keypoints import read_keypoints
+from nnreg.dataset.keypoints import check_inside, read_keypoints
+from nnreg.dataset.label_files import read_label_map
 from nnreg.engine import Registration, register
 from nnreg.evaluation.registration.pictures import overview_of_transform
-from nnreg.files import writable_folder, write_json
+from nnreg.files import no_empty_folders, refuse_overwriting, writable_folder, write_json
 from nnreg.geometry.itk import write_itk
-from nnreg.geometry.transform_files import read_transforms
-from nnreg.imageio import Image, check_finite, read_channels, read_image, write_image
+from nnreg.geometry.transform_files import files_of, read_transforms
+from nnreg.imageio import Image, check_finite, check_same_space, read_channels, write_image
 from nnreg.imageio.image import as_stored
 from nnreg.progress import Progress
 
@@ -43,21 +44,20 @@ class PairFiles:
     moving_points: Path | str | None = None
     initial: Sequence[Path | str] = ()
 
+    def all(self) -> list[Path | str | None]:
+        """Every file that is read."""
+        beside = (self.fixed_mask, self.moving_mask, self.fixed_labels, self.moving_labels, self.fixed_points, self.moving_points)
+        return [*self.fixed, *self.moving, *beside, *files_of(self.initial)]
+
 
 def register_files(
     files: PairFiles,
     output: Path | str,
     *,
-    preset: str = "default",
-    similarity: str = "auto",
-    alignment: str = "affine",
-    affine_only: bool = False,
-    symmetric: bool | None = None,
-    radius: float | None = None,
-    smoothness: float = 1.0,
     guided: bool = True,
     picture: bool = True,
     on_progress: Progress | None = None,
+    **options: Any,
 ) -> Registration:
     """Register a pair of files into the folder `output`.
 
@@ -68,12 +68,14 @@ def register_files(
     files : PairFiles
     output
         Made if it is absent. Results of an earlier registration in it are replaced.
-    preset, similarity, alignment, affine_only, symmetric, radius, smoothness, guided
-        As in :func:`nnreg.engine.register`.
+    guided
+        Whether labels and landmarks guide the registration; if not, they only measure it.
     picture
         Whether to draw ``overview.png``.
     on_progress
         Called with (done, total, what is being done).
+    **options
+        preset, similarity, alignment, affine_only, symmetric, radius, smoothness: as in :func:`nnreg.engine.register`.
 
     Returns
     -------
@@ -82,31 +84,38 @@ def register_files(
     Raises
     ------
     NnRegError
-        If a file cannot be read, the pair not be registered, or the folder not be written.
+        If a file cannot be read, a mask or label map lies on another grid than its image, a landmark outside of it, a result would overwrite an input,
+        the pair not be registered, or the folder not be written.
     """
-    output = writable_folder(output)  # told before the work, not after it
+    output = Path(output)
+    for name in OUTPUTS:
+        refuse_overwriting(output / name, files.all())
+    with no_empty_folders():
+        writable_folder(output)  # told before the work, not after it
+        return _registered(files, output, guided=guided, picture=picture, on_progress=on_progress, **options)
+
+
+def _registered(files: PairFiles, output: Path, *, guided: bool, picture: bool, on_progress: Progress | None, **options: Any) -> Registration:
     started = time.perf_counter()
     fixed, moving = _image(files.fixed), _image(files.moving)
     initial = read_transforms(files.initial, fixed=fixed.space, moving=moving.space) if files.initial else None
+    sides = ((fixed, files.fixed[0]), (moving, files.moving[0]))
+    masks = [_beside(path, *side) for path, side in zip((files.fixed_mask, files.moving_mask), sides, strict=True)]
+    labels = [_beside(path, *side) for path, side in zip((files.fixed_labels, files.moving_labels), sides, strict=True)]
+    points = [_points(path, image) for path, (image, _) in zip((files.fixed_points, files.moving_points), sides, strict=True)]
     result = register(
         fixed=fixed,
         moving=moving,
-        fixed_mask=_optional(files.fixed_mask),
-        moving_mask=_optional(files.moving_mask),
-        fixed_labels=_optional(files.fixed_labels),
-        moving_labels=_optional(files.moving_labels),
-        fixed_points=_points(files.fixed_points),
-        moving_points=_points(files.moving_points),
+        fixed_mask=masks[0],
+        moving_mask=masks[1],
+        fixed_labels=labels[0],
+        moving_labels=labels[1],
+        fixed_points=points[0],
+        moving_points=points[1],
         guided=guided,
         initial=initial,
-        preset=preset,
-        similarity=similarity,
-        alignment=alignment,
-        affine_only=affine_only,
-        symmetric=symmetric,
-        radius=radius,
-        smoothness=smoothness,
         on_progress=on_progress,
+        **options,
     )
     # what is not one of the engine's stages
     result.timings["reading"] = time.perf_counter() - started - sum(result.timings.values())
@@ -160,12 +169,22 @@ def _image(paths: Sequence[Path | str]) -> Image:
     return image
 
 
-def _optional(path: Path | str | None) -> Image | None:
-    return None if path is None else read_image(path)
+def _beside(path: Path | str | None, image: Image, image_path: Path | str) -> Image | None:
+    """A mask or label map, on the grid of its image."""
+    if path is None:
+        return None
+    found = read_label_map(Path(path))
+    check_same_space(found.space, path, image.space, image_path)
+    return found
 
 
-def _points(path: Path | str | None) -> npt.NDArray[np.float64] | None:
-    return None if path is None else read_keypoints(path)
+def _points(path: Path | str | None, image: Image) -> npt.NDArray[np.float64] | None:
+    """Landmarks, inside their image."""
+    if path is None:
+        return None
+    points = read_keypoints(path)
+    check_inside(points, image.space, path)
+    return points
 
 
 __all__ = ["OUTPUTS", "PairFiles", "register_files", "write_registration"]

@@ -34,7 +34,7 @@ def target_spacing(fingerprint: DenseFingerprint) -> Decision[tuple[float, ...]]
     reason = f"median of {len(spacings)} images"
     if target[worst] > ANISOTROPIC * finest and size[worst] * ANISOTROPIC < min(size[others]):
         tenth = float(np.percentile(spacings[:, worst], ANISOTROPIC_PERCENTILE))
-        target[worst] = tenth if tenth >= finest else finest + 1e-5
+        target[worst] = tenth if tenth >= finest else finest + min(1e-5, 0.01 * finest)  # nnU-Net's, but for spacings below a micrometre
         reason += f"; axis {worst} is more than {ANISOTROPIC:g} times coarser with {ANISOTROPIC:g} times fewer voxels: 10th percentile"
     return Decision(tuple(target.tolist()), f"{reason}: {text(target.tolist())} mm")
 

@@ -17,7 +17,7 @@ from nnreg.planning.dense_prediction.geometry import PatchPlan
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans, DenseTraining
 from nnreg.planning.dense_prediction.presets import DEFAULT, PRESETS, Preset
 from nnreg.planning.plans import Architecture
-from nnreg.planning.topology import Topology
+from nnreg.planning.topology import Topology, topology
 from nnreg.task import DENSE_PREDICTION
 
 SHARED_ARRAYS = ("2d", "3d_fullres")  # all presets preprocess these alike
@@ -30,6 +30,7 @@ def plan_dense(
     plans_name: str | None = None,
     gpu_memory_target: float | None = None,
     overwrite_target_spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
 ) -> DensePlans:
     """Derive the plans of a dataset as nnU-Net does.
 
@@ -44,11 +45,13 @@ def plan_dense(
     gpu_memory_target : GB
         The planner's own if absent.
     overwrite_target_spacing : mm, array axis order as stored
+    patch_size : voxels, array axis order as stored
+        In place of the largest that fits the memory, rounded up to what the pooling divides. Two numbers are of slices, and recommend ``2d``.
 
     Raises
     ------
     PlansError
-        If the target spacing or memory asked for makes no sense.
+        If the target spacing, patch or memory asked for makes no sense.
     ConfigurationError
         If there is no such planner, or a rule of an installed package is of no use.
     """
@@ -60,9 +63,10 @@ def plan_dense(
     spacing = _spacing(fingerprint, overwrite_target_spacing)
     order = geometry.transposition(spacing.value)
     median = geometry.median_shape(fingerprint, spacing.value, order.value)
-    builder = _Builder(fingerprint, preset, plans_name or preset.plans_name, memory_gb, overwrite_target_spacing is None)
+    asked = _asked_patch(patch_size, order.value, flat=median.value[0] == 1)
+    builder = _Builder(fingerprint, preset, plans_name or preset.plans_name, memory_gb, overwrite_target_spacing is None, asked)
     configurations = builder.all(Decision(tuple(spacing.value[axis] for axis in order.value), spacing.because), median)
-    recommended = "3d_fullres" if "3d_fullres" in configurations else "2d"
+    recommended = "3d_fullres" if "3d_fullres" in configurations and len(asked or ()) != 2 else "2d"
     return DensePlans(
         dataset_name=fingerprint.dataset_name,
         plans_name=builder.plans_name,
@@ -76,7 +80,7 @@ def plan_dense(
         because={
             "spacing": spacing.because,
             "transpose_forward": order.because,
-            "recommended": "the finest 3D configuration, or 2d where images are single slices",
+            "recommended": "the finest 3D configuration, or 2d where images are single slices or the patch that was asked for is one",
             **settings.reasons_of_maps(fingerprint),
         },
     )
@@ -93,6 +97,17 @@ def _spacing(fingerprint: DenseFingerprint, asked: Sequence[float] | None) -> De
     return decided_by_user(tuple(float(value) for value in asked), "-overwrite_target_spacing")
 
 
+def _asked_patch(asked: Sequence[int] | None, order: Sequence[int], *, flat: bool) -> tuple[int, ...] | None:
+    """The patch that was asked for, with the planned order of axes; a volume of one slice is a slice."""
+    if asked is None:
+        return None
+    sizes = tuple(asked[1:]) if flat and len(asked) == 3 and asked[0] == 1 else tuple(asked)
+    if len(sizes) not in ((2,) if flat else (2, 3)) or min(sizes) < 1:
+        expected = "2 positive numbers (y x), for the images are slices" if flat else "3 positive numbers (z y x), or 2 for training on slices"
+        raise PlansError(f"patch_size {','.join(map(str, asked))}: expected {expected}.")
+    return tuple(sizes[axis] for axis in order) if len(sizes) == 3 else sizes
+
+
 @dataclass(frozen=True)
 class _Builder:
     """Builds the configurations of one dataset."""
@@ -102,6 +117,7 @@ class _Builder:
     plans_name: str
     memory_gb: float
     shares_arrays: bool
+    asked_patch: tuple[int, ...] | None
 
     def all(self, spacing: Decision[tuple[float, ...]], median: Decision[tuple[float, ...]]) -> dict[str, DenseConfiguration]:
         """Every configuration the dataset needs, in nnU-Net's order."""
@@ -128,6 +144,9 @@ class _Builder:
         }
 
     def _patch(self, spacing: Sequence[float], median: Sequence[float]) -> Decision[PatchPlan]:
+        if len(self.asked_patch or ()) == len(spacing):
+            shape = topology(spacing, self.asked_patch or ())
+            return decided_by_user(PatchPlan(shape, self._elements(len(spacing))(shape)), "patch_size, rounded up to what the pooling divides")
         limit = settings.patch_limit(self.preset, len(spacing), self.memory_gb)
         return geometry.patch(spacing, median, self._elements(len(spacing)), limit)
 

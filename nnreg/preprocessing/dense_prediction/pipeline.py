@@ -62,6 +62,7 @@ def plan_dataset(
     planner: str = DEFAULT.name,
     gpu_memory_target: float | None = None,
     overwrite_target_spacing: Sequence[float] | None = None,
+    patch_size: Sequence[int] | None = None,
     plans_name: str | None = None,
     on_note: Note = unheard,
 ) -> DensePlans:
@@ -75,7 +76,12 @@ def plan_dataset(
     raw, folder = _open(workspace, dataset)
     fingerprint = _read_fingerprint(raw, folder)
     plans = plan_dense(
-        fingerprint, planner=planner, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing
+        fingerprint,
+        planner=planner,
+        plans_name=plans_name,
+        gpu_memory_target=gpu_memory_target,
+        overwrite_target_spacing=overwrite_target_spacing,
+        patch_size=patch_size,
     )
     path = folder / f"{plans.plans_name}.json"
     refuse_another_task(path, DENSE_PREDICTION)
@@ -152,6 +158,12 @@ def preprocess_dataset(
             shutil.rmtree(folder / plans.configuration(name).data_identifier, ignore_errors=True)
     keep_dataset_files(raw, folder, unheard)
     return preprocess(raw, fingerprint, plans, folder, configurations=names, processes=processes or default_processes(), on_progress=progress("preprocessing"))
+
+
+def keep_files(workspace: Workspace, dataset: int | str, on_note: Note = unheard) -> None:
+    """Keep dataset.json and splits beside plans that were not made from this dataset."""
+    raw, folder = _open(workspace, dataset)
+    keep_dataset_files(raw, folder, on_note)
 
 
 def _read_fingerprint(raw: RawDataset, folder: Path) -> DenseFingerprint:

@@ -49,7 +49,9 @@ def _percentiles(
 @NORMALIZATIONS.register("zscore")
 def _zscore(channel: npt.NDArray[np.generic], foreground: npt.NDArray[np.float64]) -> Floats:
     """Mean 0 and standard deviation 1 over the image's own foreground."""
-    return np.asarray((np.asarray(channel, dtype=np.float32) - foreground.mean()) / max(float(foreground.std()), 1e-8), dtype=np.float32)
+    # what single precision leaves of a constant is none; units may be as small as those of diffusivities in m²/s
+    deviation = max(float(foreground.std()), float(np.finfo(np.float32).eps * np.abs(foreground).max())) or 1.0
+    return np.asarray((np.asarray(channel, dtype=np.float32) - foreground.mean()) / deviation, dtype=np.float32)
 
 
 def normalise(array: npt.NDArray[np.generic], foreground: Foreground, schemes: Sequence[Normalization], *, case: str) -> tuple[Floats, tuple[float, ...]]:

@@ -206,6 +206,12 @@ def plan_and_preprocess(
     return plans
 
 
+def keep_files(workspace: Workspace, dataset: int | str, on_note: Note = unheard) -> None:
+    """Keep dataset.json and splits beside plans that were not made from this dataset."""
+    raw, folder = _open(workspace, dataset)
+    keep_dataset_files(raw, folder, on_note)
+
+
 def _open(workspace: Workspace, dataset: int | str) -> tuple[RawDataset, Path]:
     from nnreg.dataset import RawDataset
 

@@ -162,6 +162,11 @@ class AuxiliaryLosses(nn.Module):
         self.targets, self.step = dict(targets), [value / min(spacing) for value in spacing]
         self.epoch = 0
 
+    @property
+    def splits_over_ranks(self) -> bool:
+        """Whether all losses do; see :mod:`nnreg.losses.ranks`."""
+        return all(getattr(LOSSES[entry.name], "splits_over_ranks", False) for target in self.targets.values() for entry in target.entries())
+
     def set_epoch(self, epoch: int) -> None:
         """Of the training, counted from 0; losses may begin late."""
         self.epoch = epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +117,7 @@ class DenseObjective(TargetObjective):
         return self.counts(logits, self._own(batch["labels"]), self._own(batch["mask"]) if "mask" in batch else None)
 
     def counts(self, logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-        """True positives, false positives and false negatives (classes, 3) over the batch: of every region, or every label but background."""
+        """True and false positives, false and true negatives (classes, 4) over the batch: of every region, or every label but background."""
         truth = self.target(labels, logits.shape[2:])
         axes = (0, *range(2, logits.ndim))
         if self.labels.has_regions:
@@ -128,7 +129,7 @@ class DenseObjective(TargetObjective):
             classes = torch.arange(1, self.labels.heads, device=logits.device).reshape(1, -1, *(1,) * (logits.ndim - 2))
             predicted, truth = logits.argmax(dim=1, keepdim=True) == classes, truth == classes
         valid = valid if mask is None else valid & mask
-        pairs = (predicted & truth, predicted & ~truth, ~predicted & truth)
+        pairs = (predicted & truth, predicted & ~truth, ~predicted & truth, ~predicted & ~truth)
         return torch.stack([(found & valid).sum(dim=axes) for found in pairs], dim=1)
 
     def _planned(self, configuration: DenseConfiguration) -> DenseLoss:
@@ -148,13 +149,34 @@ class DenseObjective(TargetObjective):
 
     def _recipes(self, recipe: TrainerConfig, configuration: DenseConfiguration) -> nn.Module:
         if isinstance(recipe.loss, nn.Module):
-            loss = recipe.loss
+            loss = self._told(recipe.loss)
         elif isinstance(recipe.loss, str):
             loss = build_loss(recipe.loss, **self._arguments(LOSSES[recipe.loss], recipe.loss_kwargs, configuration))
         else:
             made: Callable[..., nn.Module] = recipe.loss  # type: ignore[assignment]  # neither a name nor a network, and asked only where there is one
             loss = made(**self._arguments(made, recipe.loss_kwargs, configuration))
         self._check_kind(recipe.loss if isinstance(recipe.loss, str) else type(loss).__name__, loss, "TrainerConfig.loss")
+        return loss
+
+    def _told(self, loss: nn.Module) -> nn.Module:
+        """A loss that was made before the dataset was known; one of nnReg's is told, in a copy, what is not annotated."""
+        if not isinstance(loss, DenseLoss):
+            return loss
+        name = type(loss).__name__
+        if loss.regions != self.labels.has_regions:
+            found, wanted = ("regions", "labels") if loss.regions else ("labels", "regions")
+            raise ConfigurationError(
+                f"TrainerConfig.loss: this {name} was made for {found}, the dataset has {wanted}. Make it with regions={not loss.regions}, or give the class."
+            )
+        if self.ignore is None or loss.regions:
+            return loss
+        if loss.ignore_label not in (None, self.ignore, self.labels.ignore):
+            raise ConfigurationError(
+                f"TrainerConfig.loss: this {name} leaves out the label {loss.ignore_label}, the dataset's ignore label is {self.labels.ignore}. "
+                "Leave ignore_label out: the dataset says it."
+            )
+        loss = copy.deepcopy(loss)
+        loss.ignore_label = self.ignore
         return loss
 
     def _arguments(self, made: Callable[..., Any], given: Mapping[str, Any], configuration: DenseConfiguration) -> dict[str, Any]:

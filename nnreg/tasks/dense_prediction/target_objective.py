@@ -29,6 +29,8 @@ class TargetObjective(nn.Module):
         Targets by name that are derived from labels, each with a decoder of its own too.
     """
 
+    splits_over_ranks = None
+
     def __init__(
         self,
         configuration: DenseConfiguration,

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from nnreg.tasks.dense_prediction.target_objective import TargetObjective
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 OF = ": "  # between the name of a target and that of its class
-COUNTS = "counts of "  # true positives, false positives and false negatives of a class in one batch; summed over an epoch before they become a Dice
+COUNTS = "counts of "  # hits and misses of a class in one batch, as DenseObjective.counts has them; summed over an epoch before they become a Dice
 ERRORS = "errors of "  # sums of absolute errors of a continuous target in one batch, and of how many voxels
 LOSS_COPIES = 4  # of the logits, in float32, that a loss and its gradient keep
 
@@ -41,6 +42,8 @@ class DensePredictionTask:
 
     name = DENSE_PREDICTION
     monitor = "dice"
+    batch_names: Mapping[str, str] = MappingProxyType({"data": "image", "target": "labels"})
+    """nnU-Net's names for entries of a batch."""
 
     def network(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
@@ -124,22 +127,24 @@ class DensePredictionTask:
         return {"loss": loss, **terms, **counts}
 
     def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-        """The steps without their counts, and one entry more: the Dice of each class over all of them (NaN for one that is nowhere), and their mean.
+        """The steps without their counts, and one entry more: the Dice of each class over all of them (NaN for one that is nowhere), and means over classes.
 
-        Of several targets the mean is that of their means: one of many labels is no more than one of few. Continuous targets have a mean absolute error.
+        The means are of Dice, IoU, precision, recall and accuracy. Of several targets each is that of their means: one of many labels is no more than one of
+        few. Continuous targets have a mean absolute error.
         """
         names = [name for name in (steps[0] if steps else ()) if name.startswith(COUNTS)]
         kept = [{name: value for name, value in step.items() if not name.startswith((COUNTS, ERRORS))} for step in steps]
         kept += _mean_errors(steps)
         if not names:
             return kept
-        hits, false, missed = torch.stack([torch.stack([step[name] for step in steps]).double().sum(dim=0) for name in names]).unbind(1)
-        dice = 2 * hits / (2 * hits + false + missed)  # 0 / 0 is NaN
+        scores = _overlaps(torch.stack([torch.stack([step[name] for step in steps]).double().sum(dim=0) for name in names]))
+        dice = scores["dice"]
         by_class = {f"dice_{name.removeprefix(COUNTS).replace(OF, '_')}": value for name, value in zip(names, dice, strict=True)}
         targets = [name.removeprefix(COUNTS).rpartition(OF)[0] for name in names]
-        means = {target: dice[[index for index, other in enumerate(targets) if other == target]].nanmean() for target in dict.fromkeys(targets)}
-        by_target = {f"dice_{target}": value for target, value in means.items()} if len(means) > 1 else {}
-        return [*kept, {"dice": torch.stack(list(means.values())).nanmean(), **by_target, **(by_class if len(names) > len(means) else {})}]
+        rows = {target: [index for index, other in enumerate(targets) if other == target] for target in dict.fromkeys(targets)}
+        means = {score: torch.stack([values[index].nanmean() for index in rows.values()]).nanmean() for score, values in scores.items()}
+        by_target = {f"dice_{target}": dice[index].nanmean() for target, index in rows.items()} if len(rows) > 1 else {}
+        return [*kept, {**means, **by_target, **(by_class if len(names) > len(rows) else {})}]
 
     def pictures(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """First channel, labels and prediction of the first patch, of every target."""
@@ -189,6 +194,18 @@ class DensePredictionTask:
             next_stage=None if following is None else (following, model / FOLDER / following),
             on_progress=on_progress,
         )
+
+
+def _overlaps(counts: Tensor) -> dict[str, Tensor]:
+    """Scores of every class, NaN where they are 0 / 0, from its counts (classes, 4)."""
+    hits, false, missed, rest = counts.unbind(1)
+    return {
+        "dice": 2 * hits / (2 * hits + false + missed),
+        "iou": hits / (hits + false + missed),
+        "precision": hits / (hits + false),
+        "recall": hits / (hits + missed),
+        "accuracy": (hits + rest) / counts.sum(dim=1),
+    }
 
 
 def _mean_errors(steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:

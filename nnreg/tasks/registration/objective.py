@@ -65,6 +65,8 @@ class RegistrationObjective(nn.Module):
         A TrainerConfig whose loss takes the place of the planned similarity.
     """
 
+    splits_over_ranks = None
+
     def __init__(self, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> None:
         super().__init__()
         plan = configuration.training

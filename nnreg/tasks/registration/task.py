@@ -123,7 +123,8 @@ class RegistrationTask:
         fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
         # an objective of one's own is only known to be called with the network
         loss, terms = objective.score(fields, batch) if isinstance(objective, RegistrationObjective) else objective(network, batch)
-        result = {"loss": loss, **terms, **_image_metrics(fields[0], batch), "folding_percent": torch.tensor(metrics.folding_percent(fields[0]))}
+        folded = dict(zip(("folding_count", "folding_percent"), map(torch.tensor, metrics.folding(fields[0])), strict=True))
+        result = {"loss": loss, **terms, **_image_metrics(fields[0], batch), **folded}
         if "fixed_labels" in batch and "moving_labels" in batch:
             result["dice"] = torch.tensor(_mean_dice(fields[0], batch))
         return result
@@ -149,7 +150,7 @@ class RegistrationTask:
         output: Path,
         on_progress: Callable[[int, int, str], None],
     ) -> dict[str, Any]:
-        """Predict the validation pairs on their native grids and evaluate them."""
+        """Predict the validation pairs on their native grids and evaluate them; a pair that lacks labels has no Dice."""
         from nnreg.dataset import RawDataset
         from nnreg.evaluation import evaluate_folder
         from nnreg.inference.registration.predict import predict_training_cases
@@ -162,7 +163,7 @@ class RegistrationTask:
             pairs = [pairs[i] for i in sorted(chosen)]
         dataset = RawDataset.open(raw)
         predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
-        return evaluate_folder(output, dataset, processes=1, surface=False, on_progress=on_progress)
+        return evaluate_folder(output, dataset, processes=1, surface=False, complete=False, on_progress=on_progress)
 
 
 def _image_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

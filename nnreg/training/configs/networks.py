@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nnreg.training.configs.options import PRESETS
 from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
 
 RESENC_BLOCKS = (1, 3, 4, 6)  # nnU-Net's residual encoder, the last number for every deeper stage
@@ -27,4 +28,16 @@ _register("resenc_m", "resenc_unet", "nnU-Net's residual encoder U-Net, features
 _register("resenc_l", "resenc_unet", "resenc_m with features from 16", encoder_blocks=RESENC_BLOCKS, encoder_features=(16, 32, 64, 128, 160))
 _register("resenc_xl", "resenc_unet", "resenc_m with nnU-Net's features, from 32", encoder_blocks=RESENC_BLOCKS, encoder_features=(32, 64, 128, 256, 320))
 _register("primus", "primus", "Primus-S: a vision transformer (needs timm)")
-_register("swin_unetr", "swin_unetr", "Swin-UNETR (needs MONAI)")
+TRAINER_CONFIGS["swin_unetr"] = TrainerConfig(
+    "swin_unetr",
+    # its length stays the plan's
+    training={name: value for name, value in PRESETS["transformer_preset"][0].items() if name != "epochs"},
+    description="Swin-UNETR (needs MONAI): AdamW, warm-up, cosine, clipped gradients",
+)
+
+for _name, _options, _description in (
+    ("dropout", {"dropout": 0.5}, "plain_unet, resenc_unet, swin_unetr: half of the values are set to 0 in training"),
+    ("batch_norm", {"normalization": "batch"}, "plain_unet, resenc_unet: statistics over the batch; batches of 2 or more"),
+    ("group_norm", {"normalization": "group"}, "plain_unet, resenc_unet: statistics of 8 groups of features, for small batches"),
+):
+    TRAINER_CONFIGS[_name] = TrainerConfig(architecture_kwargs=_options, description=_description)

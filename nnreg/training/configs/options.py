@@ -38,7 +38,59 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "early_stopping": ({"early_stopping.patience": 30, "early_stopping.min_delta": 0.001}, "ends after 30 epochs without a better monitored value"),
 }
 
-for _name, (_training, _description) in OPTIONS.items():
+STRENGTHS: dict[str, tuple[dict[str, Any], str]] = {
+    "weak_augmentation": (
+        {
+            "augmentation.pose.rotation_probability": 0.1,
+            "augmentation.pose.scaling_probability": 0.1,
+            "augmentation.elastic.probability": 0.0,
+            "augmentation.intensity.probability": 0.5,
+        },
+        "dense prediction: half as many turns and zooms, every other patch keeps its intensities",
+    ),
+    "strong_augmentation": (
+        {
+            "augmentation.pose.rotation_probability": 0.4,
+            "augmentation.pose.scaling_probability": 0.4,
+            "augmentation.elastic.probability": 0.4,
+            "augmentation.intensity.noise": [0.0, 0.2],
+            "augmentation.intensity.noise_probability": 0.2,
+            "augmentation.intensity.blur_probability": 0.3,
+            "augmentation.intensity.brightness": [0.6, 1.5],
+            "augmentation.intensity.brightness_probability": 0.3,
+            "augmentation.intensity.contrast": [0.6, 1.5],
+            "augmentation.intensity.contrast_probability": 0.3,
+            "augmentation.intensity.inverted_gamma_probability": 0.2,
+            "augmentation.intensity.gamma_probability": 0.5,
+        },
+        "dense prediction: twice as many turns, zooms and intensity changes, wider ranges, and elastic deformation of 4 patches in 10",
+    ),
+}
+"""How much patches are changed; what lies between is the plan's. The angles stay the plan's, which follow from the patch."""
+
+PRESETS: dict[str, tuple[dict[str, Any], str]] = {
+    "cnn_preset": (
+        {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 1e-5, "epochs": 100},
+        "for convolutional networks: Adam 1e-4, weight decay 1e-5, 100 epochs",
+    ),
+    "deeplab_preset": (
+        {
+            "optimizer": "sgd",
+            "optimizer_kwargs": {"momentum": 0.9, "nesterov": True},
+            "learning_rate": 1e-2,
+            "weight_decay": 1e-4,
+            "lr_schedule": "poly",
+        },
+        "as DeepLab is trained: SGD 0.01, momentum 0.9, weight decay 1e-4, polynomial decay",
+    ),
+    "transformer_preset": (
+        {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-4, "lr_schedule": "cosine", "warmup_epochs": 10, "gradient_clip": 1.0, "epochs": 200},
+        "for transformers: AdamW 1e-4, weight decay 1e-4, 10 epochs of warm-up, cosine, gradients clipped at 1, 200 epochs",
+    ),
+}
+"""How kinds of networks are usually trained, to be joined with a network."""
+
+for _name, (_training, _description) in {**OPTIONS, **STRENGTHS, **PRESETS}.items():
     TRAINER_CONFIGS[_name] = TrainerConfig(training=_training, description=_description)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.planning.plans import Configuration
-from nnreg.planning.validation import training_problems
+from nnreg.planning.validation import architecture_problems, training_problems
 from nnreg.training.configs.trainer_config import ARGUMENTS_OF, TrainerConfig
 from nnreg.typed import from_mapping, to_mapping
 
@@ -68,8 +68,12 @@ def resolve_configuration(configuration: Configuration, recipe: TrainerConfig, n
     elif recipe.architecture_kwargs and (own is None or isinstance(own, str)):
         architecture = dataclasses.replace(planned, kwargs={**planned.kwargs, **recipe.architecture_kwargs})
         configuration = dataclasses.replace(configuration, architecture=architecture)
-    configuration = apply_training_overrides(configuration, recipe.training, f"trainer {name}")
-    return apply_training_overrides(configuration, overrides, "--set")
+    changed = apply_training_overrides(configuration, recipe.training, f"trainer {name}")
+    changed = apply_training_overrides(changed, overrides, "--set")
+    problem = next(architecture_problems(changed.architecture, changed.ndim), None) if changed.architecture != planned else None
+    if problem is not None:
+        raise ConfigurationError(f"trainer {name}: {problem}")
+    return changed
 
 
 def apply_training_overrides(configuration: Configuration, overrides: Mapping[str, Any], where: str) -> Configuration:

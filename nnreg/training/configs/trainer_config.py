@@ -82,4 +82,5 @@ def _name(part: Any) -> str:
     return part if isinstance(part, str) else getattr(part, "__name__", type(part).__name__)
 
 
-TRAINER_CONFIGS: Registry[TrainerConfig] = Registry("trainer config")
+TRAINER_CONFIGS: Registry[TrainerConfig] = Registry("trainer config", replaceable=True)
+"""Recipes by name. A recipe of the user's own may take the name of one of ours; the training's log then says so."""

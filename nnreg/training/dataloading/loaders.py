@@ -24,12 +24,29 @@ class EpochSampler(Sampler[int]):
         return self.per_epoch
 
 
-def build_loader(dataset: Dataset[dict[str, Tensor]], *, batch_size: int, batches: int, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    """A loader of `batches` batches per epoch; set ``loader.sampler.epoch`` before each."""
+class SharedSampler(EpochSampler):
+    """Those indices of an epoch that one of several processes takes: of the `chosen` batches the samples in `part`."""
+
+    def __init__(self, batch_size: int, batches: int, *, chosen: range, part: range) -> None:
+        super().__init__(batch_size * batches)
+        self.batch_size, self.chosen, self.part = batch_size, chosen, part
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.per_epoch
+        return iter([first + batch * self.batch_size + sample for batch in self.chosen for sample in self.part])
+
+    def __len__(self) -> int:
+        return len(self.chosen) * len(self.part)
+
+
+def build_loader(
+    dataset: Dataset[dict[str, Tensor]], *, batch_size: int, batches: int, workers: int, pin_memory: bool, sampler: EpochSampler | None = None
+) -> DataLoader[Any]:
+    """A loader of `batches` batches per epoch, or of what `sampler` takes of them; set ``loader.sampler.epoch`` before each."""
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(batch_size * batches),
+        sampler=sampler or EpochSampler(batch_size * batches),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,

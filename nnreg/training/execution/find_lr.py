@@ -117,7 +117,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def _loss(trainer: nnRegTrainer, batch: dict[str, Tensor]) -> float:
-    result = trainer.train_step(batch)
+    result = trainer.train_step(trainer.on_device(batch))
     if isinstance(result, Tensor):
         trainer.stepper(result)
         return float(result.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,13 +10,19 @@ from typing import Any
 
 import torch
 
-from nnreg.errors import NnRegError, TrainingError
+from nnreg.dataset import RawDataset
+from nnreg.dataset.splits import FILE_NAME as SPLITS
+from nnreg.dataset.splits import load_or_make_splits
+from nnreg.errors import ConfigurationError, NnRegError, TrainingError
 from nnreg.files import writable_folder
 from nnreg.training.configs.lookup import DEFAULT_TRAINER, resolve_trainer
-from nnreg.training.run_folders import DEFAULT_PLANS, prepared
-from nnreg.training.runtime_utils.runtime import device_named
-from nnreg.training.trainer.checkpoint import BEST, FINAL, resumable
+from nnreg.training.distributed import ALONE, Ranks, left_in_order
+from nnreg.training.execution.arrays import preprocess_missing
+from nnreg.training.execution.shared import join
+from nnreg.training.run_folders import DEFAULT_PLANS, check_source, prepared, require_arrays
+from nnreg.training.trainer.checkpoint import BEST, FINAL, load_checkpoint, resumable
 from nnreg.training.trainer.parts import Listeners
+from nnreg.training.trainer.state import start_from
 from nnreg.training.trainer.trainer import nnRegTrainer
 from nnreg.workspace import Workspace
 
@@ -32,18 +39,31 @@ def build_trainer(
     device: str = "auto",
     workers: int | None = None,
     listeners: Listeners | None = None,
+    output: Path | None = None,
+    preprocess: bool = False,
+    ranks: Ranks = ALONE,
 ) -> nnRegTrainer:
-    """A trainer for one fold, every name checked, nothing written yet.
+    """A trainer for one fold, every name checked, nothing written yet; of several processes, as one of them has it.
+
+    `trainer` is what ``-tr`` says: modules of the current folder are looked through too. With `preprocess` arrays that are missing are made, which writes.
+    `output` is the folder that the model folder goes into, in place of the dataset's in the workspace; the model folder is then called as
+    ``checkpoints.model_name`` says, if the recipe has it.
 
     Raises
     ------
     NnRegError
-        Unknown dataset, plans, configuration, fold, trainer, setting or device; plans made for another dataset.
+        Unknown dataset, plans, configuration, fold, trainer, setting or device; plans made for another dataset; arrays missing.
     """
-    resolved = resolve_trainer(trainer)
-    loaded, spec, folders = prepared(workspace, dataset, configuration, fold, plans, resolved.name)
-    chosen = device_named(device)
-    return resolved.trainer(
+    resolved = resolve_trainer(trainer, beside=Path())
+    loaded, spec, folders = prepared(workspace, dataset, configuration, fold, plans, trainer)
+    if output is not None:
+        name = {**resolved.config.training, **(overrides or {})}.get("checkpoints.model_name")
+        if name and getattr(loaded.configuration(configuration), "previous_stage", None) is not None:
+            raise TrainingError(f"-o {output}: {configuration} looks for the stage before it among the results of the dataset. Leave -o out.")
+        folders = dataclasses.replace(folders, model=output.absolute() / (name or folders.model.name))
+    check_source(folders.model, resolved.name, resolved.source)
+    chosen = ranks.device(device)
+    built = resolved.trainer(
         plans=loaded,
         configuration=configuration,
         spec=spec,
@@ -53,14 +73,19 @@ def build_trainer(
         recipe=resolved.config,
         overrides=overrides,
         device=chosen,
-        workers=default_workers(chosen) if workers is None else workers,
-        listeners=listeners,
+        workers=default_workers(chosen, ranks.local_size) if workers is None else workers,
+        listeners=listeners if ranks.leads else None,
     )
+    built.source, built.ranks = resolved.source, ranks
+    if preprocess:
+        preprocess_missing(workspace, built)
+    require_arrays(folders, loaded, configuration)
+    return built
 
 
-def default_workers(device: torch.device) -> int:
-    """Processes that load data: none on a CPU, whose cores the network needs itself; else all cores but one, at most 8."""
-    return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 2) - 1))
+def default_workers(device: torch.device, processes: int = 1) -> int:
+    """Processes that load data: none on a CPU, whose cores the network needs itself; else all cores but one, at most 8, shared by `processes` that train."""
+    return 0 if device.type == "cpu" else max(1, min(8, ((os.cpu_count() or 2) - 1) // processes))
 
 
 def train(
@@ -82,32 +107,61 @@ def train(
     ----------
     continue_training
         Go on from ``checkpoint_latest.pth`` (where none is kept the final one, else the best); from the start if there is none yet.
-    validate_only, validate_best
-        Validate ``checkpoint_final.pth`` (or ``checkpoint_best.pth``) without training.
+    validate_only
+        Validate ``checkpoint_final.pth`` without training.
+    validate_best
+        The validation, after a training or without one, is of ``checkpoint_best.pth``.
     pretrained_weights
-        Checkpoint whose network weights are the start.
+        File whose network weights are the start: a checkpoint, or a plain state dict; in dense prediction without the last layers where
+        they are for other labels.
     save_probabilities
         Whether the validation keeps the probabilities of label maps, for ensembles.
     **build
-        As in :func:`build_trainer`.
+        As in :func:`build_trainer`. Of several `ranks` the first alone writes, validates, and returns a summary.
     """
-    trainer = build_trainer(workspace, dataset, configuration, fold, **build)
-    trainer.save_probabilities = save_probabilities
+    _take_splits(workspace, dataset, build.get("listeners"))
+    start = None if pretrained_weights is None else load_checkpoint(Path(pretrained_weights), weights_only=True)
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"  # of several processes none may fill the folder that the others read
+    trainer = build_trainer(workspace, dataset, configuration, fold, preprocess=alone and not validate_only, **build)
+    trainer.save_probabilities, trainer.validates_best = save_probabilities, validate_best
+    _check_best(trainer, validate_best, validate_only)
     folder = trainer.output_folder
-    writable_folder(folder)
-    if validate_only or validate_best:
+    if trainer.ranks.size > 1:
+        if validate_only or validate_best:
+            raise ConfigurationError("--val and --val_best are the work of one process. Leave out -num_gpus or torchrun.")
+        join(trainer)
+    if validate_only:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
+        writable_folder(folder)
         return trainer.perform_actual_validation()
-    latest = resumable(folder)
-    if continue_training and latest is not None:
-        trainer.load_checkpoint(latest)
-    elif not continue_training and (folder / FINAL).is_file() and pretrained_weights is None and _finished(trainer):
+    latest = resumable(folder) if continue_training else None
+    if latest is None and not continue_training and (folder / FINAL).is_file() and start is None and _finished(trainer):
+        best = " --val_best" if validate_best else ""
         raise TrainingError(
-            f"{folder}: is trained to its end. Continue it with more epochs (-c --epochs N), validate it (--val), or remove the folder to train anew."
+            f"{folder}: is trained to its end. Continue it with more epochs (-c --epochs N), validate it (--val{best}), or remove the folder to train anew."
         )
-    elif pretrained_weights is not None:
-        trainer.load_checkpoint(Path(pretrained_weights), weights_only=True)
-    return trainer.run_training()
+    if latest is not None:
+        trainer.load_checkpoint(latest)
+        trainer.notes += [] if start is None else [f"{latest} goes on; {pretrained_weights} is not read again"]
+    elif start is not None:
+        start_from(trainer, start, Path(str(pretrained_weights)))
+    if trainer.ranks.leads:
+        writable_folder(folder)  # not before: weights that do not fit leave no empty folder
+    with left_in_order(trainer.ranks):
+        return trainer.run_training()
+
+
+def _take_splits(workspace: Workspace, dataset: int | str, listeners: Listeners | None) -> None:
+    """The user's own splits_final.json in the dataset folder counts, even where it was written after planning."""
+    raw, kept = workspace.raw_folder(dataset), workspace.preprocessed_folder(dataset) / SPLITS
+    if (raw / SPLITS).is_file() and kept.is_file():
+        load_or_make_splits(kept, RawDataset.open(raw), on_note=None if listeners is None else listeners.line)
+
+
+def _check_best(trainer: nnRegTrainer, validate_best: bool, validate_only: bool) -> None:
+    """Without validation during training there is no best checkpoint: told before the training, not after."""
+    if validate_best and not validate_only and not trainer.plan.validate_every:
+        raise TrainingError("--val_best: validate_every is 0, so no epoch is found to be the best. Leave --val_best out, or validate during training.")
 
 
 def _finished(trainer: nnRegTrainer) -> bool:

@@ -36,9 +36,8 @@ def read_run(source: Path, **flags: Any) -> ImportedRun:
     from nnreg.training.importers.registration import synthetic_yaml
 
     content = values_of(_parsed(source))
-    nodes = workflow_json.nodes_of(content)
-    if nodes is not None:
-        return workflow_json.read(nodes, source, **flags)
+    if workflow_json.is_workflow(content):
+        return workflow_json.read(content, source, **flags)
     if not isinstance(content, dict):
         raise ConfigurationError(f"{source}: is of no form that nnReg can import. Expected {FORMS}.")
     keys = set(content)
@@ -48,7 +47,7 @@ def read_run(source: Path, **flags: Any) -> ImportedRun:
     if keys & set(synthetic_yaml.SECTIONS):
         return synthetic_yaml.read(content, source, **flags)
     if keys & set(workflow_json.ALL_KEYS):  # the inside of a node by itself, as guides print it
-        return workflow_json.read([{"type": "Trainer", "config": content}], source, **flags)
+        return workflow_json.read({"type": "Trainer", "config": content}, source, **flags)
     raise ConfigurationError(f"{source}: has the keys {', '.join(content) or 'none'}, which are of no form that nnReg can import. Expected {FORMS}.")
 
 

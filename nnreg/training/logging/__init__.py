@@ -2,6 +2,6 @@
 
 from nnreg.training.logging.log import History, TrainingLog
 from nnreg.training.logging.progress import plot_progress
-from nnreg.training.logging.report import Report
+from nnreg.training.logging.report import Report, Silence
 
-__all__ = ["History", "Report", "TrainingLog", "plot_progress"]
+__all__ = ["History", "Report", "Silence", "TrainingLog", "plot_progress"]

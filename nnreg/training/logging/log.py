@@ -42,10 +42,12 @@ class History:
         for name in {*self.values, *numbers}:
             _put(self.values.setdefault(name, []), epoch, float(numbers.get(name, math.nan)))
 
-    def update_best(self, epoch: int, value: float) -> bool:
-        """Feed the monitored metric (larger is better); whether its moving average is the best so far."""
+    def update_best(self, epoch: int, value: float, *, anew: bool = False) -> bool:
+        """Feed the monitored metric (larger is better); whether its moving average is the best so far. The average begins with the first value, and `anew`."""
+        if anew:
+            self.best_ema = self.best_epoch = None
         previous = self.values.get("ema", [])
-        last = previous[-1] if previous and math.isfinite(previous[-1]) else None
+        last = previous[-1] if previous and not anew and math.isfinite(previous[-1]) else None
         if last is None:
             ema = value
         elif math.isfinite(value):

@@ -28,7 +28,7 @@ def middle(images: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.uint8]]:
     return {name: grey(image if image.ndim == 2 else image[len(image) // 2]) for name, image in images.items()}
 
 
-def draw(images: Mapping[str, Tensor], folder: Path) -> Path:
+def draw(images: Mapping[str, Tensor], folder: Path, name: str = "debug") -> Path:
     """Write the images (*spatial, all of one shape) side by side: ``debug.png`` of slices, ``debug.gif`` through the first axis of volumes."""
     from PIL import Image
 
@@ -39,7 +39,7 @@ def draw(images: Mapping[str, Tensor], folder: Path) -> Path:
     row = np.concatenate([part for volume in volumes for part in (volume, gap)][:-1], axis=2)
     chosen = np.unique(np.linspace(0, len(row) - 1, min(len(row), LARGEST)).astype(int))
     frames = [Image.fromarray(row[index]) for index in chosen]
-    path = folder / ("debug.png" if flat else "debug.gif")
+    path = folder / f"{name}.{'png' if flat else 'gif'}"
     with atomic_path(path) as temporary:
         if flat:
             frames[0].save(temporary, format="PNG")

@@ -12,6 +12,7 @@ from nnreg.training.logging.log import History
 PANELS = (
     ("loss", ("train_loss", "val_loss")),
     ("monitored metric", ("val_dice", "ema")),
+    ("overlap of labels", ("val_iou", "val_precision", "val_recall")),
     ("folding, % of voxels", ("val_folding_percent",)),
     ("learning rate", ("learning_rate",)),
     ("seconds per epoch", ("epoch_seconds",)),
@@ -32,7 +33,8 @@ def plot_progress(history: History, path: Path) -> None:
     for axes, (title, names) in zip(np.atleast_1d(figure.subplots(len(panels), 1, sharex=True)), panels, strict=True):
         for name in names:
             series = np.asarray(history.values[name])
-            axes.plot(np.arange(len(series)), series, label=name, marker="." if len(series) < 30 else None)
+            measured = np.flatnonzero(np.isfinite(series))  # a line through those, not broken by epochs without validation
+            axes.plot(measured, series[measured], label=name, marker="." if len(measured) < 30 else None)
         axes.set_title(title, fontsize=9, loc="left")
         axes.legend(fontsize=8)
         axes.grid(alpha=0.3)

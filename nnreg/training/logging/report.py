@@ -28,10 +28,12 @@ class Report:
         Where numbers go beside the log.
     listener
         Hears the log's lines.
+    model_name
+        What the debug picture is called after; empty: after nothing.
     """
 
-    def __init__(self, folder: Path, tracking: Tracking, listener: Callable[[str], None] | None) -> None:
-        self.folder, self.tracking = folder, tracking
+    def __init__(self, folder: Path, tracking: Tracking, listener: Callable[[str], None] | None, model_name: str = "") -> None:
+        self.folder, self.tracking, self.picture = folder, tracking, f"{model_name}_debug" if model_name else "debug"
         self.log = TrainingLog(folder, listener)
         self.sinks: list[Sink] = []
 
@@ -47,7 +49,7 @@ class Report:
     def pictures(self, epoch: int, images: Mapping[str, Tensor]) -> None:
         """Show images (*spatial) of one validation sample."""
         if self.tracking.picture:
-            draw(images, self.folder)
+            draw(images, self.folder, self.picture)
         for sink in self.sinks:
             sink.pictures(epoch, middle(images))
 
@@ -65,3 +67,19 @@ class Report:
         """Nothing comes any more."""
         while self.sinks:
             self.sinks.pop().close()
+
+
+class Silence(Report):
+    """The report of a process that others write for: nothing."""
+
+    wants_pictures = False
+
+    def __init__(self) -> None:
+        super().__init__(Path(), Tracking(), None)
+        self.log = lambda line: None  # type: ignore[assignment]  # what is called with a line
+
+    def open(self, name: str, first_epoch: int, configuration: Mapping[str, Any]) -> None:
+        """See :class:`Report`."""
+
+    def epoch(self, epoch: int, numbers: Mapping[str, float], history: History, network: nn.Module) -> None:
+        """See :class:`Report`."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch import nn
 
 from nnreg.planning.training_options import Tracking
+from nnreg.registry import one_line
 
 Pictures = Mapping[str, npt.NDArray[np.uint8]]
 
@@ -89,7 +90,7 @@ class WeightsAndBiases:
 
 
 def open_sinks(tracking: Tracking, folder: Path, *, name: str, first_epoch: int, configuration: Mapping[str, Any], log: Callable[[str], None]) -> list[Sink]:
-    """The sinks that the options ask for; a package that is asked for and missing is told in the log, and the training goes on.
+    """The sinks that the options ask for; one that is asked for and cannot be used is told in the log, and the training goes on.
 
     Parameters
     ----------
@@ -108,10 +109,20 @@ def open_sinks(tracking: Tracking, folder: Path, *, name: str, first_epoch: int,
     """
     sinks: list[Sink] = []
     if tracking.tensorboard is not False and _installed("tensorboard", bool(tracking.tensorboard), log):
-        sinks.append(TensorBoard(folder, first_epoch, tracking.histograms))
+        sinks += _opened("TensorBoard", "--set tracking.tensorboard=false", log, lambda: TensorBoard(folder, first_epoch, tracking.histograms))
     if tracking.wandb != "off" and _installed("wandb", True, log):
-        sinks.append(WeightsAndBiases(tracking, folder, name, configuration))
+        advice = "log in once (wandb login), or --set tracking.wandb=offline or off"
+        sinks += _opened("W&B", advice, log, lambda: WeightsAndBiases(tracking, folder, name, configuration))
     return sinks
+
+
+def _opened(name: str, advice: str, log: Callable[[str], None], make: Callable[[], Sink]) -> list[Sink]:
+    """The sink, or none and a line in the log: a dashboard that cannot be reached is no reason not to train."""
+    try:
+        return [make()]
+    except Exception as error:  # of a package of others, which raises what it likes
+        log(f"{name} cannot be opened: {one_line(error)}. The training goes on, nothing is written for it; {advice}.")
+        return []
 
 
 def _installed(package: str, wanted: bool, log: Callable[[str], None]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,6 +15,9 @@ from nnreg.errors import TrainingError
 from nnreg.files import atomic_path
 from nnreg.planning.training_options import Checkpoints
 
+WEIGHTS = "network_weights"
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # where other programs put a network's weights
+PARALLEL = "module."  # before every name, where a network was saved inside of DataParallel
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 
 
@@ -23,21 +27,52 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
         torch.save(dict(content), temporary)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, weights_only: bool = False) -> dict[str, Any]:
     """Read a checkpoint.
+
+    Parameters
+    ----------
+    path
+        The file.
+    device
+        Where its tensors go.
+    weights_only
+        Whether the weights are all that is wanted: then the file may also be a plain state dict, by itself or under one of `WRAPPERS`.
+
+    Returns
+    -------
+    dict
+        The content; with `weights_only` just ``network_weights``.
 
     Raises
     ------
     TrainingError
-        If it is missing, damaged, or holds anything but tensors and plain values.
+        If it is missing, damaged, holds anything but tensors and plain values, or lacks what is wanted.
     """
     if not path.is_file():
-        raise TrainingError(f"{path}: does not exist. Train this fold first, or name another checkpoint with -chk.")
+        raise TrainingError(f"{path}: does not exist. Train this fold first, or name another file (-chk, -pretrained_weights).")
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise TrainingError(f"{path}: is damaged or not a checkpoint ({str(error).strip().splitlines()[0]}). Use another checkpoint of the fold.") from error
+    if weights_only:
+        return {WEIGHTS: _state_dict(content, path)}
+    if not isinstance(content, dict) or not {WEIGHTS, "init"} <= content.keys():
+        raise TrainingError(f"{path}: is no checkpoint of nnReg, which has network_weights and init. Weights alone are a start: -pretrained_weights {path}")
     return content
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Any]:
+    """The weights of a checkpoint of nnReg or nnU-Net, of another program's, or the file itself."""
+    for name in (WEIGHTS, *WRAPPERS):
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        wanted = f"network_weights, {', '.join(WRAPPERS)}, or tensors by name"
+        raise TrainingError(f"{path}: holds no weights that nnReg knows. Expected {wanted}; save the network's state_dict().")
+    prefixed = all(name.startswith(PARALLEL) for name in content)
+    return {name.removeprefix(PARALLEL): value for name, value in content.items()} if prefixed else content
 
 
 def load_weights(network: torch.nn.Module, weights: Mapping[str, Any], where: Path | str) -> None:
@@ -51,8 +86,35 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Any], where: Pa
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise TrainingError(f"{where}: its weights do not fit the planned network ({first}). It was trained with other plans or another -tr.") from error
+        found = _difference(network.state_dict(), weights) or " ".join(str(error).split())
+        raise TrainingError(f"{where}: its weights do not fit the planned network ({found}). It was trained with other plans or another -tr.") from error
+
+
+def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """How the names and shapes of weights differ, in a few words."""
+    missing, unknown = [name for name in wanted if name not in given], [name for name in given if name not in wanted]
+    parts = [
+        f"{len(names)} of {len(all_of)} {what}, the first is {names[0]!r}"
+        for names, all_of, what in ((missing, wanted, "are missing"), (unknown, given, "are unknown to it"))
+        if names
+    ]
+    shapes = ((name, tuple(given[name].shape), tuple(value.shape)) for name, value in wanted.items() if name in given)
+    other = next((entry for entry in shapes if entry[1] != entry[2]), None)
+    return "; ".join([*parts, *([] if other is None else ["{!r} has the shape {}, the network's is {}".format(*other)])])
+
+
+def weights_in(content: Mapping[str, Any], where: Path | str) -> Mapping[str, Any]:
+    """The weights that a checkpoint predicts with.
+
+    Raises
+    ------
+    TrainingError
+        If it has none: a file of another program.
+    """
+    if not isinstance(content, Mapping) or not isinstance(content.get("network_weights"), Mapping):
+        raise TrainingError(f"{where}: has no network_weights, so it is no checkpoint of nnReg. Import it with nnreg_import, or name another file.")
+    found: Mapping[str, Any] = content["network_weights"]
+    return found
 
 
 def resumable(folder: Path) -> Path | None:
@@ -85,7 +147,7 @@ class CheckpointKeeper:
         if last or finished % self.options.latest_every == 0:
             self.save(self.folder / LATEST)
         if self.options.every and finished % self.options.every == 0:
-            self.save(self.folder / f"checkpoint_epoch_{finished:04d}.pth")
+            self.save(self.folder / self.options.numbered(finished))
             self._prune()
 
     def after_training(self) -> None:
@@ -95,6 +157,10 @@ class CheckpointKeeper:
             (self.folder / LATEST).unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        if self.options.keep_last:
-            for path in sorted(self.folder.glob("checkpoint_epoch_*.pth"))[: -self.options.keep_last]:
-                path.unlink()
+        if not self.options.keep_last:
+            return
+        before, after = self.options.numbered(None).split("*")
+        numbers = {path: path.name[len(before) : -len(after)] for path in self.folder.glob(f"{glob.escape(before)}*{after}")}
+        by_epoch = sorted((path for path, number in numbers.items() if number.isdigit()), key=lambda path: int(numbers[path]))
+        for path in by_epoch[: -self.options.keep_last]:
+            path.unlink()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.planning.plans import Training
 from nnreg.planning.training_options import EarlyStopping
+from nnreg.training.logging import History
 
 SMALLER_IS_BETTER = ("loss", "epe", "tre", "error", "folding", "ndv", "mse", "mae", "grad_l2", "sdlogj", "hd95")
 
@@ -51,11 +52,29 @@ class Monitor:
             raise ConfigurationError(f"monitor {self.name!r} is no number of an epoch; {did_you_mean(self.name, numbers)}")
         return math.nan  # an epoch without validation
 
+    def update(self, history: History, epoch: int, numbers: Mapping[str, float]) -> bool:
+        """Feed the number of an epoch to the moving average; whether that is the best so far.
+
+        Where the validation loss stood in for the task's metric, the average begins anew with the metric's first value: the two have no scale in common.
+        """
+        own = f"val_{self.default}"
+        seen = self.name is None and _measured(history.values.get(own, ()))
+        measured = self.name is None and math.isfinite(numbers.get(own, math.nan))
+        value = math.nan if seen and not measured else self.value(numbers)
+        return history.update_best(epoch, value, anew=measured and not seen)
+
     def series(self, values: Mapping[str, Sequence[float]]) -> list[float]:
         """The monitored number of every epoch of a history."""
+        own = values.get(f"val_{self.default}", ())
+        if self.name is None and _measured(own):
+            return list(own)
         length = max((len(column) for column in values.values()), default=0)
         rows = [{name: column[epoch] for name, column in values.items() if epoch < len(column)} for epoch in range(length)]
         return [self.value(row) for row in rows]
+
+
+def _measured(series: Sequence[float]) -> bool:
+    return any(map(math.isfinite, series))
 
 
 def stalled(series: Sequence[float], options: EarlyStopping) -> bool:

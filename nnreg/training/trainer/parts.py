@@ -12,11 +12,15 @@ from torch import Tensor
 
 from nnreg.progress import Progress
 from nnreg.training.logging.log import mean_terms
+from nnreg.training.run_folders import SOURCE
 from nnreg.training.runtime_utils.runtime import autocast_type
 from nnreg.typed import to_mapping
 
 if TYPE_CHECKING:
     from nnreg.training.trainer.training_run import TrainingRun
+
+
+NO_TRUTH = "val_epe"
 
 
 @dataclass
@@ -38,15 +42,16 @@ def epoch_numbers(train_terms: Sequence[Mapping[str, Tensor]], validation_terms:
 
 
 def epoch_line(epoch: int, epochs: int, numbers: Mapping[str, float], shown: Sequence[str]) -> str:
-    """The log's line of an epoch (counted from 0).
+    """The log's line of an epoch (counted from 0): what was measured, with `shown` just these numbers.
 
-    With `shown` just these numbers; one that was not measured is shown as 0, as trainings on synthetic pairs show an end-point error without a truth.
+    One exception: of a validation without a true field, trainings on synthetic pairs show the end-point error 0 where they show it at all.
     """
+    measured = {name: value for name, value in numbers.items() if not math.isnan(value) and name.startswith(("train_", "val_"))}
     if shown:
-        terms = ((name, 0.0 if math.isnan(numbers.get(name, math.nan)) else numbers[name]) for name in shown)
-        return f"[Epoch {epoch + 1:03d}/{epochs:03d}] " + ", ".join(f"{name} = {value:.4f}" for name, value in terms)
-    terms = ((name, value) for name, value in numbers.items() if name.startswith(("train_", "val_")))
-    said = ", ".join(f"{name} = {value:.4f}" for name, value in terms)
+        validated = {NO_TRUTH: 0.0} if any(name.startswith("val_") for name in measured) else {}
+        measured = {**validated, **measured}
+        return f"[Epoch {epoch + 1:03d}/{epochs:03d}] " + ", ".join(f"{name} = {measured[name]:.4f}" for name in shown if name in measured)
+    said = ", ".join(f"{name} = {value:.4f}" for name, value in measured.items())
     seconds = f"{numbers['epoch_seconds']:.1f} s ({numbers['waiting_seconds']:.1f} waiting)"  # for data
     return f"[Epoch {epoch + 1:03d}/{epochs:03d}] {said}, lr = {numbers['learning_rate']:.2e}, {seconds}"
 
@@ -57,13 +62,17 @@ def opening_lines(trainer: TrainingRun) -> list[str]:
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     network = type(trainer.network).__name__ if trainer.has_custom_network else configuration.architecture.name
     lines = [f"Device: {trainer.device}", f"AMP: {autocast_type(trainer.device, plan.mixed_precision) is not None}"]
+    if trainer.ranks.size > 1:
+        lines.append(f"Processes: {trainer.ranks.size}, which share every batch of {plan.batch_size}")
     if trainer.sample_counts:
         lines.append("Train samples: {train}, Val samples: {val}".format(**trainer.sample_counts))
     return [
         *lines,
-        f"{trainer.plans.dataset_name}, {trainer.configuration_name}, fold {trainer.fold}, trainer {trainer.name}",
+        f"{trainer.plans.dataset_name}, {trainer.configuration_name}, fold {trainer.fold}, trainer {trainer.name}"
+        + (f", from {trainer.source}" if trainer.source else ""),
         f"Network {network}: {parameters:,} parameters; grid {'x'.join(map(str, configuration.grid))} "
         f"at {' x '.join(f'{s:.3g}' for s in configuration.spacing)} mm; {trainer.num_epochs} epochs of {plan.iterations_per_epoch} iterations",
+        *trainer.notes,
     ]
 
 
@@ -75,6 +84,7 @@ def debug_information(trainer: TrainingRun) -> dict[str, Any]:
         "nnreg_version": __version__,
         "torch_version": str(torch.__version__),
         "trainer": trainer.name,
+        SOURCE: trainer.source,
         "dataset": trainer.plans.dataset_name,
         "plans": trainer.plans.plans_name,
         "configuration_name": trainer.configuration_name,
@@ -91,4 +101,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     """The means of a validation summary in one line."""
     foreground = summary.get("foreground_mean", {})  # of label maps; beside Dice and IoU, it counts voxels
     means = {name: foreground[name] for name in ("Dice", "IoU", "MAE", "PSNR", "SSIM") if name in foreground} if foreground else summary.get("mean", {})
-    return ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float)) or "see validation_summary.json"
+    said = ", ".join(f"{name} {value:.4f}" for name, value in means.items() if isinstance(value, float) and not math.isnan(value))
+    counts = summary.get("counts", {})
+    without = f" ({counts['pairs_without_labels']} of {counts['pairs']} pairs without labels)" if "pairs_without_labels" in counts else ""
+    return (said or "see validation_summary.json") + without

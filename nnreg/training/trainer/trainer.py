@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -15,17 +16,20 @@ from torch.optim.swa_utils import AveragedModel
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
-from nnreg.errors import TrainingError
-from nnreg.files import read_json, write_json
+from nnreg.errors import ConfigurationError, TrainingError
+from nnreg.files import make_folder, read_json, write_json, write_text
 from nnreg.inference.trained_networks import Predictor
+from nnreg.losses.ranks import whole_batches
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.task import task_named
 from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
-from nnreg.training.dataloading.loaders import EpochSampler, build_loader, to_device
-from nnreg.training.logging import History, Report
+from nnreg.training.dataloading.batch import Batch
+from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler, build_loader, to_device
+from nnreg.training.distributed import ALONE, Ranks, Replica
+from nnreg.training.logging import History, Report, Silence
 from nnreg.training.lr_scheduler import build_schedule
-from nnreg.training.run_folders import RunFolders, prepared
+from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.memory import check_fits
 from nnreg.training.runtime_utils.runtime import (
@@ -36,7 +40,7 @@ from nnreg.training.runtime_utils.runtime import (
     needs_scaler,
     seed_everything,
 )
-from nnreg.training.trainer.checkpoint import CheckpointKeeper, load_checkpoint, save_checkpoint
+from nnreg.training.trainer.checkpoint import BEST, CheckpointKeeper, load_checkpoint, save_checkpoint
 from nnreg.training.trainer.monitor import Monitor, stalled
 from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
 from nnreg.training.trainer.parts import Listeners, debug_information, epoch_line, epoch_numbers, headline, opening_lines
@@ -77,6 +81,13 @@ class nnRegTrainer:
     objective: Any
     scaler: torch.amp.GradScaler
     stepper: Stepper
+    ranks: Ranks
+    replica: Replica | None
+
+    source: str | None = None
+    """In words, where a trainer or recipe that was asked for by name comes from; empty for nnReg's own."""
+    validates_best = False
+    """Whether the validation after the training is of the best checkpoint."""
 
     def __init__(
         self,
@@ -114,9 +125,11 @@ class nnRegTrainer:
         self.monitor = Monitor(self.plan, self.task.monitor)
         self.sample_counts: dict[str, int] = {}
         self.save_probabilities = False  # of the validation, for ensembles
+        self.notes: list[str] = []  # what the log is to say before the first epoch
         self.initialized = False
         self.lr_scheduler: Any = None
         self.average: AveragedModel | None = None
+        self.ranks, self.replica = ALONE, None  # set before the run where several processes share it
         self._report: Report | None = None
         self._epoch_started = self._waited = 0.0
 
@@ -162,7 +175,10 @@ class nnRegTrainer:
             )
             self.sample_counts[split] = count
             workers = self.workers if split == "train" else min(self.workers, 1)
-            loaders.append(build_loader(samples, batch_size=batch_size, batches=batches, workers=workers, pin_memory=self.device.type == "cuda"))
+            options: dict[str, Any] = {"batches": batches, "workers": workers, "pin_memory": self.device.type == "cuda"}
+            if self.ranks.size > 1:
+                batch_size, options["sampler"] = self.ranks.shares(batch_size, batches, whole=split == "val")
+            loaders.append(build_loader(samples, batch_size=batch_size, **options))
         return loaders[0], loaders[1]
 
     # -- hooks: one step --------------------------------------------------------------------------------------------
@@ -171,7 +187,7 @@ class nnRegTrainer:
         """One batch; returns detached terms, ``loss`` among them, still on the device. An override may return the loss alone: the trainer then steps."""
         batch = to_device(batch, self.device)
         with autocast(self.device, self.plan.mixed_precision):
-            loss, terms = self.objective(self.network, batch)
+            loss, terms = self.objective(self.network, batch) if self.replica is None else self.replica(batch)
         return {"loss": loss.detach(), **terms, "gradient_norm": self.stepper(loss)}
 
     def validation_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -211,16 +227,21 @@ class nnRegTrainer:
         unchanged = (planned.architecture, planned.training.batch_size) == (self.configuration.architecture, self.configuration.training.batch_size)
         if self.has_custom_network or unchanged:
             return
-        needed = self.task.memory_gb(build=self.build_network_architecture, plans=self.plans, spec=self.spec, configuration=self.configuration)
+        part = dataclasses.replace(self.plan, batch_size=-(-self.plan.batch_size // self.ranks.size))  # of the batch, the largest of any process
+        here = dataclasses.replace(self.configuration, training=part)
+        needed = self.task.memory_gb(build=self.build_network_architecture, plans=self.plans, spec=self.spec, configuration=here)
         if needed is not None:
             check_fits(needed, self.device, f"network {self.configuration.architecture.name} on {'x'.join(map(str, self.configuration.grid))} voxels")
 
     def on_train_start(self) -> None:
         """Make the folder, say what is trained."""
-        self.output_folder.mkdir(parents=True, exist_ok=True)
-        self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line)
+        if not self.ranks.leads:
+            self._report = Silence()
+            return
+        make_folder(self.output_folder)
+        self._report = Report(self.output_folder, self.plan.tracking, self.listeners.line, self.plan.checkpoints.model_name)
         self._write_model_files()
-        write_json(self.output_folder / "debug.json", debug_information(self))
+        write_json(self.output_folder / DEBUG_FILE, debug_information(self))
         for line in opening_lines(self):
             self.log(line)
 
@@ -247,7 +268,7 @@ class nnRegTrainer:
                 f"fold {self.fold}: the training loss of epoch {self.current_epoch} is {numbers['train_loss']}. Lower the learning rate "
                 f"(--set learning_rate={rate / 10:.1e}), clip gradients (--set gradient_clip=1.0), and continue with -c from the last good epoch."
             )
-        improved = self.history.update_best(self.current_epoch, self.monitor.value(numbers))
+        improved = self.monitor.update(self.history, self.current_epoch, numbers)
         self.history.add(
             self.current_epoch,
             {name: value for name, value in numbers.items() if name not in ("ema", "waiting_seconds")} | {"ema": self.history.values["ema"][-1]},
@@ -259,7 +280,8 @@ class nnRegTrainer:
         if improved:
             self.log(f"New best moving average of {self.monitor.label}: {self.history.best_ema:.4f}")
         last = self.current_epoch >= self.num_epochs or self.stalled
-        self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
+        if self.ranks.leads:
+            self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
         self.report.epoch(self.current_epoch - 1, numbers, self.history, self.network)
 
     def run_training(self) -> dict[str, Any]:
@@ -267,6 +289,8 @@ class nnRegTrainer:
         with determinism(self.plan.deterministic):
             self.initialize()
             train_loader, validation_loader = self.get_dataloaders()
+            if self.ranks.size > 1:
+                self._share(train_loader, validation_loader)
             self.on_train_start()
             self.report.open(f"{self.folders.model.name}_fold_{self.fold}", self.current_epoch, to_mapping(self.configuration))
             with contextlib.closing(self.report):
@@ -276,9 +300,15 @@ class nnRegTrainer:
                     self.on_epoch_end(train_terms, self._validate(validation_loader))
                 if self.stalled:
                     self.log(f"Stopped early: {self.monitor.label} was best {self.plan.early_stopping.patience} epochs ago")
-                self._keeper().after_training()
+                if self.ranks.leads:
+                    self._keeper().after_training()
                 self.log("Training finished")
-            return self.perform_actual_validation()
+            with self.ranks.first_alone():
+                if not self.ranks.leads:
+                    return {}
+                if self.validates_best:
+                    self._load_best()
+                return self.perform_actual_validation()
 
     def perform_actual_validation(self) -> dict[str, Any]:
         """Predict every validation pair on its native grids into ``validation_raw/`` and write ``validation_summary.json``."""
@@ -315,7 +345,7 @@ class nnRegTrainer:
     def load_checkpoint(self, path: Path, *, weights_only: bool = False) -> None:
         """Restore everything that `save_checkpoint` stored, so that the run goes on bit for bit (CPU); or the weights alone."""
         self.initialize()
-        restore_training(self, load_checkpoint(path, self.device), path, weights_only=weights_only)
+        restore_training(self, load_checkpoint(path, self.device, weights_only=weights_only), path, weights_only=weights_only)
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 
@@ -357,6 +387,21 @@ class nnRegTrainer:
         finally:
             self.network = trained
 
+    def _load_best(self) -> None:
+        path = self.output_folder / BEST
+        if not path.is_file():
+            raise TrainingError(f"{path}: was not written, for no epoch had a {self.monitor.label}. The training is kept; validate its last epoch with --val.")
+        self.load_checkpoint(path, weights_only=True)
+
+    def _share(self, *loaders: Any) -> None:
+        """Begin to share every batch with the other processes."""
+        if not all(isinstance(getattr(loader, "sampler", None), SharedSampler) for loader in loaders):
+            raise ConfigurationError(f"trainer {self.name} has batches of its own, which processes cannot share by index. Train with one process.")
+        self.ranks.check_same("epoch to begin with", self.current_epoch)
+        if not self.ranks.leads:
+            torch.manual_seed(self.plan.seed + self.ranks.rank + self.ranks.size * self.current_epoch)  # dropout of one's own
+        self.replica = Replica(self.ranks, self.network, self.objective, self.plan.batch_size)
+
     def _keeper(self) -> CheckpointKeeper:
         return CheckpointKeeper(self.output_folder, self.plan.checkpoints, self.save_checkpoint)
 
@@ -367,6 +412,9 @@ class nnRegTrainer:
         self.plans.write(self.folders.model / "plans.json")
         self.spec.write(self.folders.model / "dataset.json")
         copy_reference(self.folders.preprocessed, self.folders.model)
+        settings = self.folders.preprocessed / self.plan.checkpoints.settings_name
+        if self.plan.checkpoints.model_name and settings.is_file():
+            write_text(self.output_folder / settings.name, settings.read_text(encoding="utf-8"))
 
     def _splits_path(self) -> Path:
         return self.folders.preprocessed / "splits_final.json"
@@ -378,10 +426,14 @@ class nnRegTrainer:
         for done, batch in enumerate(self._batches(loader, self.current_epoch, "training")):
             if self.plan.lr_update == "step" and self.lr_scheduler is not None and not self.stepper.pending:
                 self.lr_scheduler.step(self.current_epoch + done / len(loader))
-            result = self.train_step(batch)
+            result = self.train_step(self.on_device(batch))
             terms.append({"loss": result.detach(), "gradient_norm": self.stepper(result)} if isinstance(result, Tensor) else result)
         self.stepper.finish()
-        return terms
+        return terms if self.ranks.size == 1 else self.ranks.averaged(terms, self.plan.batch_size)
+
+    def on_device(self, batch: Any) -> Any:
+        """A batch of the task as overrides find it; one of the user's own loader as it is."""
+        return Batch(to_device(batch, self.device), getattr(self.task, "batch_names", {})) if isinstance(batch, dict) else batch
 
     def _validate(self, loader: Any) -> list[dict[str, Tensor]]:
         """The validation steps of an epoch; none where the options skip it. The same batches in every epoch."""
@@ -389,14 +441,14 @@ class nnRegTrainer:
         if not every or (finished % every and finished < self.num_epochs):
             return []
         terms: list[dict[str, Tensor]] = []
-        with self.evaluated_weights():
+        with self.evaluated_weights(), whole_batches():
             for batch in self._batches(loader, 0, "validating"):
                 if not terms and self.report.wants_pictures:
                     with torch.no_grad():
                         shown = self.task.pictures(network=self.network, objective=self.objective, batch=to_device(batch, self.device))
                     self.report.pictures(self.current_epoch, shown)
-                terms.append(self.validation_step(batch))
-        return terms
+                terms.append(self.validation_step(self.on_device(batch)))
+        return terms if self.ranks.size == 1 else self.ranks.in_order(terms)
 
     def _batches(self, loader: Any, epoch: int, what: str) -> Iterator[dict[str, Tensor]]:
         sampler = getattr(loader, "sampler", None)
@@ -414,4 +466,6 @@ def read_prepared(dataset: int | str | None, configuration: str, fold: int | str
     """What a trainer that was given a dataset's number reads from the workspace."""
     if dataset is None:
         raise TrainingError("a trainer needs a dataset_id, or plans, spec and folders.")
-    return prepared(Workspace.resolve(None), dataset, configuration, fold, plans, trainer)
+    loaded, spec, folders = prepared(Workspace.resolve(None), dataset, configuration, fold, plans, trainer)
+    require_arrays(folders, loaded, configuration)
+    return loaded, spec, folders

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from nnreg.planning.plans import Configuration, Plans
+from nnreg.training.distributed import Ranks
 from nnreg.training.logging import History
 
 
@@ -16,6 +17,8 @@ class TrainingRun(Protocol):
     """A training that was initialised: :class:`nnreg.training.trainer.trainer.nnRegTrainer` as its parts see it."""
 
     name: str
+    source: str | None
+    notes: list[str]
     plans: Plans
     configuration: Configuration
     configuration_name: str
@@ -23,6 +26,7 @@ class TrainingRun(Protocol):
     overrides: dict[str, Any]
     device: torch.device
     sample_counts: dict[str, int]
+    ranks: Ranks
     num_epochs: int
     current_epoch: int
     history: History
@@ -31,6 +35,10 @@ class TrainingRun(Protocol):
     lr_scheduler: Any
     scaler: torch.amp.GradScaler
     average: AveragedModel | None
+
+    def initialize(self) -> None:
+        """Build network, optimizer and objective."""
+        ...
 
     @property
     def has_custom_network(self) -> bool:

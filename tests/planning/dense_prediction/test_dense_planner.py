@@ -63,6 +63,26 @@ def test_more_memory_never_shrinks_the_patch(dense):
     assert voxels[0] < voxels[-1]
 
 
+def test_the_patch_asked_for_is_taken_in_the_order_of_the_images(dense):
+    fingerprint = dense([(200, 180, 30)] * 2, [(0.9, 0.8, 4.0)] * 2, cases=30)
+    plans = plan_dense(fingerprint, patch_size=(70, 64, 16))
+    assert plans.transpose_forward == (2, 0, 1)
+    found = plans.configuration("3d_fullres")
+    divisor = np.prod(found.architecture.strides, axis=0)
+    for size, asked, unit in zip(found.patch_size, (16, 70, 64), divisor, strict=True):
+        assert size % unit == 0
+        assert asked <= size < asked + unit
+    assert plans.configuration("2d").patch_size == plan_dense(fingerprint).configuration("2d").patch_size
+    assert plans.recommended == "3d_fullres"
+    flat = plan_dense(fingerprint, patch_size=(32, 48))
+    assert (flat.recommended, flat.configuration("2d").patch_size) == ("2d", (32, 48))
+    for wrong in ((32,), (0, 32), (1, 2, 3, 4)):
+        with pytest.raises(PlansError, match="patch_size"):
+            plan_dense(fingerprint, patch_size=wrong)
+    with pytest.raises(PlansError, match="the images are slices"):
+        plan_dense(dense([(1, 100, 80)] * 2, [(999.0, 1.0, 1.0)] * 2), patch_size=(8, 32, 32))
+
+
 def test_the_spacing_asked_for_is_taken(dense):
     fingerprint = dense([(60, 70, 80)] * 2, [(1.0, 1.0, 1.0)] * 2)
     plans = plan_dense(fingerprint, overwrite_target_spacing=(1.0, 1.0, 2.0))

@@ -30,8 +30,8 @@ def target_spacing(fingerprint: Fingerprint) -> Decision[tuple[float, ...]]:
     if target[worst] > ANISOTROPIC * max(target[others]) and sizes[worst] * ANISOTROPIC < min(sizes[others]):
         tenth = float(np.percentile(spacings[:, worst], ANISOTROPIC_PERCENTILE))
         finest = float(max(target[others]))
-        # nnU-Net's own step to keep the axis the coarsest
-        target[worst] = max(tenth, finest + 1e-5) if tenth < finest else tenth
+        # nnU-Net's own step to keep the axis the coarsest, as a share of the spacing: theirs is in mm
+        target[worst] = max(tenth, finest * (1 + 1e-5)) if tenth < finest else tenth
         reason += f"; axis {worst} is more than {ANISOTROPIC:g} times coarser than the others, so it takes the 10th percentile of its spacings"
     return Decision(tuple(float(value) for value in target), f"{reason}: {text(target.tolist())} mm")
 

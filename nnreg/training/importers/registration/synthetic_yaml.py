@@ -10,16 +10,22 @@ from typing import Any
 
 from nnreg.dataset.pairs import Pair
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.errors import ConfigurationError, did_you_mean
+from nnreg.errors import ConfigurationError, NnRegError, did_you_mean
 from nnreg.planning.plans import Normalization, Plans
 from nnreg.training.configs.trainer_config import TrainerConfig
+from nnreg.training.importers.registration.trial import check_recipe, stages
 from nnreg.training.importers.run import ImportedDataset, ImportedRun
 from nnreg.training.importers.values import camel_case
 from nnreg.typed import from_mapping
 
 ON_DISK = {"train": 2, "val": 4}  # pairs that are written: for the fingerprint and the validation on native grids; all others are made on the fly
 CONSOLE = ("train_loss", "val_loss", "val_ncc", "val_epe", "val_grad_l2")
-MODELS = {"globalnet3d": "globalnet", "localnet3d": "localnet", "unetreg3d": "unetreg", "globalnet2d": "globalnet", "localnet2d": "localnet"}
+MODELS = {"globalnet": "globalnet", "localnet": "localnet", "unetreg": "unetreg_original"}  # the manual's, which end in 3d (or 2d), and ours
+OPTIONS: dict[str, dict[str, Any]] = {  # arguments of the manual's models, with the template's values
+    "globalnet": {"num_channel_initial": 16, "depth": 3, "max_disp": None},
+    "localnet": {"num_channel_initial": 16, "depth": 3, "extract_levels": None},
+    "unetreg": {"channels": [16, 32, 64, 128, 256], "strides": None, "num_res_units": 2},
+}
 WARP = {"warp_mode": "bilinear", "warp_padding_mode": "border"}  # nnReg has one warp
 WINDOW = ("kernel_size", "patch_size", "smooth_nr", "smooth_dr")
 LOSSES = {"lncc": WINDOW, "lncc_dvf": ("image_weight", "dvf_weight", *WINDOW), "ncc": (), "mse": ()}
@@ -103,12 +109,30 @@ def read(content: dict[str, Any], source: Path) -> ImportedRun:
         pairs[split] = dataclasses.replace(asked, image_size=size)
     if pairs["train"].image_size != pairs["val"].image_size:
         raise ConfigurationError(f"{where}: train_dataset and val_dataset differ in image_size. Give both the same.")
-    recipe = _recipe(file, {split: asked.settings(split) for split, asked in pairs.items()}, where)
+    settings = {split: asked.settings(split) for split, asked in pairs.items()}
+    size = _checked_size(pairs, settings, where)
+    recipe = _recipe(file, settings, len(size), where)
+    check_recipe(recipe, size, where)
     return ImportedRun(recipe, _dataset(source, pairs), workers=content.get("training", {}).get("num_workers"))
 
 
-def _recipe(file: _File, synthetic: dict[str, dict[str, Any]], where: str) -> TrainerConfig:
-    architecture, options, planned = _model(file.model, where)
+def _checked_size(pairs: dict[str, _Pairs], settings: dict[str, dict[str, Any]], where: str) -> tuple[int, ...]:
+    """The size of the images, once their generators have taken it and all their arguments."""
+    from nnreg.dataset.synthetic import GENERATORS
+
+    size = pairs["train"].image_size or ()
+    for split, asked in pairs.items():
+        if asked.num_samples < 1:
+            raise ConfigurationError(f"{where}: {split}_dataset.num_samples is {asked.num_samples}: expected 1 or more.")
+        try:
+            GENERATORS[asked.name](size, **{key: value for key, value in settings[split].items() if key != "name"})
+        except NnRegError as error:
+            raise ConfigurationError(f"{where}: {split}_dataset: {error}") from error
+    return size
+
+
+def _recipe(file: _File, synthetic: dict[str, dict[str, Any]], ndim: int, where: str) -> TrainerConfig:
+    architecture, options, planned = _model(file.model, ndim, where)
     similarity, supervision = _loss(file.loss, where)
     if supervision and synthetic["train"]["name"] != "deepreg_synthetic":
         raise ConfigurationError(f"{where}: loss.name lncc_dvf needs true fields, train_dataset makes none. Give train_dataset the name deepreg_synthetic.")
@@ -140,7 +164,7 @@ def _recipe(file: _File, synthetic: dict[str, dict[str, Any]], where: str) -> Tr
     return TrainerConfig(architecture, options, training=training, description=f"{file.project}, imported")
 
 
-def _model(model: dict[str, Any], where: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def _model(model: dict[str, Any], ndim: int, where: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Name, the network's own options, and what the plan says of its stages. A network of nnReg's own name keeps the planned ones."""
     from nnreg.architecture import check_options, network_names
 
@@ -155,24 +179,37 @@ def _model(model: dict[str, Any], where: str) -> tuple[str, dict[str, Any], dict
         except ConfigurationError as error:
             raise ConfigurationError(f"{where}: model: {error}") from error
         return name, options, {}
-    if name not in MODELS:
-        raise ConfigurationError(f"{where}: model.name {name!r} is unknown; {did_you_mean(name, [*MODELS, *network_names()])}")
-    valid = ("channels", "strides", "num_res_units") if MODELS[name] == "unetreg" else ("num_channel_initial", "depth", "max_disp")
+    kind, axes = name[:-2], name[-2:]
+    if kind not in MODELS or axes not in ("2d", "3d"):
+        raise ConfigurationError(f"{where}: model.name {name!r} is unknown; {did_you_mean(name, [*(f'{key}3d' for key in MODELS), *network_names()])}")
+    if axes != f"{ndim}d":
+        raise ConfigurationError(f"{where}: model.name {name!r} has another number of axes than image_size, {ndim}. Give it the name {kind}{ndim}d.")
     for key in options:
-        if key not in valid:
-            raise ConfigurationError(f"{where}: model.{key} is unknown; {did_you_mean(key, [*valid, *WARP])}")
-    if MODELS[name] != "unetreg":
-        return MODELS[name], options, {}
-    ndim = 2 if name.endswith("2d") else 3
-    channels = options.get("channels", [16, 32, 64, 128, 256])
-    strides = [1, *options.get("strides", [2] * (len(channels) - 1))]
-    planned = {
-        "architecture.features_per_stage": list(channels),
-        "architecture.strides": [[step] * ndim for step in strides],
-        "architecture.kernel_sizes": [[3] * ndim for _ in strides],
-        "architecture.blocks_per_stage": [options.get("num_res_units", 2)] * len(strides),
-    }
-    return "unetreg", {}, planned
+        if key not in OPTIONS[kind]:
+            raise ConfigurationError(f"{where}: model.{key} is unknown; {did_you_mean(key, [*OPTIONS[kind], *WARP])}")
+    return MODELS[kind], *_stages(kind, {**OPTIONS[kind], **options}, ndim, where)
+
+
+def _stages(kind: str, options: dict[str, Any], ndim: int, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a model of the manual that its network takes, and the stages that follow from the others: as they are, not as they would be planned."""
+    if kind == "unetreg":
+        channels = _whole_numbers(options["channels"], f"{where}: model.channels", at_least=2)
+        strides = _whole_numbers(options["strides"] or [2] * (len(channels) - 1), f"{where}: model.strides")
+        if len(strides) != len(channels) - 1:
+            raise ConfigurationError(f"{where}: model.strides has {len(strides)} numbers, model.channels {len(channels)}. Give one stride fewer than channels.")
+        return {"num_res_units": options["num_res_units"]}, stages([[step] * ndim for step in strides], channels, 1)
+    for key in ("num_channel_initial", "depth"):
+        _whole_numbers([options[key]], f"{where}: model.{key}")
+    widths = [options["num_channel_initial"] * 2**level for level in range(options["depth"] + 1)]
+    given = {key: value for key, value in options.items() if value is not None}
+    return given, stages([[2] * ndim] * options["depth"], widths, 1)
+
+
+def _whole_numbers(values: Any, where: str, *, at_least: int = 1) -> list[int]:
+    """`values`, once they are so many whole numbers of 1 or more."""
+    if not isinstance(values, list) or len(values) < at_least or not all(type(value) is int and value > 0 for value in values):
+        raise ConfigurationError(f"{where}: found {values}, expected {'whole numbers' if at_least > 1 else 'a whole number'} of 1 or more.")
+    return values
 
 
 def _loss(loss: dict[str, Any], where: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
