@@ -52,10 +52,6 @@ class Shown:
     airy: Box
     part: Box
 
-    def with_air(self, share: float) -> Box:
-        """`tight` with at most `share` of its size on each side."""
-        return widened(self.tight, share, self.airy)
-
 
 def slices(box: Box) -> tuple[slice, ...]:
     """Index of (C, *spatial) that cuts out `box`."""

@@ -18,7 +18,6 @@ from nnreg.padding import Box, fill_values, shown, slices, without_fill
 HISTOGRAM_BINS = 64
 SAMPLE = 100_000  # values from which percentiles are taken
 WINDOW_PERCENTILES = (0.5, 99.5)
-WINDOW_AIR = 0.2  # of the size of what is shown, on each side: images with a usual amount of air keep the window of all voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
         raise RegistrationError(f"the {role} image holds {count} NaN or infinite values. Replace them before registering.")
     inside = _mask_array(mask, space, role)
     windowed = np.empty_like(values)
-    within = slices(shown(values).with_air(WINDOW_AIR))[1:]
+    within = slices(shown(values).part)[1:]
     for channel, image in enumerate(values):
         where = within if inside is None else inside > 0.5
         image = without_fill(image, fill_values(_sample(image[where])))

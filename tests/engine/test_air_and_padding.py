@@ -58,6 +58,7 @@ def test_labels_and_landmarks_guide_through_air():
     sides = [padded(image, 3.0, 0.0) for image in (fixed, moving)]
     points = np.asarray([[60.0, 60.0], [75.0, 70.0]])
     there = sides[1].space.to_index(truth.map_points(sides[0].space.to_world(points[:, ::-1])))[:, ::-1]
+    fixed_labels, moving_labels = (padded(labels, 3.0, 0) for labels in (fixed_labels, moving_labels))
     guides = {"fixed_labels": fixed_labels, "moving_labels": moving_labels, "fixed_points": points, "moving_points": there}
     found = register(fixed=sides[0], moving=sides[1], preset="fast", **guides)
     assert error_voxels(found.transform, truth, fixed) < 0.6
