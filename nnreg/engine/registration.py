@@ -28,8 +28,6 @@ from nnreg.imageio import Image, check_finite, read_image
 from nnreg.padding import shown
 from nnreg.progress import Progress
 
-CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
-
 
 def register(
     *,
@@ -146,7 +144,7 @@ class _Engine:
             raise RegistrationError("the two images have no common view where the registration starts. Check headers, masks and initial transform.")
         if self.options.affine_only and begun.alignment is not None:
             return self._aligned_only(begun, begun.alignment)
-        chosen = choose_similarity(min(levels, key=lambda level: abs(np.prod(level.grid) - CHOICE_VOXELS)), self.options.similarity)
+        chosen = choose_similarity(levels, self.options.similarity)
         by = find_similarity(chosen.value)
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)

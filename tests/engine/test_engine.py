@@ -226,3 +226,11 @@ def test_bad_pairs_are_refused_by_name():
         register(fixed=good, moving=good, preset="fasst")
     with pytest.raises(ConfigurationError, match="lncc"):
         register(fixed=good, moving=good, similarity="lnc")
+
+
+def doubtful_pair(reversed_contrast: bool) -> tuple[Image, Image]:
+    """A pair whose local correlation after linear alignment leaves open whether it is of one contrast: much deformed, and noisy."""
+    fixed, moving, _, _, _ = known_pair(3, largest=4.5)
+    noise = np.random.default_rng(5).normal(0, 12, moving.array.shape).astype(np.float32)
+    values = 300 - moving.array if reversed_contrast else moving.array
+    return fixed, Image(np.where(moving.array > 20, values, 0) + noise, moving.space)
