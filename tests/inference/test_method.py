@@ -101,6 +101,7 @@ def test_a_fold_compares_on_the_pairs_it_did_not_see_and_a_prediction_follows(pl
     assert content["pairs"] == [pair["name"] for pair in summary["pairs"]]
     assert content["measured"]["network"]["dice_after"] == [pair["metrics"]["dice_after"] for pair in summary["pairs"]]
     assert set(content["measured"]) == {"network", "refined", "engine"}
+    assert f"(SDlogJ {np.mean(content['measured']['network']['sdlogj']):.2f}, " in content["because"]
     assert all(second > 0 for columns in content["measured"].values() for second in columns["seconds"])
     assert f"nnreg_predict uses {content['method']}: {content['because']}" in (plane.fold(0) / "training_log.txt").read_text()
     # what was trained on every case has none of its own

@@ -171,7 +171,8 @@ def _columns(rows: Sequence[Mapping[str, float]], figure: str) -> dict[str, tupl
 
 def _decided(figure: str, measured: Mapping[str, Mapping[str, Sequence[float]]]) -> Decision[str]:
     values = {name: columns[figure] for name, columns in measured.items()}
-    return prediction_method(figure, values, {name: float(np.mean(columns["folding_percent"])) for name, columns in measured.items()})
+    folding, roughness = ({name: float(np.mean(columns[key])) for name, columns in measured.items()} for key in ("folding_percent", "sdlogj"))
+    return prediction_method(figure, values, folding, roughness)
 
 
 def write_record(folder: Path, record: MethodRecord | None) -> None:

@@ -106,17 +106,18 @@ def plan_dataset(
     """
     raw, folder = _open(workspace, dataset)
     fingerprint = read_fingerprint(raw, folder)
-    if gpu_memory_target is None:
-        gpu_memory_target = DEFAULT_MEMORY_GB if time_budget is None else min(DEFAULT_MEMORY_GB, RAM_SHARE * ram_gb())
-    planned = partial(plan, fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
+    planned = partial(plan, fingerprint, plans_name=plans_name, overwrite_target_spacing=overwrite_target_spacing)
+    usual, on_processor = DEFAULT_MEMORY_GB, min(DEFAULT_MEMORY_GB, RAM_SHARE * ram_gb())
+    usually = partial(planned, gpu_memory_target=usual if gpu_memory_target is None else gpu_memory_target)
+    in_time = partial(planned, gpu_memory_target=on_processor if gpu_memory_target is None else gpu_memory_target)
     if time_budget is None:
-        plans = planned(accelerator=accelerator_wanted(device))
-        if not accelerator_wanted(device) and _worth_proposing(plans, planned):
-            plans = _proposed(plans, planned, workspace.preprocessed, on_note)
+        plans = usually(accelerator=accelerator_wanted(device))
+        if not accelerator_wanted(device) and _worth_proposing(plans, usually):
+            plans = _proposed(plans, in_time, workspace.preprocessed, on_note)
     else:
         # whether there is a GPU no longer matters: what is planned was measured to be feasible without
-        speed = machine_speed(workspace.preprocessed, planned())
-        plans = planned(time_budget=Budget(time_budget, speed))
+        speed = machine_speed(workspace.preprocessed, in_time())
+        plans = in_time(time_budget=Budget(time_budget, speed))
     path = folder / f"{plans_name}.json"
     refuse_another_task(path, plans.task)
     plans = _still_tuned(plans, path, raw)
@@ -135,8 +136,7 @@ def _proposed(plans: RegistrationPlans, planned: Callable[..., RegistrationPlans
     if measured_as(plans) not in known_speeds(folder):
         on_note("labels or keypoints can teach: measuring once how fast this machine's processor trains (a minute or two)")
     try:
-        memory = min(DEFAULT_MEMORY_GB, RAM_SHARE * ram_gb())
-        return planned(accelerator=False, gpu_memory_target=memory, time_budget=Budget(PROPOSED, machine_speed(folder, plans)))
+        return planned(accelerator=False, time_budget=Budget(PROPOSED, machine_speed(folder, plans)))
     except PlansError as error:
         return plans.replace(because=plans.because | {"recommended": f"{plans.because['recommended']}: {error}"})
 

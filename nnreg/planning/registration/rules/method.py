@@ -16,17 +16,20 @@ TITLES = {"dice_after": "Dice", "tre_mm_after": "landmark distance in mm", "ncc_
 
 
 @rule("prediction_method")
-def prediction_method(figure: str, values: Mapping[str, Sequence[float]], folding: Mapping[str, float]) -> Decision[str]:
+def prediction_method(
+    figure: str, values: Mapping[str, Sequence[float]], folding: Mapping[str, float], roughness: Mapping[str, float] | None = None
+) -> Decision[str]:
     """The network alone, the engine going on from it, or the engine alone: the cheapest that no other beats beyond chance on the validation pairs.
 
     Compared pair by pair, by Dice where there are labels, else landmarks, else correlation; beyond chance is a mean difference of two standard errors, and any
-    difference where there are fewer than six pairs. Of several the ones that fold at most 0.1 % go first.
+    difference where there are fewer than six pairs. Of several the ones that fold at most 0.1 % go first. The reason names the `roughness` (SDlogJ) too.
     """
     sign = -1.0 if figure.startswith("tre") else 1.0
     scores = {name: sign * np.asarray(values[name], float) for name in METHODS if name in values}
     fair = [name for name in scores if not any(_better(scores[other], scores[name]) for other in scores)]
     chosen = next((name for name in fair if folding[name] <= MOST_FOLDING), min(fair, key=lambda name: folding[name]))
     told = ", ".join(f"{name} {sign * score.mean():.3f}" for name, score in scores.items())
+    told += "" if roughness is None else " (SDlogJ " + ", ".join(f"{roughness[name]:.2f}" for name in scores) + ")"
     why = f"{TITLES.get(figure, figure)} over {counted(len(scores[chosen]), 'validation pair')}: {told}; {_reason(chosen, scores, fair, folding)}"
     return Decision(chosen, why)
 
