@@ -94,7 +94,7 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
         raise RegistrationError(f"the {role} image holds {count} NaN or infinite values. Replace them before registering.")
     inside = _mask_array(mask, space, role)
     windowed = np.empty_like(values)
-    within = slices(shown(values).part)[1:]
+    within = slices(shown(values).airy)[1:]
     for channel, image in enumerate(values):
         where = within if inside is None else inside > 0.5
         image = without_fill(image, fill_values(_sample(image[where])))
@@ -114,7 +114,7 @@ def prepare_shown(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArra
     With much air around it an image would be compared on coarser grids, and mostly by its air.
     """
     if tuple(array.shape[1:]) == space.shape:
-        box = shown(array).part if box is None else box
+        box = shown(array).airy if box is None else box
         space, array = part_of(space, box), array[slices(box)]
         if mask is not None:
             mask = mask.reshape(-1, *mask.shape[-space.ndim :])[slices(box)]
@@ -166,7 +166,7 @@ def foreground(side: PreparedImage) -> Floats:
     if side.mask is not None:
         return side.mask
     mean = side.image.mean(axis=0)
-    within = slices(shown(mean[None]).part)[1:]
+    within = slices(shown(mean[None]).airy)[1:]
     found = np.zeros_like(mean)
     found[within] = _object(mean[within])
     return found
