@@ -44,8 +44,8 @@ class Shown:
     airy : Box
         With as much of the air around as is usual. Planes of a value that what is shown does not have at its border are no air, but padding: none is kept.
     part : Box
-        What plans are measured on: `airy`, which the engine works on; but where no background can be told apart in what is shown, as much of the padding is kept, which then serves as one,
-        unless its value is far from all others.
+        What plans are measured on: `airy`, which the engine works on; but where no background can be told apart in what is shown, as much of the
+        padding is kept, which then serves as one, unless its value is far from all others.
     """
 
     tight: Box
