@@ -13,6 +13,7 @@ COMMANDS = (
     "preprocess",
     "plan_and_preprocess",
     "tune",
+    "run",
     "train",
     "list",
     "find_lr",

@@ -97,7 +97,8 @@ def _check_belonging(options: argparse.Namespace, task: str) -> None:
     for other, group in _parser()[1].items():
         for action in group._group_actions:
             if other != task and getattr(options, action.dest) != action.default:
-                raise ConfigurationError(f"{action.option_strings[0]}: belongs to the task {other}, not to {task}. Leave it out.")
+                names = " or ".join(one.option_strings[0] for one in group._group_actions if one.dest == action.dest)
+                raise ConfigurationError(f"{names}: belongs to the task {other}, not to {task}. Leave it out.")
 
 
 if __name__ == "__main__":

@@ -97,11 +97,12 @@ def _work(options: argparse.Namespace) -> None:
 
 def _train_fold(options: argparse.Namespace, fold: int | str, overrides: dict[str, Any]) -> None:
     """Train a fold in this process, which may be one of several."""
+    from nnreg.cli.step_bar import StepBar
     from nnreg.training.distributed import Ranks
     from nnreg.training.execution.run import train
     from nnreg.training.trainer.parts import Listeners
 
-    bar = _StepBar(quiet=options.quiet)
+    bar = StepBar(quiet=options.quiet)
     train(
         **_what(options, fold, overrides),
         continue_training=options.continue_training,
@@ -174,30 +175,6 @@ def _import(options: argparse.Namespace) -> None:
         options.device = "cpu"
     options.output = imported.output
     options.trainer = str(recipe) if options.trainer == "nnRegTrainer" else f"{recipe}+{options.trainer}"
-
-
-class _StepBar:
-    """One line that is rewritten: the step within the epoch. Log lines go above it."""
-
-    def __init__(self, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(disable=quiet or not sys.stderr.isatty(), leave=False)
-
-    def step(self, done: int, total: int, what: str) -> None:
-        """Show progress."""
-        self.bar.total, self.bar.n = total, done
-        self.bar.set_description_str(what, refresh=False)
-        self.bar.refresh()
-
-    def write(self, line: str) -> None:
-        """Print a log line."""
-        self.bar.clear()
-        print(line, flush=True)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self.bar.close()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nnreg.arrays import Doubles
 from nnreg.engine.linear import Fit, Pair, Parameters, optimise
 from nnreg.engine.names import ALIGNMENTS
-from nnreg.engine.prepared_image import PreparedImage, foreground, moments, prepare
+from nnreg.engine.prepared_image import PreparedImage, foreground, moments, prepare_shown
 from nnreg.engine.similarity import SAME_CONTRAST, LocalCorrelation, MutualInformation, Similarity, inner_correlation
 from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
 from nnreg.geometry import Space
@@ -88,7 +88,7 @@ def align(
         If an image is constant or holds NaN, dimensions or channel counts differ, a mask is empty, or no start brings the images into a common view.
     """
     check_pair(fixed_space.ndim, moving_space.ndim, len(fixed), len(moving))
-    sides = prepare(fixed, fixed_space, fixed_mask, "fixed"), prepare(moving, moving_space, moving_mask, "moving")
+    sides = prepare_shown(fixed, fixed_space, fixed_mask, "fixed"), prepare_shown(moving, moving_space, moving_mask, "moving")
     return align_sides(*sides, kind=kind, spacing=spacing)
 
 

@@ -16,6 +16,7 @@ from nnreg.engine.similarity_terms import ChannelGroup, Landmarks, MeanSquares
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space, Transform, apply_matrix, index_points_to_world, resample_labels
 from nnreg.imageio import Image
+from nnreg.padding import Box, slices
 
 LABEL_BUDGET = 60_000_000  # numbers: labels guide the levels whose one-hot maps stay below
 LABEL_WEIGHT = 0.5  # of the force of labels beside that of the images
@@ -53,6 +54,13 @@ class Guides:
             result.labels = self.labels[0], resample_labels(self.labels[1], moving=moving, fixed=fixed, transform=transform)
         if self.points is not None:
             result.points = self.points[0], transform.inverse().map_points(self.points[1])
+        return result
+
+    def cut(self, fixed: Box, moving: Box) -> Guides:
+        """The same guides with labels on parts of the grids of both images; landmarks are in the world."""
+        result = copy.copy(self)
+        if self.labels is not None:
+            result.labels = self.labels[0][slices(fixed)], self.labels[1][slices(moving)]
         return result
 
     def swapped(self) -> Guides:

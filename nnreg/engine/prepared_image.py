@@ -13,6 +13,7 @@ from nnreg.arrays import Doubles, Floats
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space
 from nnreg.kernels.volumes import block_means
+from nnreg.padding import Box, fill_values, shown, slices, without_fill
 
 HISTOGRAM_BINS = 64
 SAMPLE = 100_000  # values from which percentiles are taken
@@ -66,7 +67,7 @@ class PreparedImage:
 
 
 def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.generic] | None, role: str) -> PreparedImage:
-    """Check one image and bring every channel to [0, 1].
+    """Check one image and bring every channel to [0, 1], by percentiles of what it shows.
 
     Parameters
     ----------
@@ -93,15 +94,31 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
         raise RegistrationError(f"the {role} image holds {count} NaN or infinite values. Replace them before registering.")
     inside = _mask_array(mask, space, role)
     windowed = np.empty_like(values)
+    within = slices(shown(values).airy)[1:]
     for channel, image in enumerate(values):
-        low, high = _window(image if inside is None else image[inside > 0.5])
+        where = within if inside is None else inside > 0.5
+        image = without_fill(image, fill_values(_sample(image[where])))
+        low, high = _window(image[where])
         if not high > low:
-            where = "" if inside is None else " inside its mask"
-            raise RegistrationError(f"channel {channel} of the {role} image is constant ({low:g}){where}: nothing to align.")
+            told = "" if inside is None else " inside its mask"
+            raise RegistrationError(f"channel {channel} of the {role} image is constant ({low:g}){told}: nothing to align.")
         np.subtract(image, np.float32(low), out=windowed[channel])
         windowed[channel] *= np.float32(1 / (high - low))
         np.clip(windowed[channel], 0, 1, out=windowed[channel])
     return PreparedImage(windowed, inside, space)
+
+
+def prepare_shown(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.generic] | None, role: str, box: Box | None = None) -> PreparedImage:
+    """:func:`prepare` for what the image shows, or for the voxels in `box`: constant planes around it are left out, but for a usual amount of air.
+
+    With much air around it an image would be compared on coarser grids, and mostly by its air.
+    """
+    if tuple(array.shape[1:]) == space.shape:
+        box = shown(array).airy if box is None else box
+        space, array = part_of(space, box), array[slices(box)]
+        if mask is not None:
+            mask = mask.reshape(-1, *mask.shape[-space.ndim :])[slices(box)]
+    return prepare(array, space, mask, role)
 
 
 def _mask_array(mask: npt.NDArray[np.generic] | None, space: Space, role: str) -> Floats | None:
@@ -117,12 +134,27 @@ def _mask_array(mask: npt.NDArray[np.generic] | None, space: Space, role: str) -
     return inside
 
 
+def _sample(values: Floats) -> Floats:
+    """Some values, sorted."""
+    flat = values.reshape(-1)
+    return np.sort(flat[:: max(1, flat.size // SAMPLE)])
+
+
 def _window(values: Floats) -> tuple[float, float]:
     """Lower and upper value of an intensity window: robust percentiles, and the true ends where an image holds little but background."""
-    flat = values.reshape(-1)
-    sample = np.sort(flat[:: max(1, flat.size // SAMPLE)])
+    sample = _sample(values)
     low, high = (float(sample[round(share / 100 * (sample.size - 1))]) for share in WINDOW_PERCENTILES)
     return (low, high) if high > low else (float(values.min()), float(values.max()))
+
+
+def part_of(space: Space, box: Box) -> Space:
+    """The grid of the voxels of `space` in `box`."""
+    shape = tuple(high - low for low, high in box)
+    if shape == space.shape:
+        return space
+    matrix = space.matrix.copy()
+    matrix[: space.ndim, space.ndim] = space.to_world(np.asarray([low for low, _ in box], dtype=float))
+    return Space.from_matrix(shape, matrix)
 
 
 def foreground(side: PreparedImage) -> Floats:
@@ -134,9 +166,16 @@ def foreground(side: PreparedImage) -> Floats:
     if side.mask is not None:
         return side.mask
     mean = side.image.mean(axis=0)
+    within = slices(shown(mean[None]).airy)[1:]
+    found = np.zeros_like(mean)
+    found[within] = _object(mean[within])
+    return found
+
+
+def _object(mean: Floats) -> Floats:
     above = (mean > otsu(mean)).astype(np.float32)
     border = np.ones_like(above)
-    border[tuple(slice(1, -1) if size > 2 else slice(None) for size in side.space.shape)] = 0
+    border[tuple(slice(1, -1) if size > 2 else slice(None) for size in mean.shape)] = 0
     bright_border = float((above * border).sum() / max(1.0, border.sum()))
     return 1 - above if bright_border > 0.5 else above
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
 from nnreg.engine.grids import pyramid
 from nnreg.engine.guidance import Guides, check_belongs
 from nnreg.engine.options import EngineOptions
-from nnreg.engine.prepared_image import prepare
+from nnreg.engine.prepared_image import prepare_shown
 from nnreg.engine.presets import schedule
 from nnreg.engine.refine import common_view
 from nnreg.engine.result import Annotations, Decision, Registration
@@ -24,9 +25,8 @@ from nnreg.engine.similarities import find_similarity
 from nnreg.errors import RegistrationError
 from nnreg.geometry import AffineMap, Transform
 from nnreg.imageio import Image, check_finite, read_image
+from nnreg.padding import shown
 from nnreg.progress import Progress
-
-CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
 
 
 def register(
@@ -129,8 +129,10 @@ class _Engine:
         self.preset = options.spent(fixed.ndim)
         self.clock = Clock(on_progress)
         with self.clock.stage("preparation"):
-            self.fixed = prepare(fixed.array, fixed.space, _mask(masks[0], fixed, "fixed"), "fixed")
-            self.moving = prepare(moving.array, moving.space, _mask(masks[1], moving, "moving"), "moving")
+            self.boxes = shown(fixed.array).airy, shown(moving.array).airy
+            self.guides = self.guides.cut(*self.boxes)
+            self.fixed = prepare_shown(fixed.array, fixed.space, _mask(masks[0], fixed, "fixed"), "fixed", self.boxes[0])
+            self.moving = prepare_shown(moving.array, moving.space, _mask(masks[1], moving, "moving"), "moving", self.boxes[1])
 
     def run(self, initial: Transform | None) -> Registration:
         plan = schedule(self.preset, self.fixed.space)
@@ -142,7 +144,7 @@ class _Engine:
             raise RegistrationError("the two images have no common view where the registration starts. Check headers, masks and initial transform.")
         if self.options.affine_only and begun.alignment is not None:
             return self._aligned_only(begun, begun.alignment)
-        chosen = choose_similarity(min(levels, key=lambda level: abs(np.prod(level.grid) - CHOICE_VOXELS)), self.options.similarity)
+        chosen = choose_similarity(levels, self.options.similarity)
         by = find_similarity(chosen.value)
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
@@ -176,7 +178,7 @@ class _Engine:
 
     def _result(self, begun: _Begun, state: State, similarity: str, *, succeeded: bool | None = None) -> Registration:
         """By default the registration succeeded where the similarity rose, or could not be measured under the headers alone."""
-        field = None if state.field is None else as_map(state.field, self.fixed.space)
+        field = None if state.field is None else as_map(self._on_whole(state.field), self.images[0].space)
         return Registration(
             *self.images,
             transform=Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim),
@@ -191,6 +193,11 @@ class _Engine:
             timings=dict(self.clock.timings),
             annotations=self.annotations,
         )
+
+    def _on_whole(self, field: Floats) -> Floats:
+        """A field on what the fixed image shows, continued through the air and padding around it."""
+        beyond = [(low, size - high) for (low, high), size in zip(self.boxes[0], self.images[0].space.shape, strict=True)]
+        return np.pad(field, [(0, 0), *[(0, 0)] * (3 - len(beyond)), *beyond], mode="edge")
 
 
 def _images(fixed: Image | Path | str, moving: Image | Path | str) -> tuple[Image, Image]:

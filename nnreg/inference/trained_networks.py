@@ -41,13 +41,22 @@ class Predictor:
         Where they run.
     save_probabilities
         Whether a validation keeps the probabilities that label maps are made of, for ensembles.
+    held_out
+        Whether a validation is of cases that the networks were not trained on.
     """
 
     def __init__(
-        self, *, plans: Plans, configuration: Configuration, networks: Sequence[nn.Module], device: torch.device, save_probabilities: bool = False
+        self,
+        *,
+        plans: Plans,
+        configuration: Configuration,
+        networks: Sequence[nn.Module],
+        device: torch.device,
+        save_probabilities: bool = False,
+        held_out: bool = True,
     ) -> None:
         self.plans, self.configuration, self.networks, self.device = plans, configuration, list(networks), device
-        self.save_probabilities = save_probabilities
+        self.save_probabilities, self.held_out = save_probabilities, held_out
 
     def stages(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> tuple[Stage, ...]:
         """Mean displacement of the networks, on the voxels they decode it at, continued beyond the working grid until it has faded out."""

@@ -17,6 +17,7 @@ COMMANDS = (
     "preprocess",
     "plan_and_preprocess",
     "tune",
+    "run",
     "train",
     "list",
     "find_lr",
@@ -63,6 +64,7 @@ def test_every_installed_command_is_tested_here():
         "import_options",
         "planning_options",
         "prediction",
+        "step_bar",
     }
     assert modules == set(COMMANDS)
 

@@ -108,14 +108,14 @@ for attempt in range(8):
         number = 0
         while True:
             number += 1
-            save_checkpoint(path, {"number": number, "weights": torch.full((500_000,), float(number))})
+            save_checkpoint(path, {"init": {"number": number}, "network_weights": {"all": torch.full((500_000,), float(number))}})
     while not path.exists():
         time.sleep(0.001)
     time.sleep(0.013 * attempt)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     content = load_checkpoint(path)
-    assert (content["weights"] == content["number"]).all()
+    assert (content["network_weights"]["all"] == content["init"]["number"]).all()
 print("interrupted:", len(list(path.parent.glob(".*"))))
 """
 

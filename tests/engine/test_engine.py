@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 import nnreg
 from nnreg.engine import PRESETS, Registration, register
-from nnreg.engine.grids import pyramid
+from nnreg.engine import choose_similarity as choosing
+from nnreg.engine.choose_similarity import choose_similarity
+from nnreg.engine.grids import Level, pyramid
 from nnreg.engine.prepared_image import prepare
 from nnreg.engine.similarities import find_similarity, similarity_names
 from nnreg.engine.similarities.lncc_mse import SQUARES_WEIGHT
 from nnreg.errors import ConfigurationError, RegistrationError
-from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world
+from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, resample_image
 from nnreg.imageio import Image
 from tests.engine.pairs import error_voxels, grids, known_pair, textured
 
@@ -226,3 +229,34 @@ def test_bad_pairs_are_refused_by_name():
         register(fixed=good, moving=good, preset="fasst")
     with pytest.raises(ConfigurationError, match="lncc"):
         register(fixed=good, moving=good, similarity="lnc")
+
+
+def doubtful_levels(reversed_contrast: bool) -> list[Level]:
+    """A fine texture that is deformed by more than its own size, so that local correlation leaves its contrast open until it is deformed back."""
+    rng = np.random.default_rng(3)
+    shape = (32, 36, 32)
+    texture = gaussian_filter(rng.standard_normal(shape), 1.6)
+    body = sum((axis / 0.8) ** 2 for axis in np.meshgrid(*[np.linspace(-1, 1, size) for size in shape], indexing="ij")) < 1
+    fixed = (np.where(body, 100 + 25 * texture / texture.std(), 0.0)).astype(np.float32)[None]
+    field = np.stack([gaussian_filter(rng.standard_normal(shape), 4) for _ in shape])
+    space = Space.plain(shape)
+    warp = Transform((FieldMap((11.5 * field / np.abs(field).max()).astype(np.float32), space),), 3)
+    moving = resample_image(fixed, moving=space, fixed=space, transform=warp)
+    moving = np.where(moving > 20, 200 - moving, 0) if reversed_contrast else moving
+    sides = [prepare(array, space, None, role) for array, role in ((fixed, "fixed"), (moving, "moving"))]
+    return pyramid(*sides, np.eye(4), (2, 1))
+
+
+@pytest.mark.parametrize(("reversed_contrast", "expected"), [(False, "lncc"), (True, "nmi")])
+def test_a_contrast_in_doubt_is_decided_after_a_trial(reversed_contrast, expected):
+    chosen = choose_similarity(doubtful_levels(reversed_contrast), "auto")
+    assert chosen.value == expected
+    assert ("once deformed by it" in chosen.because) != reversed_contrast  # one that is reversed is never in doubt
+
+
+def test_a_contrast_in_doubt_that_a_trial_does_not_mend_is_two(monkeypatch):
+    levels = doubtful_levels(False)
+    monkeypatch.setattr(choosing, "_trial", lambda levels: levels[-1].empty_field())
+    chosen = choose_similarity(levels, "auto")
+    assert chosen.value == "nmi"
+    assert "once deformed by it" in chosen.because

@@ -130,11 +130,13 @@ def test_the_command_optimises_without_a_model(plane, tmp_path, capsys):
     assert "Dice" in capsys.readouterr().out
 
 
-def test_a_network_s_prediction_is_refined_unless_told_not_to(plane, tmp_path):
-    refined = plane.predict(tmp_path / "refined", "-f", "0", refine=True)
-    plain = plane.predict(tmp_path / "plain", "-f", "0")
-    assert all("refined" in pair for pair in refined["pairs"])
-    assert not any("refined" in pair for pair in plain["pairs"])
+@pytest.mark.parametrize(("method", "note"), [("network", None), ("refined", "refined"), ("engine", "succeeded")])
+def test_a_prediction_goes_the_way_it_is_told(plane, tmp_path, method, note, capsys):
+    content = plane.predict(tmp_path, "-f", "0", "--method", method, refine=True)
+    assert content["method"] == method
+    assert f"predicting by {method}: asked for by --method" in capsys.readouterr().out
+    for pair in content["pairs"]:
+        assert {"refined", "succeeded"} & pair.keys() == ({note} if note else set())
 
 
 def test_masks_beside_the_images_are_found(plane, tmp_path):

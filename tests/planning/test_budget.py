@@ -10,7 +10,7 @@ from nnreg.planning.registration.duration import Budget, Speed, parse_duration, 
 from nnreg.planning.registration.planner import plan
 from nnreg.planning.registration.rules import budget
 
-SPEED = Speed("a machine", 10.0, 1e-4, 1.5e-2, 1e-3, 0.1, 0.5, 4.0)
+SPEED = Speed("a machine", 10.0, 1e-4, 1.5e-2, 1e-3, 0.1, 0.5, 4.0, 20.0)
 
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def test_a_longer_budget_or_a_faster_machine_never_plans_less(brains):
             assert more >= fewer
             assert all(after <= before for after, before in zip(longer.spacing, shorter.spacing, strict=True))
             assert longer.training.validation_pairs >= shorter.training.validation_pairs
+            assert longer.training.compared_pairs >= shorter.training.compared_pairs
     # everything twice as fast is the same as twice the time
     for seconds in budgets:
         assert _planned(brains, seconds, _faster(2))[0].grid == _planned(brains, 2 * seconds)[0].grid

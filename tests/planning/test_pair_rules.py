@@ -268,6 +268,17 @@ class TestTrainOrOptimise:
         assert self._decide(fingerprint, image, accelerator=False) == OPTIMISE
         assert self._decide(fingerprint, image, accelerator=None) == "3d_fullres"
 
+    @pytest.mark.parametrize(("labels", "seconds", "expected"), [(True, 1800.0, "3d_fullres"), (True, None, OPTIMISE), (False, 1800.0, OPTIMISE)])
+    def test_without_a_gpu_what_teaches_in_an_hour_is_trained(self, fingerprint, image, labels, seconds, expected):
+        found = fingerprint({f"c{index:02d}": image(subject=f"s{index}", labels=labels) for index in range(40)})
+        decided = optimisation.train_or_optimise(found, relation.ONE, 1.0, "3d_fullres", False, seconds)
+        assert decided.value == expected
+        assert ("30m00s" in decided.because) == (expected != OPTIMISE)
+
+    def test_what_does_not_move_teaches_nothing(self, fingerprint, image, measurement):
+        for p99, expected in ((0.9 * optimisation.LEAST_MOTION, OPTIMISE), (1.1 * optimisation.LEAST_MOTION, "3d_fullres")):
+            assert self._decide(fingerprint, image, [measurement(displacement_mm=Percentiles(0.1, 0.2, p99))]) == expected
+
 
 class TestTraining:
     def test_reach_covers_what_was_measured(self):

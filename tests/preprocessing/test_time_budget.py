@@ -11,7 +11,7 @@ from nnreg.preprocessing.registration.speed import FILE_NAME, machine_speed, mea
 from nnreg.typed import to_mapping
 from tests.tiny import NO_PAIRS, QUIET, Tiny, spaces, succeeded, write_dataset
 
-FAST = Speed("a known machine", 1.0, 1e-6, 1e-4, 1e-4, 0.01, 0.01, 0.5)
+FAST = Speed("a known machine", 1.0, 1e-6, 1e-4, 1e-4, 0.01, 0.01, 0.5, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,25 @@ def test_a_damaged_speed_is_refused(measured, tmp_path):
     with pytest.raises(PlansError, match=FILE_NAME):
         machine_speed(tmp_path, plans)
     assert read_json(tmp_path / FILE_NAME)
+
+
+@pytest.mark.parametrize(("pace", "expected"), [(1.0, "2d"), (1e6, "optimise")])
+def test_without_a_budget_an_hour_is_proposed_where_labels_teach(tmp_path, capsys, monkeypatch, pace, expected):
+    from nnreg.cli import extract_fingerprint
+    from nnreg.preprocessing.registration import pipeline
+
+    monkeypatch.setattr(pipeline, "accelerator_wanted", lambda device: False)
+    tiny = Tiny(tmp_path, "Dataset007_Hour", "2d")
+    write_dataset(tiny.raw, spaces((12, 14), [f"c{index:02d}" for index in range(20)]))
+    succeeded(extract_fingerprint.main, "-d", tiny.id, *QUIET, *NO_PAIRS, *tiny.where)
+    speed = Speed("a known machine", *(value * pace for value in (1.0, 1e-6, 1e-4, 1e-4, 0.01, 0.01, 0.5, 2.0)))
+    monkeypatch.setattr(pipeline, "machine_speed", lambda folder, plans: speed)
+    capsys.readouterr()
+    assert _plan(tiny) == 0
+    said = capsys.readouterr().out
+    planned = Plans.read(tiny.preprocessed / "nnRegPlans.json")
+    assert planned.recommended == expected
+    assert "measuring once" in said
+    assert "[evidence: taught networks]" in planned.because["recommended"]
+    assert ("too short" in planned.because["recommended"]) == (expected == "optimise")
+    assert (planned.configuration("2d").training_seconds is None) == (expected == "optimise")

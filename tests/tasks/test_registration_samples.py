@@ -17,6 +17,7 @@ from nnreg.dataset.splits import fold_cases
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import Space
 from nnreg.planning.plans import Configuration, LossTerm, Plans
+from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.preprocessing.registration.storage import PreprocessedCase, PreprocessedDataset, Properties
 from nnreg.tasks.registration.samples import POINTS_PER_SAMPLE, PairSamples
 from nnreg.tasks.registration.task import RegistrationTask
@@ -84,6 +85,21 @@ def test_labels_of_a_sample_are_those_both_images_have(plane, pairs, configurati
         shared = set(sample["fixed_labels"].unique().tolist()) & set(sample["moving_labels"].unique().tolist()) - {0}
         assert set(sample["label_subset"].tolist()) <= shared
     assert "fixed_labels" not in PairSamples(plane.arrays, pairs, configuration, 4, "train", True)[0]  # unsupervised: not read at all
+
+
+@pytest.mark.parametrize("maps", [1, 2, 5])
+def test_every_shared_label_is_compared_before_one_is_repeated(plane, pairs, configuration, maps):
+    sample = PairSamples(plane.arrays, pairs, supervised(configuration), 4, "train", True, maps)[0]
+    shared = set(sample["fixed_labels"].unique().tolist()) & set(sample["moving_labels"].unique().tolist()) - {0}
+    assert sample["label_subset"].shape == (maps,)
+    assert len(set(sample["label_subset"].tolist())) == min(maps, len(shared))
+
+
+def test_a_step_compares_no_more_maps_than_there_are_labels(plane, pairs, configuration):
+    spec = DatasetSpec.read(plane.preprocessed / "dataset.json")
+    given = {"folder": plane.arrays, "model": plane.arrays, "units": pairs, "configuration": supervised(configuration), "length": 1, "split": "train"}
+    for told, maps in ((spec, 2), (dataclasses.replace(spec, labels={}), LABELS_PER_STEP)):
+        assert len(RegistrationTask().samples(spec=told, augment=True, **given)[0]["label_subset"]) == maps
 
 
 def test_no_fold_shows_a_subject_on_both_sides(plane, configuration):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnreg.cli.common import progress_bar, workspace_of
 from nnreg.cli.prediction import model_folder, own_trainer
+from nnreg.planning.registration.engine_settings import METHODS, NETWORK
 
 if TYPE_CHECKING:
     from nnreg.dataset.pairs import Pair
@@ -22,7 +23,12 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fixed", metavar="CASE", help="register to this case (with --moving: only that pair; alone: every other case to it)")
     group.add_argument("--moving", metavar="CASE", help="the case to be moved")
     group.add_argument("--learn2reg", action="store_true", help="also write Learn2Reg displacement files")
-    group.add_argument("--no_refinement", action="store_true", help="the network's field as it is; the engine does not go on from it")
+    group.add_argument(
+        "--method",
+        choices=METHODS,
+        help="the network alone, the engine going on from it (refined), or the engine alone (default: what was best in the validation of the folds)",
+    )
+    group.add_argument("--no_refinement", dest="method", action="store_const", const=NETWORK, help="the same as --method network")
 
 
 def register_images(options: argparse.Namespace, configuration: str | None) -> str:
@@ -35,7 +41,7 @@ def register_images(options: argparse.Namespace, configuration: str | None) -> s
         "labels": Path(options.labels) if options.labels else None,
         "pairs": _pairs(options),
         "options": PredictOptions(
-            refine=not options.no_refinement,
+            method=options.method,
             learn2reg=options.learn2reg,
             pictures=not options.no_pictures,
             continue_prediction=options.continue_prediction,
@@ -56,6 +62,7 @@ def register_images(options: argparse.Namespace, configuration: str | None) -> s
             trainer=own_trainer(options),
             atlas_images=_atlas_images(options, _model_spec(folder)),
             device=options.device,
+            on_note=print,
             on_progress=show,
             **shared,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from nnreg.imageio import ending_of
 from nnreg.inference.predictor import ModelFolder, Predictor
 from nnreg.inference.registration.cases import CaseSource, FolderCases, TrainingCases, folder_beside, refuse_own_folder
 from nnreg.inference.registration.export import DONE, write_pair
-from nnreg.inference.registration.pair_predictors import EnginePredictor, NetworkPredictor, PairMapper, Refined
+from nnreg.inference.registration.method import mapper_named, method_of
+from nnreg.inference.registration.pair_predictors import EnginePredictor, NetworkPredictor, PairMapper
+from nnreg.planning.decision import Decision
 from nnreg.planning.plans import OPTIMISE
+from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.plans import RegistrationPlans, registration_plans
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
 from nnreg.progress import Progress
@@ -32,9 +35,12 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is written beside the transforms, whether finished pairs are kept, and whether the engine goes on from a network's field."""
+    """What is written beside the transforms, whether finished pairs are kept, and by which of ``METHODS`` pairs are predicted.
 
-    refine: bool = True
+    Without a `method` it is what validation found best.
+    """
+
+    method: str | None = None
     learn2reg: bool = False
     pictures: bool = True
     continue_prediction: bool = False
@@ -48,6 +54,7 @@ def predict_pairs(
     *,
     dataset: str,
     model: str,
+    method: Decision[str] | None = None,
     options: PredictOptions = PredictOptions(),
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
@@ -59,8 +66,10 @@ def predict_pairs(
         The content of ``prediction.json``.
     """
     writable_folder(output)
-    earlier = _earlier(output) if options.continue_prediction else {}
-    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "dataset": dataset, "model": model, "pairs": []}
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "dataset": dataset, "model": model}
+    content |= {} if method is None else {"method": method.value, "because": method.because}
+    earlier = _earlier(output, content) if options.continue_prediction else {}
+    content["pairs"] = []
     for done, pair in enumerate(pairs):
         on_progress(done, len(pairs), pair.name)
         if pair.name in earlier and (output / pair.name / DONE).is_file():
@@ -103,9 +112,17 @@ def _predict_pair(mapper: PairMapper, source: CaseSource, pair: Pair, output: Pa
     return transforms.notes
 
 
-def _earlier(output: Path) -> dict[str, Any]:
+def _earlier(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Pairs of an earlier prediction by name; one by another model or method is not gone on with: the folder would hold a mixture."""
     path = output / PREDICTION_FILE
-    return {entry["name"]: entry for entry in read_json(path, PredictionError)["pairs"]} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    content = read_json(path, PredictionError)
+    for key in ("model", "method"):
+        if content.get(key, now.get(key)) != now.get(key):
+            found = f"{key} {content[key]}, now it is {now.get(key)}"
+            raise PredictionError(f"{path}: its pairs were predicted by {found}. Predict into another folder, or without --continue_prediction.")
+    return {entry["name"]: entry for entry in content["pairs"]}
 
 
 def predict_training_cases(predictor: Predictor, raw: RawDataset, arrays: Path, pairs: Sequence[Pair], output: Path, *, on_progress: Progress) -> None:
@@ -135,9 +152,10 @@ def predict_folder(
     atlas_images: dict[str, list[Path]] | None = None,
     device: str = "auto",
     options: PredictOptions = PredictOptions(),
+    on_note: Callable[[str], None] = lambda text: None,
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
-    """Register the images of a folder with a trained model.
+    """Register the images of a folder with a trained model, by what its validation found best: network, refined network or engine.
 
     Parameters
     ----------
@@ -161,6 +179,8 @@ def predict_folder(
         Channel files of the atlas, where the dataset has one and it is not among the images.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    on_note
+        Hears in a sentence what predicts, and why.
 
     Returns
     -------
@@ -175,11 +195,17 @@ def predict_folder(
     ndim = plans.configuration(model.configuration_name).ndim
     source = FolderCases(images, labels or folder_beside(images, "labels"), model.spec, preprocessor, atlas_images, ndim)
     chosen = _chosen(model.spec, source, images, pairs, options)
-    mapper: PairMapper = NetworkPredictor(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer))
-    settings = plans.optimisation
-    if options.refine and settings.refinement is not None:
-        mapper = Refined(mapper, settings, settings.refinement)
-    return predict_pairs(mapper, source, chosen, output, dataset=model.plans.dataset_name, model=model.path.name, options=options, on_progress=on_progress)
+    predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer)
+    method = Decision(options.method, "asked for by --method") if options.method else _method(model, folds, predictor, plans.optimisation)
+    on_note(f"predicting by {method.value}: {method.because}")
+    mapper = mapper_named(method.value, predictor, plans.optimisation)
+    name = model.path.name
+    return predict_pairs(mapper, source, chosen, output, dataset=plans.dataset_name, model=name, method=method, options=options, on_progress=on_progress)
+
+
+def _method(model: ModelFolder, folds: Sequence[str], predictor: Predictor, settings: Optimisation) -> Decision[str]:
+    """What the validation of the folds found best."""
+    return method_of(model.path, list(folds) or model.folds(), settings, supervised=bool(predictor.configuration.training.supervision))
 
 
 def optimise_folder(

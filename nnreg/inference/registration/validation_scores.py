@@ -9,7 +9,9 @@ from pathlib import Path
 from nnreg.dataset.pairs import Pair
 from nnreg.errors import EvaluationError
 from nnreg.files import read_json
+from nnreg.inference.registration.method import read_record
 from nnreg.planning.plans import Plans
+from nnreg.planning.registration.engine_settings import REFINED
 
 SUMMARY = "validation_summary.json"
 
@@ -25,7 +27,8 @@ class Trained:
     configuration
         Of the plans.
     figures
-        Name of a pair to the figures of the evaluation, and seconds: of the network alone, without refinement.
+        Name of a pair to the figures of the evaluation, and seconds: of the refined network on the pairs where validation compared it and it won, else of
+        the network alone.
     """
 
     name: str
@@ -58,10 +61,20 @@ def trained_networks(results: Path, plans: Plans, figure: str, pairs: Sequence[P
         for model in sorted(results.glob(f"*__{plans.plans_name}__{configuration}")):
             figures: dict[str, dict[str, float | None]] = {}
             for path in sorted(model.glob(f"fold_[0-9]*/{SUMMARY}")):
-                figures |= {name: values for name, values in _figures(path).items() if name in wanted and values.get(figure) is not None}
+                known = _refined(path.parent, figure) or _figures(path)
+                figures |= {name: values for name, values in known.items() if name in wanted and values.get(figure) is not None}
             if figures:
                 found.append(Trained(f"trained {configuration} ({model.name.split('__')[0]})", configuration, figures))
     return sorted(found, key=lambda network: (-len(network.figures), network.name))
+
+
+def _refined(fold: Path, figure: str) -> dict[str, dict[str, float | None]] | None:
+    """What the refined network reached, where validation found it best by this figure: a prediction refines."""
+    record = read_record(fold)
+    if record is None or record.method != REFINED or record.figure != figure:
+        return None
+    columns = record.measured[REFINED]
+    return {name: {key: column[index] for key, column in columns.items()} for index, name in enumerate(record.pairs)}
 
 
 def _figures(path: Path) -> dict[str, dict[str, float | None]]:

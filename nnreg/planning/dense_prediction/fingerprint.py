@@ -59,7 +59,7 @@ class DenseImage:
     ----------
     spacing : mm, array axis order
     shape_after_crop : voxels of the box around what is not 0 in any channel
-    relative_size : voxels of that box over those of the image
+    relative_size : voxels of that box over those of the image, padding left out
     file_bytes
         Of image and labels: a cheap sign that they have changed.
     """

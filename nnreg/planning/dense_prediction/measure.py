@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.errors import DatasetError, PlansError
+from nnreg.padding import shown, slices
 from nnreg.parallel import run_all
 from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint, DenseImage, Intensities, MapValues
 from nnreg.planning.dense_prediction.foreground import Foreground, as_volume, nonzero_box
@@ -64,12 +65,17 @@ class _Measure:
 
 
 def _foreground(raw: RawDataset, image: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Labels (T, *spatial) of the targets that have any; if none has, where values are known and the image is not 0."""
+    """Labels (T, *spatial) of the targets that have any; if none has, where values are known and the image is neither 0 nor padding."""
     from nnreg.dataset.target_spec import label_targets
     from nnreg.dataset.targets import target_names
 
     named = label_targets(raw.spec)
-    return labels[[name in named for name in target_names(raw)]] if named else labels * (image != 0).any(axis=0)
+    if named:
+        return labels[[name in named for name in target_names(raw)]]
+    known = np.zeros(image.shape[1:], dtype=bool)
+    within = slices(shown(image).tight)
+    known[within[1:]] = (image[within] != 0).any(axis=0)
+    return labels * known
 
 
 def measure_case(image: Image, labels: Image, *, file_bytes: int = 0) -> tuple[DenseImage, list[Foreground | None]]:
@@ -80,7 +86,8 @@ def measure_case(image: Image, labels: Image, *, file_bytes: int = 0) -> tuple[D
     depth, height, width = (high - low for low, high in box)
     labelled = as_volume(labels)[0].max(axis=0)[inside] > 0
     foreground = [Foreground.of(channel[inside][labelled]) if labelled.any() else None for channel in array]
-    relative = depth * height * width / array[0].size
+    # padding around a scan is no part of it: a plan that depends on how much there is would depend on who stored the file
+    relative = min(1.0, depth * height * width / float(np.prod([high - low for low, high in shown(array).part])))
     return DenseImage(spacing, (depth, height, width), relative, file_bytes), foreground
 
 

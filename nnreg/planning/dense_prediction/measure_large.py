@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.padding import tight_box
 from nnreg.planning.dense_prediction.fingerprint import DenseImage, MapValues
 from nnreg.planning.dense_prediction.foreground import Box, Foreground, nonzero_box, volume_spacing
 from nnreg.planning.dense_prediction.measure_maps import ValueSums
@@ -93,7 +94,7 @@ def streamed_box(volume: Volume) -> Box:
 def _foreground(volume: Volume, labels: LargeLabels, box: Box) -> list[Foreground | None]:
     """Of labelled voxels from blocks in random order, until there are enough; without labels, of those whose values are known and that are not 0."""
     rng = np.random.default_rng(SEED)
-    blocks = list(volume.boxes(box))
+    blocks = list(volume.boxes(box if labels.labelled else tight_box(volume.read, box)))
     found: list[npt.NDArray[Any]] = []
     count = 0
     for index in rng.permutation(len(blocks)):

@@ -45,6 +45,7 @@ class Speed:
     load : of a pair's samples, augmentation included, per million voxels of the working grid
     epoch : of an epoch's end: log, curves, checkpoint
     validation : of a pair in the validation at the end, per million native voxels
+    comparison : the same of a pair that the engine registers too, alone and from the network's field
     """
 
     machine: str
@@ -55,6 +56,7 @@ class Speed:
     load: float
     epoch: float
     validation: float
+    comparison: float
 
     def step(self, work: Work) -> float:
         """Seconds of a forward and backward pass of one pair."""

@@ -7,6 +7,9 @@ from typing import Literal
 
 OPTIMISE = "optimise"  # stands where a configuration's name may stand: every pair goes through the engine, nothing is trained
 Measure = Literal["dice", "keypoint_mm"]
+NETWORK, REFINED, ENGINE = "network", "refined", "engine"
+METHODS = (NETWORK, REFINED, ENGINE)
+"""What may predict a pair once a network is trained: it alone, the engine going on from its field, the engine alone. The cheapest first."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import scipy  # its ndimage takes a third of a second to load, which it does when it is first used
 
 from nnreg.arrays import Mask
+from nnreg.padding import Box, fill_values, holds, shown, slices, without_fill
 
 COARSE_VOXELS = {2: 512, 3: 128}  # the thinned copy has at most so many voxels along an axis
 AIR_HU = -1000.0
@@ -34,23 +35,28 @@ class Foreground:
     ----------
     found
         False if no background could be told apart: then the whole image is foreground.
-    mask : array of bool, shape of the thinned image
+    mask : array of bool, shape of the thinned part
+    part
+        What the image shows with a usual amount of air: all else is padding, and no part of shares and statistics.
     steps
-        Every how many voxels the image was thinned, per axis.
+        Every how many voxels that part was thinned, per axis.
     low, high
         Bounding box in voxels of the full image, half open.
     fraction
-        Foreground voxels over all voxels.
+        Foreground voxels over those of the part.
     faces
-        Share of the first and last face of each axis that is foreground: near 1, the anatomy is cut off there.
+        Share of the first and last face of the part along each axis that is foreground: near 1, the anatomy is cut off there.
     background
         Intensity of the background, per channel.
     hounsfield
         Per channel: whether its intensities look like CT numbers.
+    fills
+        Per channel: values that mark voxels outside the image.
     """
 
     found: bool
     mask: Mask
+    part: Box
     steps: tuple[int, ...]
     low: tuple[int, ...]
     high: tuple[int, ...]
@@ -58,17 +64,30 @@ class Foreground:
     faces: tuple[tuple[float, float], ...]
     background: tuple[float, ...]
     hounsfield: tuple[bool, ...]
+    fills: tuple[tuple[float, ...], ...]
 
     def centre(self) -> npt.NDArray[np.float64]:
         """Mean voxel index (array axis order) of the foreground."""
-        indices = [np.arange(size) * step for size, step in zip(self.mask.shape, self.steps, strict=True)]
+        indices = [low + np.arange(size) * step for size, step, (low, _) in zip(self.mask.shape, self.steps, self.part, strict=True)]
         total = self.mask.sum()
         sums = [self.mask.sum(axis=tuple(other for other in range(self.mask.ndim) if other != axis)) for axis in range(self.mask.ndim)]
         return np.asarray([float(np.dot(index, count) / total) for index, count in zip(indices, sums, strict=True)])
 
     def values(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-        """Foreground intensities of the thinned image, shape (C, N)."""
-        return np.asarray(thinned(array, self.steps)[:, self.mask], dtype=np.float64)
+        """Foreground intensities of the thinned part of an image, shape (C, N)."""
+        return np.asarray(thinned(array[slices(self.part)], self.steps)[:, self.mask], dtype=np.float64)
+
+    def indices(self) -> npt.NDArray[np.int64]:
+        """Voxel indices (N, ndim) of the foreground of the thinned part."""
+        return np.asarray(np.argwhere(self.mask) * np.asarray(self.steps) + [low for low, _ in self.part], dtype=np.int64)
+
+    def filled_out(self, array: npt.NDArray[np.float32], native: npt.NDArray[np.generic], levels: Sequence[float]) -> npt.NDArray[np.float32]:
+        """A normalised image (C, *spatial) whose padding, as `native` shows it, became the `levels` of its background."""
+        padding = np.full(array.shape[1:], self.found)
+        padding[slices(self.part)[1:]] = False
+        for channel, own, fills, level in zip(array, native, self.fills, levels, strict=True):
+            channel[padding | holds(own, fills) if fills else padding] = level
+        return array
 
 
 def thinning(shape: Sequence[int]) -> tuple[int, ...]:
@@ -95,10 +114,15 @@ def find_foreground(array: npt.NDArray[np.generic]) -> Foreground:
     -------
     Foreground
     """
+    part = shown(array).part
+    array = array[slices(part)]
     shape = array.shape[1:]
     steps = thinning(shape)
     coarse = np.asarray(thinned(array, steps), dtype=np.float64)
     hounsfield = tuple(looks_like_hounsfield(channel) for channel in coarse)
+    # below the air of a CT nothing is taken for the body
+    fills = tuple(() if is_ct else fill_values(np.sort(channel, axis=None)) for channel, is_ct in zip(coarse, hounsfield, strict=True))
+    native, coarse = coarse, np.stack([without_fill(channel, values) for channel, values in zip(coarse, fills, strict=True)])
     levels = [AIR_HU if is_ct else _border_mode(channel) for channel, is_ct in zip(coarse, hounsfield, strict=True)]
     if any(hounsfield):
         mask = np.any([channel > BODY_HU for channel, is_ct in zip(coarse, hounsfield, strict=True) if is_ct], axis=0)
@@ -110,9 +134,11 @@ def find_foreground(array: npt.NDArray[np.generic]) -> Foreground:
     if not found and not any(hounsfield):
         mask = np.ones_like(mask)
         faces = tuple((1.0, 1.0) for _ in shape)
+        if any(fills):
+            mask &= ~np.any([holds(channel, values) for channel, values in zip(native, fills, strict=True)], axis=0)
         levels = [float(np.median(_border(channel))) for channel in coarse]
-    low, high = _box(mask, steps, shape)
-    return Foreground(found, mask, steps, low, high, float(mask.mean()), faces, tuple(levels), hounsfield)
+    low, high = _box(mask, steps, part)
+    return Foreground(found, mask, part, steps, low, high, float(mask.mean()), faces, tuple(levels), hounsfield, fills)
 
 
 def looks_like_hounsfield(values: npt.NDArray[np.float64]) -> bool:
@@ -218,11 +244,11 @@ def _faces(mask: Mask) -> tuple[tuple[float, float], ...]:
     return tuple((float(np.take(mask, 0, axis=axis).mean()), float(np.take(mask, -1, axis=axis).mean())) for axis in range(mask.ndim))
 
 
-def _box(mask: Mask, steps: Sequence[int], shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _box(mask: Mask, steps: Sequence[int], part: Box) -> tuple[tuple[int, ...], tuple[int, ...]]:
     low, high = [], []
-    for axis, (step, size) in enumerate(zip(steps, shape, strict=True)):
+    for axis, (step, (first, last)) in enumerate(zip(steps, part, strict=True)):
         present = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         # what lies between two looked-at voxels may be foreground too
-        low.append(max(0, int(present[0]) * step - (step - 1)))
-        high.append(min(size, int(present[-1]) * step + step))
+        low.append(max(first, first + int(present[0]) * step - (step - 1)))
+        high.append(min(last, first + int(present[-1]) * step + step))
     return tuple(low), tuple(high)

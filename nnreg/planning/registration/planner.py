@@ -16,7 +16,7 @@ from nnreg.planning.plans import Architecture, LossTerm
 from nnreg.planning.registration import duration
 from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.fingerprint import Fingerprint
-from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining, TimeBudget
 from nnreg.planning.registration.rules import alignment, budget, grid, intensity, network, relation, spacing, training
 from nnreg.planning.registration.rules import engine as optimisation
 from nnreg.task import DEFAULT_PLANNER, REGISTRATION
@@ -83,7 +83,8 @@ def plan(
     builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned, related, time_budget)
     configurations = builder.all(target, reasons.because["spacing"])
     finest = "2d" if "2d" in configurations else "3d_fullres"
-    decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator)
+    seconds = configurations[finest].training_seconds
+    decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator, seconds)
     return RegistrationPlans(
         dataset_name=fingerprint.dataset_name,
         plans_name=plans_name,
@@ -197,6 +198,8 @@ class _Builder:
                 iterations_per_epoch=length.iterations,
                 validation_iterations=length.validation_iterations,
                 validation_pairs=length.validation_pairs,
+                compared_pairs=length.compared_pairs,
+                time_budget=TimeBudget(allowed.seconds, round(length.epoch_seconds, 3), round(length.validation_seconds, 1)),
             ),
             training_seconds=round(length.seconds, 1),
             because=because,
@@ -222,8 +225,9 @@ class _Builder:
         native = float(np.mean(np.prod(self.fingerprint.shapes(), axis=1))) / duration.MILLION
         planned = configuration.training.epochs * configuration.training.iterations_per_epoch
         most = planned if finest else min(planned, budget.ENOUGH_STEPS)
-        pairs = min(configuration.training.validation_pairs, self.fingerprint.pair_count)
-        return budget.length(allowed, step, allowed.speed.validation * native, pairs, most)
+        pairs, compared = (min(most, self.fingerprint.pair_count) for most in (configuration.training.validation_pairs, configuration.training.compared_pairs))
+        validation = budget.Validation(allowed.speed.validation * native, pairs, allowed.speed.comparison * native, compared)
+        return budget.length(allowed, step, validation, most)
 
     def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> RegistrationConfiguration:
         reasons = _Reasons({"spacing": spacing_because})

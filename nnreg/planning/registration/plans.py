@@ -11,6 +11,18 @@ from nnreg.planning.plans import Configuration, LossTerm, Plans, Training
 from nnreg.planning.registration.engine_settings import Optimisation, Tuning
 
 
+@dataclass(frozen=True)
+class TimeBudget:
+    """What a training may take, its validation included, and what an epoch and the validation were predicted to take; seconds.
+
+    A training that falls behind gets fewer epochs.
+    """
+
+    seconds: float
+    epoch_seconds: float
+    validation_seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class RegistrationTraining(Training):
     """How a network for registration is trained.
@@ -21,6 +33,8 @@ class RegistrationTraining(Training):
         Terms on the warped image and on the field.
     bidirectional : also score the pair with its roles swapped, in the same step
     validation_pairs : most pairs of the validation at the end; 20 subjects have 380, which say no more than 50 seeded ones
+    compared_pairs : most of these pairs on which network, refined network and engine are compared, the engine being the slowest of them; 0: none
+    time_budget : that the length was planned for
     synthetic : ``train`` and ``val`` to a generator of ``nnreg.dataset.GENERATORS`` that makes the pairs on the fly (``{"name": ...}`` and its
         arguments, ``num_samples`` among them); None: the arrays on disk
     """
@@ -29,9 +43,11 @@ class RegistrationTraining(Training):
     regularisation: tuple[LossTerm, ...]
     bidirectional: bool = False
     validation_pairs: int = 50
+    compared_pairs: int = 20
     synthetic: dict[str, dict[str, Any]] | None = None
+    time_budget: TimeBudget | None = None
 
-    at_least: ClassVar[Mapping[str, float]] = {"validation_pairs": 1}
+    at_least: ClassVar[Mapping[str, float]] = {"validation_pairs": 1, "compared_pairs": 0}
 
 
 @dataclass(frozen=True, kw_only=True)

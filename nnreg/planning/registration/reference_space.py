@@ -53,7 +53,9 @@ def box_of(image: ImageFingerprint, *, beyond: bool) -> Box:
     low, high = (np.asarray(side, dtype=float) for side in (image.foreground_low, image.foreground_high))
     faces = np.asarray(image.foreground_faces)
     margin = MARGIN * (high - low)
-    inside_low, inside_high = np.maximum(low - margin, 0), np.minimum(high + margin, size)
+    # beyond a face that cuts the body off there is nothing to see, though the array may go on with padding
+    first, last = np.where(faces[:, 0] > CUT_OFF, low, 0), np.where(faces[:, 1] > CUT_OFF, high, size)
+    inside_low, inside_high = np.maximum(low - margin, first), np.minimum(high + margin, last)
     if not beyond:
         return Box(inside_low, inside_high)
     return Box(np.where(faces[:, 0] > CUT_OFF, inside_low, low - margin), np.where(faces[:, 1] > CUT_OFF, inside_high, high + margin))

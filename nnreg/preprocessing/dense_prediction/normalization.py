@@ -10,12 +10,15 @@ import numpy.typing as npt
 
 from nnreg.arrays import Floats, Mask
 from nnreg.errors import ConfigurationError, PreprocessingError
+from nnreg.padding import Box, slices, tight_box
 from nnreg.planning.plans import Normalization
 from nnreg.registry import Registry
 
 Scheme = Callable[..., None]
 SCHEMES: Registry[Scheme] = Registry("normalization scheme of dense prediction")
-"""``scheme(channel, inside, **kwargs)``: normalises the float32 channel in place; `inside` is the nonzero region."""
+"""``scheme(channel, inside, **kwargs)``: normalises the float32 channel in place; `inside` is the nonzero region. Padding was cut off before."""
+
+MEASURED = ("zscore", "rescale_to_0_1")  # what takes statistics of the image
 
 SMALLEST = 1e-8  # standard deviation or range below which an image counts as constant
 PART = 2**20  # values that are squared at once
@@ -76,6 +79,8 @@ def _moments(values: Floats) -> tuple[float, float]:
 def normalise(image: npt.NDArray[Any], inside: Mask, schemes: Sequence[Normalization], *, case: str) -> Floats:
     """A normalised float32 copy of (C, D, H, W).
 
+    Constant planes around what the image shows have no part in statistics, and are clipped to its range.
+
     Raises
     ------
     PreprocessingError
@@ -86,11 +91,28 @@ def normalise(image: npt.NDArray[Any], inside: Mask, schemes: Sequence[Normaliza
     if len(image) != len(schemes):
         raise PreprocessingError(f"{case}: the image has {len(image)} channels, the plans are for {len(schemes)}. Give the channels the plans were made with.")
     result = np.array(image, dtype=np.float32, order="C")
+    whole: Box = tuple((0, size) for size in image.shape[1:])
+    shown = tight_box(lambda box: image[slices(box)], whole) if any(scheme.scheme in MEASURED for scheme in schemes) else whole
     for index, (channel, scheme) in enumerate(zip(result, schemes, strict=True)):
         try:
-            SCHEMES[scheme.scheme](channel, inside, **scheme.kwargs)
+            if shown == whole or scheme.scheme not in MEASURED:
+                SCHEMES[scheme.scheme](channel, inside, **scheme.kwargs)
+            else:
+                _without_padding(scheme, channel, inside, slices(shown)[1:])
         except TypeError as error:
             raise ConfigurationError(f"normalization {scheme.scheme!r} cannot take the arguments {scheme.kwargs}: {error}.") from error
         except PreprocessingError as error:
             raise PreprocessingError(f"{case}, channel {index}: {error}") from error
     return result
+
+
+def _without_padding(scheme: Normalization, channel: Floats, inside: Mask, shown: tuple[slice, ...]) -> None:
+    """Normalise a channel in place by the statistics of a part of it."""
+    masked = bool(scheme.kwargs.get("use_mask", False))
+    values = channel[shown][inside[shown]] if masked else channel[shown]
+    if not values.size:
+        return
+    where = inside if masked else np.ones_like(inside)
+    low, high = float(values.min()), float(values.max())
+    subtract, divide = _moments(values) if scheme.scheme == "zscore" else (low, high - low)
+    channel[where] = (np.clip(channel[where], low, high) - np.float32(subtract)) / np.float32(max(divide, SMALLEST))

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from nnreg.arrays import Floats
 from nnreg.errors import ConfigurationError, PreprocessingError
 from nnreg.imageio.lazy import Box, Volume
+from nnreg.padding import tight_box
 from nnreg.planning.plans import Normalization
-from nnreg.preprocessing.dense_prediction.normalization import SCHEMES, SMALLEST
+from nnreg.preprocessing.dense_prediction.normalization import MEASURED, SCHEMES, SMALLEST
 
 FIXED = ("none", "ct")  # what needs no statistics of the image
 
@@ -47,6 +48,11 @@ class Moments:
         """Standard deviation."""
         return float(np.sqrt(self.squares / max(1, self.count)))
 
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Smallest and largest value, to which padding is clipped; None if there was none."""
+        return (self.low, self.high) if self.count else None
+
 
 @dataclass(frozen=True)
 class Step:
@@ -59,9 +65,9 @@ class Step:
 
     def __call__(self, channel: Floats, inside: npt.NDArray[np.bool_]) -> None:
         """In place; `inside` is the nonzero region."""
-        if self.clip is not None:
-            np.clip(channel, np.float32(self.clip[0]), np.float32(self.clip[1]), out=channel)
         where: Any = inside if self.masked else True
+        if self.clip is not None:
+            np.clip(channel, np.float32(self.clip[0]), np.float32(self.clip[1]), out=channel, where=where)
         np.subtract(channel, np.float32(self.subtract), out=channel, where=where)
         np.divide(channel, np.float32(self.divide), out=channel, where=where)
 
@@ -89,7 +95,9 @@ class Normaliser:
             )
         found = [Moments() for _ in schemes]
         if any(scheme.scheme not in FIXED for scheme in schemes):
-            for part in volume.boxes(box):
+            # padding has no part in statistics
+            shown = tight_box(volume.read, box) if any(scheme.scheme in MEASURED for scheme in schemes) else box
+            for part in volume.boxes(shown):
                 block = volume.read(part)
                 inside = (block != 0).any(axis=0)
                 for channel, scheme, moments in zip(block, schemes, found, strict=True):
@@ -112,9 +120,9 @@ def _step(scheme: Normalization, moments: Moments, where: str) -> Step:
     if scheme.scheme == "ct":
         return Step(given["mean"], max(given["std"], SMALLEST), (given["low"], given["high"]))
     if scheme.scheme == "zscore":
-        return Step(moments.mean, max(moments.std, SMALLEST), masked=bool(given.get("use_mask", False)))
+        return Step(moments.mean, max(moments.std, SMALLEST), moments.range, masked=bool(given.get("use_mask", False)))
     if scheme.scheme == "rescale_to_0_1":
-        return Step(moments.low, max(moments.high - moments.low, SMALLEST))
+        return Step(moments.low, max(moments.high - moments.low, SMALLEST), moments.range)
     if scheme.scheme == "rgb_to_0_1":
         if moments.low < 0 or moments.high > 255:
             raise PreprocessingError(

@@ -68,6 +68,7 @@ def normalise(array: npt.NDArray[np.generic], foreground: Foreground, schemes: S
     Returns
     -------
     normalised : array, shape (C, *spatial), float32
+        Padding holds the background, so that it looks like what lies beyond the image.
     background : float per channel
         What the image's background became: the value outside the image.
 
@@ -86,7 +87,7 @@ def normalise(array: npt.NDArray[np.generic], foreground: Foreground, schemes: S
         # the level is normalised with its image, so that outside and background are one and the same number
         channels.append(_apply(scheme, channel, inside))
         background.append(float(_apply(scheme, np.asarray([level]), inside)[0]))
-    return np.stack(channels), tuple(background)
+    return foreground.filled_out(np.stack(channels), array, background), tuple(background)
 
 
 def _apply(scheme: Normalization, channel: npt.NDArray[np.generic], inside: npt.NDArray[np.float64]) -> Floats:

@@ -10,11 +10,11 @@ import numpy as np
 
 from nnreg.arrays import Mask
 from nnreg.engine import Annotations, Registration, register
+from nnreg.engine.choose_similarity import CHOICE_VOXELS
 from nnreg.engine.grids import SMALLEST, volume_of
 from nnreg.engine.mind import mind
 from nnreg.engine.prepared_image import PreparedImage, foreground, prepare
 from nnreg.engine.presets import LATER_SMOOTHNESS
-from nnreg.engine.registration import CHOICE_VOXELS
 from nnreg.engine.similarity import MutualInformation, inner_correlation
 from nnreg.geometry import Space, Transform, resample_image, resample_labels
 from nnreg.imageio import Image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +14,18 @@ from nnreg.files import writable_folder
 from nnreg.imageio.lazy import size_on_disk
 from nnreg.parallel import default_processes
 from nnreg.planning.hardware import accelerator_wanted, ram_gb
+from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.registration.duration import Budget
 from nnreg.planning.registration.extract import channel_names, extract_fingerprint
 from nnreg.planning.registration.fingerprint import FILE_NAME, Fingerprint
 from nnreg.planning.registration.planner import DEFAULT_MEMORY_GB, DEFAULT_PLANS_NAME, plan
 from nnreg.planning.registration.plans import RegistrationPlans, registration_plans
+from nnreg.planning.registration.rules.budget import PROPOSED
 from nnreg.planning.registration.tuning import still_tuned
 from nnreg.preprocessing.plan_files import Note, Progress, keep_dataset_files, known_configurations, read_plans, refuse_another_task, silent, unheard
 from nnreg.preprocessing.registration.pairs import BUDGET_SECONDS, measure_pairs, pairs_digest, pairs_still_true
 from nnreg.preprocessing.registration.run import preprocess
-from nnreg.preprocessing.registration.speed import machine_speed
+from nnreg.preprocessing.registration.speed import known_speeds, machine_speed, measured_as
 from nnreg.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -94,7 +96,8 @@ def plan_dataset(
 
     `time_budget` is the seconds that a training on this machine's processor may take, with its validation; the first time its speed is
     measured, for some seconds. `gpu_memory_target` is 8 GB if None; with a time budget at most three quarters of the machine's memory.
-    `device` is where training would run: ``auto`` looks for a GPU on this machine. It decides only what is recommended.
+    `device` is where training would run: ``auto`` looks for a GPU on this machine. Without one, and without a budget, a training of an hour is planned where
+    labels or keypoints teach, and `on_note` hears that the machine is measured for it.
 
     Raises
     ------
@@ -103,21 +106,39 @@ def plan_dataset(
     """
     raw, folder = _open(workspace, dataset)
     fingerprint = read_fingerprint(raw, folder)
-    if gpu_memory_target is None:
-        gpu_memory_target = DEFAULT_MEMORY_GB if time_budget is None else min(DEFAULT_MEMORY_GB, RAM_SHARE * ram_gb())
-    planned = partial(plan, fingerprint, plans_name=plans_name, gpu_memory_target=gpu_memory_target, overwrite_target_spacing=overwrite_target_spacing)
+    planned = partial(plan, fingerprint, plans_name=plans_name, overwrite_target_spacing=overwrite_target_spacing)
+    usual, on_processor = DEFAULT_MEMORY_GB, min(DEFAULT_MEMORY_GB, RAM_SHARE * ram_gb())
+    usually = partial(planned, gpu_memory_target=usual if gpu_memory_target is None else gpu_memory_target)
+    in_time = partial(planned, gpu_memory_target=on_processor if gpu_memory_target is None else gpu_memory_target)
     if time_budget is None:
-        plans = planned(accelerator=accelerator_wanted(device))
+        plans = usually(accelerator=accelerator_wanted(device))
+        if not accelerator_wanted(device) and _worth_proposing(plans, usually):
+            plans = _proposed(plans, in_time, workspace.preprocessed, on_note)
     else:
         # whether there is a GPU no longer matters: what is planned was measured to be feasible without
-        speed = machine_speed(workspace.preprocessed, planned())
-        plans = planned(time_budget=Budget(time_budget, speed))
+        speed = machine_speed(workspace.preprocessed, in_time())
+        plans = in_time(time_budget=Budget(time_budget, speed))
     path = folder / f"{plans_name}.json"
     refuse_another_task(path, plans.task)
     plans = _still_tuned(plans, path, raw)
     plans.write(path)
     keep_dataset_files(raw, folder, on_note)
     return plans
+
+
+def _worth_proposing(plans: RegistrationPlans, planned: Callable[..., RegistrationPlans]) -> bool:
+    """Whether the processor's time is all that speaks against training: something teaches, and with a GPU it would be recommended."""
+    return bool(plans.configuration(plans.to_train).training.supervision) and planned().recommended != OPTIMISE
+
+
+def _proposed(plans: RegistrationPlans, planned: Callable[..., RegistrationPlans], folder: Path, on_note: Note) -> RegistrationPlans:
+    """Plans for a training of an hour on this machine's processor; `plans`, with the reason, where none fits."""
+    if measured_as(plans) not in known_speeds(folder):
+        on_note("labels or keypoints can teach: measuring once how fast this machine's processor trains (a minute or two)")
+    try:
+        return planned(accelerator=False, time_budget=Budget(PROPOSED, machine_speed(folder, plans)))
+    except PlansError as error:
+        return plans.replace(because=plans.because | {"recommended": f"{plans.because['recommended']}: {error}"})
 
 
 def _still_tuned(plans: RegistrationPlans, path: Path, raw: RawDataset) -> RegistrationPlans:

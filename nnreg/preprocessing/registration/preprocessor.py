@@ -171,7 +171,7 @@ class NormalisedCase:
 
     def foreground_inside(self, working: Space, to_working: Doubles) -> float:
         """Share of the foreground that the working grid shows."""
-        indices = np.argwhere(self.foreground.mask) * np.asarray(self.foreground.steps)
+        indices = self.foreground.indices()
         positions = apply_matrix(to_working, self.space.to_world(indices[:: max(1, len(indices) // 20000)]))
         within = ((positions >= -0.5) & (positions <= np.asarray(working.shape) - 0.5)).all(axis=1)
         return float(within.mean())

@@ -21,7 +21,7 @@ FILE_NAME = "machine_speed.json"  # in the folder of preprocessed datasets: mach
 
 
 def machine_speed(folder: Path, plans: RegistrationPlans) -> Speed:
-    """The speed of this machine for trainings like the planned one: with as many axes, the same similarity and regularisation.
+    """The speed of this machine for trainings like the planned one: with as many axes, the same similarity, regularisation and settings of the engine.
 
     Parameters
     ----------
@@ -36,18 +36,25 @@ def machine_speed(folder: Path, plans: RegistrationPlans) -> Speed:
         If the file is damaged, or the training that measures fails.
     """
     path, key = folder / FILE_NAME, measured_as(plans)
-    known: dict[str, Any] = read_json(path, PlansError) if path.is_file() else {}
+    known = known_speeds(folder)
     if key not in known:
         known[key] = to_mapping(_measured(plans, key))
         write_json(path, known)
     return from_mapping(Speed, known[key], where=f"{path}: {key}", error=PlansError)
 
 
+def known_speeds(folder: Path) -> dict[str, Any]:
+    """What was measured before, by what it was measured for."""
+    path = folder / FILE_NAME
+    content: dict[str, Any] = read_json(path, PlansError) if path.is_file() else {}
+    return content
+
+
 def measured_as(plans: RegistrationPlans) -> str:
-    """What a speed is kept under: the machine, the number of axes and the terms of the loss."""
+    """What a speed is kept under: the machine, the number of axes, the terms of the loss and how the engine registers."""
     configuration = plans.configuration(plans.to_train)
     terms = "+".join(term.name for term in (*configuration.training.similarity, *configuration.training.regularisation))
-    return f"{machine_name()}; {configuration.ndim}d, {terms}"
+    return f"{machine_name()}; {configuration.ndim}d, {terms}, {plans.optimisation.preset} {plans.optimisation.similarity}"
 
 
 def _measured(plans: RegistrationPlans, key: str) -> Speed:

@@ -91,11 +91,22 @@ class PairSamples(Dataset[dict[str, Tensor]]):
     split : ``train`` or ``val``
     augment
         Whether to augment.
+    maps
+        Label maps that a sample is compared by.
     """
 
-    def __init__(self, folder: Path, pairs: Sequence[Pair], configuration: RegistrationConfiguration, length: int, split: str, augment: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pairs: Sequence[Pair],
+        configuration: RegistrationConfiguration,
+        length: int,
+        split: str,
+        augment: bool,
+        maps: int = LABELS_PER_STEP,
+    ) -> None:
         self.data = PreprocessedDataset(folder)
-        self.pairs, self.length, self.split = list(pairs), length, split
+        self.pairs, self.length, self.split, self.maps = list(pairs), length, split, maps
         plan = configuration.training
         self.with_labels = split == "val" or learns_from(plan.supervision, "labels")
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
@@ -132,7 +143,7 @@ class PairSamples(Dataset[dict[str, Tensor]]):
             sample = self.augmentation(sample, rng)
         result = {name: value for name in _FIELDS if (value := getattr(sample, name)) is not None}
         if self.with_labels and sample.fixed_labels is not None and sample.moving_labels is not None:
-            result["label_subset"] = _draw_labels(sample.fixed_labels, sample.moving_labels, rng)
+            result["label_subset"] = _draw_labels(sample.fixed_labels, sample.moving_labels, rng, self.maps)
         if self.with_points:
             result |= _draw_points(pair, sample, rng)
         return result
@@ -231,17 +242,18 @@ def _draw_points(pair: Pair, sample: PairSample, rng: np.random.Generator) -> di
     return result
 
 
-def _draw_labels(fixed: Tensor, moving: Tensor, rng: np.random.Generator) -> Tensor:
-    """Labels that both images have, drawn without regard to their size; repeated if there are fewer than wanted, 0-free."""
+def _draw_labels(fixed: Tensor, moving: Tensor, rng: np.random.Generator, count: int) -> Tensor:
+    """`count` labels that both images have, drawn without regard to their size, 0-free: all of them before one is repeated."""
     shared = np.intersect1d(_values_above_0(fixed), _values_above_0(moving))
     if shared.size == 0:
         shared = np.array([-1])  # no such label: both one-hot maps are empty, the overlap term is constant
-    drawn = rng.choice(shared, LABELS_PER_STEP, replace=shared.size < LABELS_PER_STEP)
-    return torch.from_numpy(drawn.astype(np.int16))
+    drawn = rng.permutation(shared)[:count]
+    more = rng.choice(shared, count - drawn.size)
+    return torch.from_numpy(np.concatenate([drawn, more]).astype(np.int16))
 
 
 def _values_above_0(labels: Tensor) -> npt.NDArray[np.int16]:
-    """Those that occur, ascending; counted where the labels lie, which takes a tenth of the time of sorting them."""
+    """Those that occur, ascending; counted where the labels lie, which takes a fraction of the time of sorting them."""
     counts = torch.bincount(labels.reshape(-1).clamp(min=0)).cpu().numpy()
     counts[0] = 0
     return np.flatnonzero(counts).astype(np.int16)

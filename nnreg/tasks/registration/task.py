@@ -20,7 +20,7 @@ from nnreg.errors import ConfigurationError
 from nnreg.geometry import warp
 from nnreg.metrics import reductions
 from nnreg.planning import memory
-from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining, registration_plans
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.task import REGISTRATION
 from nnreg.tasks.registration.objective import RegistrationObjective, known_voxels
@@ -115,7 +115,8 @@ class RegistrationTask:
         synthetic = (configuration.training.synthetic or {}).get(split)
         if synthetic is not None:
             return SyntheticSamples(synthetic, configuration, length)
-        return PairSamples(folder, units, configuration, length, split, augment)
+        maps = min(LABELS_PER_STEP, len(spec.foreground) or LABELS_PER_STEP)  # a map more than there are labels would be one of them again
+        return PairSamples(folder, units, configuration, length, split, augment, maps)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, folding, and the Dice of the labels where there are any."""
@@ -145,20 +146,35 @@ class RegistrationTask:
         output: Path,
         on_progress: Callable[[int, int, str], None],
     ) -> dict[str, Any]:
-        """Predict the validation pairs on their native grids and evaluate them; a pair that lacks labels has no Dice."""
+        """Predict the validation pairs on their native grids and evaluate them; a pair that lacks labels has no Dice.
+
+        Of held-out pairs it is measured too what the engine does, alone and from the network's field.
+        """
         from nnreg.dataset import RawDataset
         from nnreg.evaluation import evaluate_folder
+        from nnreg.inference.registration.cases import TrainingCases
+        from nnreg.inference.registration.method import compare, write_record
         from nnreg.inference.registration.predict import predict_training_cases
 
         pairs = self.units(spec=spec, cases=cases)
         training = cast(RegistrationTraining, predictor.configuration.training)
-        most = training.validation_pairs
-        if len(pairs) > most:
-            chosen = np.random.default_rng(0).choice(len(pairs), most, replace=False)
-            pairs = [pairs[i] for i in sorted(chosen)]
+        pairs = _drawn(pairs, training.validation_pairs)
         dataset = RawDataset.open(raw)
         predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
-        return evaluate_folder(output, dataset, processes=1, surface=False, complete=False, on_progress=on_progress)
+        summary = evaluate_folder(output, dataset, processes=1, surface=False, complete=False, on_progress=on_progress)
+        compared = _drawn(pairs, training.compared_pairs) if predictor.held_out else []
+        settings = registration_plans(predictor.plans).optimisation
+        source = TrainingCases(dataset, arrays)
+        record = compare(predictor, source, dataset, compared, settings=settings, summary=summary, on_progress=on_progress) if compared else None
+        write_record(output.parent, record)
+        return summary if record is None else summary | {"method": record.method, "because": record.because}
+
+
+def _drawn(pairs: list[Pair], most: int) -> list[Pair]:
+    """At most `most` of the pairs, drawn with a fixed seed, in their order."""
+    if len(pairs) <= most:
+        return pairs
+    return [pairs[i] for i in sorted(np.random.default_rng(0).choice(len(pairs), most, replace=False))]
 
 
 def _pair_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -133,7 +133,7 @@ def train(
     if validate_only:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
         writable_folder(folder)
-        return trainer.perform_actual_validation()
+        return _told(trainer, trainer.perform_actual_validation())
     latest = resumable(folder) if continue_training else None
     if latest is None and not continue_training and (folder / FINAL).is_file() and start is None and _finished(trainer):
         best = " --val_best" if validate_best else ""
@@ -148,7 +148,18 @@ def train(
     if trainer.ranks.leads:
         writable_folder(folder)  # not before: weights that do not fit leave no empty folder
     with left_in_order(trainer.ranks):
-        return trainer.run_training()
+        return _told(trainer, trainer.run_training())
+
+
+def _told(trainer: nnRegTrainer, summary: dict[str, Any]) -> dict[str, Any]:
+    """Say where the results are and what comes next."""
+    if trainer.listeners.line is not None and trainer.ranks.leads:
+        named = [(DEFAULT_TRAINER, trainer.name, "-tr"), (DEFAULT_PLANS, trainer.plans.plans_name, "-p")]
+        more = "".join(f" {option} {name}" for usual, name, option in named if name != usual)
+        number = trainer.plans.dataset_name[7:10]
+        trainer.listeners.line(f"results: {trainer.output_folder}")
+        trainer.listeners.line(f"next: nnreg_predict -d {number} -c {trainer.configuration_name}{more} -i IMAGES -o OUT")
+    return summary
 
 
 def _take_splits(workspace: Workspace, dataset: int | str, listeners: Listeners | None) -> None:

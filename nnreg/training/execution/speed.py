@@ -23,12 +23,14 @@ from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.synthetic_writer import write_synthetic_dataset
 from nnreg.files import write_json
 from nnreg.planning.registration.duration import MILLION, Speed, Work, step_work
+from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, registration_plans
 from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
 from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.execution.run import build_trainer
 from nnreg.training.trainer.optimizers import build_optimizer
+from nnreg.training.trainer.trainer import nnRegTrainer
 from nnreg.typed import to_mapping
 from nnreg.workspace import Workspace
 
@@ -61,12 +63,13 @@ def measure(folder: Path, planned: RegistrationPlans, name: str, started: float)
     product, number, level = _fitted(samples)
     preprocess_dataset(workspace, 1, processes=1)
     begun = time.monotonic()
-    _road(workspace, plans.to_train)
-    usual = _road(workspace, plans.to_train)
+    road = partial(_road, workspace, plans.to_train, planned.optimisation)
+    road()
+    usual = road()
     # what the first round takes longer (libraries, compiled kernels) every training takes once
     ready += max(0.0, time.monotonic() - begun - usual.whole - usual.whole) + usual.building
     load, epoch = usual.load / prod(configuration.grid) * MILLION, usual.end
-    return Speed(name, ready, product, number, level, load, epoch, usual.validation / prod(shape) * MILLION)
+    return Speed(name, ready, product, number, level, load, epoch, *(seconds / prod(shape) * MILLION for seconds in (usual.validation, usual.comparison)))
 
 
 def _like(configuration: RegistrationConfiguration, terms: Any) -> RegistrationConfiguration:
@@ -112,19 +115,20 @@ def _fitted(samples: list[tuple[Work, float]]) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class _Road:
-    """Seconds of one short training: all of it, making the trainer, loading a pair, an epoch's end, the validation of a pair."""
+    """Seconds of one short training: all of it, making the trainer, loading a pair, an epoch's end, the validation of a pair, registering it otherwise too."""
 
     whole: float
     building: float
     load: float
     end: float
     validation: float
+    comparison: float
 
 
-def _road(workspace: Workspace, configuration: str) -> _Road:
+def _road(workspace: Workspace, configuration: str, engine: Optimisation) -> _Road:
     begun = time.monotonic()
-    settings = {"epochs": ENDS, "iterations_per_epoch": 1, "validation_iterations": 1, "batch_size": 1}
-    trainer = build_trainer(workspace, 1, configuration, "all", device="cpu", overrides=settings)
+    settings = {"epochs": ENDS, "iterations_per_epoch": 1, "validation_iterations": 1, "batch_size": 1, "validation_pairs": 1, "compared_pairs": 1}
+    trainer = build_trainer(workspace, 1, configuration, "all", device="cpu", overrides=settings)  # which compares nothing: it has seen all pairs
     trainer.initialize()
     ready = time.monotonic()
     loader, _ = trainer.get_dataloaders()
@@ -139,7 +143,11 @@ def _road(workspace: Workspace, configuration: str) -> _Road:
     summary = _timed(training, trainer.run_training)
     ends = training[0] - sum(steps) - validations[0] - ENDS * 2 * min(loading)  # each epoch loads a batch for training and one for validation
     pair = validations[0] / max(1, len(summary["pairs"]))
-    return _Road(time.monotonic() - begun, ready - begun, min(loading), max(0.0, ends / ENDS), pair)
+    whole = time.monotonic() - begun
+    trainer.plans, trainer.fold = registration_plans(trainer.plans).replace(optimisation=engine), 0  # as if the pair were held out
+    compared: list[float] = []
+    _timed(compared, nnRegTrainer.perform_actual_validation, trainer)
+    return _Road(whole, ready - begun, min(loading), max(0.0, ends / ENDS), pair, max(0.0, compared[0] - pair))
 
 
 def _timed(seconds: list[float], work: Callable[..., Any], *arguments: Any) -> Any:

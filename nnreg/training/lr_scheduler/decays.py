@@ -51,14 +51,14 @@ class CosineLR(Schedule):
         self, optimizer: Optimizer, initial_lr: float, max_epochs: int, T_max: int | None = None, eta_min: float = 0.0, warmup_epochs: int = 0
     ) -> None:
         super().__init__(optimizer, initial_lr, max_epochs, warmup_epochs)
-        self.length, self.eta_min = max_epochs if T_max is None else T_max, eta_min
-        if self.length < 1 or eta_min < 0:
+        self.length, self.eta_min = T_max, eta_min
+        if (T_max is not None and T_max < 1) or eta_min < 0:
             raise ConfigurationError(f"cosine schedule: T_max is {T_max} and eta_min {eta_min}, expected 1 or more and 0 or more.")
 
     def decayed(self, epoch: float) -> float:
         """See :class:`Schedule`."""
         # torch's own goes up again past T_max; a training that lasts longer than its schedule is not meant to start over
-        done = min(1.0, epoch / self.length)
+        done = min(1.0, epoch / (self.max_epochs if self.length is None else self.length))
         return self.eta_min + (self.initial_lr - self.eta_min) * (1 + math.cos(math.pi * done)) / 2
 
 

@@ -50,7 +50,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, weights_o
         If it is missing, damaged, holds anything but tensors and plain values, or lacks what is wanted.
     """
     if not path.is_file():
-        raise TrainingError(f"{path}: does not exist. Train this fold first, or name another file (-chk, -pretrained_weights).")
+        raise TrainingError(f"{path}: does not exist. Train this fold first, or name another checkpoint (-chk, -pretrained_weights).")
     try:
         content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:

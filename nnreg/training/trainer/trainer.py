@@ -29,7 +29,7 @@ from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler, buil
 from nnreg.training.dataloading.shared_memory import fitting_workers
 from nnreg.training.distributed import ALONE, Ranks, Replica
 from nnreg.training.logging import History, Report, Silence
-from nnreg.training.lr_scheduler import build_schedule
+from nnreg.training.lr_scheduler import Schedule, build_schedule
 from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays
 from nnreg.training.runtime_utils.compiling import compile_network
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
@@ -45,6 +45,7 @@ from nnreg.training.runtime_utils.runtime import (
     seed_everything,
 )
 from nnreg.training.trainer.checkpoint import BEST, CheckpointKeeper, load_checkpoint, save_checkpoint
+from nnreg.training.trainer.clock import Clock, time_left
 from nnreg.training.trainer.monitor import Monitor, stalled
 from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
 from nnreg.training.trainer.parts import Listeners, debug_information, epoch_line, epoch_numbers, headline, opening_lines
@@ -136,6 +137,9 @@ class nnRegTrainer:
         self.ranks, self.replica = ALONE, None  # set before the run where several processes share it
         self._report: Report | None = None
         self._epoch_started = self._waited = 0.0
+        # a length that was asked for is kept, however long it takes
+        asked = {"epochs", "iterations_per_epoch"} & self.overrides.keys()
+        self.clock = Clock(None if asked else getattr(self.plan, "time_budget", None))
 
     # -- hooks: what is trained -------------------------------------------------------------------------------------
 
@@ -290,6 +294,7 @@ class nnRegTrainer:
         self.current_epoch += 1
         if improved:
             self.log(f"New best moving average of {self.monitor.label}: {self.history.best_ema:.4f}")
+        self._keep_time()
         last = self.current_epoch >= self.num_epochs or self.stalled
         if self.ranks.leads:
             self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
@@ -298,6 +303,7 @@ class nnRegTrainer:
     def run_training(self) -> dict[str, Any]:
         """Train all (remaining) epochs, then validate; returns the validation summary."""
         with determinism(self.plan.deterministic), fastest_convolutions(self.device, self.plan.deterministic):
+            self.clock.start(self.history)
             self.initialize()
             train_loader, validation_loader = self.get_dataloaders()
             if self.ranks.size > 1:
@@ -305,6 +311,7 @@ class nnRegTrainer:
             self.on_train_start()
             self.report.open(f"{self.folders.model.name}_fold_{self.fold}", self.current_epoch, to_mapping(self.configuration))
             with contextlib.closing(self.report):
+                self._keep_time()
                 while self.current_epoch < self.num_epochs and not self.stalled:
                     self.on_epoch_start()
                     train_terms = self._train(train_loader)
@@ -329,7 +336,12 @@ class nnRegTrainer:
         _, cases = self.split()
         with self.evaluated_weights():
             predictor = Predictor(
-                plans=self.plans, configuration=self.configuration, networks=[self.network], device=self.device, save_probabilities=self.save_probabilities
+                plans=self.plans,
+                configuration=self.configuration,
+                networks=[self.network],
+                device=self.device,
+                save_probabilities=self.save_probabilities,
+                held_out=self.fold != "all",
             )
             summary = self.task.validate(
                 predictor=predictor,
@@ -342,6 +354,8 @@ class nnRegTrainer:
             )
         write_json(self.output_folder / "validation_summary.json", summary)
         self.log(f"Validation on native grids: {headline(summary)}")
+        if "method" in summary:
+            self.log(f"nnreg_predict uses {summary['method']}: {summary['because']}")
         return summary
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
@@ -397,6 +411,18 @@ class nnRegTrainer:
             yield
         finally:
             self.network = trained
+
+    def _keep_time(self) -> None:
+        """Train the epochs that the time budget leaves, the learning rate falling to zero over them."""
+        fitting = max(1, self.clock.fitting(self.history, self.plan.epochs))
+        if self.clock.budget is not None and self.ranks.size > 1:
+            fitting = min(self.ranks.gathered(fitting))  # all end with the same epoch
+        if fitting == self.num_epochs:
+            return
+        self.log(f"Time budget: {fitting} epochs instead of {self.num_epochs} end in time")
+        self.num_epochs = fitting
+        if isinstance(self.lr_scheduler, Schedule):
+            self.lr_scheduler.max_epochs = fitting
 
     def _load_best(self) -> None:
         path = self.output_folder / BEST
@@ -479,7 +505,8 @@ class nnRegTrainer:
             self._waited += time.monotonic() - begun
             yield batch
             begun = time.monotonic()
-            self.listeners.step(done, len(loader), f"epoch {self.current_epoch + 1}/{self.num_epochs}, {what}")
+            left = time_left(self.clock.left(self.history, self.num_epochs, begun - self._epoch_started))
+            self.listeners.step(done, len(loader), f"epoch {self.current_epoch + 1}/{self.num_epochs}, {what}{left}")
 
 
 def read_prepared(dataset: int | str | None, configuration: str, fold: int | str, plans: str, trainer: str) -> tuple[Plans, DatasetSpec, RunFolders]:

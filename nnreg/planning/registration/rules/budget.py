@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 
-from nnreg.planning.decision import Decision, rule
+from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.registration.duration import Budget, Speed, readable_duration
 
-MARGIN = 0.15  # of the budget stays free: other programs, a slower disk
+PROPOSED = 3600.0  # seconds, where no budget was given: what a person waits for
+MARGIN = 0.07  # of the budget stays free; a training that falls behind gets fewer epochs
 VALIDATION_SHARE = 0.2  # of the budget at most, for the validation at the end
 ENOUGH_STEPS = 1000  # brains, 3d_lowres: 1200 steps raise the Dice from .421 to .590
 FEWEST_STEPS = 300
@@ -25,17 +26,22 @@ class Length:
 
     Attributes
     ----------
-    epochs, iterations, validation_iterations, validation_pairs
-        As in the plans; `validation_pairs` at most in the validation at the end.
+    epochs, iterations, validation_iterations, validation_pairs, compared_pairs
+        As in the plans; the last two at most in the validation at the end.
     seconds
         Predicted, validation included.
+    epoch_seconds, validation_seconds
+        Of an epoch with its end, and of the validation.
     """
 
     epochs: int
     iterations: int
     validation_iterations: int
     validation_pairs: int
+    compared_pairs: int
     seconds: float
+    epoch_seconds: float
+    validation_seconds: float
 
     @property
     def steps(self) -> int:
@@ -43,33 +49,61 @@ class Length:
         return self.epochs * self.iterations
 
 
+@dataclass(frozen=True)
+class Validation:
+    """What the validation at the end costs: seconds of a pair by the network, and of one by the engine with and without it; and how many there are of both."""
+
+    pair: float
+    most_pairs: int
+    compared: float
+    most_compared: int
+
+    @property
+    def all(self) -> float:
+        """Seconds of all pairs."""
+        return self.pair * self.most_pairs + self.compared * self.most_compared
+
+    @property
+    def least(self) -> float:
+        """Seconds of one pair."""
+        return self.pair + self.compared
+
+    def fitting(self, seconds: float) -> tuple[int, int]:
+        """Pairs of both kinds that fit, one at least: half of the time for comparing, what that leaves for the network. More time gives no fewer."""
+        comparing = min(max(seconds / 2, self.compared), self.compared * self.most_compared)
+        pairs = int((seconds - comparing) / self.pair)
+        return max(1, min(self.most_pairs, pairs)), max(1, int(comparing / self.compared)) if self.compared else self.most_compared
+
+
 @rule("budget_length")
-def length(budget: Budget, step: float, validation_pair: float, most_pairs: int, most_steps: int) -> Decision[Length | None]:
-    """25 epochs of what fits 85 % of a time budget beside start, ends of epochs and a validation of at most a fifth of it; none if under 300 steps."""
+def length(budget: Budget, step: float, validation: Validation, most_steps: int) -> Decision[Length | None]:
+    """25 epochs of what fits 93 % of a time budget beside start, ends of epochs and a validation of at most a fifth of it; none if under 300 steps."""
     speed, usable = budget.speed, (1 - MARGIN) * budget.seconds
-    pairs = max(1, min(most_pairs, int(VALIDATION_SHARE * budget.seconds / validation_pair)))
+    pairs, compared = validation.fitting(VALIDATION_SHARE * budget.seconds)
     fixed = speed.startup + EPOCHS * (speed.epoch + VALIDATION_ITERATIONS * FORWARD_SHARE * step)
     # what is kept for the validation grows with the budget without jumps, so that a longer one never has fewer steps
-    kept = max(validation_pair, min(VALIDATION_SHARE * budget.seconds, most_pairs * validation_pair))
+    kept = max(validation.least, min(VALIDATION_SHARE * budget.seconds, validation.all))
     iterations = min(int((usable - fixed - kept) / (EPOCHS * step)), most_steps // EPOCHS)
     if EPOCHS * iterations < FEWEST_STEPS:
-        needed = needed_seconds(speed, step, validation_pair, most_pairs)
+        needed = needed_seconds(speed, step, validation)
         return Decision(None, f"{FEWEST_STEPS} steps of {readable_duration(step)} and a validation need {readable_duration(needed)}")
-    seconds = fixed + pairs * validation_pair + EPOCHS * iterations * step
+    validating = pairs * validation.pair + compared * validation.compared
+    seconds = fixed + validating + EPOCHS * iterations * step
+    epoch = iterations * step + speed.epoch + VALIDATION_ITERATIONS * FORWARD_SHARE * step
     return Decision(
-        Length(EPOCHS, iterations, VALIDATION_ITERATIONS, pairs, seconds),
+        Length(EPOCHS, iterations, VALIDATION_ITERATIONS, pairs, compared, seconds, epoch, validating),
         f"--time_budget {readable_duration(budget.seconds)}: {EPOCHS * iterations} steps of {readable_duration(step)}, {speed.startup:.0f} s to start, "
-        f"{pairs * validation_pair:.0f} s for a validation of {pairs} pair{'s' if pairs > 1 else ''}, in all {readable_duration(seconds)} "
+        f"{validating:.0f} s for a validation of {counted(pairs, 'pair')}, {compared} of them by the engine too, in all {readable_duration(seconds)} "
         f"({MARGIN:.0%} stay free); measured on {speed.machine}",
     )
 
 
-def needed_seconds(speed: Speed, step: float, validation_pair: float, most_pairs: int) -> float:
+def needed_seconds(speed: Speed, step: float, validation: Validation) -> float:
     """The smallest budget that a training of 300 steps fits."""
     steps = EPOCHS * ceil(FEWEST_STEPS / EPOCHS) * step
     training = steps + speed.startup + EPOCHS * (speed.epoch + VALIDATION_ITERATIONS * FORWARD_SHARE * step)
-    shared = min(training / (1 - MARGIN - VALIDATION_SHARE), (training + most_pairs * validation_pair) / (1 - MARGIN))
-    return max(shared, (training + validation_pair) / (1 - MARGIN))
+    shared = min(training / (1 - MARGIN - VALIDATION_SHARE), (training + validation.all) / (1 - MARGIN))
+    return max(shared, (training + validation.least) / (1 - MARGIN))
 
 
 @rule("budget_grid")

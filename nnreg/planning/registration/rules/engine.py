@@ -5,14 +5,17 @@ from __future__ import annotations
 from nnreg.engine.names import AUTO
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.plans import OPTIMISE
+from nnreg.planning.registration.duration import readable_duration
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.rules.alignment import WITHIN_SUBJECT
-from nnreg.planning.registration.rules.relation import DIFFERENT, FEWEST_TRIED, MIXED, ONE, SUITS, second_round, shared_scale
+from nnreg.planning.registration.rules.relation import DIFFERENT, FEWEST_TRIED, MIXED, ONE, SUITS, expected_displacement, second_round, shared_scale
+from nnreg.planning.registration.rules.training import supervision
 
 FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 [evidence: registration designs 2025]
 FEWEST_PAIRS = 15  # given pairs: trained networks had 0.40 and 0.50 on eight MR-CT pairs, an optimiser 0.735 [evidence: AbdomenMRCT re-run]
 FEWEST_DIFFERENT = 30  # subjects of different contrasts: the same, with more to learn from as little
 SOLVED_DICE = 0.9  # mean Dice of the pilot from which labels are about as good as two people agree
+LEAST_MOTION = 0.5  # voxels of the working spacing that 99 % of the body stay below in the pair that moves most
 SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the working spacing
 
 
@@ -86,43 +89,57 @@ def use_keypoints(fingerprint: Fingerprint) -> Decision[bool]:
 
 @rule("refinement")
 def refinement(relation: str) -> Decision[str | None]:
-    """Preset that refines what a network predicts: ``fast``."""
+    """Preset that may refine what a network predicts: ``fast``. The validation of a fold finds out whether it helps."""
     return Decision(
         "fast",
         "the engine goes on from the network's field: on the demo 38 to 49 % of the remaining error is left after half a second; most needed where motion is "
-        "large, images are unlike those trained on or contrasts differ [evidence: uniGradICON 2024]; --no_refinement switches it off",
+        "large, images are unlike those trained on or contrasts differ [evidence: uniGradICON 2024]; the validation of a fold finds out whether it helps",
     )
 
 
 @rule("recommended")
-def train_or_optimise(fingerprint: Fingerprint, relation: str, spacing: float, finest: str, accelerator: bool | None) -> Decision[str]:
+def train_or_optimise(
+    fingerprint: Fingerprint, relation: str, spacing: float, finest: str, accelerator: bool | None, seconds: float | None = None
+) -> Decision[str]:
     """The finest configuration, or `optimise`: no network, each pair by itself.
 
     Optimise where there is too little to learn from (fewer than 10 subjects, 15 given pairs of 10 images, or 30 subjects of different contrasts), where the
-    pilot already does what training promises (median Dice 0.9 or keypoints within a voxel), or where no GPU is at hand.
+    pilot already does what training promises (median Dice 0.9 or keypoints within a voxel) or nothing moves by a voxel. Without a GPU, train where labels
+    or keypoints teach and a training of an hour fits this machine's processor, by the seconds that a step was measured to take.
     """
-    too_few = _too_few(fingerprint, relation)
-    if too_few is not None:
-        return Decision(OPTIMISE, too_few)
-    pairs = fingerprint.pairs
-    if pairs is not None and pairs.count:
-        dice = pairs.median(lambda pair: pair.dice.after if pair.dice else None)
-        points = pairs.median(lambda pair: pair.keypoint_mm.after if pair.keypoint_mm else None)
-        if dice is not None and dice >= SOLVED_DICE:
-            return Decision(OPTIMISE, f"the quick pilot already reaches a median Dice of {dice:.2f}: training promises no more than {SOLVED_DICE:g}")
-        if points is not None and points <= SOLVED_VOXELS * spacing:
-            return Decision(
-                OPTIMISE, f"the quick pilot already brings keypoints within {points:.2f} mm, {points / spacing:.1f} voxels: training promises no more"
-            )
-    if accelerator is False:
+    done = _too_few(fingerprint, relation) or _solved(fingerprint, spacing)
+    if done is not None:
+        return Decision(OPTIMISE, done)
+    if accelerator is not False:
+        enough = f"{counted(fingerprint.subjects, 'subject')} and {counted(fingerprint.pair_count, 'pair')} are enough to train on"
+        return Decision(finest, f"{enough}; the finest configuration that fits the memory target")
+    taught = "labels or keypoints of all cases teach more than a similarity can [evidence: taught networks]"
+    if not supervision(fingerprint).value:
         return Decision(
             OPTIMISE,
-            f"enough to train on, but no GPU was found here and training takes hours to days without one. With one: train {finest}, or plan with -device cuda",
+            "no GPU was found here, and without labels or keypoints in all of 20 cases or more a network learns no more than the engine's own similarity, in "
+            f"hours to days. With a GPU: train {finest}, or plan with -device cuda; --time_budget plans a training for this processor all the same",
         )
-    return Decision(
-        finest,
-        f"{fingerprint.subjects} subjects and {fingerprint.pair_count} pairs are enough to train on; the finest configuration that fits the memory target",
-    )
+    if seconds is None:
+        return Decision(OPTIMISE, f"{taught}, but no GPU was found here and no training of an hour was planned for this processor")
+    return Decision(finest, f"{taught}, and {readable_duration(seconds)} of this machine's processor, validation included, are enough for it")
+
+
+def _solved(fingerprint: Fingerprint, spacing: float) -> str | None:
+    """Why nothing is left for training to do, by the measured pairs."""
+    pairs = fingerprint.pairs
+    if pairs is None or not pairs.count:
+        return None
+    dice = pairs.median(lambda pair: pair.dice.after if pair.dice else None)
+    points = pairs.median(lambda pair: pair.keypoint_mm.after if pair.keypoint_mm else None)
+    moved = expected_displacement(fingerprint)
+    if dice is not None and dice >= SOLVED_DICE:
+        return f"the quick pilot already reaches a median Dice of {dice:.2f}: training promises no more than {SOLVED_DICE:g}"
+    if points is not None and points <= SOLVED_VOXELS * spacing:
+        return f"the quick pilot already brings keypoints within {points:.2f} mm, {points / spacing:.1f} voxels: training promises no more"
+    if moved is not None and moved < LEAST_MOTION * spacing:
+        return f"after linear alignment nothing moves by more than {moved:.2f} mm, {moved / spacing:.1f} voxels: there is nothing to learn"
+    return None
 
 
 def _too_few(fingerprint: Fingerprint, relation: str) -> str | None:
