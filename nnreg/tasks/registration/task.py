@@ -185,10 +185,10 @@ def _pair_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tenso
     warped, fixed, mask = warp(batch["moving"], field), batch["fixed"], batch.get("fixed_mask")
     values = {name: getattr(reductions, name)(fixed, warped, mask) for name in ("ncc", "mse", "mae")}
     values["grad_l2"] = reductions.grad_l2(field.float())
-    values["folding_count"], values["folding_percent"] = reductions.folding(field)
     if "field" in batch:
         known = known_voxels(batch["field"])[:, 0]
         values["epe"] = reductions.mean_length(field.float() - batch["field"], known)
+    values["folding_count"], values["folding_percent"] = reductions.folding(field)
     if "fixed_labels" in batch and "moving_labels" in batch:
         values["dice"] = reductions.mean_dice(batch["fixed_labels"], warp(batch["moving_labels"], field, mode="nearest"))
     return {name: value.float() for name, value in values.items()}
