@@ -149,7 +149,7 @@ def test_where_compiling_fails_the_training_says_so_and_goes_on(backend):
 
 
 def test_a_training_that_cannot_compile_says_why_in_its_log(plane, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda call, backend: broken_forward)
+    monkeypatch.setattr(torch, "compile", lambda call, **options: broken_forward)
     place, said = plane.copy(tmp_path), []
     trainer = trainer_of(place, said, **{"gpu.compile": True, "gpu.channels_last": True})
     trainer.run_training()

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 def compile_network(network: nn.Module, tell: Callable[[str], None], *, backend: str = "inductor") -> None:
     """Let a network be compiled when it is first called; its weights keep their names, and it is the same object.
 
-    Compilers fail for many reasons that lie outside of a training: no C++ compiler, a GPU that is too old, an operation they do not know. The first
-    training step proves both directions. If one fails, `tell` is given a line, and the network goes on as it is.
+    The shapes of training batches stay, so nothing is compiled for shapes that vary. Compilers fail for many reasons that lie outside of a training: no
+    C++ compiler, a GPU that is too old, an operation they do not know. The first training step proves both directions. If one fails, `tell` is given a
+    line, and the network goes on as it is.
 
     Parameters
     ----------
@@ -24,7 +25,7 @@ def compile_network(network: nn.Module, tell: Callable[[str], None], *, backend:
     backend
         Of ``torch.compile``.
     """
-    network._compiled_call_impl = _Proven(network, torch.compile(network._call_impl, backend=backend), tell)
+    network._compiled_call_impl = _Proven(network, torch.compile(network._call_impl, backend=backend, dynamic=False), tell)
 
 
 class _Proven:
@@ -43,7 +44,7 @@ class _Proven:
             self._backward(found)
         except Exception as error:
             self.network._compiled_call_impl = None
-            reason = " ".join(str(error).split())[:MESSAGE]
+            reason = " ".join(str(error).partition(ADVICE)[0].split())[:MESSAGE]
             self.tell(f"gpu.compile: the network cannot be compiled here ({type(error).__name__}: {reason}). The training goes on without.")
             return self.network(*arguments, **named)
         self.works = True
@@ -55,6 +56,7 @@ class _Proven:
         torch.autograd.grad(total, [weight for weight in self.network.parameters() if weight.requires_grad], retain_graph=True, allow_unused=True)
 
 
+ADVICE = "Set TORCHDYNAMO_VERBOSE"  # to developers of torch, after what went wrong
 MESSAGE = 160  # characters of a compiler's message, which may be pages
 
 
