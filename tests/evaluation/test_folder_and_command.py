@@ -158,7 +158,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(workspace, capfd, spoil, w
 
 def test_wrong_options_are_one_line(workspace, capsys):
     assert main([str(workspace / "predictions"), "-d", "99", "--workspace", str(workspace)]) == 2
-    assert run(workspace, "-np", "0") == 2
+    with pytest.raises(SystemExit, match="2"):
+        run(workspace, "-np", "0")
     (workspace / "file").write_text("x")
     assert run(workspace, "-o", str(workspace / "file" / "a.json")) == 2
     lines = capsys.readouterr().err.strip().splitlines()

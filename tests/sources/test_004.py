@@ -411,7 +411,7 @@ def test_the_weights_that_fit_are_the_start_and_others_are_refused(place: Path, 
     with pytest.raises(TrainingError, match="do not fit the planned network"):
         start_from(second, {"network_weights": wrong}, tmp_path / "wrong.pth")
     torch.save({"state": 1}, tmp_path / "strange.pth")
-    for name, message in (("absent.pth", "does not exist"), ("strange.pth", "has no network_weights")):
+    for name, message in (("absent.pth", "does not exist"), ("strange.pth", "holds no weights that nnReg knows")):
         assert typed(f"nnreg_train 001 2d 2 -pretrained_weights {tmp_path / name}") == 2
         assert message in capsys.readouterr().err
     assert not (results(place, configuration="2d") / "fold_2").exists()

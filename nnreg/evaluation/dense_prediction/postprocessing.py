@@ -17,7 +17,7 @@ from nnreg.dataset.target_spec import WHOLE, Output, target_of
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense_prediction.case import Label, evaluate_labels, key_of, label_files, summarise_dense
 from nnreg.files import read_json, write_json
-from nnreg.imageio import Image, write_image
+from nnreg.imageio import Image, read_image, write_image
 from nnreg.imageio.endings import stem_of
 from nnreg.imageio.image import check_same_space
 from nnreg.parallel import run_all
@@ -117,12 +117,12 @@ class _Apply:
     output: Path
 
     def __call__(self, path: Path) -> None:
-        image = read_label_map(path)
         own = [step for step in self.steps if not step.target or stem_of(path).endswith(f"_{step.target}")]
+        # values have no steps, need not be whole numbers, and may have several channels
+        image = read_label_map(path) if own else read_image(path)
         array = image.array[0]
         for step in own:
             array = step(array)
-        # values have no steps, and may have several channels
         write_image(self.output / path.name, array[None].astype(image.array.dtype, copy=False) if own else image.array, image.space)
 
 
