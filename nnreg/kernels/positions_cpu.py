@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.kernels.compiled import compiled
@@ -48,6 +49,14 @@ def _corner(position: float, size: int) -> tuple[int, int, float]:
     return lower, min(lower + 1, size - 1), inside - lower
 
 
+@njit(nogil=True, inline="always")
+def _between(u: Floats, z0: int, z1: int, wz: float, y0: int, y1: int, wy: float, x0: int, x1: int, wx: float) -> float:
+    """Value of a volume (D, H, W) between eight neighbours, by the weights of the upper ones."""
+    near = (1 - wy) * ((1 - wx) * u[z0, y0, x0] + wx * u[z0, y0, x1]) + wy * ((1 - wx) * u[z0, y1, x0] + wx * u[z0, y1, x1])
+    far = (1 - wy) * ((1 - wx) * u[z1, y0, x0] + wx * u[z1, y0, x1]) + wy * ((1 - wx) * u[z1, y1, x0] + wx * u[z1, y1, x1])
+    return (1 - wz) * near + wz * far
+
+
 @compiled
 def displace(start: int, stop: int, positions: Doubles, field: Floats) -> None:
     """Add to columns start to stop the field (2 or 3, D, H, W) there, linear between its voxels, nothing outside its grid."""
@@ -59,10 +68,7 @@ def displace(start: int, stop: int, positions: Doubles, field: Floats) -> None:
         if z0 < 0 or y0 < 0 or x0 < 0:
             continue
         for k in range(components):
-            u = field[k]
-            near = (1 - wy) * ((1 - wx) * u[z0, y0, x0] + wx * u[z0, y0, x1]) + wy * ((1 - wx) * u[z0, y1, x0] + wx * u[z0, y1, x1])
-            far = (1 - wy) * ((1 - wx) * u[z1, y0, x0] + wx * u[z1, y0, x1]) + wy * ((1 - wx) * u[z1, y1, x0] + wx * u[z1, y1, x1])
-            positions[3 - components + k, i] += (1 - wz) * near + wz * far
+            positions[3 - components + k, i] += _between(field[k], z0, z1, wz, y0, y1, wy, x0, x1, wx)
 
 
 @compiled
@@ -78,10 +84,7 @@ def values(start: int, stop: int, result: Floats, image: Floats, positions: Doub
                 result[c, i] = outside
             continue
         for c in range(channels):
-            u = image[c]
-            near = (1 - wy) * ((1 - wx) * u[z0, y0, x0] + wx * u[z0, y0, x1]) + wy * ((1 - wx) * u[z0, y1, x0] + wx * u[z0, y1, x1])
-            far = (1 - wy) * ((1 - wx) * u[z1, y0, x0] + wx * u[z1, y0, x1]) + wy * ((1 - wx) * u[z1, y1, x0] + wx * u[z1, y1, x1])
-            result[c, i] = (1 - wz) * near + wz * far
+            result[c, i] = _between(image[c], z0, z1, wz, y0, y1, wy, x0, x1, wx)
 
 
 @compiled
