@@ -78,6 +78,8 @@ class TaskEntry:
         Keys of ``dataset.json`` that mean something to this task alone, and so tell it where none is named.
     speed_measure : module
         Run as a process by planning with a time budget: measures how fast this machine trains; None: the task plans for no budget.
+    batch_names
+        What other programs call an entry of a batch, to its name here: ``batch["data"]`` of nnU-Net.
     registers_pairs
         Whether the unit of work is a pair of images that the registration engine can align.
     """
@@ -101,6 +103,7 @@ class TaskEntry:
     own_options: Mapping[str, str] = field(default_factory=dict)
     dataset_keys: tuple[str, ...] = ()
     speed_measure: str | None = None
+    batch_names: Mapping[str, str] = field(default_factory=dict)
     registers_pairs: bool = False
 
 
@@ -146,6 +149,7 @@ _BUILT_IN: Final[Mapping[str, TaskEntry]] = MappingProxyType(
             evaluate_command="nnreg.cli.dense_prediction.evaluation:evaluate_label_maps",
             add_predict_options="nnreg.cli.dense_prediction.prediction:add_options",
             dataset_keys=("targets", "regions_class_order", "ignore_label"),
+            batch_names={"data": "image", "target": "labels"},
         ),
     }
 )

@@ -320,16 +320,16 @@ def test_a_folder_of_before_goes_on(place: Path) -> None:
 
 
 def test_entries_of_a_batch_by_both_names() -> None:
-    from nnreg.task import DENSE_PREDICTION, REGISTRATION, task_named
+    from nnreg.task import DENSE_PREDICTION, REGISTRATION, TASKS
     from nnreg.training.dataloading.batch import Batch
 
     image, labels = torch.ones(1), torch.zeros(1)
-    batch = Batch({"image": image, "labels": labels}, task_named(DENSE_PREDICTION).batch_names)  # type: ignore[attr-defined]
+    batch = Batch({"image": image, "labels": labels}, TASKS[DENSE_PREDICTION].batch_names)
     assert batch["data"] is image
     assert batch["target"] is labels
     assert set(batch) == {"image", "labels"}
     with pytest.raises(TrainingError, match="has no 'data'; it has fixed, moving"):
-        Batch({"fixed": image, "moving": image}, getattr(task_named(REGISTRATION), "batch_names", {}))["data"]
+        Batch({"fixed": image, "moving": image}, TASKS[REGISTRATION].batch_names)["data"]
 
 
 # -- from Python ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,6 @@ class DensePredictionTask:
 
     name = DENSE_PREDICTION
     monitor = "dice"
-    batch_names: Mapping[str, str] = MappingProxyType({"data": "image", "target": "labels"})
-    """nnU-Net's names for entries of a batch."""
 
     def network(self, *, plans: DensePlans, spec: DatasetSpec, configuration: DenseConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""

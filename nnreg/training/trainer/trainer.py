@@ -21,7 +21,7 @@ from nnreg.files import make_folder, read_json, write_json, write_text
 from nnreg.inference.trained_networks import Predictor
 from nnreg.losses.ranks import whole_batches
 from nnreg.planning.plans import Configuration, Plans
-from nnreg.task import task_named
+from nnreg.task import TASKS, task_named
 from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.dataloading.batch import Batch
@@ -479,7 +479,7 @@ class nnRegTrainer:
 
     def on_device(self, batch: Any) -> Any:
         """A batch of the task as overrides find it; one of the user's own loader as it is."""
-        return Batch(to_device(batch, self.device), getattr(self.task, "batch_names", {})) if isinstance(batch, dict) else batch
+        return Batch(to_device(batch, self.device), TASKS[self.plans.task].batch_names) if isinstance(batch, dict) else batch
 
     def _validate(self, loader: Any) -> list[dict[str, Tensor]]:
         """The validation steps of an epoch; none where the options skip it. The same batches in every epoch."""

@@ -8,18 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnreg.dataset.target_spec import LossEntry
 from nnreg.errors import ConfigurationError
 from nnreg.typed import from_mapping
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss of a target."""
-
-    name: str
-    weight: float = 1.0
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    start_epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,7 +20,7 @@ class Target:
     out_channels: int | None = None
     channels: int | None = None
     activation: str | None = None
-    losses: tuple[Loss, ...] = ()
+    losses: tuple[LossEntry, ...] = ()
     weight: float = 1.0
 
 
@@ -39,7 +30,7 @@ class Auxiliary:
 
     type: str
     source_target: str
-    losses: tuple[Loss, ...]
+    losses: tuple[LossEntry, ...]
     loss_weight: float = 1.0
     out_channels: int | None = None
     distance_type: str = "signed"

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nnreg.dataset.target_spec import LossEntry
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.losses import LOSSES, DenseLoss, build_loss
-from nnreg.training.importers.dense_prediction.target_file import Auxiliary, Loss, Target
+from nnreg.training.importers.dense_prediction.target_file import Auxiliary, Target
 
 ACTIVATIONS = ("sigmoid", "softmax", "none")
 AUXILIARY = ("distance_transform", "surface_normals", "structure_tensor", "inplane_direction")
@@ -64,7 +65,7 @@ def _of_values(target: Target, channels: int, where: str) -> Target:
     return dataclasses.replace(target, activation="none", channels=None, out_channels=channels)
 
 
-def _kind(entry: Loss, where: str) -> str:
+def _kind(entry: LossEntry, where: str) -> str:
     if entry.name not in LOSSES:
         raise ConfigurationError(f"{where} {entry.name!r} is unknown; {did_you_mean(entry.name, _names(DenseLoss.kind, DERIVED))}")
     kind = str(getattr(LOSSES[entry.name], "kind", ""))
@@ -77,7 +78,7 @@ def _names(*kinds: str) -> list[str]:
     return [name for name, made in LOSSES.items() if getattr(made, "kind", None) in kinds]
 
 
-def _refused(losses: Sequence[Loss], regions: bool, channels: int, ndim: int) -> str | None:
+def _refused(losses: Sequence[LossEntry], regions: bool, channels: int, ndim: int) -> str | None:
     """Why the losses cannot be of such outputs; None if they can: each is computed once, on background."""
     if not regions and channels < 2:
         return "needs 2 channels or more, background being one."

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnreg.dataset.target_spec import LossEntry
 from nnreg.errors import ConfigurationError, PlansError, did_you_mean
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.planning.dense_prediction.settings import deep_supervision_weights
@@ -15,7 +16,7 @@ from nnreg.planning.plans import Plans
 from nnreg.planning.validation import FOLDER_NAME
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.importers.dense_prediction.folders import FirstImage, first_image, labelled_folder, named_targets
-from nnreg.training.importers.dense_prediction.target_file import BLOCKS, Loss, Target, TargetFile, parsed, said, settings, unused
+from nnreg.training.importers.dense_prediction.target_file import BLOCKS, Target, TargetFile, parsed, said, settings, unused
 from nnreg.training.importers.dense_prediction.target_outputs import check_auxiliary, with_outputs
 from nnreg.training.importers.run import ImportedDataset, ImportedRun
 
@@ -112,14 +113,14 @@ def _sizes(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _losses(text: str | None, where: str) -> tuple[Loss, ...]:
+def _losses(text: str | None, where: str) -> tuple[LossEntry, ...]:
     """Losses of a list as people type it: ``A,B`` or ``[A, B]``."""
     if text is None:
         return ()
     names = [part.strip("[]\"' ") for part in text.split(",")]
     if not all(names):
         raise ConfigurationError(f"{where}: --loss {text!r}: expected names such as SoftDiceLoss,BCEWithLogitsLoss.")
-    return tuple(Loss(name) for name in names)
+    return tuple(LossEntry(name) for name in names)
 
 
 def _model_name(file: TargetFile, source: Path, *, from_file: bool) -> str:
@@ -172,7 +173,7 @@ def _data_folder(file: TargetFile, source: Path, given: str | None) -> Path | No
     return Path(named) if Path(named).is_absolute() or given else source.parent / named
 
 
-def _with_targets(file: TargetFile, folder: Path | None, image: FirstImage | None, losses: tuple[Loss, ...], where: str) -> tuple[TargetFile, list[str]]:
+def _with_targets(file: TargetFile, folder: Path | None, image: FirstImage | None, losses: tuple[LossEntry, ...], where: str) -> tuple[TargetFile, list[str]]:
     """The file with every target that is learnt, its channels, activation and losses; and what is to be told of it."""
     configured, notes = dict(file.dataset_config.targets), []
     labelled = [] if folder is None else named_targets(folder)
