@@ -21,7 +21,7 @@ demo: setup ## synthetic data with known truth: plan, train, predict, evaluate, 
 	$(BIN)/nnreg_demo -o nnreg_demo
 
 test: setup ## all fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -86,7 +86,7 @@ setup(
         "wandb": ["wandb>=0.17"],
         "dask": ["distributed>=2024.1"],
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
-        "dev": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6", "zarr>=3.0; python_version >= '3.11'"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6", "zarr>=3.0; python_version >= '3.11'"],
     },
     entry_points={"console_scripts": [f"nnreg_{name.rstrip('_')} = nnreg.cli.{name}:main" for name in COMMANDS]},
 )
