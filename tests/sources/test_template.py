@@ -13,10 +13,11 @@ import yaml
 
 from nnreg.cli import import_ as import_command
 from nnreg.cli import train as train_command
+from nnreg.dataset.target_spec import LossEntry
 from nnreg.geometry import Space
 from nnreg.imageio import write_image
 from nnreg.training.importers import read_run
-from nnreg.training.importers.dense_prediction.target_file import BLOCKS, Auxiliary, Loss, Target, TargetFile, parsed
+from nnreg.training.importers.dense_prediction.target_file import BLOCKS, Auxiliary, Target, TargetFile, parsed
 from nnreg.training.importers.registration import synthetic_yaml
 from nnreg.training.importers.templates import FOLDER, template, template_names
 
@@ -75,7 +76,7 @@ def test_the_template_of_targets_has_the_defaults_and_names_every_key() -> None:
     assert (file.tr_setup, file.tr_config, file.model_config) == (empty.tr_setup, empty.tr_config, empty.model_config)
     assert dataclasses.replace(file.dataset_config, targets={}) == empty.dataset_config
     known = {*BLOCKS, *(name for block in (empty.tr_setup, empty.tr_config, empty.model_config, empty.dataset_config) for name in names(block))}
-    known |= names(Target) | names(Auxiliary) | names(Loss)
+    known |= names(Target) | names(Auxiliary) | names(LossEntry)
     without_effect = {"inference_config", "tensorboard_log_dir", "checkpoint_path", "load_weights_only", "use_cache", "ds_interpolation", "channels"}
     assert known - keys_in(text) == without_effect
 
