@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nnreg import __version__
 from nnreg.errors import NnRegError
 from nnreg.files import no_empty_folders
 from nnreg.progress import Progress
@@ -29,11 +30,12 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with the options of every command: ``--debug``."""
+    """A parser with the options of every command: ``--debug``, ``--version``."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+        self.add_argument("--version", action="version", version=f"{prog} {__version__}", help="print the version")
 
     def error(self, message: str) -> NoReturn:
         """One line instead of argparse's page of usage."""
