@@ -26,6 +26,7 @@ from nnreg.planning.registration.duration import MILLION, Speed, Work, step_work
 from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, registration_plans
 from nnreg.planning.training_options import Precision
+from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
 from nnreg.task import task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.execution.run import build_trainer
