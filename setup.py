@@ -45,6 +45,7 @@ setup(
         "SimpleITK>=2.3",
         "blosc2>=3.0",
         "h5py>=3.8",
+        "isal>=1.7",
         "connected-components-3d>=3.12",
         "acvl-utils>=0.2.3",
         "dynamic-network-architectures>=0.4.1",
