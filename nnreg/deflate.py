@@ -47,5 +47,5 @@ def gunzipped(content: bytes) -> bytes:
     """
     try:
         return igzip.decompress(content)
-    except (EOFError, isal_zlib.error, igzip.BadGzipFile) as error:
+    except (EOFError, isal_zlib.error, igzip.BadGzipFile) as error:  # type: ignore[misc]  # the stubs call the first a value
         raise DamagedError(str(error).rstrip(".") or type(error).__name__) from error

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, folder, progress_bar, run
+from nnreg.cli.common import Parser, folder, run
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
+from nnreg.progress import progress_bar
 
 if TYPE_CHECKING:
     from nnreg.engine import Registration

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnreg.cli.common import progress_bar
 from nnreg.cli.prediction import trained_model
+from nnreg.progress import progress_bar
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import progress_bar, workspace_of
+from nnreg.cli.common import workspace_of
 from nnreg.cli.prediction import dataset_plans, trained_model
 from nnreg.planning.registration.engine_settings import METHODS, NETWORK
+from nnreg.progress import progress_bar
 
 if TYPE_CHECKING:
     from nnreg.dataset.pairs import Pair

@@ -136,7 +136,7 @@ def write_registration(output: Path, result: Registration, *, files: PairFiles, 
         if field:
             write_itk(part / "field.nii.gz", result.transform, result.fixed.space)
         colour = result.moving.array.dtype == np.uint8 and result.moving.channels in (3, 4)
-        warped = as_stored(result.warped, np.uint8) if colour else result.warped
+        warped = as_stored(result.warped.array, np.uint8) if colour else result.warped.array
         write_image(part / "warped.nii.gz", warped, result.fixed.space)
         if result.annotations.moving_labels is not None:
             write_image(part / "warped_labels.nii.gz", result.warped_labels(result.annotations.moving_labels), result.fixed.space)
