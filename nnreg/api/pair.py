@@ -22,7 +22,7 @@ from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import writable_folder
 from nnreg.geometry import resample_image, resample_labels
 from nnreg.imageio import Image
-from nnreg.imageio.convert import as_image
+from nnreg.imageio.convert import as_image, is_array, on_grid_of
 from nnreg.inference.registration.apply import looks_like_labels
 from nnreg.inference.registration.register import PairFiles, write_registration
 from nnreg.progress import progress_bar
@@ -105,10 +105,8 @@ class RegisteredPair(Registration):
 
     def _placed(self, given: Any, spacing: Sequence[float] | None) -> Image:
         """An array of the moving image's shape lies where it does."""
-        shape = getattr(given, "shape", None)
-        if spacing is None and shape is not None and not isinstance(given, Image) and tuple(shape[-self.moving.ndim :]) == self.moving.space.shape:
-            spacing = self.moving.space.spacing
-            return dataclasses.replace(as_image(given, spacing=spacing, name="moving"), space=self.moving.space)
+        if spacing is None and is_array(given) and tuple(given.shape[-self.moving.ndim :]) == self.moving.space.shape:
+            return on_grid_of(self.moving, given, name="moving")
         return as_image(given, spacing=spacing, name="moving")
 
 
@@ -174,11 +172,7 @@ def _name(given: Any) -> str:
 
 def _beside(given: Any, image: Image, name: str) -> Image:
     """A mask or label map; arrays lie on the grid of their image."""
-    if hasattr(given, "shape") and not isinstance(given, Image) and type(given).__module__.partition(".")[0] in ("numpy", "torch"):
-        found = dataclasses.replace(as_image(given, spacing=image.space.spacing, name=name), space=image.space)
-    else:
-        found = as_image(given, name=name)
-    return whole_numbers(found, Path(name))
+    return whole_numbers(on_grid_of(image, given, name=name), Path(name))
 
 
 def _points(given: Any, image: Image, name: str) -> Doubles:

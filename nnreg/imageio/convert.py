@@ -53,12 +53,24 @@ def as_image(given: Any, *, spacing: Sequence[float] | None = None, name: str = 
             image = _from_sitk(given)
         elif origin == "nibabel":
             image = _from_nibabel(given, name)
-        elif origin == "torch" or isinstance(given, np.ndarray):
-            image = _from_array(given.detach().cpu().numpy() if origin == "torch" else given, spacing, name)
+        elif is_array(given):
+            image = _from_array(given if isinstance(given, np.ndarray) else given.detach().cpu().numpy(), spacing, name)
         else:
             raise ImageError(f"{name}: found {type(given).__name__}, expected a path, an Image, a numpy array, or an image of torch, SimpleITK or nibabel.")
     check_finite(image, where)
     return image
+
+
+def is_array(given: Any) -> bool:
+    """Whether this is a numpy array or a torch tensor: values without geometry."""
+    return isinstance(given, np.ndarray) or type(given).__module__.partition(".")[0] == "torch"
+
+
+def on_grid_of(image: Image, given: Any, *, name: str) -> Image:
+    """A mask or label map of an image: as :func:`as_image`, an array on the grid of the image."""
+    if not is_array(given):
+        return as_image(given, name=name)
+    return Image(as_image(given, spacing=image.space.spacing, name=name).array, image.space)
 
 
 def _from_array(array: npt.NDArray[Any], spacing: Sequence[float] | None, name: str) -> Image:
@@ -106,4 +118,4 @@ def _orthogonal(space: Space) -> bool:
     return bool(np.allclose(direction.T @ direction, np.eye(space.ndim), atol=1e-3))
 
 
-__all__ = ["as_image"]
+__all__ = ["as_image", "is_array", "on_grid_of"]
