@@ -4,6 +4,7 @@ Imported by ``setup.py`` too, so it imports nothing.
 """
 
 COMMANDS = {
+    "init_dataset": "a raw dataset from a folder, table, BIDS, Learn2Reg, nnU-Net, DICOM",
     "plan_and_preprocess": "fingerprint, plans and preprocessed arrays of a dataset",
     "extract_fingerprint": "the fingerprint alone",
     "plan_experiment": "plans from a fingerprint; --explain says why",
