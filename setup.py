@@ -55,6 +55,7 @@ setup(
         "tifffile>=2023.7",
         "PyYAML>=6.0",
         "shtab>=1.6",
+        "safetensors>=0.4",
     ],
     extras_require={
         "zarr": ["zarr>=3.0"],
