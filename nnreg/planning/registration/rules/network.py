@@ -45,7 +45,7 @@ def field_resolution(grid: Sequence[int], short: bool = False) -> Decision[int]:
     if voxels > limit:
         return Decision(2, f"{voxels} voxels: a field is smooth, half the resolution loses little and saves three quarters of the memory")
     if short and len(grid) == 3:
-        return Decision(2, f"{voxels} voxels, little time: at every second voxel a step takes a third, and three times the steps bring more [evidence: field steps]")
+        return Decision(2, f"{voxels} voxels, little time: at every second one a step takes a third, and more steps bring more [evidence: short trainings]")
     return Decision(1, f"{voxels} voxels, no more than {limit}: small enough for a displacement at every voxel")
 
 
