@@ -126,6 +126,26 @@ def _optimisation(fingerprint: Fingerprint, related: str, aligned: str) -> Optim
     )
 
 
+def _in_little_time(trained: RegistrationTraining, because: dict[str, str]) -> RegistrationTraining:
+    """What few steps change where labels teach: the rate, and beside local correlation the weights of the terms. Adds to `because`."""
+    if not training.drawn_labels(trained.supervision):
+        return trained
+    rate = budget.optimizer(trained.gradient_clip)
+    because["training.optimizer"] = rate.because
+    trained = replace(trained, **rate.value)
+    if [term.name for term in trained.similarity] != ["lncc"]:
+        return trained
+    decided = budget.weights()
+    labels, smoothness = decided.value
+    for name in ("supervision", "regularisation"):
+        because[f"training.{name}"] += f"; {decided.because}"
+    return replace(
+        trained,
+        supervision=tuple(replace(term, weight=labels * term.weight) if term.name == "soft_dice" else term for term in trained.supervision),
+        regularisation=tuple(replace(term, weight=smoothness * term.weight) for term in trained.regularisation),
+    )
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A configuration that a time budget may choose: steps that are enough to choose it, and the most that it gets."""
@@ -201,6 +221,8 @@ class _Builder:
         because = configuration.because | {"training_seconds": decided.because, "training.epochs": decided.because}
         because["training.mixed_precision"] = precision.because
         because["spacing"] += f"; {chosen.because}"
+        if length.steps < finest.training.epochs * finest.training.iterations_per_epoch:
+            trained = _in_little_time(trained, because)
         return replace(
             configuration,
             training=replace(
@@ -269,7 +291,8 @@ class _Builder:
     def _architecture(self, target: tuple[float, ...], shape: tuple[int, ...], base: int, reasons: _Reasons, short: bool) -> Architecture:
         pyramid = reasons.keep("architecture.strides", network.network_topology(target, shape))
         stages = len(pyramid.strides)
-        resolution = reasons.keep("architecture.kwargs.field_resolution", network.field_resolution(shape, short))
+        usual = network.field_resolution(shape)
+        resolution = reasons.keep("architecture.kwargs.field_resolution", budget.field_resolution(shape, usual) if short else usual)
         resolution = min(resolution, max(pyramid.divisor))
         finest = memory.first_stage(pyramid.strides, resolution)
         displacement = relation.expected_displacement(self.fingerprint)
@@ -294,7 +317,6 @@ class _Builder:
             return reasons.keep(f"training.{name}", decision)
 
         similar = keep("similarity", training.similarity(self.relation, target, shape))
-        supervised = keep("supervision", training.supervision(self.fingerprint))
         if self.time_budget is None:
             batch = keep("batch_size", training.batch_size(shape, self._memory(shape, architecture, similar, 1), self.memory_gb))
         else:
@@ -304,13 +326,13 @@ class _Builder:
         trained = RegistrationTraining(
             similarity=similar,
             regularisation=keep("regularisation", training.regularisation(self.relation)),
-            supervision=supervised,
+            supervision=keep("supervision", training.supervision(self.fingerprint)),
             deep_supervision_weights=keep("deep_supervision_weights", training.deep_supervision_weights(fields)),
             batch_size=batch,
             epochs=epochs,
             iterations_per_epoch=iterations,
             validation_iterations=validation,
-            **keep("optimizer", training.optimizer(training.drawn_labels(supervised) > 0, self.time_budget is not None)),
+            **keep("optimizer", training.optimizer()),
             augmentation=keep("augmentation", training.augmentation(self.fingerprint, self.pre_alignment)),
         )
         return trained, self._memory(shape, architecture, similar, batch)

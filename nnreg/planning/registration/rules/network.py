@@ -39,13 +39,11 @@ def network_name() -> Decision[str]:
 
 
 @rule("field_resolution")
-def field_resolution(grid: Sequence[int], short: bool = False) -> Decision[int]:
-    """A field at every voxel up to 64^3 voxels (256^2 in 2D), at every second one above, and of any volume where a time budget shortens the training."""
+def field_resolution(grid: Sequence[int]) -> Decision[int]:
+    """A field at every voxel up to 64^3 voxels (256^2 in 2D), at every second one above."""
     voxels, limit = int(np.prod(grid)), SMALL_3D if len(grid) == 3 else SMALL_2D
     if voxels > limit:
         return Decision(2, f"{voxels} voxels: a field is smooth, half the resolution loses little and saves three quarters of the memory")
-    if short and len(grid) == 3:
-        return Decision(2, f"{voxels} voxels, little time: at every second one a step takes a third, and more steps bring more [evidence: short trainings]")
     return Decision(1, f"{voxels} voxels, no more than {limit}: small enough for a displacement at every voxel")
 
 

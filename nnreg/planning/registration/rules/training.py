@@ -23,7 +23,6 @@ SYMMETRIC = 0.8  # Dice of left and mirrored right; not tuned: brains have 0.93
 DICE_WEIGHT = 1.0  # beside local correlation and diffusion of weight 1: TransMorph's training on OASIS, ncc_1_dsc_1_diffusion_1
 POINT_WEIGHT = 0.1  # per mm; not tuned
 LEARNING_RATE = 1e-3  # chosen on brains: 1e-4 learns as well, ten times slower
-SHORT_RATE, SHORT_WARMUP = 3e-3, 5  # of 25 epochs; chosen on hippocampi with labels
 SMALL_GRID = 64**3  # voxels; not tuned
 ITERATIONS, VALIDATION_ITERATIONS = 250, 50  # of an epoch; nnU-Net's (Isensee et al., Nature Methods 2021)
 # not tuned: published trainings took 120,000 steps on OASIS (24 x 5000), 60,000 on LUMIR (30 x 2000), 5,000 on lungs
@@ -136,9 +135,9 @@ def length(fingerprint: Fingerprint) -> Decision[tuple[int, int, int]]:
 
 
 @rule("optimizer")
-def optimizer(taught: bool = False, short: bool = False) -> Decision[dict[str, Any]]:
-    """Adam 1e-3, polynomial schedule, gradients clipped at 1. Where labels teach a training that a time budget shortens: 3e-3, which rises and falls once."""
-    value: dict[str, Any] = {
+def optimizer() -> Decision[dict[str, Any]]:
+    """Adam 1e-3, polynomial schedule, gradients clipped at 1."""
+    value = {
         "optimizer": "adam",
         "learning_rate": LEARNING_RATE,
         "weight_decay": 0.0,
@@ -146,13 +145,6 @@ def optimizer(taught: bool = False, short: bool = False) -> Decision[dict[str, A
         "lr_schedule": "poly",
         "lr_schedule_kwargs": {"exponent": POLY_EXPONENT},
     }
-    if taught and short:
-        value |= {"learning_rate": SHORT_RATE, "lr_schedule": "cosine", "lr_schedule_kwargs": {}, "warmup_epochs": SHORT_WARMUP, "lr_update": "step"}
-        return Decision(
-            value,
-            f"labels teach and time is short: Adam up to {SHORT_RATE:g} over {SHORT_WARMUP} epochs and down along a cosine, "
-            f"gradients clipped at {GRADIENT_CLIP:g} [evidence: short trainings]",
-        )
     return Decision(
         value,
         f"Adam at {LEARNING_RATE:g}, which a poly schedule brings to zero (1e-4 learns as well, ten times slower), gradients clipped at {GRADIENT_CLIP:g}",
