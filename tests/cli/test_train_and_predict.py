@@ -103,8 +103,8 @@ def test_the_inverse_is_written_and_the_field_left_out_where_asked(plane, tmp_pa
     space = read_image(plane.image("s4_b")).space
     points = space.to_world(np.random.default_rng(0).uniform(4, np.array(space.shape) - 5, (20, 2)))
     forward, back = (read_itk(folder / name) for name in ("transform.h5", "inverse_transform.h5"))
-    assert np.abs(forward.map_points(points) - points).max() > 0.1
-    assert np.abs(back.map_points(forward.map_points(points)) - points).max() < 0.05
+    assert np.abs(forward.map_points(points) - points).max() > 1
+    assert np.abs(back.map_points(forward.map_points(points)) - points).max() < 0.2  # a sixth of a voxel, of a rough field
 
 
 def test_warped_labels_keep_their_values_and_lie_on_the_fixed_grid(plane, tmp_path):
