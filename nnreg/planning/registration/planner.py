@@ -17,6 +17,7 @@ from nnreg.planning.registration import duration
 from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining, TimeBudget
+from nnreg.planning.registration.reference_space import Placement, frame_box, frames_of
 from nnreg.planning.registration.rules import alignment, budget, grid, intensity, network, relation, spacing, training
 from nnreg.planning.registration.rules import engine as optimisation
 from nnreg.task import DEFAULT_PLANNER, REGISTRATION
@@ -79,8 +80,12 @@ def plan(
     aligned = reasons.keep("pre_alignment", alignment.pre_alignment(fingerprint))
     reference = reasons.keep("reference_case", alignment.reference_case(fingerprint))
     extent = reasons.keep("field_of_view", grid.field_of_view(fingerprint, aligned, reference))
+    region = reasons.keep("region_of_interest", grid.region_of_interest(fingerprint, extent, aligned))
+    offset, extent = (None, extent) if region is None else (region.offset, region.extent)
+    within = reasons.keep("grid_within_image", grid.grid_within_image(fingerprint, aligned))
+    placement = Placement(fingerprint.orientation, offset, within)
     related = reasons.keep("modality_relation", relation.modality_relation(fingerprint))
-    builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned, related, time_budget)
+    builder = _Builder(fingerprint, plans_name, gpu_memory_target, extent, aligned, related, placement, time_budget)
     configurations = builder.all(target, reasons.because["spacing"])
     finest = "2d" if "2d" in configurations else "3d_fullres"
     seconds = configurations[finest].training_seconds
@@ -99,6 +104,8 @@ def plan(
         recommended=reasons.keep("recommended", decided),
         optimisation=_optimisation(fingerprint, related, aligned),
         orientation=reasons.keep("orientation", alignment.orientation(fingerprint)),
+        frame_offset=offset,
+        grid_within_image=within,
         because=reasons.because,
     )
 
@@ -136,6 +143,7 @@ class _Builder:
     extent: tuple[float, ...]
     pre_alignment: str
     relation: str
+    placement: Placement
     time_budget: duration.Budget | None = None
 
     def all(self, target: tuple[float, ...], because: str) -> dict[str, RegistrationConfiguration]:
@@ -219,15 +227,30 @@ class _Builder:
 
     def _length(self, allowed: duration.Budget, configuration: RegistrationConfiguration, finest: bool) -> Decision[budget.Length | None]:
         labels = training.drawn_labels(configuration.training.supervision)
-        work = duration.step_work(configuration.grid, configuration.architecture, channels=len(self.fingerprint.channel_names), labels=labels)
-        voxels = len(self.fingerprint.channel_names) * prod(configuration.grid) / duration.MILLION
-        step = allowed.speed.step(work) + allowed.speed.load * voxels
+        channels = len(self.fingerprint.channel_names)
+
+        def seconds(grid: tuple[int, ...]) -> float:
+            work = duration.step_work(grid, configuration.architecture, channels=channels, labels=labels)
+            return allowed.speed.step(work) + allowed.speed.load * channels * prod(grid) / duration.MILLION
+
+        step = float(np.mean([seconds(grid) for grid in self._grids(configuration)]))
         native = float(np.mean(np.prod(self.fingerprint.shapes(), axis=1))) / duration.MILLION
         planned = configuration.training.epochs * configuration.training.iterations_per_epoch
         most = planned if finest else min(planned, budget.ENOUGH_STEPS)
         pairs, compared = (min(most, self.fingerprint.pair_count) for most in (configuration.training.validation_pairs, configuration.training.compared_pairs))
         validation = budget.Validation(allowed.speed.validation * native, pairs, allowed.speed.comparison * native, compared)
         return budget.length(allowed, step, validation, most)
+
+    def _grids(self, configuration: RegistrationConfiguration) -> list[tuple[int, ...]]:
+        """Size of the working grid of every frame."""
+        if not self.placement.within_image:
+            return [configuration.grid]
+        spaces = []
+        for frame in frames_of(self.fingerprint, None):
+            owner = self.fingerprint.images[frame.owner].space
+            centre = owner.to_world(frame_box(self.fingerprint, frame, self.pre_alignment).centre)
+            spaces.append(self.placement.space(owner, centre, configuration.spacing, configuration.grid))
+        return [space.shape for space in spaces]
 
     def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> RegistrationConfiguration:
         reasons = _Reasons({"spacing": spacing_because})
