@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +10,13 @@ import numpy as np
 from nnreg.errors import PlansError
 from nnreg.planning.decision import Decision, counted, rule, text
 from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.pair_fingerprint import PairMeasurement
 from nnreg.planning.registration.reference_space import MARGIN, frames_of, labelled_box, needed_extent, rounded_up
 from nnreg.planning.registration.rules.alignment import WITHIN_SUBJECT
-from nnreg.planning.registration.rules.relation import expected_displacement
 from nnreg.planning.registration.rules.training import supervision
 
 WORTH_CUTTING = 0.5  # share of the field of view that a region of interest fills at most: less is not worth a border inside the images
-MOSTLY_THERE = 0.6  # share of what differs between the aligned images of a pair, in the median, that lies in the region; hearts: HEARTSHARE
+MOSTLY_THERE = 0.6  # share of what differs between the aligned images of a pair, in the median, that lies in the region; hearts have 0.88
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def region_of_interest(fingerprint: Fingerprint, extent: Sequence[float], pre_al
     """Within a subject, the part of the field of view that the network works on: where labels teach, around what they show of every training pair.
 
     One box in the frame for all, found without labels again in a new image: the union of the labelled boxes, and around it what 99 % of the pilot's
-    displacements reach. Only where it fills at most half of the field of view, and where at least 0.6 of the squared difference of the aligned images lies
-    in it: else something is to be registered elsewhere too. Beyond it the network's map fades to the alignment.
+    displacements reach in the median pair. Only where it fills at most half of the field of view, and where at least 0.6 of the squared difference of the
+    aligned images lies in it: else something is to be registered elsewhere too. Beyond it the network's map fades to the alignment.
     """
     if fingerprint.pairing not in WITHIN_SUBJECT or not any(term.name == "soft_dice" for term in supervision(fingerprint).value):
         return Decision(None, "the whole field of view: a part of it is enough only within a subject and where labels teach")
     boxes = [labelled_box(fingerprint, frame, pre_alignment) for frame in frames_of(fingerprint, None)]
     found = [box for box in boxes if box is not None]
-    reach, change = expected_displacement(fingerprint), _labelled_change(fingerprint)
+    reach, change = _median(fingerprint, lambda pair: pair.displacement_mm.p99), _median(fingerprint, lambda pair: pair.labelled_change)
     if len(found) < len(boxes) or reach is None or change is None:
         return Decision(None, "the whole field of view: where labels lie in the frame, or what differs there, was not measured (--clean measures again)")
     whole = np.asarray(extent)
@@ -75,8 +75,8 @@ def region_of_interest(fingerprint: Fingerprint, extent: Sequence[float], pre_al
     return Decision(region, f"{told}, where {change:.0%} of what differs between aligned images lies: {text(region.extent)} mm, {text(region.offset)} mm off")
 
 
-def _labelled_change(fingerprint: Fingerprint) -> float | None:
-    return None if fingerprint.pairs is None else fingerprint.pairs.median(lambda pair: pair.labelled_change)
+def _median(fingerprint: Fingerprint, value: Callable[[PairMeasurement], float | None]) -> float | None:
+    return None if fingerprint.pairs is None else fingerprint.pairs.median(value)
 
 
 @rule("grid_within_image")
