@@ -160,7 +160,7 @@ def field_resolution(grid: Sequence[int], planned: Decision[int]) -> Decision[in
 
 @rule("budget_optimizer")
 def optimizer(gradient_clip: float | None) -> Decision[dict[str, Any]]:
-    """Where labels of different subjects teach in fewer steps than without a budget: Adam up to 5e-3 within five epochs of 25, down along a cosine, step by step."""
+    """Where labels of different subjects teach in fewer steps than without a budget: Adam up to 5e-3 within five epochs of 25, then down along a cosine."""
     value = {
         "optimizer": "adam",
         "learning_rate": PEAK_RATE,
