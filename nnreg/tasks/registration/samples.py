@@ -20,7 +20,9 @@ from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.preprocessing.registration.storage import PreprocessedDataset, Properties
+from nnreg.tasks.registration.synthesis import check_synthesis, pairs_of_labelled, validated_changes
 from nnreg.training.augmentation.registration import PairSample, build_augmentation
+from nnreg.training.augmentation.registration.synthesis import SHAPES
 from nnreg.training.runtime_utils.memory import GB, free_memory
 
 SPLITS = ("train", "val")
@@ -123,7 +125,14 @@ class PairSamples(Dataset[dict[str, Tensor]]):
                 "Remove the term, or add fieldsTr and preprocess again."
             )
         self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
-        self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
+        changes = plan.augmentation if augment else validated_changes(plan.augmentation, self.data)
+        self.augmentation = build_augmentation(changes, configuration.ndim, spacing=configuration.spacing) if changes else None
+        if self.augmentation is not None and (synthesis := self.augmentation.synthesis) is not None:
+            check_synthesis(synthesis, configuration)
+            if synthesis.maps == SHAPES:
+                self.maps = LABELS_PER_STEP  # of the shapes, whatever labels there are
+            else:
+                self.pairs, self.pad_labels = pairs_of_labelled(self.data, self.pairs), False
         self.device = torch.device("cpu")
         self._kept: dict[str, CaseTensors] | None = None
         if split == "val":
