@@ -162,6 +162,7 @@ def smooth_noise(rng: np.random.Generator, channels: int, shape: Sequence[int], 
 
 
 def control_points(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
+    """How many control points, so many voxels apart, a cubic B-spline on a grid needs per axis."""
     return [math.ceil((size - 1) / step) + 3 for size, step in zip(shape, spacing)]
 
 

@@ -110,6 +110,11 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split, self.maps = list(pairs), length, split, maps
         plan = configuration.training
+        changes = plan.augmentation if augment else validated_changes(plan.augmentation, self.data)
+        self.augmentation = build_augmentation(changes, configuration.ndim, spacing=configuration.spacing) if changes else None
+        synthesis = None if self.augmentation is None else self.augmentation.synthesis
+        if synthesis is not None:
+            check_synthesis(configuration)
         self.with_labels = split == "val" or learns_from(plan.supervision, "labels")
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
@@ -125,14 +130,10 @@ class PairSamples(Dataset[dict[str, Tensor]]):
                 "Remove the term, or add fieldsTr and preprocess again."
             )
         self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
-        changes = plan.augmentation if augment else validated_changes(plan.augmentation, self.data)
-        self.augmentation = build_augmentation(changes, configuration.ndim, spacing=configuration.spacing) if changes else None
-        if self.augmentation is not None and (synthesis := self.augmentation.synthesis) is not None:
-            check_synthesis(synthesis, configuration)
-            if synthesis.maps == SHAPES:
-                self.maps = LABELS_PER_STEP  # of the shapes, whatever labels there are
-            else:
-                self.pairs, self.pad_labels = pairs_of_labelled(self.data, self.pairs), False
+        if synthesis is not None and synthesis.maps == SHAPES:
+            self.maps = LABELS_PER_STEP  # of the shapes, whatever labels there are
+        elif synthesis is not None:
+            self.pairs, self.pad_labels = pairs_of_labelled(self.data, self.pairs), False
         self.device = torch.device("cpu")
         self._kept: dict[str, CaseTensors] | None = None
         if split == "val":

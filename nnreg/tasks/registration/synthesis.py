@@ -10,7 +10,7 @@ from nnreg.errors import ConfigurationError
 from nnreg.losses import LOSSES
 from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.preprocessing.registration.storage import PreprocessedDataset
-from nnreg.training.augmentation.registration.synthesis import SHAPES, RandomSynthesis
+from nnreg.training.augmentation.registration.synthesis import SHAPES
 
 NAME = "synthesis"
 UNIT_SCHEMES = ("percentiles", "window")  # what they make of an image lies in [0, 1], as what is synthesised does
@@ -22,7 +22,7 @@ def validated_changes(augmentation: Mapping[str, Mapping[str, Any]], data: Prepr
     return {NAME: synthesis} if synthesis is not None and synthesis.get("maps") == SHAPES and not data.any_labels else {}
 
 
-def check_synthesis(synthesis: RandomSynthesis, configuration: RegistrationConfiguration) -> None:
+def check_synthesis(configuration: RegistrationConfiguration) -> None:
     """Refuse what does not fit synthesised images.
 
     Raises

@@ -14,7 +14,7 @@ from torch import Tensor
 from nnreg.dataset.phantom import Velocity, control_points, smooth_noise
 from nnreg.dataset.shapes import random_shapes
 from nnreg.errors import ConfigurationError
-from nnreg.geometry import integrate, resize, warp
+from nnreg.geometry import integrate, resize, resize_field, warp
 from nnreg.training.augmentation.intensity import Range, blur_channels
 from nnreg.training.augmentation.registration.affine import VoxelAffine
 from nnreg.training.augmentation.registration.sample import PairSample
@@ -23,6 +23,7 @@ LABELS, SHAPES = "labels", "shapes"
 VALUES = 2**15  # an intensity is drawn for every value that a label may have, so that it does not depend on which occur
 SQUARINGS = 5
 LEAST_SPACING = 2.0  # voxels between control points
+SMALLEST_HALVED = 8  # voxels of an axis
 TAIL = 0.005  # of the intensities on either side, as the plan's normalisation has it
 THINNEST = 8.0  # voxels of an axis per voxel of blur's sigma: the kernel ends inside the image
 
@@ -117,18 +118,21 @@ class Synthesis:
         return sample.fixed_labels, sample.fixed_labels if rng.random() < self.settings.same_map else sample.moving_labels
 
     def _deformed(self, labels: Tensor, affine: VoxelAffine, rng: np.random.Generator) -> Tensor:
-        shape = affine.shape
-        velocity = torch.from_numpy(self._velocity(shape, rng))[None].to(labels.device)
+        flow = self._flow(affine.shape, rng).to(labels.device)
         # one resampling for both: a label map loses a little in each
-        total = affine.field(integrate(velocity, SQUARINGS)[0], VoxelAffine.identity(shape))
+        total = affine.field(flow, VoxelAffine.identity(affine.shape))
         return warp(labels[None], total[None], mode="nearest")[0]
 
-    def _velocity(self, shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    def _flow(self, shape: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """A random displacement field (ndim, *shape), voxels; integrated on every other voxel, which is fine enough for its control points."""
+        coarse = [(size + 1) // 2 if size >= SMALLEST_HALVED else size for size in shape]
         share, length = rng.uniform(*self.settings.control_spacing), rng.uniform(*self.settings.displacement)
-        steps = tuple(max(LEAST_SPACING, share * size) for size in shape)
-        longest = length * min(step * width for step, width in zip(steps, self.spacing, strict=True))  # mm
-        velocity = Velocity(rng.normal(size=(len(shape), *control_points(shape, steps))), steps, longest)
-        return velocity.field(shape) / np.asarray(self.spacing, np.float32).reshape(-1, *(1,) * len(shape))
+        steps = tuple(max(LEAST_SPACING, share * size) for size in coarse)
+        spacing = [width * (full - 1) / max(size - 1, 1) for width, full, size in zip(self.spacing, shape, coarse, strict=True)]
+        longest = length * min(step * width for step, width in zip(steps, spacing, strict=True))  # mm
+        velocity = Velocity(rng.normal(size=(len(shape), *control_points(coarse, steps))), steps, longest).field(coarse)
+        voxels = velocity / np.asarray(spacing, np.float32).reshape(-1, *(1,) * len(shape))
+        return resize_field(integrate(torch.from_numpy(voxels)[None], SQUARINGS), shape)[0]
 
     def _image(self, labels: Tensor, channels: int, rng: np.random.Generator) -> Tensor:
         return torch.cat([self._channel(labels, rng) for _ in range(channels)])
