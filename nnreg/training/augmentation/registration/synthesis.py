@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnreg.arrays import Floats
 from nnreg.dataset.phantom import Velocity, control_points, smooth_noise
 from nnreg.dataset.shapes import random_shapes
 from nnreg.errors import ConfigurationError
@@ -148,12 +149,12 @@ class Synthesis:
         image = _unit(image + rng.uniform(*settings.noise) * _normal(labels, noise))
         return image ** math.exp(rng.uniform(*settings.log_gamma))
 
-    def _intensities(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _intensities(self, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Mean and standard deviation of every label."""
         settings = self.settings
         group = rng.integers(rng.integers(settings.groups[0], settings.groups[1] + 1), size=VALUES)
-        means, deviations = rng.uniform(size=settings.groups[1]), rng.uniform(*settings.deviation, size=settings.groups[1])
-        means, deviations = means[group].astype(np.float32), deviations[group].astype(np.float32)
+        tables = rng.uniform(size=settings.groups[1]), rng.uniform(*settings.deviation, size=settings.groups[1])
+        means, deviations = (table[group].astype(np.float32) for table in tables)
         if rng.random() < settings.dark_background:
             means[0] = deviations[0] = 0
         return means, deviations
