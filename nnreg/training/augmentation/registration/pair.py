@@ -130,8 +130,10 @@ class PairAugmentation:
         streams = [np.random.default_rng(seed) for seed in rng.integers(2**63, size=4)]
         shared = self.spatial.sample(streams[0], shape, self.spacing) if self.spatial else VoxelAffine.identity(shape)
         moving = self.relative_affine.sample(streams[1], shape, self.spacing).after(shared) if self.relative_affine else shared
-        intensities = [self.intensity.sample(stream) if self.intensity else None for stream in streams[2:]]
-        return PairDraw(shared, moving, *intensities, self.synthesis.sample(rng, self.spacing) if self.synthesis else None)
+        fixed_intensity, moving_intensity = (self.intensity.sample(stream) if self.intensity else None for stream in streams[2:])
+        # drawn last: without it, what follows a sample's augmentation stays as it was
+        synthesis = self.synthesis.sample(rng, self.spacing) if self.synthesis else None
+        return PairDraw(shared, moving, fixed_intensity, moving_intensity, synthesis)
 
     def __call__(self, sample: PairSample, rng: np.random.Generator) -> PairSample:
         """An augmented copy of the sample; the same for the same state of `rng`."""

@@ -20,7 +20,7 @@ from nnreg.training.augmentation.intensity import Range, blur_channels
 from nnreg.training.augmentation.registration.affine import VoxelAffine
 from nnreg.training.augmentation.registration.sample import PairSample
 
-LABELS, SHAPES = "labels", "shapes"
+SHAPES = "shapes"
 VALUES = 2**15  # an intensity is drawn for every value that a label may have, so that it does not depend on which occur
 SQUARINGS = 5
 LEAST_SPACING = 2.0  # voxels between control points
@@ -49,7 +49,7 @@ class RandomSynthesis:
     log_gamma : logarithm of the exponent
     """
 
-    maps: Literal["labels", "shapes"] = LABELS
+    maps: Literal["labels", "shapes"] = "labels"
     same_map: float = 0.5
     control_spacing: Range = (0.12, 0.35)
     displacement: Range = (0.0, 0.35)
@@ -107,8 +107,8 @@ class Synthesis:
         fixed, moving = self._maps(sample, streams[0])
         fixed, moving = (self._deformed(*parts) for parts in ((fixed, fixed_map, streams[1]), (moving, moving_map, streams[2])))
         channels = len(sample.fixed)
-        images = [self._image(labels, channels, rng) for labels, rng in ((fixed, streams[3]), (moving, streams[4]))]
-        return PairSample(*images, *images, fixed_labels=fixed, moving_labels=moving)
+        one, other = (self._image(labels, channels, rng) for labels, rng in ((fixed, streams[3]), (moving, streams[4])))
+        return PairSample(one, other, one, other, fixed_labels=fixed, moving_labels=moving)
 
     def _maps(self, sample: PairSample, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         if self.settings.maps == SHAPES:
