@@ -12,6 +12,7 @@ from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.fingerprint import Fingerprint
+from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.planning.registration.rules import alignment
 from nnreg.preprocessing.plan_files import Note, Progress, read_plans, silent, unheard
 from nnreg.task import TASKS, imported
@@ -91,7 +92,8 @@ def _registration(plans: Plans, fingerprint: Fingerprint) -> Plans:
     _check_axes(plans, fingerprint.dataset_name, fingerprint.ndim, fingerprint.channel_names)
     frame, reference = alignment.alignment_target(fingerprint), alignment.reference_case(fingerprint)
     because = plans.because | {"alignment_target": frame.because, "reference_case": reference.because}
-    return plans.replace(alignment_target=frame.value, reference_case=reference.value, because=because)
+    own = {"frame_offset": None, "grid_within_image": False} if isinstance(plans, RegistrationPlans) and frame.value != plans.alignment_target else {}
+    return plans.replace(alignment_target=frame.value, reference_case=reference.value, because=because, **own)
 
 
 def _dense(plans: DensePlans, fingerprint: DenseFingerprint) -> DensePlans:

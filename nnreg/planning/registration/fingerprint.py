@@ -76,6 +76,8 @@ class ImageFingerprint:
     foreground_low, foreground_high : voxels, array axis order, half open
     foreground_faces : share of the first and the last face of each axis that is foreground
     centre_of_mass : world mm (x first), of the foreground
+    labelled_low, labelled_high : voxels, array axis order, half open
+        Box around everything labelled; None without labels.
     file_bytes
         Size of its files: a cheap sign that they have changed.
     """
@@ -98,6 +100,8 @@ class ImageFingerprint:
     keypoints: int | None
     mask: bool
     file_bytes: int
+    labelled_low: tuple[int, ...] | None = None
+    labelled_high: tuple[int, ...] | None = None
 
     @property
     def space(self) -> Space:

@@ -143,5 +143,8 @@ def _start(target: Path, plans: RegistrationPlans, name: str, fingerprint: Finge
         "orientation": plans.orientation,
         "groups": [list(group) for group in fingerprint.groups],
     }
+    if plans.frame_offset is not None or plans.grid_within_image:
+        # only then, so that arrays of plans without them stay true
+        planned |= {"frame_offset": plans.frame_offset, "grid_within_image": plans.grid_within_image}
     files = {case: image.file_bytes for case, image in fingerprint.images.items()}
     keep_what_is_true(target, planned, files, (".json", *(f"{part}{ENDING}" for part in (IMAGE, LABELS, MASK))))
