@@ -20,7 +20,9 @@ from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.preprocessing.registration.storage import PreprocessedDataset, Properties
+from nnreg.tasks.registration.synthesis import check_synthesis, pairs_of_labelled, validated_changes
 from nnreg.training.augmentation.registration import PairSample, build_augmentation
+from nnreg.training.augmentation.registration.synthesis import SHAPES
 from nnreg.training.runtime_utils.memory import GB, free_memory
 
 SPLITS = ("train", "val")
@@ -108,6 +110,11 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split, self.maps = list(pairs), length, split, maps
         plan = configuration.training
+        changes = plan.augmentation if augment else validated_changes(plan.augmentation, self.data)
+        self.augmentation = build_augmentation(changes, configuration.ndim, spacing=configuration.spacing) if changes else None
+        synthesis = None if self.augmentation is None else self.augmentation.synthesis
+        if synthesis is not None:
+            check_synthesis(configuration)
         self.with_labels = split == "val" or learns_from(plan.supervision, "labels")
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
@@ -123,7 +130,10 @@ class PairSamples(Dataset[dict[str, Tensor]]):
                 "Remove the term, or add fieldsTr and preprocess again."
             )
         self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
-        self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
+        if synthesis is not None and synthesis.maps == SHAPES:
+            self.maps = LABELS_PER_STEP  # of the shapes, whatever labels there are
+        elif synthesis is not None:
+            self.pairs, self.pad_labels = pairs_of_labelled(self.data, self.pairs), False
         # the images of a group may have a grid of their own size, those of a batch may not
         self.whole = configuration.grid if plan.batch_size > 1 else None
         self.device = torch.device("cpu")
