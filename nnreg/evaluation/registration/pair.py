@@ -7,7 +7,7 @@ Three stages are told apart. ``header``: the images where their headers put them
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,12 @@ class CaseData:
     labels: Image | None = None
     keypoints_mm: Doubles | None = None
     mask: Image | None = None
+
+
+def with_corresponding_keypoints(fixed: CaseData, moving: CaseData) -> tuple[CaseData, CaseData]:
+    """Both cases, without keypoints where they have not as many: those of different people need not correspond."""
+    counts = {None if case.keypoints_mm is None else len(case.keypoints_mm) for case in (fixed, moving)}
+    return (fixed, moving) if len(counts) == 1 else (replace(fixed, keypoints_mm=None), replace(moving, keypoints_mm=None))
 
 
 def evaluate_pair(

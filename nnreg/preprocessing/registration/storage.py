@@ -211,6 +211,10 @@ class PreprocessedDataset(PreparedFolder):
         """Whether a case has labels."""
         return any(True for _ in self.folder.glob(f"*{LABELS}{ENDING}"))
 
+    def has_labels(self, case: str) -> bool:
+        """Whether a case has labels."""
+        return (self.folder / f"{case}{LABELS}{ENDING}").is_file()
+
     def properties(self, case: str) -> Properties:
         """Geometry of a case.
 

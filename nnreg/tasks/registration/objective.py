@@ -129,8 +129,8 @@ class RegistrationObjective(nn.Module):
         for name, factor, module in self.supervision.items():
             if _kind(module) == BOTH_WAYS or not self._at_hand(module, batch):
                 continue
-            value = self._supervised(module, fields[0], batch)
-            totals.setdefault(name, []).append(value.detach())
+            value, taught = self._supervised(module, fields[0], batch)
+            totals.setdefault(name, []).append(value.detach() / taught)
             loss = loss + factor * value
         return loss, {name: torch.stack(values).sum() for name, values in totals.items()}
 
@@ -153,8 +153,8 @@ class RegistrationObjective(nn.Module):
             raise ConfigurationError(f"training.supervision names a {what} loss, but the samples have no {what}s. Remove the term or {remedy}.")
         return present
 
-    def _supervised(self, module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """The value of a term on the finest field."""
+    def _supervised(self, module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
+        """The value of a term on the finest field, 0 where no sample has what it compares; and its divisor in the log, where that counts as unknown."""
         value: Tensor
         if _kind(module) == KEYPOINTS:
             spacing = constant(self.spacing, field.device)
@@ -162,22 +162,27 @@ class RegistrationObjective(nn.Module):
             # points that are not there are NaN, which no field may be sampled at
             mapped = warp_points(points.nan_to_num(), field) + 0.0 * points
             value = module(mapped * spacing, batch["moving_keypoints"] * spacing)
-        elif _kind(module) == TRUE_FIELD:
+            there = (points + batch["moving_keypoints"]).isfinite().all(dim=-1)
+            return value, there.any().to(value.dtype)
+        if _kind(module) == TRUE_FIELD:
             known = known_voxels(batch["field"])
             inside = known if "fixed_mask" not in batch else known & batch["fixed_mask"].bool()
             value = module(field, batch["field"], spacing=self.spacing, mask=inside)
-        else:
-            value = self._overlap(module, field, batch)
-        return value
+            return value, 1.0
+        return self._overlap(module, field, batch)
 
     @staticmethod
-    def _overlap(module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Overlap of the labels drawn for this sample, as one-hot maps warped linearly."""
+    def _overlap(module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
+        """Overlap of the labels drawn for this sample, as one-hot maps warped linearly; of samples whose images have a label in common."""
         values = batch["label_subset"].reshape(field.shape[0], -1, *(1,) * (field.ndim - 2))
         fixed = (batch["fixed_labels"] == values).float()
-        moving = (batch["moving_labels"] == values).float()
-        overlap: Tensor = module(warped=warp(moving, field, padding="zeros"), fixed=fixed)
-        return overlap
+        warped = warp((batch["moving_labels"] == values).float(), field, padding="zeros")
+        known = batch.get("labels_known")
+        if known is None or getattr(module, "batch_dice", False):
+            return module(warped=warped, fixed=fixed), 1.0
+        # sample by sample: labels that are nowhere would count as a perfect overlap
+        each = torch.stack([module(warped=one[None], fixed=other[None]) for one, other in zip(warped, fixed, strict=True)])
+        return torch.where(known, each, 0.0).mean(), known.float().mean()
 
 
 def known_voxels(field: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +29,7 @@ from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 if TYPE_CHECKING:
+    from nnreg.dataset import RawDataset
     from nnreg.inference.predictor import Predictor
     from nnreg.task import Objective
 
@@ -156,13 +157,13 @@ class RegistrationTask:
         from nnreg.inference.registration.method import compare, write_record
         from nnreg.inference.registration.predict import predict_training_cases
 
-        pairs = self.units(spec=spec, cases=cases)
+        pairs, dataset = self.units(spec=spec, cases=cases), RawDataset.open(raw)
         training = cast(RegistrationTraining, predictor.configuration.training)
-        pairs = _drawn(pairs, training.validation_pairs)
-        dataset = RawDataset.open(raw)
+        known = _known(pairs, dataset)
+        pairs = _drawn(pairs, training.validation_pairs, known)
         predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
         summary = evaluate_folder(output, dataset, processes=1, surface=False, complete=False, on_progress=on_progress)
-        compared = _drawn(pairs, training.compared_pairs) if predictor.held_out else []
+        compared = _drawn(pairs, training.compared_pairs, known) if predictor.held_out else []
         settings = registration_plans(predictor.plans).optimisation
         source = TrainingCases(dataset, arrays)
         record = compare(predictor, source, dataset, compared, settings=settings, summary=summary, on_progress=on_progress) if compared else None
@@ -170,11 +171,26 @@ class RegistrationTask:
         return summary if record is None else summary | {"method": record.method, "because": record.because}
 
 
-def _drawn(pairs: list[Pair], most: int) -> list[Pair]:
-    """At most `most` of the pairs, drawn with a fixed seed, in their order."""
+def _known(pairs: Sequence[Pair], dataset: RawDataset) -> set[Pair]:
+    """Pairs of which both cases have labels, or both keypoints: what they measure is the truth."""
+    cases = {case for pair in pairs for case in (pair.fixed, pair.moving)}
+    kinds = [{case for case in cases if path_of(case) is not None} for path_of in (dataset.label_path, dataset.keypoints_path)]
+    return {pair for pair in pairs if any({pair.fixed, pair.moving} <= having for having in kinds)}
+
+
+def _drawn(pairs: list[Pair], most: int, first: Collection[Pair]) -> list[Pair]:
+    """At most `most` of the pairs, drawn with a fixed seed, in their order; others than those of `first` only where these are too few."""
     if len(pairs) <= most:
         return pairs
-    return [pairs[i] for i in sorted(np.random.default_rng(0).choice(len(pairs), most, replace=False))]
+    preferred = [pair for pair in pairs if pair in first]
+    drawn = set(_any(preferred, most)) | set(_any([pair for pair in pairs if pair not in first], most - len(preferred)))
+    return [pair for pair in pairs if pair in drawn]
+
+
+def _any(pairs: list[Pair], most: int) -> list[Pair]:
+    if len(pairs) <= most:
+        return pairs
+    return [pairs[i] for i in np.random.default_rng(0).choice(len(pairs), max(most, 0), replace=False)]
 
 
 def _pair_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -190,7 +206,8 @@ def _pair_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tenso
         values["epe"] = reductions.mean_length(field.float() - batch["field"], known)
     values["folding_count"], values["folding_percent"] = reductions.folding(field)
     if "fixed_labels" in batch and "moving_labels" in batch:
-        values["dice"] = reductions.mean_dice(batch["fixed_labels"], warp(batch["moving_labels"], field, mode="nearest"))
+        moving = batch["moving_labels"]
+        values["dice"] = reductions.mean_dice(batch["fixed_labels"], warp(moving, field, mode="nearest"), moving)
     return {name: value.float() for name, value in values.items()}
 
 
