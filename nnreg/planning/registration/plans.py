@@ -52,9 +52,16 @@ class RegistrationTraining(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class RegistrationConfiguration(Configuration):
-    """``2d``, ``3d_lowres`` or ``3d_fullres``: the whole working grid is the patch."""
+    """``2d``, ``3d_lowres``, ``3d_fullres`` or ``3d_cascade_fullres``: the whole working grid is the patch.
+
+    Attributes
+    ----------
+    previous_stage
+        Of a cascade: the configuration whose field is the start.
+    """
 
     training: RegistrationTraining
+    previous_stage: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from nnreg.architecture import build_network
+from nnreg.architecture.cascade import Cascade
 from nnreg.architecture.memory import training_memory
 from nnreg.dataset.pairs import Pair, pairs_among
 from nnreg.dataset.spec import DatasetSpec
@@ -43,6 +45,15 @@ class RegistrationTask:
     def network(self, *, plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
         RegistrationObjective(configuration, recipe)  # a loss that does not fit is told before anything large is made
+        network = self._single(plans, configuration, recipe)
+        _check_deep_supervision(network, configuration, recipe)
+        if configuration.previous_stage is None:
+            return network
+        before = _stage_before(plans, configuration)
+        step = [coarse / fine for coarse, fine in zip(before.spacing, configuration.spacing, strict=True)]
+        return Cascade(self._single(plans, before, recipe), network, coarse=before.grid, step=step)
+
+    def _single(self, plans: RegistrationPlans, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> nn.Module:
         plan = configuration.architecture
         arguments: dict[str, Any] = {
             "channels": len(plans.channel_names),
@@ -53,13 +64,10 @@ class RegistrationTask:
             "blocks_per_stage": plan.blocks_per_stage,
         }
         if recipe.architecture is None or isinstance(recipe.architecture, str):
-            network: nn.Module = build_network(plan.name, **{**arguments, **plan.kwargs})
-        elif isinstance(recipe.architecture, nn.Module):
-            network = copy.deepcopy(recipe.architecture)  # the recipe's own stays as it was for the next fold
-        else:
-            network = build_network(recipe.architecture, **{**arguments, **recipe.architecture_kwargs})
-        _check_deep_supervision(network, configuration, recipe)
-        return network
+            return build_network(plan.name, **{**arguments, **plan.kwargs})
+        if isinstance(recipe.architecture, nn.Module):
+            return copy.deepcopy(recipe.architecture)  # the recipe's own stays as it was for the next fold
+        return build_network(recipe.architecture, **{**arguments, **recipe.architecture_kwargs})
 
     def memory_gb(
         self, *, build: Callable[[], nn.Module], plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration
@@ -169,6 +177,14 @@ class RegistrationTask:
         record = compare(predictor, source, dataset, compared, settings=settings, summary=summary, on_progress=on_progress) if compared else None
         write_record(output.parent, record)
         return summary if record is None else summary | {"method": record.method, "because": record.because}
+
+
+def _stage_before(plans: RegistrationPlans, configuration: RegistrationConfiguration) -> RegistrationConfiguration:
+    """In a cascade, the configuration before this one as the same recipe trained it: with its network, where that is not the planned one."""
+    before, own = plans.configuration(str(configuration.previous_stage)), configuration.architecture
+    if own.name == before.architecture.name:
+        return before
+    return replace(before, architecture=replace(before.architecture, name=own.name, kwargs=own.kwargs))
 
 
 def _known(pairs: Sequence[Pair], dataset: RawDataset) -> set[Pair]:
