@@ -16,6 +16,7 @@ from nnreg.geometry.fields import constant
 from nnreg.losses import LOSSES, deep_supervision_weights
 from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
+from nnreg.tasks.registration.joint import MAPS, JointLoss
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 
@@ -64,13 +65,16 @@ class RegistrationObjective(nn.Module):
         Its training plan names the terms and weights.
     recipe
         A TrainerConfig whose loss takes the place of the planned similarity.
+    labels
+        Of the dataset, for a segmentation head.
     """
 
     splits_over_ranks = None
 
-    def __init__(self, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> None:
+    def __init__(self, configuration: RegistrationConfiguration, recipe: TrainerConfig, labels: Sequence[int] = ()) -> None:
         super().__init__()
         plan = configuration.training
+        self.joint, self.joint_weight = (JointLoss(labels, plan.epochs) if plan.segmentation_weight else None), plan.segmentation_weight
         self.similarity = WeightedLosses(plan.similarity) if recipe.loss is None else _replaced_similarity(recipe)
         self.regularisation = WeightedLosses(plan.regularisation)
         self.supervision = WeightedLosses(plan.supervision)
@@ -89,8 +93,7 @@ class RegistrationObjective(nn.Module):
 
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and detached terms of a batch with ``fixed, moving, fixed_input, moving_input`` (B, C, *grid)."""
-        fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
-        total, terms = self.score(fields, batch)
+        fields, total, terms = self.first_way(network, batch)
         if not self.bidirectional:
             return total, terms
         swapped = {_SWAPPED.get(name, name): value for name, value in batch.items()}
@@ -104,6 +107,20 @@ class RegistrationObjective(nn.Module):
                 values = [module(one, backward=two, spacing=self.spacing, mask=side.get("fixed_mask")) for one, two, side in pairs]
                 total, terms[name] = total + factor * 0.5 * (values[0] + values[1]), 0.5 * (values[0] + values[1]).detach()
         return total, terms
+
+    def first_way(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Sequence[Tensor], Tensor, dict[str, Tensor]]:
+        """Fields, total loss and terms of the pair as it is, with what a segmentation head adds."""
+        images = {"fixed": batch["fixed_input"], "moving": batch["moving_input"]}
+        labelled = all(name in batch for name in MAPS)  # a validation pair need not be
+        if self.joint is None or not (labelled or torch.is_grad_enabled()):
+            fields = network(**images)
+            return fields, *self.score(fields, batch)
+        if not labelled:
+            raise ConfigurationError("training.segmentation_weight asks for a segmentation head, but no case has labels. Add labelsTr, or set it to 0.")
+        fields, logits = network.with_segmentation(**images)  # type: ignore[operator]
+        total, terms = self.score(fields, batch)
+        more, found = self.joint(fields[0], logits, batch)
+        return fields, total + self.joint_weight * more, terms | found
 
     def score(self, fields: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and detached terms of given fields, finest first."""

@@ -109,7 +109,7 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split, self.maps = list(pairs), length, split, maps
         plan = configuration.training
-        self.with_labels = split == "val" or learns_from(plan.supervision, "labels")
+        self.with_labels = split == "val" or learns_from(plan.supervision, "labels") or plan.segmentation_weight > 0
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
             self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -30,6 +31,8 @@ from nnreg.tasks.registration.samples import PairSamples, learns_from
 from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
 from nnreg.training.configs.trainer_config import TrainerConfig
 
+MAPS_OF_A_HEAD = 4  # per label and pair, as memory: what the head finds in two images, what it should, and the warped one
+
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
     from nnreg.inference.predictor import Predictor
@@ -44,16 +47,21 @@ class RegistrationTask:
 
     def network(self, *, plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
-        RegistrationObjective(configuration, recipe)  # a loss that does not fit is told before anything large is made
-        network = self._single(plans, configuration, recipe)
+        RegistrationObjective(configuration, recipe, spec.foreground)  # a loss that does not fit is told before anything large is made
+        head = {"segmented_labels": len(spec.foreground)} if configuration.training.segmentation_weight else {}
+        network = self._single(plans, configuration, recipe, head)
         _check_deep_supervision(network, configuration, recipe)
         if configuration.previous_stage is None:
             return network
+        if head:
+            raise ConfigurationError("training.segmentation_weight: the second stage of a cascade has no segmentation head. Set it to 0, or train 3d_fullres.")
         before = _stage_before(plans, configuration)
         step = [coarse / fine for coarse, fine in zip(before.spacing, configuration.spacing, strict=True)]
         return Cascade(self._single(plans, before, recipe), network, coarse=before.grid, step=step)
 
-    def _single(self, plans: RegistrationPlans, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> nn.Module:
+    def _single(
+        self, plans: RegistrationPlans, configuration: RegistrationConfiguration, recipe: TrainerConfig, head: Mapping[str, int] = MappingProxyType({})
+    ) -> nn.Module:
         plan = configuration.architecture
         arguments: dict[str, Any] = {
             "channels": len(plans.channel_names),
@@ -62,6 +70,7 @@ class RegistrationTask:
             "kernel_sizes": plan.kernel_sizes,
             "features_per_stage": plan.features_per_stage,
             "blocks_per_stage": plan.blocks_per_stage,
+            **head,
         }
         if recipe.architecture is None or isinstance(recipe.architecture, str):
             return build_network(plan.name, **{**arguments, **plan.kwargs})
@@ -84,6 +93,7 @@ class RegistrationTask:
         if found is None:
             return None
         labels = LABELS_PER_STEP if learns_from(configuration.training.supervision, "labels") else 0
+        labels += MAPS_OF_A_HEAD * len(spec.foreground) if configuration.training.segmentation_weight else 0
         losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim, labels)
         names = [term.name for term in configuration.training.similarity]
         passing = memory.needed_in_passing(names, prod(configuration.grid), configuration.ndim)
@@ -93,7 +103,7 @@ class RegistrationTask:
         self, *, plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration, recipe: TrainerConfig
     ) -> RegistrationObjective:
         """Similarity, smoothness and label terms."""
-        return RegistrationObjective(configuration, recipe)
+        return RegistrationObjective(configuration, recipe, spec.foreground)
 
     def units(self, *, spec: DatasetSpec, cases: Sequence[str]) -> list[Pair]:
         """The pairs whose both sides are among `cases`."""
@@ -129,9 +139,10 @@ class RegistrationTask:
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, folding, and the Dice of the labels where there are any."""
-        fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
-        # an objective of one's own is only known to be called with the network
-        loss, terms = objective.score(fields, batch) if isinstance(objective, RegistrationObjective) else objective(network, batch)
+        if isinstance(objective, RegistrationObjective):
+            fields, loss, terms = objective.first_way(network, batch)
+        else:  # one's own is only known to be called with the network
+            fields, (loss, terms) = network(fixed=batch["fixed_input"], moving=batch["moving_input"]), objective(network, batch)
         return {"loss": loss, **terms, **_pair_metrics(fields[0].detach(), batch)}
 
     def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
