@@ -30,8 +30,6 @@ class JointLoss(nn.Module):
         Of the training.
     """
 
-    splits_over_ranks = True
-
     def __init__(self, labels: Sequence[int], epochs: int) -> None:
         super().__init__()
         if not labels:
