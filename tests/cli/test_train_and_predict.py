@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from tiny import tree
 
 from nnreg.cli import evaluate
 from nnreg.geometry import resample_image
@@ -247,3 +248,17 @@ def test_pretrained_weights_are_the_start(plane, tmp_path):
     given, trained = (torch.load(path, weights_only=True)["network_weights"] for path in (source, twin.fold("all") / "checkpoint_final.pth"))
     for key, value in given.items():
         torch.testing.assert_close(trained[key], value, atol=1e-6, rtol=0)
+
+
+def test_weights_of_a_network_of_another_shape_are_refused_by_its_layers(plane, tmp_path, capsys):
+    twin = plane.copy(tmp_path)
+    source = twin.fold(1) / "checkpoint_scrambled.pth"
+    before = tree(twin.results)
+    assert twin.try_train("all", "-tr", "50epochs", "-pretrained_weights", source, "--set", "architecture.base_features=4") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    given = torch.load(source, weights_only=True)["network_weights"]
+    name, value = next(iter(given.items()))
+    assert f"layers have another shape: {name!r} is {'x'.join(map(str, value.shape))}, here 4x" in said
+    assert "nnreg_move_plans_between_datasets" in said
+    assert tree(twin.results) == before

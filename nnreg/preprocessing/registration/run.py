@@ -97,10 +97,12 @@ def preprocess(
     """
     names = tuple(configurations) or tuple(plans.configurations)
     folders = {name: folder / plans.configuration(name).data_identifier for name in names}
-    for name, target in folders.items():
+    owners = {target: name for name, target in reversed(folders.items())}  # the second stage of a cascade has the arrays of another configuration
+    names = tuple(reversed(owners.values()))
+    for target, name in owners.items():
         _start(target, plans, name, fingerprint)
     frames = _frames(raw, fingerprint, plans, folder)
-    unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in folders.values())]
+    unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in owners)]
     work = _Work(raw, plans, folder, frames, names, {case: image.digest or str(image.file_bytes) for case, image in fingerprint.images.items()})
     done = len(raw.cases) - len(unfinished)
     if on_progress is not None:
@@ -109,7 +111,7 @@ def preprocess(
         done += 1
         if on_progress is not None:
             on_progress(done, len(raw.cases), case)
-    for target in folders.values():
+    for target in owners:
         place_true_fields(raw, target, processes=processes)
     return folders
 

@@ -27,6 +27,7 @@ from nnreg.training.runtime_utils.memory import GB, free_memory
 
 SPLITS = ("train", "val")
 POINTS_PER_SAMPLE = 512  # samples of a batch need as many
+TAUGHT_SHARE = 0.5  # of the training samples at least are pairs that have labels or keypoints, where only some cases have them; not tuned
 RESIDENT_SHARE = 0.5  # of the free memory that cases may be kept in: the network needs the rest
 BYTE = 255
 
@@ -115,7 +116,7 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         synthesis = None if self.augmentation is None else self.augmentation.synthesis
         if synthesis is not None:
             check_synthesis(configuration)
-        self.with_labels = split == "val" or learns_from(plan.supervision, "labels")
+        self.with_labels = split == "val" or learns_from(plan.supervision, "labels") or plan.segmentation_weight > 0
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
             self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}
@@ -136,19 +137,22 @@ class PairSamples(Dataset[dict[str, Tensor]]):
             self.pairs, self.pad_labels = pairs_of_labelled(self.data, self.pairs), False
         # the images of a group may have a grid of their own size, those of a batch may not
         self.whole = configuration.grid if plan.batch_size > 1 else None
+        labelled = self._labelled()
+        self.taught = self._taught(labelled) if split == "train" else []
         self.device = torch.device("cpu")
         self._kept: dict[str, CaseTensors] | None = None
         if split == "val":
             # a fixed random order, so that few validation iterations still see many subjects
             order = np.random.default_rng([self.seed, SPLITS.index(split)]).permutation(len(self.pairs))
-            self.pairs = [self.pairs[i] for i in order]
+            # those that have labels first: few validation iterations are to measure them
+            self.pairs = sorted((self.pairs[i] for i in order), key=lambda pair: pair not in labelled)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        pair = self.pairs[rng.integers(len(self.pairs)) if self.split == "train" else index % len(self.pairs)]
+        pair = self._drawn(rng) if self.split == "train" else self.pairs[index % len(self.pairs)]
         fixed, moving = self._case(pair.fixed), self._case(pair.moving)
         sample = self._sample(fixed, moving, self._true_fields(pair, fixed.properties.working.shape))
         if self.augmentation is not None:
@@ -156,9 +160,30 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         result = {name: value for name in _FIELDS if (value := getattr(sample, name)) is not None}
         if self.with_labels and sample.fixed_labels is not None and sample.moving_labels is not None:
             result["label_subset"] = _draw_labels(sample.fixed_labels, sample.moving_labels, rng, self.maps)
+            result["labels_known"] = (result["label_subset"] > 0).any()
         if self.with_points:
             result |= _draw_points(pair, sample, rng)
         return result
+
+    def _labelled(self) -> set[Pair]:
+        """Pairs of which both cases have labels."""
+        having = {case for pair in self.pairs for case in (pair.fixed, pair.moving) if self.data.has_labels(case)} if self.with_labels else set()
+        return {pair for pair in self.pairs if {pair.fixed, pair.moving} <= having}
+
+    def _taught(self, labelled: set[Pair]) -> list[Pair]:
+        """The pairs that teach, if they are so few that chance would rarely draw one; none where they are not."""
+        found = set(labelled)
+        if self.with_points:
+            having = {case for case in {side for pair in self.pairs for side in (pair.fixed, pair.moving)} if self.data.properties(case).keypoints is not None}
+            found |= {pair for pair in self.pairs if {pair.fixed, pair.moving} <= having}
+        if self.with_fields:
+            found |= {pair for pair in self.pairs if any(self.data.has_true_field(way) for way in self._ways(pair).values())}
+        return [pair for pair in self.pairs if pair in found] if len(found) < TAUGHT_SHARE * len(self.pairs) else []
+
+    def _drawn(self, rng: np.random.Generator) -> Pair:
+        """Any pair; where few teach, every other time at least one of these."""
+        pairs = self.taught if self.taught and rng.random() < TAUGHT_SHARE else self.pairs
+        return pairs[rng.integers(len(pairs))]
 
     def _ways(self, pair: Pair) -> dict[str, Pair]:
         """Entry of a sample to the pair whose true field it holds."""

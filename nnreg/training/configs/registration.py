@@ -11,6 +11,14 @@ TRAINER_CONFIGS["unetreg"] = TrainerConfig(architecture="unetreg", description="
 TRAINER_CONFIGS["unetreg_velocity"] = TrainerConfig(
     architecture="unetreg", architecture_kwargs={"integration_steps": 7}, description="unetreg with a stationary velocity field, integrated in 7 steps"
 )
+TRAINER_CONFIGS["fine_tune"] = TrainerConfig(
+    training={"learning_rate": 1e-4}, description="registration: learning rate 1e-4, a tenth of the planned one, to go on from -pretrained_weights"
+)
+TRAINER_CONFIGS["joint"] = TrainerConfig(
+    architecture="dual_pyramid",
+    training={"supervision": [{"name": "soft_dice"}], "segmentation_weight": 1.0},
+    description="the default network with a segmentation head: registration and segmentation learn from each other, labels in some cases are enough",
+)
 TRAINER_CONFIGS["inverse_consistent"] = TrainerConfig(
     architecture="dual_pyramid",
     architecture_kwargs={"inverse_consistent": True},

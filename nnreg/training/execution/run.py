@@ -148,6 +148,8 @@ def train(
         trainer.notes += [] if start is None else [f"{latest} goes on; {pretrained_weights} is not read again"]
     elif start is not None:
         start_from(trainer, start, Path(str(pretrained_weights)))
+    if latest is None:
+        trainer.begin_after_stage_before()
     if trainer.ranks.leads:
         writable_folder(folder)  # not before: weights that do not fit leave no empty folder
     alone_here = held(folder, "trained or validated", TrainingError) if trainer.ranks.leads else contextlib.nullcontext()

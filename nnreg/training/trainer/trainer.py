@@ -30,7 +30,7 @@ from nnreg.training.dataloading.shared_memory import fitting_workers
 from nnreg.training.distributed import ALONE, Ranks, Replica
 from nnreg.training.logging import History, Report, Silence
 from nnreg.training.lr_scheduler import Schedule, build_schedule
-from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays
+from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays, stage_before
 from nnreg.training.runtime_utils.compiling import compile_network
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.memory import check_fits
@@ -44,7 +44,7 @@ from nnreg.training.runtime_utils.runtime import (
     needs_scaler,
     seed_everything,
 )
-from nnreg.training.trainer.checkpoint import BEST, CheckpointKeeper, load_checkpoint, save_checkpoint
+from nnreg.training.trainer.checkpoint import BEST, WEIGHTS, CheckpointKeeper, load_checkpoint, load_weights, save_checkpoint
 from nnreg.training.trainer.clock import Clock, time_left
 from nnreg.training.trainer.monitor import Monitor, stalled
 from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
@@ -137,6 +137,7 @@ class nnRegTrainer:
         self.lr_scheduler: Any = None
         self.average: AveragedModel | None = None
         self.ranks, self.replica = ALONE, None  # set before the run where several processes share it
+        self._goes_on = False
         self._report: Report | None = None
         self._epoch_started = self._waited = 0.0
         # a length that was asked for is kept, however long it takes
@@ -324,6 +325,7 @@ class nnRegTrainer:
         with determinism(self.plan.deterministic), fastest_convolutions(self.device, self.plan.deterministic):
             self.clock.start(self.history)
             self.initialize()
+            self.begin_after_stage_before()
             train_loader, validation_loader = self.get_dataloaders()
             if self.ranks.size > 1:
                 self._share(train_loader, validation_loader)
@@ -442,6 +444,26 @@ class nnRegTrainer:
         self.num_epochs = fitting
         if isinstance(self.lr_scheduler, Schedule):
             self.lr_scheduler.max_epochs = fitting
+
+    def begin_after_stage_before(self) -> None:
+        """Give the network of a cascade the weights of the one in front, once, if that is another network; checkpoints of the cascade hold them too.
+
+        Raises
+        ------
+        TrainingError
+            If the stage before was not trained.
+        """
+        if self.current_epoch or self._goes_on or getattr(self.configuration, "previous_stage", None) is None:
+            return
+        self.initialize()
+        if not hasattr(self.network, "stage_before"):
+            return
+        path = stage_before(self.folders, self.configuration, self.fold)
+        weights = load_checkpoint(path, self.device, weights_only=True)[WEIGHTS]
+        for network in (self.network, *([] if self.average is None else [self.average.module])):
+            load_weights(network.stage_before, weights, path)  # type: ignore[arg-type]
+        self._goes_on = True
+        self.notes.append(f"Goes on from the field of {path}")
 
     def _load_best(self) -> None:
         path = self.output_folder / BEST
