@@ -62,6 +62,7 @@ setup(
         "monai": ["monai>=1.5"],
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.17"],
+        "interop": ["nibabel>=5", "nitransforms>=25"],
         "dask": ["distributed>=2024.1"],
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6", "zarr>=3.0; python_version >= '3.11'"],

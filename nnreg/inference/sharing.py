@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 
 from nnreg import __version__
 from nnreg.errors import ConfigurationError, PredictionError
-from nnreg.files import atomic_folder, atomic_path, plain, writable_folder
+from nnreg.files import COMPONENT, atomic_folder, atomic_path, check_component, plain, writable_folder
 from nnreg.inference.predictor import ModelFolder
 from nnreg.training.trainer.checkpoint import FINAL, load_checkpoint, save_checkpoint
 from nnreg.typed import from_mapping, to_mapping
@@ -28,7 +27,6 @@ MANIFEST, CARD = "manifest.json", "MODEL_CARD.md"
 WEIGHTS, STATE = "weights.safetensors", "checkpoint.json"
 SHARED = ("plans.json", "dataset.json")  # of a model folder
 OF_FOLD = ("validation_summary.json", "prediction_method.json", "progress.png", "training_log.txt")
-COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the same model is the same file
 
 
@@ -205,11 +203,10 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
 
 def _checked(manifest: Manifest, path: Path) -> None:
     """Refuse names that are not plain: they become folders and files."""
-    if not DATASET_PATTERN.match(manifest.dataset) or not COMPONENT.fullmatch(manifest.dataset):
+    for name in (manifest.dataset, manifest.model, *manifest.folds):
+        check_component(name, "a folder", path, PredictionError)
+    if not DATASET_PATTERN.match(manifest.dataset):
         raise PredictionError(f"{path}: dataset is {manifest.dataset!r}, expected Dataset001_Name.")
-    for name in (manifest.model, *manifest.folds):
-        if not COMPONENT.fullmatch(name):
-            raise PredictionError(f"{path}: {name!r} is no plain name of a folder. Rename the model.")
     for name in manifest.files:
         parts = PurePosixPath(name).parts
         if len(parts) > 2 or "/".join(parts) != name or not all(COMPONENT.fullmatch(part) for part in parts):

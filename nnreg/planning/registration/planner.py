@@ -132,6 +132,35 @@ def _cascaded(full: RegistrationConfiguration, stage: str) -> RegistrationConfig
     return replace(full, previous_stage=stage, because=full.because | {"previous_stage": why})
 
 
+def _in_little_time(trained: RegistrationTraining, because: dict[str, str]) -> RegistrationTraining:
+    """What few steps change where labels teach: the rate, and beside local correlation the weights of the terms. Adds to `because`."""
+    if not training.drawn_labels(trained.supervision):
+        return trained
+    rate = budget.optimizer(trained.gradient_clip)
+    because["training.optimizer"] = rate.because
+    trained = replace(trained, **rate.value)
+    if [term.name for term in trained.similarity] != ["lncc"]:
+        return trained
+    decided = budget.weights()
+    labels, smoothness = decided.value
+    for name in ("supervision", "regularisation"):
+        because[f"training.{name}"] += f"; {decided.because}"
+    return replace(
+        trained,
+        supervision=tuple(replace(term, weight=labels * term.weight) if term.name == "soft_dice" else term for term in trained.supervision),
+        regularisation=tuple(replace(term, weight=smoothness * term.weight) for term in trained.regularisation),
+    )
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A configuration that a time budget may choose: steps that are enough to choose it, and the most that it gets."""
+
+    configuration: RegistrationConfiguration
+    enough: int
+    most: int
+
+
 @dataclass(frozen=True)
 class _Builder:
     """Builds configurations of one dataset."""
@@ -180,15 +209,15 @@ class _Builder:
         candidates = list(self._cheaper(finest))
 
         def length_of(index: int) -> Decision[budget.Length | None]:
-            return self._length(allowed, candidates[index], finest is candidates[index])
+            return self._length(allowed, candidates[index])
 
         def steps_of(index: int) -> int:
             found = length_of(index).value
             return 0 if found is None else found.steps
 
-        chosen = budget.choose(len(candidates), steps_of)
+        chosen = budget.choose([candidate.enough for candidate in candidates], steps_of)
         index = len(candidates) - 1 if chosen.value is None else chosen.value
-        configuration, decided = candidates[index], length_of(index)
+        configuration, decided = candidates[index].configuration, length_of(index)
         length, trained = decided.value, configuration.training
         if length is None:
             given = duration.readable_duration(allowed.seconds)
@@ -199,6 +228,8 @@ class _Builder:
         because = configuration.because | {"training_seconds": decided.because, "training.epochs": decided.because}
         because["training.mixed_precision"] = precision.because
         because["spacing"] += f"; {chosen.because}"
+        if length.steps < finest.training.epochs * finest.training.iterations_per_epoch:
+            trained = _in_little_time(trained, because)
         return replace(
             configuration,
             training=replace(
@@ -215,36 +246,42 @@ class _Builder:
             because=because,
         )
 
-    def _cheaper(self, finest: RegistrationConfiguration) -> Iterator[RegistrationConfiguration]:
-        """The configuration itself, narrower, then coarser until it is not worth training."""
+    def _cheaper(self, finest: RegistrationConfiguration) -> Iterator[_Candidate]:
+        """The configuration itself, with a field at every second voxel, narrower, then coarser until it is not worth training."""
         name, because, target = finest.data_identifier.removeprefix(f"{self.plans_name}_"), finest.because["spacing"], finest.spacing
-        yield finest
+        planned = finest.training.epochs * finest.training.iterations_per_epoch
+        cheap = self._attempt(name, target, network.BASE_FEATURES, because, short=True)
+        if cheap.architecture.kwargs["field_resolution"] == finest.architecture.kwargs["field_resolution"] or cheap.memory_gb > self.memory_gb:
+            yield _Candidate(finest, budget.ENOUGH_STEPS, planned)
+        else:
+            yield _Candidate(finest, planned, planned)
+            yield _Candidate(cheap, budget.ENOUGH_STEPS, planned)
         while True:
-            narrow = self._attempt(name, target, network.FEWEST_BASE_FEATURES, because)
+            narrow = self._attempt(name, target, network.FEWEST_BASE_FEATURES, because, short=True)
             if not budget.worth_training(narrow.grid) and target != finest.spacing:
                 return
             if narrow.architecture != finest.architecture or narrow.grid != finest.grid:
-                yield narrow
+                yield _Candidate(narrow, budget.ENOUGH_STEPS, min(planned, budget.ENOUGH_STEPS))
             target = spacing.coarsened(target)
 
-    def _length(self, allowed: duration.Budget, configuration: RegistrationConfiguration, finest: bool) -> Decision[budget.Length | None]:
+    def _length(self, allowed: duration.Budget, candidate: _Candidate) -> Decision[budget.Length | None]:
+        configuration = candidate.configuration
         labels = training.drawn_labels(configuration.training.supervision)
         work = duration.step_work(configuration.grid, configuration.architecture, channels=len(self.fingerprint.channel_names), labels=labels)
         voxels = len(self.fingerprint.channel_names) * prod(configuration.grid) / duration.MILLION
         step = allowed.speed.step(work) + allowed.speed.load * voxels
         native = float(np.mean(np.prod(self.fingerprint.shapes(), axis=1))) / duration.MILLION
-        planned = configuration.training.epochs * configuration.training.iterations_per_epoch
-        most = planned if finest else min(planned, budget.ENOUGH_STEPS)
         pairs, compared = (min(most, self.fingerprint.pair_count) for most in (configuration.training.validation_pairs, configuration.training.compared_pairs))
         validation = budget.Validation(allowed.speed.validation * native, pairs, allowed.speed.comparison * native, compared)
-        return budget.length(allowed, step, validation, most)
+        return budget.length(allowed, step, validation, candidate.most)
 
-    def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str) -> RegistrationConfiguration:
+    def _attempt(self, name: str, target: tuple[float, ...], base: int, spacing_because: str, *, short: bool = False) -> RegistrationConfiguration:
+        """The configuration of a spacing and a width; `short` for a training that takes fewer steps than it would without a budget."""
         reasons = _Reasons({"spacing": spacing_because})
         shape = reasons.keep("grid", grid.working_grid(self.extent, target))
         schemes = [intensity.normalization(self.fingerprint, channel) for channel in range(len(self.fingerprint.channel_names))]
         reasons.because |= {f"normalization[{index}]": scheme.because for index, scheme in enumerate(schemes)}
-        architecture = self._architecture(target, shape, base, reasons)
+        architecture = self._architecture(target, shape, base, reasons, short)
         trained, memory_gb = self._training(target, shape, architecture, reasons)
         reasons.because["memory_gb"] = f"closed form for one training step in float32, {self.memory_gb:g} GB allowed"
         return RegistrationConfiguration(
@@ -258,10 +295,11 @@ class _Builder:
             because=reasons.because,
         )
 
-    def _architecture(self, target: tuple[float, ...], shape: tuple[int, ...], base: int, reasons: _Reasons) -> Architecture:
+    def _architecture(self, target: tuple[float, ...], shape: tuple[int, ...], base: int, reasons: _Reasons, short: bool) -> Architecture:
         pyramid = reasons.keep("architecture.strides", network.network_topology(target, shape))
         stages = len(pyramid.strides)
-        resolution = reasons.keep("architecture.kwargs.field_resolution", network.field_resolution(shape))
+        usual = network.field_resolution(shape)
+        resolution = reasons.keep("architecture.kwargs.field_resolution", budget.field_resolution(shape, usual) if short else usual)
         resolution = min(resolution, max(pyramid.divisor))
         finest = memory.first_stage(pyramid.strides, resolution)
         displacement = relation.expected_displacement(self.fingerprint)

@@ -54,6 +54,8 @@ from nnreg.training.trainer.stepper import Stepper, averaged_weights
 from nnreg.typed import to_mapping
 from nnreg.workspace import Workspace
 
+FEW_LEFT_OUT, SHARE_LEFT_OUT = 2, 0.1  # steps of an epoch, or a share of them, whose gradient may be not finite before the training is stopped
+
 
 class nnRegTrainer:
     """Trains one fold of one configuration. Constructing it touches no disk.
@@ -279,11 +281,7 @@ class nnRegTrainer:
             "epoch_seconds": time.monotonic() - self._epoch_started,
             "waiting_seconds": self._waited,
         }
-        if not math.isfinite(numbers["train_loss"]):
-            raise TrainingError(
-                f"fold {self.fold}: the training loss of epoch {self.current_epoch} is {numbers['train_loss']}. Lower the learning rate "
-                f"(--set learning_rate={rate / 10:.1e}), clip gradients (--set gradient_clip=1.0), and continue with -c from the last good epoch."
-            )
+        self._check_divergence(numbers["train_loss"], len(train_terms), rate)
         improved = self.monitor.update(self.history, self.current_epoch, numbers)
         self.history.add(
             self.current_epoch,
@@ -300,6 +298,27 @@ class nnRegTrainer:
         if self.ranks.leads:
             self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
         self.report.epoch(self.current_epoch - 1, numbers, self.history, self.network)
+
+    def _check_divergence(self, loss: float, steps: int, rate: float) -> None:
+        """Stop before a checkpoint is written where the loss, the weights or many gradients of the epoch are not finite; say it where a few are.
+
+        Raises
+        ------
+        TrainingError
+            With the advice of every manual: a lower rate, clipped gradients.
+        """
+        left_out = self.stepper.taken_left_out()
+        weights_finite = all(bool(weights.isfinite().all()) for weights in self.network.state_dict().values() if weights.is_floating_point())
+        if math.isfinite(loss) and weights_finite and left_out <= max(FEW_LEFT_OUT, steps * SHARE_LEFT_OUT):
+            if left_out:
+                self.log(f"Epoch {self.current_epoch + 1}: {left_out} of {steps} steps had a gradient that is not finite and were left out")
+            return
+        found = f"{left_out} of {steps} gradients are not finite" if math.isfinite(loss) and weights_finite else f"the training loss is {loss}"
+        found = found if weights_finite else "the weights are not finite"
+        raise TrainingError(
+            f"fold {self.fold}, epoch {self.current_epoch + 1}: {found}. Lower the learning rate (--set learning_rate={rate / 10:.1e}), clip gradients "
+            "(--set gradient_clip=1.0), and continue with -c: the checkpoints are those of the last good epoch."
+        )
 
     def run_training(self) -> dict[str, Any]:
         """Train all (remaining) epochs, then validate; returns the validation summary."""
