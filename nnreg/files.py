@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from nnreg.documents import parse_json
 from nnreg.errors import NnRegError
 
 # what the user can mend: permissions, a file where a folder should be, a read-only or full disk
@@ -195,10 +196,10 @@ def read_json(path: Path | str, error: type[NnRegError] = NnRegError) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"), str(path), error)
     except FileNotFoundError as missing:
         raise error(f"{path}: does not exist.") from missing
-    except (UnicodeDecodeError, json.JSONDecodeError) as damaged:
+    except UnicodeDecodeError as damaged:
         raise error(f"{path}: is not valid JSON ({damaged}). Mend it or make it again.") from damaged
     except OSError as unreadable:
         raise error(f"{path}: cannot be read ({unreadable.strerror}).") from unreadable

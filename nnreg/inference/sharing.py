@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nnreg import __version__
+from nnreg.documents import parse_json
 from nnreg.errors import ConfigurationError, PredictionError
 from nnreg.files import COMPONENT, atomic_folder, atomic_path, check_component, plain, writable_folder
 from nnreg.inference.predictor import ModelFolder
@@ -186,10 +187,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
     names = [entry.filename for entry in archive.infolist()]
     if MANIFEST not in names:
         raise PredictionError(f"{path}: holds no {MANIFEST}, so it is no model file. nnreg_export_model writes them.")
-    try:
-        content = json.loads(archive.read(MANIFEST))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise PredictionError(f"{path}: its {MANIFEST} is not valid JSON ({error}). Copy the file again.") from error
+    content = parse_json(archive.read(MANIFEST).decode(errors="replace"), f"{path}: {MANIFEST}", PredictionError)
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise PredictionError(f"{path}: expected format {FORMAT}, version {VERSION}. Install a newer nnReg, or ask for a file of this version.")
     manifest = from_mapping(Manifest, content, where=f"{path}: {MANIFEST}", error=PredictionError)
@@ -244,7 +242,7 @@ def _restore(folder: Path, path: Path) -> None:
         tensors: dict[str, torch.Tensor] = load(weights.read_bytes())
     except SafetensorError as error:
         raise PredictionError(f"{path}: {folder.name}/{WEIGHTS} is damaged ({error}). Copy the file again.") from error
-    content = json.loads(state.read_bytes())
+    content = parse_json(state.read_bytes().decode(errors="replace"), f"{path}: {folder.name}/{STATE}", PredictionError)
     if not isinstance(content, dict) or not isinstance(content.get("init"), dict) or "trainer_name" not in content:
         raise ConfigurationError(f"{path}: {folder.name}/{STATE} has no init or trainer_name. Ask for the file anew.")
     save_checkpoint(folder / FINAL, {"network_weights": tensors, **content})

@@ -93,8 +93,10 @@ def _registration(plans: Plans, fingerprint: Fingerprint) -> Plans:
     _check_axes(plans, fingerprint.dataset_name, fingerprint.ndim, fingerprint.channel_names)
     frame, reference = alignment.alignment_target(fingerprint), alignment.reference_case(fingerprint)
     because = plans.because | {"alignment_target": frame.because, "reference_case": reference.because}
-    configurations = {name: _supervised(configuration, fingerprint) for name, configuration in registration_plans(plans).configurations.items()}
-    return plans.replace(alignment_target=frame.value, reference_case=reference.value, because=because, configurations=configurations)
+    planned = registration_plans(plans)
+    configurations = {name: _supervised(configuration, fingerprint) for name, configuration in planned.configurations.items()}
+    own = {"frame_offset": None, "grid_within_image": False} if frame.value != planned.alignment_target else {}
+    return planned.replace(alignment_target=frame.value, reference_case=reference.value, because=because, configurations=configurations, **own)
 
 
 def _supervised(configuration: RegistrationConfiguration, fingerprint: Fingerprint) -> RegistrationConfiguration:

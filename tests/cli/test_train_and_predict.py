@@ -97,6 +97,17 @@ def test_prediction_lists_its_pairs_and_the_evaluation_averages_them(plane, tmp_
     assert any(abs(value) > 1e-3 for value in moved.values())  # a random network moves labels
 
 
+def test_the_inverse_is_written_and_the_field_left_out_where_asked(plane, tmp_path):
+    plane.predict(tmp_path, *SCRAMBLED, "--fixed", "s4_b", "--moving", "s4_a", "--inverse", "--no_field", "--method", "network")
+    folder = tmp_path / "s4_b__s4_a"
+    assert not list(folder.glob("field.*"))
+    space = read_image(plane.image("s4_b")).space
+    points = space.to_world(np.random.default_rng(0).uniform(4, np.array(space.shape) - 5, (20, 2)))
+    forward, back = (read_itk(folder / name) for name in ("transform.h5", "inverse_transform.h5"))
+    assert np.abs(forward.map_points(points) - points).max() > 1
+    assert np.abs(back.map_points(forward.map_points(points)) - points).max() < 0.2  # a sixth of a voxel, of a rough field
+
+
 def test_warped_labels_keep_their_values_and_lie_on_the_fixed_grid(plane, tmp_path):
     plane.predict(tmp_path, *SCRAMBLED)
     for fixed, moving in (("s4_a", "s4_b"), ("s4_b", "s4_a")):

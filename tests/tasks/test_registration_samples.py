@@ -26,7 +26,8 @@ from nnreg.training.dataloading.loaders import build_loader, collate
 
 @pytest.fixture(scope="module")
 def configuration(plane: Tiny) -> Configuration:
-    return Plans.read(plane.preprocessed / "nnRegPlans.json").configuration("2d")
+    planned = Plans.read(plane.preprocessed / "nnRegPlans.json").configuration("2d")
+    return dataclasses.replace(planned, training=dataclasses.replace(planned.training, batch_size=1))
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,21 @@ def test_a_step_compares_no_more_maps_than_there_are_labels(plane, pairs, config
     given = {"folder": plane.arrays, "model": plane.arrays, "units": pairs, "configuration": supervised(configuration), "length": 1, "split": "train"}
     for told, maps in ((spec, 2), (dataclasses.replace(spec, labels={}), LABELS_PER_STEP)):
         assert len(RegistrationTask().samples(spec=told, augment=True, **given)[0]["label_subset"]) == maps
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_images_of_a_batch_share_the_planned_grid_and_one_alone_keeps_its_own(plane, pairs, configuration, batch_size):
+    larger = tuple(size + 3 for size in configuration.grid)
+    training = dataclasses.replace(supervised(configuration).training, batch_size=batch_size)
+    samples = PairSamples(plane.arrays, pairs, dataclasses.replace(configuration, grid=larger, training=training), 4, "val", False)
+    plain = PairSamples(plane.arrays, pairs, supervised(configuration), 4, "val", False)[0]
+    for name, value in samples[0].items():
+        if value.ndim > 1:
+            whole = larger if batch_size > 1 else plain[name].shape[1:]
+            assert tuple(value.shape[1:]) == tuple(whole)
+            shown = value[(slice(None), *(slice(size) for size in plain[name].shape[1:]))]
+            assert torch.equal(shown, plain[name])
+            assert value.count_nonzero() == shown.count_nonzero()
 
 
 def test_no_fold_shows_a_subject_on_both_sides(plane, configuration):

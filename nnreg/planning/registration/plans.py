@@ -84,6 +84,10 @@ class RegistrationPlans(Plans):
         The case whose world all working grids share, None with ``group``.
     orientation : letters, image axis x first
         Axis order of every working grid; an image whose axes run otherwise is turned.
+    frame_offset
+        mm, axis order of the working grids: from the middle of a frame to the middle of its working grids. None: no distance.
+    grid_within_image
+        Whether working grids end where the image of their frame does; else all have the planned size.
     optimisation
         How the engine registers pairs, after a network or instead of one.
     tuning
@@ -97,6 +101,8 @@ class RegistrationPlans(Plans):
     alignment_spacing: tuple[float, ...]
     reference_case: str | None
     orientation: str = "LPS"
+    frame_offset: tuple[float, ...] | None = None
+    grid_within_image: bool = False
     optimisation: Optimisation = field(default=Optimisation())
     tuning: Tuning | None = None
 

@@ -211,10 +211,6 @@ class PreprocessedDataset(PreparedFolder):
         """Whether a case has labels."""
         return any(True for _ in self.folder.glob(f"*{LABELS}{ENDING}"))
 
-    def has_labels(self, case: str) -> bool:
-        """Whether a case has labels."""
-        return (self.folder / f"{case}{LABELS}{ENDING}").is_file()
-
     def properties(self, case: str) -> Properties:
         """Geometry of a case.
 
@@ -225,6 +221,10 @@ class PreprocessedDataset(PreparedFolder):
         """
         path = self.folder / f"{case}.json"
         return Properties.from_dict(read_json(path, PreprocessingError), str(path))
+
+    def has_labels(self, case: str) -> bool:
+        """Whether a case has labels."""
+        return (self.folder / f"{case}{LABELS}{ENDING}").is_file()
 
     def has_true_field(self, pair: Pair) -> bool:
         """Whether the true displacement of a pair is known."""

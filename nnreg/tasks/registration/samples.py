@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,9 @@ from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.preprocessing.registration.storage import PreprocessedDataset, Properties
+from nnreg.tasks.registration.synthesis import check_synthesis, pairs_of_labelled, validated_changes
 from nnreg.training.augmentation.registration import PairSample, build_augmentation
+from nnreg.training.augmentation.registration.synthesis import SHAPES
 from nnreg.training.runtime_utils.memory import GB, free_memory
 
 SPLITS = ("train", "val")
@@ -109,6 +111,11 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split, self.maps = list(pairs), length, split, maps
         plan = configuration.training
+        changes = plan.augmentation if augment else validated_changes(plan.augmentation, self.data)
+        self.augmentation = build_augmentation(changes, configuration.ndim, spacing=configuration.spacing) if changes else None
+        synthesis = None if self.augmentation is None else self.augmentation.synthesis
+        if synthesis is not None:
+            check_synthesis(configuration)
         self.with_labels = split == "val" or learns_from(plan.supervision, "labels") or plan.segmentation_weight > 0
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
@@ -124,9 +131,14 @@ class PairSamples(Dataset[dict[str, Tensor]]):
                 "Remove the term, or add fieldsTr and preprocess again."
             )
         self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
+        if synthesis is not None and synthesis.maps == SHAPES:
+            self.maps = LABELS_PER_STEP  # of the shapes, whatever labels there are
+        elif synthesis is not None:
+            self.pairs, self.pad_labels = pairs_of_labelled(self.data, self.pairs), False
+        # the images of a group may have a grid of their own size, those of a batch may not
+        self.whole = configuration.grid if plan.batch_size > 1 else None
         labelled = self._labelled()
         self.taught = self._taught(labelled) if split == "train" else []
-        self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
         self.device = torch.device("cpu")
         self._kept: dict[str, CaseTensors] | None = None
         if split == "val":
@@ -183,7 +195,8 @@ class PairSamples(Dataset[dict[str, Tensor]]):
             return {}
         found = {name: self.data.true_field(way) for name, way in self._ways(pair).items()}
         if self.with_fields:
-            found = {name: np.full((len(grid), *grid), np.nan, np.float32) if field is None else field for name, field in found.items()}
+            unknown = np.full((len(grid), *grid), np.nan, np.float32)
+            found = {name: _padded(unknown if field is None else field, self.whole, np.nan) for name, field in found.items()}
         return {name: torch.from_numpy(field).to(self.device) for name, field in found.items() if field is not None}
 
     def keep_on(self, device: torch.device) -> None:
@@ -214,7 +227,8 @@ class PairSamples(Dataset[dict[str, Tensor]]):
 
     def _read(self, name: str) -> CaseTensors:
         case = self.data.load(name)
-        image, labels, mask = (None if array is None else torch.from_numpy(np.asarray(array)) for array in (case.image, case.labels, case.mask))
+        arrays = (None if array is None else _padded(np.asarray(array), self.whole) for array in (case.image, case.labels, case.mask))
+        image, labels, mask = (None if array is None else torch.from_numpy(array) for array in arrays)
         return CaseTensors(cast(Tensor, image), labels if self.with_labels else None, mask, case.properties)
 
     def _sample(self, fixed: CaseTensors, moving: CaseTensors, fields: Mapping[str, Tensor]) -> PairSample:
@@ -229,6 +243,13 @@ class PairSamples(Dataset[dict[str, Tensor]]):
             points = case.properties.keypoints
             extras[f"{role}_keypoints"] = None if points is None else torch.as_tensor(np.asarray(points), dtype=torch.float32)
         return PairSample(**images, fixed_input=images["fixed"], moving_input=images["moving"], **extras)  # type: ignore[arg-type]
+
+
+def _padded(array: npt.NDArray[Any], grid: tuple[int, ...] | None, value: float = 0) -> npt.NDArray[Any]:
+    """(C, *spatial) continued by `value` at the end of its axes until it has the size of `grid`."""
+    if grid is None or array.shape[1:] == tuple(grid):
+        return array
+    return np.pad(array, [(0, 0), *((0, max(0, most - size)) for size, most in zip(array.shape[1:], grid, strict=True))], constant_values=value)
 
 
 _FIELDS = (

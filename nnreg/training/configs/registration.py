@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from nnreg.planning.registration.rules.training import DICE_WEIGHT
 from nnreg.training.configs.trainer_config import TRAINER_CONFIGS, TrainerConfig
 
 TRAINER_CONFIGS["unetreg"] = TrainerConfig(architecture="unetreg", description="residual U-Net on the concatenated pair, displacement output")
@@ -20,4 +23,17 @@ TRAINER_CONFIGS["inverse_consistent"] = TrainerConfig(
     architecture="dual_pyramid",
     architecture_kwargs={"inverse_consistent": True},
     description="the default network, symmetric: swapping the images inverts the map",
+)
+
+SYNTH: dict[str, Any] = {
+    "similarity": [],  # of two contrasts drawn at random
+    "regularisation": [{"name": "diffusion", "weight": 0.5}],
+    "supervision": [{"name": "soft_dice", "weight": DICE_WEIGHT}],
+    "augmentation.intensity.probability": 0.0,  # contrasts are random enough
+}
+TRAINER_CONFIGS["synth"] = TrainerConfig(
+    training=SYNTH | {"augmentation.synthesis": {}}, description="images of random contrast made from the label maps: registers any contrast"
+)
+TRAINER_CONFIGS["synth_shapes"] = TrainerConfig(
+    training=SYNTH | {"augmentation.synthesis": {"maps": "shapes"}}, description="synth from random shapes, without anyone's label maps"
 )

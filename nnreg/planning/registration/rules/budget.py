@@ -160,7 +160,7 @@ def field_resolution(grid: Sequence[int], planned: Decision[int]) -> Decision[in
 
 @rule("budget_optimizer")
 def optimizer(gradient_clip: float | None) -> Decision[dict[str, Any]]:
-    """Where labels teach in fewer steps than without a budget: Adam up to 5e-3 within the first five epochs of 25, down along a cosine, step by step."""
+    """Where labels of different subjects teach in fewer steps than without a budget: Adam up to 5e-3 within five epochs of 25, then down along a cosine."""
     value = {
         "optimizer": "adam",
         "learning_rate": PEAK_RATE,
@@ -177,7 +177,7 @@ def optimizer(gradient_clip: float | None) -> Decision[dict[str, Any]]:
 
 @rule("budget_weights")
 def weights() -> Decision[tuple[float, float]]:
-    """Where labels teach beside local correlation in fewer steps than without a budget: three times the Dice, twice the smoothness."""
+    """Where labels of different subjects teach beside local correlation in fewer steps than without a budget: three times the Dice, twice the smoothness."""
     return Decision(
         (LABEL_FACTOR, SMOOTHNESS_FACTOR),
         f"in little time labels weigh {LABEL_FACTOR:g} times as much and smoothness {SMOOTHNESS_FACTOR:g} times: more Dice and smoother fields "
