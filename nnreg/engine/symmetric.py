@@ -28,11 +28,10 @@ def opposite(field: Floats, level: Level) -> Floats | None:
         return None
     first = 3 - len(inverse)
     inverse = volumes.sample(inverse, shape=level.grid, matrix=level.matrix)
-    turn = np.linalg.inv(level.matrix[first:, first:3].astype(float)).astype(np.float32)
-    return np.ascontiguousarray(np.einsum("ij,jdhw->idhw", turn, inverse), dtype=np.float32)
+    return volumes.turned(inverse, np.linalg.inv(level.matrix[first:, first:3].astype(float)))
 
 
 def halfway(field: Floats, backward: Floats, level: Level) -> Floats | None:
     """The mean of a map and of the inverse of the map of the opposite direction, on the fixed grid of `level`; None where that inverse was not found."""
     inverse = opposite(backward, level)
-    return None if inverse is None else (field + inverse) / np.float32(2)
+    return None if inverse is None else (field + inverse) / 2

@@ -72,8 +72,8 @@ def _information(joint: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(told, ratio - 1, 0.0), torch.where(told, slope, 0.0)  # chosen on the device, which nobody waits for
 
 
-def _by_torch(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int) -> tuple[Tensor, Tensor]:
-    """Value and derivative by position of one channel (n,)."""
+def information(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int) -> tuple[Tensor, Tensor]:
+    """Value and derivative by position of one channel (n,), voxels of the mask `inside` only. Nothing is read back from a device."""
     if inside is not None:
         fixed_bins = torch.where(inside, fixed_bins, OUTSIDE)  # to pick voxels out, a GPU would have to say first how many there are
     value, table = _information(joint_histogram(fixed_bins, position, bins))
@@ -82,7 +82,7 @@ def _by_torch(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins:
 
 
 def _by_compiled(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """:func:`_by_torch` by the engine's compiled histogram, which goes over the image once."""
+    """:func:`information` by the engine's compiled histogram, which goes over the image once."""
     import numpy as np
 
     from nnreg.kernels import linear_cpu
@@ -116,7 +116,7 @@ class _NMI(torch.autograd.Function):
             if position.device.type == "cpu" and position.dtype == torch.float32 and bins <= 256:
                 value, slope = _by_compiled(fixed_bins, position, inside, bins, shape)
             else:
-                value, slope = _by_torch(fixed_bins, position, inside, bins)
+                value, slope = information(fixed_bins, position, inside, bins)
             # what the limits cut off does not change with the intensity
             result = slope * scale
             if limits is not None:
