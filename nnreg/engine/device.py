@@ -33,4 +33,4 @@ def engine_device(name: str) -> Any:
 
 def engine_part(name: str) -> str:
     """What the engine takes of the device of a prediction: a GPU of CUDA that was asked for by name, else the processor."""
-    return name if name.split(":")[0] in (CUDA, TORCH) else CPU
+    return name if name.split(":")[0] == CUDA else CPU

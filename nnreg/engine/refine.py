@@ -100,7 +100,7 @@ class _Descent:
         self.scales = [1.0] * len(groups)
 
     def run(self) -> Refined:
-        """The same steps for arrays and tensors. What decides may be a tensor: it is then multiplied with or chosen by, and looked at every CHECK iterations."""
+        """The same steps for arrays and tensors. What decides may be a tensor: it is multiplied with or chosen by, and read every CHECK iterations."""
         self._balance()
         first = highest = value = self._evaluate()
         history, counted, step, going = [first], 0, self.settings.step, True

@@ -152,7 +152,8 @@ class _Engine:
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
         course = Course(self.fixed, begun.view, levels[-len(plan.factors) :], plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
-        decisions = begun.decision, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
+        where = () if course.device is None else (Decision("device", str(course.device), "asked for: levels are refined there, in torch"),)
+        decisions = begun.decision, *where, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
         state = course.run()
         return self._result(begun, replace(state, decisions=(*decisions, *state.decisions)), chosen.value)
 

@@ -20,7 +20,7 @@ from nnreg.engine.similarities import EngineSimilarity
 from nnreg.engine.symmetric import halfway, opposite
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image
 from nnreg.kernels import volumes
-from nnreg.kernels.backend import as_array, full_precision
+from nnreg.kernels.backend import as_array, computing_on
 
 SCORE_VOXELS = 2_000_000  # voxels of the level on which the result is judged, at most: on a finer one it takes nearly a second
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
@@ -106,7 +106,7 @@ class Course:
     def run(self) -> State:
         """All rounds of the preset."""
         state = State()
-        with full_precision(self.device):
+        with computing_on(self.device):
             for _ in range(self.preset.rounds):
                 state = self.round(state)
         return state

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
 
-import numpy as np
-
 from nnreg.arrays import Floats
 from nnreg.engine.grids import Level
 from nnreg.kernels import volumes

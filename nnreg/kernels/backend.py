@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nnreg.arrays import AnyArray
+from nnreg.errors import RegistrationError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,8 +36,8 @@ def library(array: Any) -> Any:
 
 
 def zeros(shape: tuple[int, ...], like: Any) -> Any:
-    """Zeros, float32, where `like` is."""
-    return np.zeros(shape, np.float32) if isinstance(like, np.ndarray) else like.new_zeros(shape, dtype=sys.modules["torch"].float32)
+    """Zeros where `like`, an image or field, is."""
+    return np.zeros(shape, np.float32) if isinstance(like, np.ndarray) else like.new_zeros(shape)
 
 
 def copied(array: Any) -> Any:
@@ -76,8 +77,14 @@ def read(*values: Any) -> list[float]:
 
 
 @contextlib.contextmanager
-def full_precision(device: Any) -> Iterator[None]:
-    """Products on a device in float32, whatever a training has set: TensorFloat-32 would move a voxel at index 200 by a tenth. None: as it is."""
+def computing_on(device: Any) -> Iterator[None]:
+    """Products on a device in float32, whatever a training has set: TensorFloat-32 would move a voxel at index 200 by a tenth. None: all as it is.
+
+    Raises
+    ------
+    RegistrationError
+        If the device has too little memory.
+    """
     if device is None:
         yield
         return
@@ -87,5 +94,7 @@ def full_precision(device: Any) -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise RegistrationError(f"-device {device}: the pair does not fit into its memory. Use -device cpu.") from error
     finally:
         torch.set_float32_matmul_precision(before)

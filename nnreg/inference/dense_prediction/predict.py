@@ -14,7 +14,6 @@ from torch import Tensor
 from nnreg.dataset.continuous import Continuous
 from nnreg.dataset.spec import FILE_NAME as SPEC
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.devices import device_named
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_prediction.pictures import overview_of_labels
 from nnreg.evaluation.dense_prediction.value_pictures import overview_of_values

@@ -12,7 +12,6 @@ from typing import Any
 from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import Pair, check_pair_names, pairs_among
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.devices import device_named
 from nnreg.errors import PredictionError
 from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import read_json, writable_folder, write_json
