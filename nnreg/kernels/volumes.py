@@ -6,10 +6,11 @@ A volume is (C, D, H, W), a field (N, D, H, W) in voxels with N = 3, or N = 2 an
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
-from nnreg.arrays import Doubles, Floats, LongIntegers
+from nnreg.arrays import Doubles, Floats
 from nnreg.errors import GeometryError
 from nnreg.kernels import field_cpu, smooth_cpu
 from nnreg.kernels.backend import by_array
@@ -146,7 +147,7 @@ def turned(field: Floats, matrix: Doubles) -> Floats:
 
 
 @by_array
-def added(volume: Floats, index: tuple[LongIntegers, LongIntegers, LongIntegers], values: Floats) -> Floats:
-    """A volume (C, D, H, W) with values (C, K) added at K voxels, which may be named more than once."""
+def added(volume: Floats, index: Any, values: Floats) -> Floats:
+    """A volume (C, D, H, W) with values (C, K) added at K voxels, three int arrays (K,), of which any may be named more than once."""
     np.add.at(volume, (slice(None), *index), values)
     return volume

@@ -48,10 +48,10 @@ class InformationOnDevice:
 
     def __call__(self, warped: Any, gradient: Any) -> Any:
         """See :class:`nnreg.engine.similarity_terms.Term`."""
-        from nnreg.losses.nmi import information
+        from nnreg.losses.nmi import value_and_slope
 
         positions, share = warped.clamp(0, 1).flatten(1) * (self.bins - 1), 1 / len(warped)
-        found = [information(*pair, self.inside, self.bins) for pair in zip(self.fixed_bins, positions, strict=True)]
+        found = [value_and_slope(*pair, self.inside, self.bins) for pair in zip(self.fixed_bins, positions, strict=True)]
         for (_, slope), out in zip(found, gradient, strict=True):
             out.copy_(slope.reshape(out.shape)).mul_((self.bins - 1) * share)
         return share * sum(value for value, _ in found)
