@@ -34,4 +34,4 @@ def opposite(field: Floats, level: Level) -> Floats | None:
 def halfway(field: Floats, backward: Floats, level: Level) -> Floats | None:
     """The mean of a map and of the inverse of the map of the opposite direction, on the fixed grid of `level`; None where that inverse was not found."""
     inverse = opposite(backward, level)
-    return None if inverse is None else (field + inverse) / 2
+    return None if inverse is None else (field + inverse) / np.float32(2)
