@@ -48,6 +48,9 @@ def parser() -> Parser:
     result.add_argument("--radius", type=float, metavar="VOXELS", help="half the window of local correlation, 1 to 8 (default: the preset's, 2)")
     result.add_argument("--smoothness", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4: more bends less (default: 1)")
     result.add_argument("--field", action="store_true", help="also write field.nii.gz: the whole map as displacement in mm on the fixed grid")
+    result.add_argument(
+        "-device", "--device", default="cpu", help="cpu, cuda or cuda:1: where levels are refined; alignment stays on the processor (default: cpu)"
+    )
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_quiet()
     return result
@@ -82,6 +85,7 @@ def _work(options: argparse.Namespace) -> int:
         symmetric=options.symmetric,
         radius=options.radius,
         smoothness=options.smoothness,
+        device=options.device,
         guided=not options.measure_only,
         picture=not options.no_pictures,
         field=options.field,

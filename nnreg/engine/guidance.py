@@ -75,7 +75,7 @@ class Guides:
         if self.labels is None or len(self.values) * np.prod(level.grid) > LABEL_BUDGET:
             return None
         fixed, moving = (
-            volume_of(np.concatenate([_soft(array, value, side) for value in self.values]))
+            level.placed(volume_of(np.concatenate([_soft(array, value, side) for value in self.values])))
             for array, side in zip(self.labels, (level.fixed, level.moving), strict=True)
         )
         return ChannelGroup(MeanSquares(fixed), moving, LABEL_WEIGHT)
@@ -85,10 +85,12 @@ class Guides:
         if self.points is None:
             return None
         space = level.fixed.space
-        fixed = space.to_index(self.points[0])
-        target = space.to_index(apply_matrix(np.asarray(np.linalg.inv(world), np.float64), self.points[1]))
-        missing = np.zeros((len(fixed), 3 - space.ndim))
-        return Landmarks(np.hstack([missing, fixed]).astype(np.float32), np.hstack([missing, target]).astype(np.float32), LANDMARK_WEIGHT)
+        fixed = space.to_index(self.points[0]).astype(np.float32)
+        target = space.to_index(apply_matrix(np.asarray(np.linalg.inv(world), np.float64), self.points[1])).astype(np.float32)
+        nearest = np.zeros((3, len(fixed)), np.int64)
+        for axis, size in enumerate(space.shape):
+            nearest[3 - space.ndim + axis] = np.clip(np.rint(fixed[:, axis]), 0, size - 1)
+        return Landmarks(tuple(level.placed(index) for index in nearest), level.placed((target - fixed).T), LANDMARK_WEIGHT)
 
 
 def check_belongs(space: Space, image: Space, what: str) -> None:

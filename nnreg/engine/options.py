@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from nnreg.engine.device import engine_device
 from nnreg.engine.names import AUTO
 from nnreg.engine.presets import Preset, in_planes, preset_named, tailored
 from nnreg.engine.similarities import find_similarity
+from nnreg.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class EngineOptions:
     Raises
     ------
     ConfigurationError
-        For an unknown preset or similarity, and for a radius or smoothness out of range.
+        For an unknown preset or similarity, for a radius or smoothness out of range, and for a device that is not there or that the similarity cannot use.
     """
 
     guided: bool = True
@@ -27,11 +30,18 @@ class EngineOptions:
     symmetric: bool | None = None
     radius: float | None = None
     smoothness: float = 1.0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.similarity != AUTO:
-            find_similarity(self.similarity)
+        named = None if self.similarity == AUTO else find_similarity(self.similarity)
         self.spent(3)
+        if self.on_device is not None and named is not None and not named.on_device:
+            raise ConfigurationError(f"similarity {named.name!r} takes numpy arrays only, -device is {self.device!r}. Use -device cpu, or another similarity.")
+
+    @property
+    def on_device(self) -> Any:
+        """The device of torch that deforms; None for the compiled kernels."""
+        return engine_device(self.device)
 
     def spent(self, ndim: int) -> Preset:
         """The preset with all that was chosen beside it, for images of `ndim` axes."""

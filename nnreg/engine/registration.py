@@ -48,6 +48,7 @@ def register(
     symmetric: bool | None = None,
     radius: float | None = None,
     smoothness: float = 1.0,
+    device: str = "cpu",
     on_progress: Progress | None = None,
 ) -> Registration:
     """Register one pair.
@@ -80,6 +81,8 @@ def register(
         Half the window of local correlation; the preset's if absent.
     smoothness
         Factor on the widths of the Gaussians that smooth each update and the whole field: more bends less.
+    device : "cpu", "cuda" or "cuda:1"
+        Where levels are refined. Alignment, search and measures stay on the processor.
     on_progress
         Called with (done, total, what is being done).
 
@@ -94,9 +97,9 @@ def register(
         Naming what the pair lacks: a constant image, NaN, 2D against 3D, other channel counts, an empty mask, a mask or label map on another grid,
         landmarks outside an image, no common view.
     ConfigurationError
-        For an unknown preset, similarity or alignment, and for a radius or smoothness out of range.
+        For an unknown preset, similarity or alignment, for a radius or smoothness out of range, and for a device that is not there.
     """
-    options = EngineOptions(guided, preset, similarity, alignment, affine_only, symmetric, radius, smoothness)  # refused before anything is read
+    options = EngineOptions(guided, preset, similarity, alignment, affine_only, symmetric, radius, smoothness, device)  # refused before anything is read
     annotations = Annotations(fixed_labels, moving_labels, fixed_points, moving_points)
     return _Engine(_images(fixed, moving), (fixed_mask, moving_mask), annotations, options, on_progress).run(initial)
 
@@ -148,8 +151,9 @@ class _Engine:
         by = find_similarity(chosen.value)
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
-        course = Course(self.fixed, begun.view, levels[-len(plan.factors) :], plan, by, self.preset, symmetric_from, self.clock)
-        decisions = begun.decision, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
+        course = Course(self.fixed, begun.view, levels[-len(plan.factors) :], plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
+        where = () if course.device is None else (Decision("device", str(course.device), "asked for: levels are refined there, in torch"),)
+        decisions = begun.decision, *where, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
         state = course.run()
         return self._result(begun, replace(state, decisions=(*decisions, *state.decisions)), chosen.value)
 

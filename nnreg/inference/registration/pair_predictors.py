@@ -35,13 +35,14 @@ class NetworkPredictor:
 
 @dataclass(frozen=True)
 class EnginePredictor:
-    """The engine, pair by pair, with the plan's settings."""
+    """The engine, pair by pair, with the plan's settings, on a device by its name."""
 
     settings: Optimisation
+    device: str = "cpu"
 
     def transforms(self, pair: Pair, source: CaseSource) -> PairTransforms:
         """See :class:`PairMapper`."""
-        found = run_engine(pair, source, self.settings, preset=self.settings.preset)
+        found = run_engine(pair, source, self.settings, preset=self.settings.preset, device=self.device)
         return PairTransforms(found.transform, found.start, {"succeeded": found.succeeded, **_similarity(found)})
 
 
@@ -52,16 +53,17 @@ class Refined:
     first: PairMapper
     settings: Optimisation
     preset: str
+    device: str = "cpu"
 
     def transforms(self, pair: Pair, source: CaseSource) -> PairTransforms:
         """See :class:`PairMapper`."""
         start = self.first.transforms(pair, source)
-        found = run_engine(pair, source, self.settings, preset=self.preset, initial=start.transform)
+        found = run_engine(pair, source, self.settings, preset=self.preset, initial=start.transform, device=self.device)
         transform = found.transform if found.succeeded else start.transform
         return PairTransforms(transform, start.alignment, start.notes | {"refined": found.succeeded, **_similarity(found)})
 
 
-def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, preset: str, initial: Transform | None = None) -> Registration:
+def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, preset: str, initial: Transform | None = None, device: str = "cpu") -> Registration:
     """Register a pair of a source as the plans say.
 
     Raises
@@ -93,6 +95,7 @@ def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, pres
             radius=settings.radius,
             smoothness=settings.smoothness,
             symmetric=settings.symmetric,
+            device=device,
         )
     except RegistrationError as error:
         raise RegistrationError(f"pair {pair.name}: {error}") from error

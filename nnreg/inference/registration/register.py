@@ -78,7 +78,7 @@ def register_files(
     on_progress
         Called with (done, total, what is being done).
     **options
-        preset, similarity, alignment, affine_only, symmetric, radius, smoothness: as in :func:`nnreg.engine.register`.
+        preset, similarity, alignment, affine_only, symmetric, radius, smoothness, device: as in :func:`nnreg.engine.register`.
 
     Returns
     -------
