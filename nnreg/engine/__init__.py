@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnreg.engine.affine import Alignment, align
+    from nnreg.engine.constraints import Constraints
     from nnreg.engine.presets import PRESETS
     from nnreg.engine.registration import register
     from nnreg.engine.result import Annotations, Decision, Registration
@@ -20,6 +21,7 @@ _PUBLIC = {
     "SIMILARITIES": "nnreg.engine.similarities",
     "Alignment": "nnreg.engine.affine",
     "Annotations": "nnreg.engine.result",
+    "Constraints": "nnreg.engine.constraints",
     "Decision": "nnreg.engine.result",
     "EngineSimilarity": "nnreg.engine.similarities",
     "Registration": "nnreg.engine.result",
@@ -28,7 +30,19 @@ _PUBLIC = {
     "similarity_names": "nnreg.engine.similarities",
 }
 
-__all__ = ["PRESETS", "SIMILARITIES", "Alignment", "Annotations", "Decision", "EngineSimilarity", "Registration", "align", "register", "similarity_names"]
+__all__ = [
+    "PRESETS",
+    "SIMILARITIES",
+    "Alignment",
+    "Annotations",
+    "Constraints",
+    "Decision",
+    "EngineSimilarity",
+    "Registration",
+    "align",
+    "register",
+    "similarity_names",
+]
 
 
 def __getattr__(name: str) -> Any:

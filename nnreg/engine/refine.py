@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnreg.arrays import Floats
+from nnreg.engine.constraints import Held, longest_vector
 from nnreg.engine.grids import Level
 from nnreg.engine.similarity_terms import ChannelGroup, Landmarks
 from nnreg.kernels import volumes
@@ -52,12 +53,14 @@ class Refined:
     history: tuple[float, ...]
 
 
-def refine(level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None = None) -> Refined:
-    """Raise the similarity of `groups` on `level`, starting from `field`.
+def refine(
+    level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None = None, held: Held | None = None
+) -> Refined:
+    """Raise the similarity of `groups` on `level`, starting from `field`, brought to what `held` allows.
 
     The result is never worse than the start by the sum of the terms.
     """
-    return _Descent(level, field, groups, settings, landmarks).run()
+    return _Descent(level, field, groups, settings, landmarks, held).run()
 
 
 def score(level: Level, field: Floats, group: ChannelGroup) -> float:
@@ -79,8 +82,11 @@ def common_view(level: Level) -> bool:
 
 
 class _Descent:
-    def __init__(self, level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None) -> None:
-        self.level, self.settings, self.groups, self.landmarks = level, settings, groups, landmarks
+    def __init__(self, level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None, held: Held | None) -> None:
+        self.level, self.settings, self.groups, self.landmarks, self.held = level, settings, groups, landmarks, held
+        if held is not None:
+            field = field.copy()
+            held.apply(field)
         self.start = field
         self.field = field.copy()
         self.spare, self.update = np.empty_like(field), np.empty_like(field)
@@ -143,12 +149,14 @@ class _Descent:
     def _force(self, step: float) -> bool:
         """The next update, its longest vector of `step` voxels; whether there is any."""
         longest = volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update)
+        if self.held is not None:
+            longest = self.held.project(self.update)
         if longest > 0:
             self.update *= np.float32(step / longest)
         if self.landmarks is None:
             return longest > 0
         pull = volumes.smooth(self.landmarks.missing(self.field), self.landmark_sigma)
-        strongest = float(np.sqrt((pull**2).sum(axis=0).max()))
+        strongest = longest_vector(pull) if self.held is None else self.held.project(pull)
         if strongest > 0:
             # no further than the landmark that is furthest away
             self.update += pull * np.float32(self.landmarks.weight * min(step, self.landmarks.furthest(self.field)) / strongest)
@@ -160,6 +168,8 @@ class _Descent:
         if max(self.field_sigma) >= SHARPEST:
             volumes.smooth(self.field, self.field_sigma, out=self.spare)
             self.field, self.spare = self.spare, self.field
+        if self.held is not None:
+            self.held.settle(self.field)
 
 
 class _View:

@@ -13,6 +13,7 @@ from nnreg.arrays import Floats
 from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
+from nnreg.engine.constraints import FREE, Constraints
 from nnreg.engine.grids import pyramid
 from nnreg.engine.guidance import Guides, check_belongs
 from nnreg.engine.options import EngineOptions
@@ -48,6 +49,7 @@ def register(
     symmetric: bool | None = None,
     radius: float | None = None,
     smoothness: float = 1.0,
+    constraints: Constraints = FREE,
     on_progress: Progress | None = None,
 ) -> Registration:
     """Register one pair.
@@ -80,13 +82,16 @@ def register(
         Half the window of local correlation; the preset's if absent.
     smoothness
         Factor on the widths of the Gaussians that smooth each update and the whole field: more bends less.
+    constraints : Constraints
+        What the deformable part must keep to: axes along which it may move, regions that keep their volume; and how much landmarks count.
     on_progress
         Called with (done, total, what is being done).
 
     Returns
     -------
     Registration
-        ``succeeded`` is False, and the transform the best that was found, if the similarity did not rise.
+        ``succeeded`` is False, and the transform the best that was found, if the similarity did not rise or the registration likely failed by what is
+        measured of it; ``failure`` has the probability and its reasons.
 
     Raises
     ------
@@ -96,7 +101,7 @@ def register(
     ConfigurationError
         For an unknown preset, similarity or alignment, and for a radius or smoothness out of range.
     """
-    options = EngineOptions(guided, preset, similarity, alignment, affine_only, symmetric, radius, smoothness)  # refused before anything is read
+    options = EngineOptions(guided, preset, similarity, alignment, affine_only, symmetric, radius, smoothness, constraints)  # refused before anything is read
     annotations = Annotations(fixed_labels, moving_labels, fixed_points, moving_points)
     return _Engine(_images(fixed, moving), (fixed_mask, moving_mask), annotations, options, on_progress).run(initial)
 
@@ -124,8 +129,8 @@ class _Engine:
     ) -> None:
         fixed, moving = self.images = images
         self.annotations, self.options = annotations, options
-        guides = Guides(fixed, moving, annotations)  # checked even where they only measure
-        self.guides = guides if options.guided else Guides(fixed, moving, Annotations())
+        guides = Guides(fixed, moving, annotations, options.constraints)  # checked even where they only measure
+        self.guides = guides if options.guided else Guides(fixed, moving, Annotations(), options.constraints)
         self.preset = options.spent(fixed.ndim)
         self.clock = Clock(on_progress)
         with self.clock.stage("preparation"):
