@@ -14,10 +14,12 @@ from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
 from nnreg.engine.constraints import FREE, Constraints
-from nnreg.engine.grids import pyramid
+from nnreg.engine.evidence import gather
+from nnreg.engine.failure import judge
+from nnreg.engine.grids import Level, pyramid
 from nnreg.engine.guidance import Guides, check_belongs
 from nnreg.engine.options import EngineOptions
-from nnreg.engine.prepared_image import prepare_shown
+from nnreg.engine.prepared_image import PreparedImage, foreground, prepare_shown
 from nnreg.engine.presets import schedule
 from nnreg.engine.refine import common_view
 from nnreg.engine.result import Annotations, Decision, Registration
@@ -97,7 +99,7 @@ def register(
     ------
     RegistrationError
         Naming what the pair lacks: a constant image, NaN, 2D against 3D, other channel counts, an empty mask, a mask or label map on another grid,
-        landmarks outside an image, no common view.
+        landmarks outside an image, no common view, foregrounds that do not meet, an empty or misplaced mask of what is preserved.
     ConfigurationError
         For an unknown preset, similarity or alignment, and for a radius or smoothness out of range.
     """
@@ -141,12 +143,16 @@ class _Engine:
 
     def run(self, initial: Transform | None) -> Registration:
         plan = schedule(self.preset, self.fixed.space)
-        self.clock.expect(self.preset.rounds * (len(plan.factors) + 1) + 1)  # alignment once, measures after every round
+        self.clock.expect(self.preset.rounds * (len(plan.factors) + 1) + 2)  # alignment and failure once, measures after every round
         with self.clock.stage("alignment"):
             begun = self._aligned() if initial is None else self._given(initial)
         levels = pyramid(self.fixed, begun.view.moving, begun.view.world, plan.factors)
         if not common_view(levels[0]):
             raise RegistrationError("the two images have no common view where the registration starts. Check headers, masks and initial transform.")
+        if not _foregrounds_meet(levels[0]):
+            raise RegistrationError(
+                "the foregrounds of the two images do not meet where the registration starts. Check headers and initial transform, or let it align them."
+            )
         if self.options.affine_only and begun.alignment is not None:
             return self._aligned_only(begun, begun.alignment)
         chosen = choose_similarity(levels, self.options.similarity)
@@ -155,6 +161,8 @@ class _Engine:
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
         course = Course(self.fixed, begun.view, levels[-len(plan.factors) :], plan, by, self.preset, symmetric_from, self.clock)
         decisions = begun.decision, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
+        if self.options.constraints.preserve is not None and self.preset.symmetric_from is not None and self.options.symmetric is None:
+            decisions = *decisions, Decision("one direction", "all levels", "regions that keep their volume are known on the fixed grid only")
         state = course.run()
         return self._result(begun, replace(state, decisions=(*decisions, *state.decisions)), chosen.value)
 
@@ -179,18 +187,22 @@ class _Engine:
 
     def _aligned_only(self, begun: _Begun, found: Alignment) -> Registration:
         state = State(None, found.similarity_before, found.similarity_after, (begun.decision,))
-        return self._result(begun, state, "of the linear alignment", succeeded=not found.similarity_after < found.similarity_before)
+        return self._result(begun, state, "of the linear alignment", rose=not found.similarity_after < found.similarity_before)
 
-    def _result(self, begun: _Begun, state: State, similarity: str, *, succeeded: bool | None = None) -> Registration:
-        """By default the registration succeeded where the similarity rose, or could not be measured under the headers alone."""
+    def _result(self, begun: _Begun, state: State, similarity: str, *, rose: bool | None = None) -> Registration:
+        """By default the similarity rose where it says so, or could not be measured under the headers alone."""
         field = None if state.field is None else as_map(self._on_whole(state.field), self.images[0].space)
+        transform = Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim)
+        with self.clock.stage("failure"):
+            failure = judge(gather(self.fixed, self.moving, transform, None if field is None else similarity))
         return Registration(
             *self.images,
-            transform=Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim),
+            transform=transform,
             start=begun.start,
             alignment=begun.alignment,
             field=field,
-            succeeded=bool(state.after > state.before or np.isnan(state.before)) if succeeded is None else succeeded,
+            failure=failure,
+            rose=bool(state.after > state.before or np.isnan(state.before)) if rose is None else rose,
             similarity=similarity,
             similarity_before=state.before,
             similarity_after=state.after,
@@ -209,6 +221,14 @@ def _images(fixed: Image | Path | str, moving: Image | Path | str) -> tuple[Imag
     images = _image(fixed), _image(moving)
     check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
     return images
+
+
+def _foregrounds_meet(level: Level) -> bool:
+    """Whether what both images show, or what their masks allow, overlaps under the linear map of a level."""
+    moving = PreparedImage(foreground(level.moving)[None], level.moving.mask, level.moving.space)
+    seen = Level(level.fixed, moving, level.matrix, level.spacing).resampled().moving
+    both = foreground(level.fixed) * seen.image[0] * (1 if seen.mask is None else seen.mask > 0.5)
+    return bool((both > 0.01).any())
 
 
 def _image(image: Image | Path | str) -> Image:
