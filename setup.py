@@ -1,37 +1,12 @@
 """Package, entry points and extras of nnReg."""
 
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-COMMANDS = (
-    "verify_dataset",
-    "synthesize",
-    "extract_fingerprint",
-    "plan_experiment",
-    "move_plans_between_datasets",
-    "preprocess",
-    "plan_and_preprocess",
-    "tune",
-    "run",
-    "train",
-    "list",
-    "find_lr",
-    "import_",  # a module cannot be called import, a command can
-    "predict",
-    "evaluate",
-    "evaluate_simple",
-    "ensemble",
-    "find_best_configuration",
-    "accumulate_crossval_results",
-    "determine_postprocessing",
-    "apply_postprocessing",
-    "register",
-    "apply_transform",
-    "compose",
-    "convert_transform",
-    "demo",
-)
+sys.path.insert(0, str(Path(__file__).parent))  # builds run this file from elsewhere
+from nnreg.cli import COMMANDS, command_name
 
 setup(
     name="nnreg",
@@ -70,6 +45,7 @@ setup(
         "SimpleITK>=2.3",
         "blosc2>=3.0",
         "h5py>=3.8",
+        "isal>=1.7",
         "connected-components-3d>=3.12",
         "acvl-utils>=0.2.3",
         "dynamic-network-architectures>=0.4.1",
@@ -78,6 +54,7 @@ setup(
         "tqdm>=4.66",
         "tifffile>=2023.7",
         "PyYAML>=6.0",
+        "shtab>=1.6",
     ],
     extras_require={
         "zarr": ["zarr>=3.0"],
@@ -88,5 +65,5 @@ setup(
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6", "zarr>=3.0; python_version >= '3.11'"],
     },
-    entry_points={"console_scripts": [f"nnreg_{name.rstrip('_')} = nnreg.cli.{name}:main" for name in COMMANDS]},
+    entry_points={"console_scripts": ["nnreg = nnreg.cli.umbrella:main", *(f"nnreg_{command_name(module)} = nnreg.cli.{module}:main" for module in COMMANDS)]},
 )

@@ -55,7 +55,7 @@ class TaskEntry:
     training : module:class
         A :class:`Task`.
     predictor : module:function
-        Called with model folder, folder of images, output folder and options; returns the content of ``prediction.json``.
+        Called with a :class:`nnreg.inference.predictor.TrainedModel`, folder of images, output folder and options; returns the content of ``prediction.json``.
     evaluator : module:function
         Called with folder of predictions, raw dataset and options; returns the summary.
     fingerprint : module:class
@@ -72,6 +72,9 @@ class TaskEntry:
         The work of nnreg_evaluate: options, folder of predictions and raw dataset to summary and printed table.
     add_predict_options : module:function
         Called with the group of nnreg_predict's options that are this task's; None: it has none.
+    predict_dataset : module:function
+        The same for a dataset whose plans may recommend no training: called with plans, raw dataset, trained model or None, images and output; returns
+        what was predicted. None: every training ends in a model, and the `predictor` predicts.
     own_options
         Arguments that only functions of this `pipeline` take, to the options that name them.
     dataset_keys
@@ -100,6 +103,7 @@ class TaskEntry:
     predict_command: str
     evaluate_command: str
     add_predict_options: str | None = None
+    predict_dataset: str | None = None
     own_options: Mapping[str, str] = field(default_factory=dict)
     dataset_keys: tuple[str, ...] = ()
     speed_measure: str | None = None
@@ -126,6 +130,7 @@ _BUILT_IN: Final[Mapping[str, TaskEntry]] = MappingProxyType(
             predict_command="nnreg.cli.registration.prediction:register_images",
             evaluate_command="nnreg.cli.registration.evaluation:evaluate_pairs",
             add_predict_options="nnreg.cli.registration.prediction:add_options",
+            predict_dataset="nnreg.inference.registration.predict:predict_dataset",
             own_options={"pair_budget": "--pair_budget", "device": "-device", "time_budget": "--time_budget"},
             dataset_keys=("pairing", "pairs", "atlas", "modalities"),
             speed_measure="nnreg.training.execution.speed",

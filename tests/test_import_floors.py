@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "evaluation": 4,
     "groups": 5,
     "tasks": 5,
+    "api": 5,
     "cli": 6,
 }
 Imports = dict[str, dict[str, int]]

@@ -35,7 +35,9 @@ class VolumeConvolution(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """As ``torch.nn.Conv3d``."""
         depth, span = input.shape[2], self.kernel_size[0]
-        if depth == 1 and input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            if depth > 1:
+                return super().forward(input)  # bfloat16 goes to oneDNN whatever the size
             # oneDNN's bfloat16 convolution of a single slice leaves values unset on processors with AMX (seen with torch 2.13)
             with torch.autocast("cpu", enabled=False):
                 return super().forward(input.float())

@@ -33,6 +33,8 @@ def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     Tensor, shape (B, (2 * radius + 1) ** ndim, *spatial)
         Offsets in array order, the last axis fastest.
     """
+    if fixed.device.type == "cpu" and fixed.itemsize < 4:
+        fixed = fixed.float()  # the compiled kernel knows float32 alone; products in half precision took half of a training step
     moving = moving.to(fixed.dtype)  # a warp returns float32 where autocast made the features half
     if fixed.ndim == 4:
         return _Correlation.apply(fixed.unsqueeze(2), moving.unsqueeze(2), (0, radius, radius)).squeeze(2)

@@ -1,1 +1,39 @@
-"""One thin module per command: parse, call one library function, show progress, turn errors into messages."""
+"""One thin module per command: parse, call one library function, show progress, turn errors into messages.
+
+Imported by ``setup.py`` too, so it imports nothing.
+"""
+
+COMMANDS = {
+    "plan_and_preprocess": "fingerprint, plans and preprocessed arrays of a dataset",
+    "extract_fingerprint": "the fingerprint alone",
+    "plan_experiment": "plans from a fingerprint; --explain says why",
+    "preprocess": "the arrays of plans",
+    "verify_dataset": "what is wrong with a raw dataset",
+    "move_plans_between_datasets": "plan one dataset as another",
+    "tune": "try alternatives to the planned settings on training pairs",
+    "run": "what the plans recommend, from raw images to predictions",
+    "train": "train a fold",
+    "list": "what -tr and --set may name",
+    "find_lr": "a learning rate range test",
+    "import_": "a model, workflow or folder of another program",
+    "predict": "apply a trained model to new images, or register them without one",
+    "evaluate": "predictions against labels, landmarks and true fields",
+    "find_best_configuration": "which configuration or ensemble segments best",
+    "ensemble": "mean probabilities of several predictions",
+    "determine_postprocessing": "whether largest components help",
+    "apply_postprocessing": "do what helps",
+    "evaluate_simple": "two folders of label maps compared",
+    "accumulate_crossval_results": "the validation of all folds joined",
+    "register": "register one pair without training",
+    "apply_transform": "images, labels or points through transforms",
+    "compose": "several transforms as one",
+    "convert_transform": "between ITK, ANTs and Learn2Reg",
+    "synthesize": "a synthetic dataset with exact truth",
+    "demo": "all of it on synthetic data",
+}
+"""Modules of this package that are commands, to what each does."""
+
+
+def command_name(module: str) -> str:
+    """What the command of a module is called: a module cannot be called ``import``, a command can."""
+    return module.rstrip("_")

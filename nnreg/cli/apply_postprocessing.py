@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnreg.cli.common import Parser, folder, progress_bar, run
+from nnreg.cli.common import Parser, folder, run
+from nnreg.progress import progress_bar
 
 
 def parser() -> Parser:

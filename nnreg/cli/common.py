@@ -7,16 +7,15 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+from nnreg import __version__
 from nnreg.errors import NnRegError
 from nnreg.files import no_empty_folders
-from nnreg.progress import Progress
+from nnreg.progress import end_bars
 
 if TYPE_CHECKING:
     from nnreg.workspace import Workspace
-
-"""Called with (done, total, what is being done)."""
 
 EXIT_ERROR = 2
 # of images, transforms, tables and summaries: what the imports of the readers would tell takes a second
@@ -29,11 +28,12 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with the options of every command: ``--debug``."""
+    """A parser with the options of every command: ``--debug``, ``--version``."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--debug", action="store_true", help="show the full traceback of an error")
+        self.add_argument("--version", action="version", version=f"{prog} {__version__}", help="print the version")
 
     def error(self, message: str) -> NoReturn:
         """One line instead of argparse's page of usage."""
@@ -116,46 +116,16 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
         with no_empty_folders():
             return work(options) or 0
     except NnRegError as error:
-        _end_bars()
+        end_bars()
         if options.debug:
             raise
         # one line: a worker's traceback is shown by --debug
         print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
-        _end_bars()
+        end_bars()
         print(f"{parser.prog}: interrupted; what was finished is kept, run the command again to go on.", file=sys.stderr)
         return EXIT_INTERRUPTED
-
-
-_open_bars: list[Any] = []
-
-
-def _end_bars() -> None:
-    """End the line of every bar that is still shown, so that a message gets its own."""
-    while _open_bars:
-        _open_bars.pop().close()
-
-
-def progress_bar(label: str, *, quiet: bool = False) -> Progress:
-    """A tqdm bar that is fed with (done, total, description); it appears with the first call."""
-    bar: Any = None
-
-    def show(done: int, total: int, what: str) -> None:
-        nonlocal bar
-        if bar is None:
-            from tqdm import tqdm
-
-            bar = tqdm(desc=label, disable=quiet or not sys.stderr.isatty(), leave=True)
-            _open_bars.append(bar)
-        bar.total = total
-        bar.n = done
-        bar.set_postfix_str(what, refresh=False)
-        bar.refresh()
-        if done >= total:
-            bar.close()
-
-    return show
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nnreg.cli.common import Parser, folder, progress_bar, run, workspace_of
+from nnreg.cli.common import Parser, folder, run, workspace_of
+from nnreg.progress import progress_bar
 
 
 def parser() -> Parser:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nnreg.cli.common import Parser, progress_bar, run, workspace_of
+from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.progress import progress_bar
 
 
 def parser() -> Parser:

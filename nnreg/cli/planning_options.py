@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnreg.cli.common import Parser, progress_bar
+from nnreg.cli.common import Parser
+from nnreg.progress import progress_bar
 from nnreg.task import DEFAULT_PLANNER, DEFAULT_TASK, TASKS, imported
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, folder, run, workspace_of
-from nnreg.cli.prediction import DEFAULT_TRAINER, model_folder
+from nnreg.cli.common import Parser, folder, run
+from nnreg.cli.prediction import DEFAULT_TRAINER, dataset_plans, trained_model
 from nnreg.errors import ConfigurationError, PredictionError
 from nnreg.task import TASKS, imported, usable_tasks
 
@@ -82,14 +82,11 @@ def _work(options: argparse.Namespace) -> None:
 
 def planned(options: argparse.Namespace) -> Plans:
     """Plans of the model, or of the dataset where they have yet to say which."""
-    from nnreg.inference.predictor import ModelFolder
     from nnreg.planning.plans import OPTIMISE
-    from nnreg.preprocessing import read_plans
 
     if options.model_folder or options.configuration not in (None, OPTIMISE):
-        return ModelFolder.open(model_folder(options, options.configuration)).plans
-    folder = workspace_of(options).preprocessed_folder(options.dataset)
-    return read_plans(folder, options.plans_identifier, folder.name)
+        return trained_model(options, options.configuration).folder.plans
+    return dataset_plans(options)[0]
 
 
 def _check_belonging(options: argparse.Namespace, task: str) -> None:

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnreg.cli.common import workspace_of
+
+if TYPE_CHECKING:
+    from nnreg.dataset.spec import DatasetSpec
+    from nnreg.inference.predictor import TrainedModel
+    from nnreg.planning.plans import Plans
 
 DEFAULT_TRAINER = "nnRegTrainer"
 
 
-def own_trainer(options: argparse.Namespace) -> str | None:
-    """The trainer that was asked for; None: the one that the model names."""
-    return None if options.trainer == DEFAULT_TRAINER else str(options.trainer)
+def trained_model(options: argparse.Namespace, configuration: str | None) -> TrainedModel:
+    """The model that the options name, and which of its networks predict where."""
+    from nnreg.inference.predictor import ModelFolder, TrainedModel
+
+    folder = ModelFolder.open(model_folder(options, configuration))
+    own_trainer = None if options.trainer == DEFAULT_TRAINER else str(options.trainer)
+    return TrainedModel(folder, options.folds, options.checkpoint, own_trainer, options.device)
+
+
+def dataset_plans(options: argparse.Namespace) -> tuple[Plans, DatasetSpec]:
+    """Plans and dataset.json of the dataset that the options name."""
+    from nnreg.dataset.spec import DatasetSpec
+    from nnreg.preprocessing import read_plans
+
+    folder = workspace_of(options).preprocessed_folder(options.dataset)
+    return read_plans(folder, options.plans_identifier, folder.name), DatasetSpec.read(folder / "dataset.json")
 
 
 def model_folder(options: argparse.Namespace, configuration: str | None) -> Path:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, folder, progress_bar, run
+from nnreg.cli.common import Parser, folder, run
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
+from nnreg.progress import progress_bar
 
 if TYPE_CHECKING:
     from nnreg.engine import Registration
@@ -24,7 +25,7 @@ def parser() -> Parser:
     result = Parser("nnreg_register", "Register one pair: linear alignment, global search, multi-resolution diffeomorphic refinement. Nothing is trained.")
     result.add_argument("fixed", metavar="FIXED", help="image whose grid the result lies on; channels in several files: FILE,FILE")
     result.add_argument("moving", metavar="MOVING", help="image that is moved; any grid, orientation and format")
-    result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for transforms, field, warped image, measures and picture")
+    result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for transforms, warped image, measures and picture")
     for side in ("fixed", "moving"):
         result.add_argument(f"--{side}_mask", metavar="FILE", help=f"where the {side} image may be looked at (not 0)")
         result.add_argument(f"--{side}_labels", metavar="FILE", help=f"label map of the {side} image")
@@ -46,6 +47,7 @@ def parser() -> Parser:
     )
     result.add_argument("--radius", type=float, metavar="VOXELS", help="half the window of local correlation, 1 to 8 (default: the preset's, 2)")
     result.add_argument("--smoothness", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4: more bends less (default: 1)")
+    result.add_argument("--field", action="store_true", help="also write field.nii.gz: the whole map as displacement in mm on the fixed grid")
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_quiet()
     return result
@@ -82,6 +84,7 @@ def _work(options: argparse.Namespace) -> int:
         smoothness=options.smoothness,
         guided=not options.measure_only,
         picture=not options.no_pictures,
+        field=options.field,
         on_progress=progress_bar("registering", quiet=options.quiet),
     )
     for note in (*result.fixed.notes, *result.moving.notes):

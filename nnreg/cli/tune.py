@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from nnreg.cli import planning_options as shared
-from nnreg.cli.common import Parser, duration, print_table, progress_bar, run, workspace_of
+from nnreg.cli.common import Parser, duration, print_table, run, workspace_of
 from nnreg.cli.registration.tables import next_command
+from nnreg.progress import progress_bar
 
 
 def parser() -> Parser:

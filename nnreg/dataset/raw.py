@@ -21,6 +21,7 @@ from nnreg.dataset.pairs import pairs_among, require_names, subjects_of
 from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
 from nnreg.dataset.target_spec import label_targets
 from nnreg.errors import DatasetError, GeometryError, did_you_mean
+from nnreg.geometry import index_points_to_world
 from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, read_channels, read_image
 from nnreg.imageio.image import check_same_space
 
@@ -30,22 +31,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Everything a case has, checked to fit together.
+    """One image and what is known of it.
 
     Attributes
     ----------
-    image : all channels
-    labels, mask : Image or None
-        One channel each, on the image's grid.
+    image
+        All channels.
+    labels
+        Integer label map (1, *spatial), on its own grid; of a raw dataset on the image's.
     keypoints_voxel : array, shape (N, ndim), or None
-        Voxel indices, x first, as Learn2Reg writes them.
+        Voxel indices, x first, as Learn2Reg writes them. Row i of one case corresponds to row i of another.
+    mask
+        Not zero where the image is valid.
+    name
+        In its dataset.
     """
 
-    name: str
     image: Image
-    labels: Image | None
-    mask: Image | None
-    keypoints_voxel: npt.NDArray[np.float64] | None
+    labels: Image | None = None
+    keypoints_voxel: npt.NDArray[np.float64] | None = None
+    mask: Image | None = None
+    name: str = ""
+
+    @property
+    def keypoints_mm(self) -> npt.NDArray[np.float64] | None:
+        """Its keypoints in world mm (N, ndim), x first."""
+        return None if self.keypoints_voxel is None else index_points_to_world(self.keypoints_voxel, self.image.space)
 
 
 STORED_SUFFIXES = ("_seg", "_mask", "_maps", "_locations")  # of the arrays beside that of the image, in the preprocessed dataset
@@ -251,7 +262,7 @@ class RawDataset:
                 check_same_space(other.space, path, image.space, paths[0])
         if keypoints is not None:
             check_inside(keypoints, image.space, str(self.keypoints_path(case)))
-        return Case(case, image, labels, mask, keypoints)
+        return Case(image, labels, keypoints, mask, case)
 
     # -- meaning ------------------------------------------------------------------------------------------------------
 

@@ -100,9 +100,10 @@ class Registration:
         return self.transform.inverse()
 
     @functools.cached_property
-    def warped(self) -> npt.NDArray[np.float32]:
-        """The moving image on the fixed grid, (C, *fixed.space.shape), sampled once."""
-        return resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space, transform=self.transform)
+    def warped(self) -> Image:
+        """The moving image on the fixed grid, sampled once."""
+        sampled = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space, transform=self.transform)
+        return Image(sampled, self.fixed.space)
 
     def warped_labels(self, labels: Image) -> npt.NDArray[np.generic]:
         """Labels of the moving image on the fixed grid, sampled once by nearest neighbour."""
@@ -129,7 +130,7 @@ class Registration:
             "succeeded": self.succeeded,
             "failure": self.failure.content(),
             "similarity": {"measure": self.similarity, "aligned": self.similarity_before, "after": self.similarity_after},
-            "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("header", unaligned), ("after", self.warped))},
+            "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("header", unaligned), ("after", self.warped.array))},
         }
         if self.field is not None and min(self.field.space.shape) > 1:
             content["sdlogj"] = metrics.sdlogj(self.field.displacement)

@@ -41,6 +41,10 @@ class Image:
         if tuple(self.array.shape[1:]) != self.space.shape:
             raise ImageError(f"an array of shape {tuple(self.array.shape)} does not lie on a grid of shape {self.space.shape}: expected (C, *grid).")
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """``np.asarray(image)``: the values (C, *grid)."""
+        return np.array(self.array, dtype=dtype, copy=bool(copy) or None)
+
     @property
     def ndim(self) -> int:
         """Number of spatial axes, 2 or 3."""

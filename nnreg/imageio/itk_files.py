@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from nnreg.deflate import packing
 from nnreg.errors import GeometryError, ImageError
 from nnreg.files import atomic_path, writable_folder
 from nnreg.geometry import Space
@@ -282,7 +283,8 @@ def _write(image: sitk.Image, temporary: Path, path: Path) -> None:
     writable_folder(path.parent)
     with caught() as said:
         try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+            with packing(temporary) as plain:
+                sitk.WriteImage(image, str(plain), useCompression=True)
         except RuntimeError as error:
             failure = error
     if failure is not None:

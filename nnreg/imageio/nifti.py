@@ -6,9 +6,7 @@ as 1 mm, all without a word. So header and voxels are read here, and ITK's grid 
 
 from __future__ import annotations
 
-import gzip
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Doubles
+from nnreg.deflate import DamagedError, gunzipped
 from nnreg.errors import ImageError
 
 # datatype codes of nifti1.h; colours have three or four bytes per voxel
@@ -102,10 +101,9 @@ def _bytes(path: Path) -> bytes:
     if content[:2] != b"\x1f\x8b":  # some programs write plain NIfTI under a .gz name
         return content
     try:
-        return gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise ImageError(f"{path}: is truncated or damaged (gzip: {reason}). Copy or make the file again.") from error
+        return gunzipped(content)
+    except DamagedError as error:
+        raise ImageError(f"{path}: is truncated or damaged (gzip: {error}). Copy or make the file again.") from error
 
 
 def _scaled(stored: npt.NDArray[Any], header: NiftiHeader) -> npt.NDArray[Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nnreg.inference.predictor import ModelFolder
+from nnreg.inference.predictor import ModelFolder, TrainedModel
 from nnreg.task import TASKS, imported
+
+NETWORKS = ("folds", "checkpoint", "trainer", "device")  # say which networks predict; whatever else is asked for is the task's
 
 
 def predict(model_folder: Path | str, images: Path | str, output: Path | str, **options: Any) -> dict[str, Any]:
@@ -21,7 +23,8 @@ def predict(model_folder: Path | str, images: Path | str, output: Path | str, **
     output
         Where the predictions and ``prediction.json`` go.
     **options
-        As in :func:`nnreg.inference.registration.predict.predict_folder` for models that register,
+        `folds`, `checkpoint`, `trainer` and `device` as in :class:`nnreg.inference.predictor.TrainedModel`; the others
+        as in :func:`nnreg.inference.registration.predict.predict_folder` for models that register,
         in :func:`nnreg.inference.dense_prediction.predict.predict_folder` for those that segment; of other tasks their `predictor`'s.
 
     Returns
@@ -29,7 +32,7 @@ def predict(model_folder: Path | str, images: Path | str, output: Path | str, **
     dict
         The content of ``prediction.json``.
     """
-    model = Path(model_folder)
-    predictor = imported(TASKS[ModelFolder.open(model).plans.task].predictor)
-    content: dict[str, Any] = predictor(model, Path(images), Path(output), **options)
+    named = {name: options.pop(name) for name in NETWORKS if name in options}
+    model = TrainedModel(ModelFolder.open(Path(model_folder)), **named)
+    content: dict[str, Any] = imported(TASKS[model.folder.plans.task].predictor)(model, Path(images), Path(output), **options)
     return content

@@ -19,6 +19,7 @@ from nnreg.task import task_named
 from nnreg.training.configs.lookup import ResolvedTrainer, registered_trainer, resolve_trainer
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.run_folders import RunFolders
+from nnreg.training.runtime_utils.runtime import device_named
 from nnreg.training.trainer.checkpoint import FINAL, load_checkpoint, load_weights
 from nnreg.typed import from_mapping
 
@@ -109,6 +110,34 @@ class ModelFolder:
         return trainer.build_network_architecture()
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model folder, and which of its networks predict where.
+
+    Attributes
+    ----------
+    folder
+    folds
+        That are averaged; all trained ones if empty.
+    checkpoint
+        File name in each fold's folder.
+    trainer
+        What ``-tr`` said in training, where the network is made by code of one's own.
+    device
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    """
+
+    folder: ModelFolder
+    folds: Sequence[str] = ()
+    checkpoint: str = FINAL
+    trainer: str | None = None
+    device: str = "auto"
+
+    def predictor(self) -> Predictor:
+        """Its networks, ready to predict. Errors are those of :meth:`ModelFolder.predictor`."""
+        return self.folder.predictor(folds=self.folds, checkpoint=self.checkpoint, device=device_named(self.device), trainer=self.trainer)
+
+
 def _configuration_of(model: Path) -> str | None:
     """What was trained: as the folder's name says, or, where a training named it otherwise (-o), as its folds do."""
     parts = model.name.split("__")
@@ -132,4 +161,4 @@ def _resolved(content: Mapping[str, Any], asked: str | None, path: Path) -> Reso
         raise PredictionError(_UNNAMED.format(path=path, name=name)) from error
 
 
-__all__ = ["ModelFolder", "PairTransforms", "Predictor"]
+__all__ = ["ModelFolder", "PairTransforms", "Predictor", "TrainedModel"]

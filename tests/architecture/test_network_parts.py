@@ -100,6 +100,23 @@ class TestCorrelation:
         torch.testing.assert_close(*results)
 
 
+@pytest.mark.parametrize("shape", [(7, 9), (5, 4, 6)])
+def test_correlation_of_half_precision_is_computed_in_full(shape: tuple[int, ...]) -> None:
+    features = [torch.randn(1, 5, *shape).bfloat16() for _ in range(2)]
+    found = local_correlation(*features, 1)
+    torch.testing.assert_close(found, local_correlation(*(one.float() for one in features), 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 6), (4, 5, 6)])
+def test_a_convolution_under_autocast_is_the_plain_one(shape: tuple[int, int, int]) -> None:
+    ours, plain = VolumeConvolution(3, 4, 3, padding=1), nn.Conv3d(3, 4, 3, padding=1)
+    plain.load_state_dict(ours.state_dict())
+    features = torch.randn(1, 3, *shape)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = ours(features)
+    torch.testing.assert_close(found.float(), plain(features), rtol=3e-2, atol=3e-2)
+
+
 def test_correlation_finds_a_shift() -> None:
     features = normalised(torch.randn(1, 8, 9, 11))
     shifted = features.roll((1, -1), dims=(2, 3))

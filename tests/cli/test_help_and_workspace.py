@@ -8,34 +8,9 @@ import sys
 
 import pytest
 
-COMMANDS = (
-    "verify_dataset",
-    "synthesize",
-    "extract_fingerprint",
-    "plan_experiment",
-    "move_plans_between_datasets",
-    "preprocess",
-    "plan_and_preprocess",
-    "tune",
-    "run",
-    "train",
-    "list",
-    "find_lr",
-    "import_",
-    "predict",
-    "evaluate",
-    "evaluate_simple",
-    "ensemble",
-    "find_best_configuration",
-    "accumulate_crossval_results",
-    "determine_postprocessing",
-    "apply_postprocessing",
-    "demo",
-    "register",
-    "apply_transform",
-    "compose",
-    "convert_transform",
-)
+from nnreg import __version__
+from nnreg.cli import COMMANDS, command_name, umbrella
+
 HELP = """
 import importlib, sys
 try:
@@ -51,7 +26,7 @@ sys.exit(f"imported {sorted(heavy)}" if heavy else code)
 def test_help_is_shown_without_heavy_imports(command):
     result = subprocess.run([sys.executable, "-c", HELP, command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert f"usage: nnreg_{command.rstrip('_')}" in result.stdout
+    assert f"usage: nnreg_{command_name(command)}" in result.stdout
     assert "--debug" in result.stdout
 
 
@@ -65,6 +40,7 @@ def test_every_installed_command_is_tested_here():
         "planning_options",
         "prediction",
         "step_bar",
+        "umbrella",
     }
     assert modules == set(COMMANDS)
 
@@ -115,3 +91,43 @@ def test_waiting_threads_hardly_spin_unless_the_user_said_how(given, expected):
     environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     result = subprocess.run([sys.executable, "-c", SPINNING], capture_output=True, text=True, check=True, env=environment | given)
     assert result.stdout.strip() == expected
+
+
+# -- nnreg: all commands under one name ---------------------------------------------------------------------------------
+
+
+def test_every_command_is_listed_and_runs_under_one_name(capsys):
+    assert umbrella.main([]) == 0
+    listed = capsys.readouterr().out
+    for module, what in COMMANDS.items():
+        assert f"  {command_name(module)} " in listed
+        assert what in listed
+    with pytest.raises(SystemExit) as end:
+        umbrella.main(["nnreg_import", "-h"])
+    assert end.value.code == 0
+    assert "usage: nnreg_import" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command_and_has_a_version():
+    result = subprocess.run([sys.executable, "-m", "nnreg", "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"nnreg {__version__}\n"
+
+
+def test_an_unknown_command_is_told_with_the_nearest_one(capsys):
+    assert umbrella.main(["regster"]) == 2
+    assert capsys.readouterr().err == "nnreg: command 'regster' is unknown; did you mean 'register'? See nnreg -h.\n"
+    assert umbrella.main(["completion", "fish"]) == 2
+    assert "bash, zsh, tcsh" in capsys.readouterr().err
+
+
+def test_bash_completes_commands_and_their_options(tmp_path, capsys):
+    assert umbrella.main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    ask = 'source "$0"; COMP_WORDS=(nnreg "$@"); COMP_CWORD=$#; COMP_LINE="${COMP_WORDS[*]}"; _shtab_nnreg; printf "%s\\n" "${COMPREPLY[@]}"'
+
+    def completed(*words: str) -> list[str]:
+        return subprocess.run(["bash", "-c", ask, script, *words], capture_output=True, text=True, check=False).stdout.split()
+
+    assert completed("reg") == ["register"]
+    assert completed("register", "--pre") == ["--preset"]

@@ -43,7 +43,7 @@ def files(request, tmp_path_factory) -> dict[str, Path]:
 def output(files, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out") / "result"
     named = [word for name in ("fixed_labels", "moving_labels", "fixed_points", "moving_points") for word in (f"--{name}", str(files[name]))]
-    assert main([str(files["fixed"]), str(files["moving"]), "-o", str(folder), *named, "--measure_only"]) == 0
+    assert main([str(files["fixed"]), str(files["moving"]), "-o", str(folder), *named, "--measure_only", "--field"]) == 0
     return folder
 
 
@@ -91,7 +91,7 @@ def test_measures_tell_what_was_done(files, output):
 
 def test_results_of_an_earlier_run_do_not_stay(files, output):
     assert main([str(files["fixed"]), str(files["moving"]), "-o", str(output), "--affine_only", "--no_pictures"]) == 0
-    assert {path.name for path in output.iterdir()} == set(OUTPUTS) - {"warped_labels.nii.gz", "overview.png"}
+    assert {path.name for path in output.iterdir()} == set(OUTPUTS) - {"field.nii.gz", "warped_labels.nii.gz", "overview.png"}
 
 
 def test_colours_and_pictures(tmp_path):

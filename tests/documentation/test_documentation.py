@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from nnreg.cli import COMMANDS as MODULES
+from nnreg.cli import command_name
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
@@ -16,8 +19,7 @@ PAGES = [
     *sorted((ROOT / "benchmarks").glob("*.md")),
     *sorted(ROOT.glob("*template/*.md")),
 ]
-MODULES = re.findall(r'"(\w+)"', re.search(r"COMMANDS = \((.*?)\)", (ROOT / "setup.py").read_text(encoding="utf-8"), re.DOTALL)[1])
-COMMANDS = {name.rstrip("_"): name for name in MODULES}
+COMMANDS = {command_name(module): module for module in MODULES}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 
 

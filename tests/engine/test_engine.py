@@ -53,7 +53,7 @@ def test_results_explain_themselves(registered):
     assert {decision.name for decision in registered.decisions} == {"alignment", "levels", "similarity", "global search"}
     assert all(decision.because for decision in registered.decisions)
     assert all(seconds >= 0 for seconds in registered.timings.values())
-    assert registered.warped.shape == registered.fixed.array.shape
+    assert registered.warped.array.shape == registered.fixed.array.shape
     assert registered.similarity_after > registered.similarity_before or np.isnan(registered.similarity_before)
 
 

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from nnreg.errors import EvaluationError
-from nnreg.evaluation import CaseData, evaluate_pair, summarise, table, write_summary
+from nnreg.evaluation import Case, evaluate_pair, summarise, table, write_summary
 from nnreg.evaluation.summary import worst_mean
 from nnreg.geometry import FieldMap, Space, Transform
 from nnreg.geometry.itk import place, to_itk
@@ -20,20 +20,20 @@ from nnreg.imageio import Image
 LABELS = [1, 2, 3]
 
 
-def case_on(space: Space, seed: int, channels: int = 1, keypoints: int = 5) -> CaseData:
+def case_on(space: Space, seed: int, channels: int = 1, keypoints: int = 5) -> Case:
     """Smooth image, blobs as labels, keypoints inside."""
     rng = np.random.default_rng(seed)
     image = np.stack([gaussian_filter(rng.normal(size=space.shape), 1.5) for _ in range(channels)]).astype(np.float32)
     labels = np.stack([gaussian_filter(rng.normal(size=space.shape), 1.5) for _ in range(4)]).argmax(axis=0)[None].astype(np.int16)
-    points = space.to_world(rng.uniform(0, np.array(space.shape) - 1, (keypoints, space.ndim)))
-    return CaseData(Image(image, space), Image(labels, space), points)
+    points = rng.uniform(0, np.array(space.shape) - 1, (keypoints, space.ndim))[:, ::-1]
+    return Case(Image(image, space), Image(labels, space), points)
 
 
-def moved(case: CaseData, matrix: np.ndarray) -> tuple[CaseData, Transform]:
+def moved(case: Case, matrix: np.ndarray) -> tuple[Case, Transform]:
     """The same voxels lying elsewhere in the world, and the map there."""
     space = Space.from_matrix(case.image.space.shape, matrix @ case.image.space.matrix)
     transform = Transform.affine(matrix)
-    return CaseData(Image(case.image.array, space), Image(case.labels.array, space), transform.map_points(case.keypoints_mm)), transform
+    return Case(Image(case.image.array, space), Image(case.labels.array, space), case.keypoints_voxel), transform
 
 
 def rigid(space: Space, shift: float) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_dice_is_that_of_labels_that_simpleitk_warps(shape, rotated_space, smoot
 
 def test_only_what_is_given_is_measured(shape, rotated_space):
     case = case_on(rotated_space(shape), 0)
-    bare, identity = CaseData(case.image), Transform.identity(len(shape))
+    bare, identity = Case(case.image), Transform.identity(len(shape))
     result = evaluate_pair(fixed=bare, moving=case, transform=identity, aligned=identity)
     assert result["labels"] == {}
     assert set(result["metrics"]) == {"ncc_header", "ncc_aligned", "ncc_after", "sdlogj", "folding_count", "folding_percent", "ndv_percent", "grad_l2"}
@@ -103,7 +103,7 @@ def test_only_what_is_given_is_measured(shape, rotated_space):
 def test_images_of_other_channels_are_not_correlated(shape, rotated_space):
     space, identity = rotated_space(shape), Transform.identity(len(shape))
     case = case_on(space, 0)
-    colour = CaseData(Image(np.repeat(case.image.array, 3, axis=0), space), case.labels)
+    colour = Case(Image(np.repeat(case.image.array, 3, axis=0), space), case.labels)
     result = evaluate_pair(fixed=colour, moving=case, transform=identity, aligned=identity, surface=False)
     assert "ncc_after" not in result["metrics"]
     assert result["metrics"]["dice_after"] == 1
@@ -117,17 +117,17 @@ def test_the_mask_of_the_fixed_image_restricts_similarity_and_truth(shape, rotat
     other = Image(np.where(half, case.image.array, -3 * case.image.array), space)
     wrong = np.zeros((len(shape), *shape), np.float32)
     wrong[0] = np.where(half[0], 0, 5)
-    masked = CaseData(case.image, mask=Image(half, space))
-    arguments = {"moving": CaseData(other), "transform": identity, "aligned": identity, "truth": FieldMap(wrong, space)}
+    masked = Case(case.image, mask=Image(half, space))
+    arguments = {"moving": Case(other), "transform": identity, "aligned": identity, "truth": FieldMap(wrong, space)}
     assert evaluate_pair(fixed=masked, **arguments)["metrics"]["ncc_after"] == pytest.approx(1)
     assert evaluate_pair(fixed=masked, **arguments)["metrics"]["epe_after"] == pytest.approx(0, abs=1e-9)
-    assert evaluate_pair(fixed=CaseData(case.image), **arguments)["metrics"]["ncc_after"] < 0.9
-    assert evaluate_pair(fixed=CaseData(case.image), **arguments)["metrics"]["epe_after"] > 1
+    assert evaluate_pair(fixed=Case(case.image), **arguments)["metrics"]["ncc_after"] < 0.9
+    assert evaluate_pair(fixed=Case(case.image), **arguments)["metrics"]["epe_after"] > 1
     # labels say where the anatomy is: what is wrong elsewhere is in `epe` alone
-    labelled = evaluate_pair(fixed=CaseData(case.image, labels=Image(half, space)), **arguments)["metrics"]
+    labelled = evaluate_pair(fixed=Case(case.image, labels=Image(half, space)), **arguments)["metrics"]
     assert labelled["epe_labels_after"] == pytest.approx(0, abs=1e-9)
     assert labelled["epe_after"] > 1
-    assert "epe_labels_after" not in evaluate_pair(fixed=CaseData(case.image), **arguments)["metrics"]
+    assert "epe_labels_after" not in evaluate_pair(fixed=Case(case.image), **arguments)["metrics"]
 
 
 def test_a_label_pushed_out_of_the_image_is_lost_and_an_absent_one_is_nothing(rotated_space):
@@ -135,7 +135,7 @@ def test_a_label_pushed_out_of_the_image_is_lost_and_an_absent_one_is_nothing(ro
     far[:2, 2] = 1000
     fixed = case_on(space, 0)
     labels = np.where(fixed.labels.array == 3, 0, fixed.labels.array)
-    moving = CaseData(fixed.image, Image(labels, space))
+    moving = Case(fixed.image, Image(labels, space))
     result = evaluate_pair(fixed=fixed, moving=moving, transform=Transform.affine(far), aligned=Transform.identity(2), labels=[1, 2, 3])
     assert result["labels_lost"] == [1, 2]
     assert result["metrics"]["dice_after"] == 0
@@ -147,9 +147,9 @@ def test_a_label_pushed_out_of_the_image_is_lost_and_an_absent_one_is_nothing(ro
 def test_labels_stored_as_floats_count_and_fractions_are_refused(rotated_space):
     space, identity = rotated_space((17, 24)), Transform.identity(2)
     case = case_on(space, 0)
-    floats = CaseData(case.image, Image(case.labels.array.astype(np.float32), space))
+    floats = Case(case.image, Image(case.labels.array.astype(np.float32), space))
     assert evaluate_pair(fixed=case, moving=floats, transform=identity, aligned=identity)["metrics"]["dice_after"] == 1
-    halves = CaseData(case.image, Image(case.labels.array + 0.5, space))
+    halves = Case(case.image, Image(case.labels.array + 0.5, space))
     with pytest.raises(EvaluationError, match="whole numbers"):
         evaluate_pair(fixed=case, moving=halves, transform=identity, aligned=identity)
 
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(rotated_space):
     with pytest.raises(EvaluationError, match="moving image 3D"):
         evaluate_pair(fixed=flat, moving=case_on(rotated_space((5, 6, 7)), 0), transform=identity, aligned=identity)
     with pytest.raises(EvaluationError, match="found 5 in the fixed and 4"):
-        evaluate_pair(fixed=flat, moving=CaseData(flat.image, keypoints_mm=flat.keypoints_mm[:4]), transform=identity, aligned=identity)
+        evaluate_pair(fixed=flat, moving=Case(flat.image, keypoints_voxel=flat.keypoints_voxel[:4]), transform=identity, aligned=identity)
 
 
 # -- summary ----------------------------------------------------------------------------------------------------------------------

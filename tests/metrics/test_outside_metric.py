@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnreg.errors import ConfigurationError
-from nnreg.evaluation import CaseData, evaluate_pair, summarise, table
+from nnreg.evaluation import Case, evaluate_pair, summarise, table
 from nnreg.evaluation.dense_prediction.case import COLUMNS, COUNTS, dense_table, evaluate_label_files, evaluate_labels, label_files
 from nnreg.evaluation.summary import FIELD_ROWS, ROWS
 from nnreg.geometry import Space, Transform
@@ -42,9 +42,9 @@ REACH = Metric("reach", "field", lambda displacement, mask, spacing: abs(displac
 def pair() -> dict[str, Any]:
     rng = np.random.default_rng(0)
 
-    def case() -> CaseData:
+    def case() -> Case:
         labels = rng.integers(0, 3, (1, *SPACE.shape)).astype(np.int16)
-        return CaseData(Image(rng.random((2, *SPACE.shape)).astype(np.float32), SPACE), Image(labels, SPACE), rng.random((4, 3)) * 8)
+        return Case(Image(rng.random((2, *SPACE.shape)).astype(np.float32), SPACE), Image(labels, SPACE), rng.random((4, 3)) * 8)
 
     matrix = np.eye(4)
     matrix[:3, 3] = (0.0, 0.0, 2.0)

@@ -25,7 +25,7 @@ def _planned(measured, seconds, speed=SPEED):
 
 
 def _faster(times):
-    return Speed("a faster machine", *(value / times for value in dataclasses.astuple(SPEED)[1:]))
+    return Speed("a faster machine", *(value / times for value in dataclasses.astuple(SPEED)[1:9]))
 
 
 def test_what_is_planned_fits_and_is_worth_it(brains):
@@ -48,6 +48,13 @@ def test_a_longer_budget_or_a_faster_machine_never_plans_less(brains):
     # everything twice as fast is the same as twice the time
     for seconds in budgets:
         assert _planned(brains, seconds, _faster(2))[0].grid == _planned(brains, 2 * seconds)[0].grid
+
+
+def test_half_precision_is_planned_where_it_was_measured_to_be_quicker(brains):
+    for measured, planned in (("bf16", "bf16"), ("off", "auto"), ("auto", "auto")):
+        configuration, _ = _planned(brains, 3600, dataclasses.replace(SPEED, precision=measured))
+        assert configuration.training.mixed_precision == planned
+        assert "training.mixed_precision" in configuration.because
 
 
 def test_without_end_the_plan_is_the_one_without_a_budget(brains):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnreg.cli.common import progress_bar
-from nnreg.cli.prediction import model_folder, own_trainer
+from nnreg.cli.prediction import trained_model
+from nnreg.progress import progress_bar
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
@@ -30,14 +30,10 @@ def predict_label_maps(options: argparse.Namespace, configuration: str | None) -
 
     output = Path(options.output)
     content = predict_folder(
-        model_folder(options, configuration),
+        trained_model(options, configuration),
         Path(options.input),
         output,
-        folds=options.folds,
-        checkpoint=options.checkpoint,
-        trainer=own_trainer(options),
         previous=Path(options.prev_stage_predictions) if options.prev_stage_predictions else None,
-        device=options.device,
         tiles=TileOptions(step_size=options.step_size, mirror=not options.disable_tta),
         options=DenseOptions(
             save_probabilities=options.save_probabilities,

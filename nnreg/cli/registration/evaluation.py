@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnreg.cli.common import progress_bar
+from nnreg.progress import progress_bar
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nnreg.cli.common import progress_bar, workspace_of
-from nnreg.cli.prediction import model_folder, own_trainer
+from nnreg.cli.common import workspace_of
+from nnreg.cli.prediction import dataset_plans, trained_model
 from nnreg.planning.registration.engine_settings import METHODS, NETWORK
+from nnreg.progress import progress_bar
 
 if TYPE_CHECKING:
     from nnreg.dataset.pairs import Pair
     from nnreg.dataset.spec import DatasetSpec
-    from nnreg.planning.plans import Plans
+    from nnreg.inference.registration.models import PairModel
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
@@ -33,60 +34,35 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 def register_images(options: argparse.Namespace, configuration: str | None) -> str:
     """Register the images of a folder; returns what was done."""
-    from nnreg.inference.registration.predict import PredictOptions, optimise_folder, predict_folder
-    from nnreg.planning.plans import OPTIMISE
-    from nnreg.planning.registration.plans import registration_plans
+    from nnreg.inference.registration.cases import NewImages
+    from nnreg.inference.registration.predict import PredictOptions
+    from nnreg.inference.registration.predict import register_images as register
 
-    shared: dict[str, Any] = {
-        "labels": Path(options.labels) if options.labels else None,
-        "pairs": _pairs(options),
-        "options": PredictOptions(
-            method=options.method,
-            learn2reg=options.learn2reg,
-            pictures=not options.no_pictures,
-            continue_prediction=options.continue_prediction,
-        ),
-    }
-    images, output, show = Path(options.input), Path(options.output), progress_bar("predicting", quiet=options.quiet)
-    if configuration == OPTIMISE:
-        plans, spec = _planned(options)
-        content = optimise_folder(registration_plans(plans), spec, images, output, atlas_images=_atlas_images(options, spec), on_progress=show, **shared)
-    else:
-        folder = model_folder(options, configuration)
-        content = predict_folder(
-            folder,
-            images,
-            output,
-            folds=options.folds,
-            checkpoint=options.checkpoint,
-            trainer=own_trainer(options),
-            atlas_images=_atlas_images(options, _model_spec(folder)),
-            device=options.device,
-            on_note=print,
-            on_progress=show,
-            **shared,
-        )
+    model, output = _model(options, configuration), Path(options.output)
+    images = NewImages(Path(options.input), Path(options.labels) if options.labels else None, _pairs(options), _atlas_images(options, model.spec))
+    wanted = PredictOptions(
+        method=options.method,
+        learn2reg=options.learn2reg,
+        pictures=not options.no_pictures,
+        continue_prediction=options.continue_prediction,
+    )
+    content = register(model, images, output, options=wanted, on_note=print, on_progress=progress_bar("predicting", quiet=options.quiet))
     return f"{len(content['pairs'])} pairs by {content['model']} in {output.absolute()}"
 
 
-def _planned(options: argparse.Namespace) -> tuple[Plans, DatasetSpec]:
-    """Plans and dataset.json of the dataset, or of the model folder."""
-    from nnreg.dataset.spec import DatasetSpec
-    from nnreg.inference.predictor import ModelFolder
-    from nnreg.preprocessing import read_plans
+def _model(options: argparse.Namespace, configuration: str | None) -> PairModel:
+    """Networks, or the engine with the plans of the model folder or of the dataset."""
+    from nnreg.inference.registration.models import PlannedEngine, TrainedPairs
+    from nnreg.planning.plans import OPTIMISE
+    from nnreg.planning.registration.plans import registration_plans
 
+    if configuration != OPTIMISE:
+        return TrainedPairs(trained_model(options, configuration))
     if options.model_folder:
-        model = ModelFolder.open(Path(options.model_folder))
-        return model.plans, model.spec
-    workspace = workspace_of(options)
-    folder = workspace.preprocessed_folder(options.dataset)
-    return read_plans(folder, options.plans_identifier, folder.name), DatasetSpec.read(folder / "dataset.json")
-
-
-def _model_spec(folder: Path) -> DatasetSpec:
-    from nnreg.inference.predictor import ModelFolder
-
-    return ModelFolder.open(folder).spec
+        folder = trained_model(options, configuration).folder
+        return PlannedEngine(registration_plans(folder.plans), folder.spec)
+    plans, spec = dataset_plans(options)
+    return PlannedEngine(registration_plans(plans), spec)
 
 
 def _pairs(options: argparse.Namespace) -> list[Pair] | None:

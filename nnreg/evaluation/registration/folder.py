@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnreg.dataset.pairs import Pair
 from nnreg.errors import EvaluationError, GeometryError, did_you_mean
-from nnreg.evaluation.registration.pair import CaseData, evaluate_pair
+from nnreg.evaluation.registration.pair import evaluate_pair
 from nnreg.evaluation.summary import summarise
 from nnreg.files import read_json
-from nnreg.geometry import index_points_to_world
 from nnreg.geometry.itk import read_itk
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
+    from nnreg.dataset.raw import Case
 
 PREDICTION_FILE = "prediction.json"
 TRANSFORM_FILE, ALIGNMENT_FILE = "transform.h5", "alignment.h5"
@@ -154,7 +154,6 @@ def _evaluate(job: PairJob) -> dict[str, Any]:
     return {"name": job.name, "fixed": job.fixed, "moving": job.moving, **timing, **result}
 
 
-def _case(raw: RawDataset, name: str, with_labels: bool) -> CaseData:
+def _case(raw: RawDataset, name: str, with_labels: bool) -> Case:
     case = raw.read_case(name)
-    points = None if case.keypoints_voxel is None else index_points_to_world(case.keypoints_voxel, case.image.space)
-    return CaseData(case.image, case.labels if with_labels else None, points, case.mask)
+    return case if with_labels else replace(case, labels=None)

@@ -7,7 +7,6 @@ Three stages are told apart. ``header``: the images where their headers put them
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from nnreg import metrics
 from nnreg.arrays import Doubles
+from nnreg.dataset.raw import Case
 from nnreg.errors import EvaluationError
 from nnreg.geometry import FieldMap, Space, Transform, resample_image, resample_labels
 from nnreg.metrics.additional import AdditionalMetric, additional_metrics
@@ -25,31 +25,10 @@ if TYPE_CHECKING:
 NAN = float("nan")
 
 
-@dataclass(frozen=True, eq=False)
-class CaseData:
-    """What is known about one image.
-
-    Attributes
-    ----------
-    image : Image
-    labels : Image, optional
-        Integer label map (1, *spatial), on its own grid.
-    keypoints_mm : array, shape (N, ndim), optional
-        World mm, x first; row i of the fixed case corresponds to row i of the moving one.
-    mask : Image, optional
-        Not zero where the image is valid. The fixed image's restricts similarity and field figures.
-    """
-
-    image: Image
-    labels: Image | None = None
-    keypoints_mm: Doubles | None = None
-    mask: Image | None = None
-
-
 def evaluate_pair(
     *,
-    fixed: CaseData,
-    moving: CaseData,
+    fixed: Case,
+    moving: Case,
     transform: Transform,
     aligned: Transform,
     labels: Sequence[int] | None = None,
@@ -61,7 +40,8 @@ def evaluate_pair(
 
     Parameters
     ----------
-    fixed, moving : CaseData
+    fixed, moving : Case
+        The mask of the fixed one restricts similarity and the figures of the field.
     transform, aligned : Transform
         Fixed world to moving world: the whole map, and the pre-alignment alone.
     labels
@@ -110,7 +90,7 @@ def evaluate_pair(
     return result
 
 
-def _check(fixed: CaseData, moving: CaseData, transform: Transform) -> None:
+def _check(fixed: Case, moving: Case, transform: Transform) -> None:
     dimensions = {"fixed image": fixed.image.space.ndim, "moving image": moving.image.space.ndim, "transform": transform.ndim}
     if len(set(dimensions.values())) > 1:
         found = ", ".join(f"{name} {n}D" for name, n in dimensions.items())
@@ -225,8 +205,8 @@ def _truth(
 def _add(
     more: AdditionalMetric,
     result: dict[str, Any],
-    fixed: CaseData,
-    moving: CaseData,
+    fixed: Case,
+    moving: Case,
     stages: Mapping[str, Transform],
     field: FieldMap,
     mask: npt.NDArray[np.bool_] | None,

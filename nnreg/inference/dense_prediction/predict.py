@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from nnreg.inference.dense_prediction.probabilities import ENDING as PROBABILITI
 from nnreg.inference.dense_prediction.probabilities import write_probabilities
 from nnreg.inference.dense_prediction.record import PREDICTION_FILE, PredictionRecord
 from nnreg.inference.dense_prediction.sources import DenseSource, NewCases, Prepared, label_ending
-from nnreg.inference.predictor import ModelFolder, Predictor
+from nnreg.inference.predictor import ModelFolder, Predictor, TrainedModel
 from nnreg.inference.registration.cases import refuse_own_folder
 from nnreg.inference.registration.prefetch import Behind, ahead
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.progress import Progress
-from nnreg.training.runtime_utils.runtime import device_named
 
 PICTURES = "overview"
 _drawing = threading.Lock()  # matplotlib is not made for several threads
@@ -187,15 +186,11 @@ def _predict_large(predictor: DensePredictor, source: DenseSource, case: str, ou
 
 
 def predict_folder(
-    model_folder: Path,
+    model: TrainedModel,
     images: Path,
     output: Path,
     *,
-    folds: Sequence[str] = (),
-    checkpoint: str = "checkpoint_final.pth",
-    trainer: str | None = None,
     previous: Path | None = None,
-    device: str = "auto",
     tiles: TileOptions = DEFAULT_TILES,
     options: DenseOptions = DenseOptions(),
     on_progress: Progress = lambda done, total, what: None,
@@ -204,54 +199,43 @@ def predict_folder(
 
     Parameters
     ----------
-    model_folder
-        ``TRAINER__PLANS__CONFIGURATION``.
+    model
+        The logits of its folds are averaged.
     images
         Folder of ``CASE_0000.ending`` files.
     output
         Where ``CASE.ending`` label maps and ``prediction.json`` go.
-    folds
-        Folds whose logits are averaged; all trained ones if empty.
-    checkpoint
-        File name in each fold's folder.
-    trainer
-        What ``-tr`` said in training, where the network is made by code of one's own.
     previous
         In a cascade, the label maps of the stage before; without them its model, beside this one, predicts into ``output/<its configuration>``.
-    device
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Returns
     -------
     dict
         The content of ``prediction.json``.
     """
-    model = ModelFolder.open(model_folder)
-    plans = dense_plans(model)
+    folder = model.folder
+    plans = dense_plans(folder)
     refuse_own_folder(output, images, previous)
     writable_folder(output)
-    stage = plans.configuration(model.configuration_name).previous_stage
+    stage = plans.configuration(folder.configuration_name).previous_stage
     if stage is not None and previous is None:
-        previous = _earlier_stage(model, stage, images, output / stage, folds, checkpoint, trainer, device, tiles, options, on_progress)
+        previous = output / stage
+        quick = replace(options, save_probabilities=False, pictures=False, part=0, parts=1)
+        predict_folder(_earlier_stage(model, stage), images, previous, tiles=tiles, options=quick, on_progress=on_progress)
     elif stage is None and previous is not None:
-        raise PredictionError(f"-prev_stage_predictions {previous}: {model.configuration_name} is no second stage. Leave it out.")
-    source = NewCases(images, plans, model.configuration_name, model.spec, previous)
-    predictor = dense_predictor(model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer), model.spec, tiles)
-    return predict_cases(predictor, source, output, model=model.path.name, options=options, on_progress=on_progress)
+        raise PredictionError(f"-prev_stage_predictions {previous}: {folder.configuration_name} is no second stage. Leave it out.")
+    source = NewCases(images, plans, folder.configuration_name, folder.spec, previous)
+    predictor = dense_predictor(model.predictor(), folder.spec, tiles)
+    return predict_cases(predictor, source, output, model=folder.path.name, options=options, on_progress=on_progress)
 
 
-def _earlier_stage(model: ModelFolder, stage: str, images: Path, output: Path, *given: Any) -> Path:
-    folds, checkpoint, trainer, device, tiles, options, on_progress = given
-    folder = model.path.with_name("__".join([*model.path.name.split("__")[:2], stage]))
-    if not folder.is_dir():
-        raise PredictionError(
-            f"{folder}: does not exist, but {model.configuration_name} needs predictions of {stage}. Train it, or name them with -prev_stage_predictions."
-        )
-    options = DenseOptions(pictures=False, continue_prediction=options.continue_prediction, readers=options.readers, writers=options.writers)
-    predict_folder(
-        folder, images, output, folds=folds, checkpoint=checkpoint, trainer=trainer, device=device, tiles=tiles, options=options, on_progress=on_progress
-    )
-    return output
+def _earlier_stage(model: TrainedModel, stage: str) -> TrainedModel:
+    """The model of the stage before, which lies beside this one."""
+    path = model.folder.path.with_name("__".join([*model.folder.path.name.split("__")[:2], stage]))
+    if not path.is_dir():
+        name = model.folder.configuration_name
+        raise PredictionError(f"{path}: does not exist, but {name} needs predictions of {stage}. Train it, or name them with -prev_stage_predictions.")
+    return replace(model, folder=ModelFolder.open(path))
 
 
 def dense_plans(model: ModelFolder) -> DensePlans:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +14,7 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
 from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import read_label_map
+from nnreg.dataset.pairs import Pair
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels
@@ -83,6 +86,28 @@ class TrainingCases:
         return self.data.load(case)
 
 
+@dataclass(frozen=True)
+class NewImages:
+    """Images to register that no training has seen, what lies beside them, and which of them make pairs.
+
+    Attributes
+    ----------
+    folder
+        ``CASE_0000.ending`` files.
+    labels
+        Folder of label files to warp along; ``labelsTs`` beside ``imagesTs`` by default.
+    pairs
+        Which pairs; by the dataset's pairing if None.
+    atlas_images
+        Channel files of the atlas, where the dataset has one and it is not among the images.
+    """
+
+    folder: Path
+    labels: Path | None = None
+    pairs: Sequence[Pair] | None = None
+    atlas_images: Mapping[str, list[Path]] = field(default_factory=dict)
+
+
 class FolderCases:
     """New images ``CASE_0000.ending`` of a folder, preprocessed as the training images were.
 
@@ -108,14 +133,14 @@ class FolderCases:
         labels_folder: Path | None,
         spec: DatasetSpec,
         preprocessor: Preprocessor | None,
-        extra: dict[str, list[Path]] | None = None,
+        extra: Mapping[str, list[Path]] | None = None,
         ndim: int | None = None,
     ) -> None:
         if not folder.is_dir():
             raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
         self.folder, self.labels_folder, self.preprocessor = folder, labels_folder, preprocessor
         self.channels, self.ndim = len(spec.channel_names), ndim
-        self._files = cases_in(folder, self.channels) | (extra or {})
+        self._files = cases_in(folder, self.channels) | dict(extra or {})
         self._images: dict[str, Image] = {}
         self._preprocessed: dict[tuple[str, str], PreprocessedCase] = {}
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import Pair
+from nnreg.dataset.raw import Case
 from nnreg.errors import PredictionError, RegistrationError
-from nnreg.evaluation.registration.pair import CaseData, evaluate_pair
+from nnreg.evaluation.registration.pair import evaluate_pair
 from nnreg.files import read_json, write_json
-from nnreg.geometry import index_points_to_world
 from nnreg.inference.predictor import PairTransforms, Predictor
 from nnreg.inference.registration.cases import CaseSource
 from nnreg.inference.registration.pair_predictors import EnginePredictor, NetworkPredictor, PairMapper, Refined
@@ -150,9 +150,8 @@ def _timed(mapper: PairMapper, source: CaseSource, pair: Pair) -> tuple[PairTran
     return found, round(time.monotonic() - started, 3)
 
 
-def _known(source: CaseSource, case: str) -> CaseData:
-    image, points = source.image(case), source.keypoints_voxel(case)
-    return CaseData(image, source.labels(case), None if points is None else index_points_to_world(points, image.space), source.mask(case))
+def _known(source: CaseSource, case: str) -> Case:
+    return Case(source.image(case), source.labels(case), source.keypoints_voxel(case), source.mask(case), case)
 
 
 def _figure(rows: Sequence[Mapping[str, float]], settings: Optimisation) -> str | None:

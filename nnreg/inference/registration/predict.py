@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nnreg.dataset import RawDataset
@@ -16,18 +17,14 @@ from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
-from nnreg.inference.predictor import ModelFolder, Predictor
-from nnreg.inference.registration.cases import CaseSource, FolderCases, TrainingCases, folder_beside, refuse_own_folder
+from nnreg.inference.predictor import Predictor, TrainedModel
+from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImages, TrainingCases, refuse_own_folder
 from nnreg.inference.registration.export import DONE, write_pair
-from nnreg.inference.registration.method import mapper_named, method_of
-from nnreg.inference.registration.pair_predictors import EnginePredictor, NetworkPredictor, PairMapper
-from nnreg.planning.decision import Decision
-from nnreg.planning.plans import OPTIMISE
-from nnreg.planning.registration.engine_settings import Optimisation
-from nnreg.planning.registration.plans import RegistrationPlans, registration_plans
-from nnreg.preprocessing.registration.preprocessor import Preprocessor
+from nnreg.inference.registration.models import Origin, PairModel, PlannedEngine, TrainedPairs
+from nnreg.inference.registration.pair_predictors import NetworkPredictor, PairMapper
+from nnreg.planning.plans import Plans
+from nnreg.planning.registration.plans import registration_plans
 from nnreg.progress import Progress
-from nnreg.training.runtime_utils.runtime import device_named
 
 PREDICTION_FILE = "prediction.json"
 SCHEMA_VERSION = 1
@@ -52,9 +49,7 @@ def predict_pairs(
     pairs: Sequence[Pair],
     output: Path,
     *,
-    dataset: str,
-    model: str,
-    method: Decision[str] | None = None,
+    origin: Origin,
     options: PredictOptions = PredictOptions(),
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
@@ -66,8 +61,7 @@ def predict_pairs(
         The content of ``prediction.json``.
     """
     writable_folder(output)
-    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "dataset": dataset, "model": model}
-    content |= {} if method is None else {"method": method.value, "because": method.because}
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | origin.told()
     earlier = _earlier(output, content) if options.continue_prediction else {}
     content["pairs"] = []
     for done, pair in enumerate(pairs):
@@ -127,58 +121,44 @@ def _earlier(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
 
 def predict_training_cases(predictor: Predictor, raw: RawDataset, arrays: Path, pairs: Sequence[Pair], output: Path, *, on_progress: Progress) -> None:
     """Predict pairs of a dataset's own cases from their stored arrays (the full validation of a fold): what the network does, without refinement."""
-    plans = predictor.plans
-    predict_pairs(
-        NetworkPredictor(predictor),
-        TrainingCases(raw, arrays),
-        pairs,
-        output,
-        dataset=plans.dataset_name,
-        model=plans.plans_name,
-        on_progress=on_progress,
-    )
+    origin = Origin(predictor.plans.dataset_name, predictor.plans.plans_name)
+    predict_pairs(NetworkPredictor(predictor), TrainingCases(raw, arrays), pairs, output, origin=origin, on_progress=on_progress)
 
 
 def predict_folder(
-    model_folder: Path,
+    model: TrainedModel,
     images: Path,
     output: Path,
     *,
-    folds: Sequence[str] = (),
-    checkpoint: str = "checkpoint_final.pth",
-    trainer: str | None = None,
     labels: Path | None = None,
     pairs: Sequence[Pair] | None = None,
-    atlas_images: dict[str, list[Path]] | None = None,
-    device: str = "auto",
+    atlas_images: Mapping[str, list[Path]] = MappingProxyType({}),
+    options: PredictOptions = PredictOptions(),
+    on_progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Register the images of a folder with a trained model: :func:`register_images` by :class:`TrainedPairs`, with the attributes of :class:`NewImages`."""
+    return register_images(TrainedPairs(model), NewImages(images, labels, pairs, atlas_images), output, options=options, on_progress=on_progress)
+
+
+def register_images(
+    model: PairModel,
+    images: NewImages,
+    output: Path,
+    *,
     options: PredictOptions = PredictOptions(),
     on_note: Callable[[str], None] = lambda text: None,
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
-    """Register the images of a folder with a trained model, by what its validation found best: network, refined network or engine.
+    """Register new images pair by pair.
 
     Parameters
     ----------
-    model_folder
-        ``TRAINER__PLANS__CONFIGURATION``.
+    model
+        A trained model, or the engine with the settings of plans.
     images
-        Folder of ``CASE_0000.ending`` files.
+        With what lies beside them.
     output
         Where ``FIXED__MOVING`` folders and ``prediction.json`` go.
-    folds
-        Folds whose fields are averaged; all trained ones if empty.
-    checkpoint
-        File name in each fold's folder.
-    trainer
-        What ``-tr`` said in training, where the network is made by code of one's own.
-    labels
-        Folder of label files to warp along; ``labelsTs`` beside ``imagesTs`` by default.
-    pairs
-        Which pairs; by the dataset's pairing if None.
-    atlas_images
-        Channel files of the atlas, where the dataset has one and it is not among the images.
-    device
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     on_note
         Hears in a sentence what predicts, and why.
 
@@ -187,71 +167,51 @@ def predict_folder(
     dict
         The content of ``prediction.json``.
     """
-    model = ModelFolder.open(model_folder)
-    refuse_own_folder(output, images, labels)
+    refuse_own_folder(output, images.folder, images.labels)
     writable_folder(output)
-    plans = registration_plans(model.plans)
-    preprocessor = Preprocessor.from_folder(plans, model.configuration_name, model.path)
-    ndim = plans.configuration(model.configuration_name).ndim
-    source = FolderCases(images, labels or folder_beside(images, "labels"), model.spec, preprocessor, atlas_images, ndim)
-    chosen = _chosen(model.spec, source, images, pairs, options)
-    predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=device_named(device), trainer=trainer)
-    method = Decision(options.method, "asked for by --method") if options.method else _method(model, folds, predictor, plans.optimisation)
-    on_note(f"predicting by {method.value}: {method.because}")
-    mapper = mapper_named(method.value, predictor, plans.optimisation)
-    name = model.path.name
-    return predict_pairs(mapper, source, chosen, output, dataset=plans.dataset_name, model=name, method=method, options=options, on_progress=on_progress)
+    source = model.source(images)
+    pairs = _chosen(model.spec, source, images, options)
+    mapper, origin = model.mapper(options.method)
+    if origin.method is not None:
+        on_note(f"predicting by {origin.method.value}: {origin.method.because}")
+    return predict_pairs(mapper, source, pairs, output, origin=origin, options=options, on_progress=on_progress)
 
 
-def _method(model: ModelFolder, folds: Sequence[str], predictor: Predictor, settings: Optimisation) -> Decision[str]:
-    """What the validation of the folds found best."""
-    return method_of(model.path, list(folds) or model.folds(), settings, supervised=bool(predictor.configuration.training.supervision))
-
-
-def optimise_folder(
-    plans: RegistrationPlans,
-    spec: DatasetSpec,
+def predict_dataset(
+    plans: Plans,
+    raw: RawDataset,
+    model: TrainedModel | None,
     images: Path,
     output: Path,
     *,
-    labels: Path | None = None,
-    pairs: Sequence[Pair] | None = None,
-    atlas_images: dict[str, list[Path]] | None = None,
-    options: PredictOptions = PredictOptions(),
+    on_note: Callable[[str], None] = lambda text: None,
     on_progress: Progress = lambda done, total, what: None,
-) -> dict[str, Any]:
-    """Register the images of a folder pair by pair with the plan's settings: nothing is trained, no checkpoint is needed.
+) -> list[dict[str, Any]]:
+    """Register images of a dataset as its plans recommend, by `model` or, without one, by the engine; finished pairs are kept.
 
-    Parameters
-    ----------
-    plans, spec
-        Of the dataset the images are of the kind of.
-    images, output, labels, pairs, atlas_images, options, on_progress
-        As in :func:`predict_folder`; what is written is the same.
+    Returns
+    -------
+    list of dict
+        The pairs of ``prediction.json``.
     """
-    refuse_own_folder(output, images, labels)
-    writable_folder(output)
-    ndims = {configuration.ndim for configuration in plans.configurations.values()}
-    ndim = ndims.pop() if len(ndims) == 1 else None
-    source = FolderCases(images, labels or folder_beside(images, "labels"), spec, None, atlas_images, ndim)
-    chosen = _chosen(spec, source, images, pairs, options)
-    model = f"{OPTIMISE}__{plans.plans_name}"
-    mapper = EnginePredictor(plans.optimisation)
-    return predict_pairs(mapper, source, chosen, output, dataset=plans.dataset_name, model=model, options=options, on_progress=on_progress)
+    atlas = {} if raw.spec.atlas is None else {raw.spec.atlas: list(raw.image_paths(raw.spec.atlas))}
+    pair_model: PairModel = PlannedEngine(registration_plans(plans), raw.spec) if model is None else TrainedPairs(model)
+    new, options = NewImages(images, atlas_images=atlas), PredictOptions(continue_prediction=True)
+    return list(register_images(pair_model, new, output, options=options, on_note=on_note, on_progress=on_progress)["pairs"])
 
 
-def _chosen(spec: DatasetSpec, source: FolderCases, images: Path, pairs: Sequence[Pair] | None, options: PredictOptions) -> list[Pair]:
+def _chosen(spec: DatasetSpec, source: FolderCases, images: NewImages, options: PredictOptions) -> list[Pair]:
     """The pairs to register, with every file there."""
-    chosen = list(pairs) if pairs is not None else list(pairs_among(spec, source.cases))
+    chosen = list(images.pairs) if images.pairs is not None else list(pairs_among(spec, source.cases))
     if not chosen:
-        raise PredictionError(
-            f"{images}: its cases ({', '.join(source.cases[:8])}) form no pair under pairing {spec.pairing!r}. Name them with --pairs or --fixed and --moving."
-        )
+        names = ", ".join(source.cases[:8])
+        no_pair = f"{images.folder}: its cases ({names}) form no pair under pairing {spec.pairing!r}."
+        raise PredictionError(f"{no_pair} Name them with --pairs or --fixed and --moving.")
     check_pair_names(chosen)
     for pair in chosen:
         source.paths(pair.fixed), source.paths(pair.moving)
     if options.learn2reg and source.image(chosen[0].fixed).ndim != 3:
-        raise PredictionError(f"--learn2reg: its field format is three-dimensional, {images} holds 2D images. Leave it out.")
+        raise PredictionError(f"--learn2reg: its field format is three-dimensional, {images.folder} holds 2D images. Leave it out.")
     return chosen
 
 

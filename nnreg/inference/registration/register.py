@@ -56,6 +56,7 @@ def register_files(
     *,
     guided: bool = True,
     picture: bool = True,
+    field: bool = False,
     on_progress: Progress | None = None,
     **options: Any,
 ) -> Registration:
@@ -72,6 +73,8 @@ def register_files(
         Whether labels and landmarks guide the registration; if not, they only measure it.
     picture
         Whether to draw ``overview.png``.
+    field
+        Whether to write ``field.nii.gz``: what ``transform.h5`` holds already, affine part included, for programs that read displacements alone.
     on_progress
         Called with (done, total, what is being done).
     **options
@@ -92,10 +95,10 @@ def register_files(
         refuse_overwriting(output / name, files.all())
     with no_empty_folders():
         writable_folder(output)  # told before the work, not after it
-        return _registered(files, output, guided=guided, picture=picture, on_progress=on_progress, **options)
+        return _registered(files, output, guided=guided, picture=picture, field=field, on_progress=on_progress, **options)
 
 
-def _registered(files: PairFiles, output: Path, *, guided: bool, picture: bool, on_progress: Progress | None, **options: Any) -> Registration:
+def _registered(files: PairFiles, output: Path, *, guided: bool, picture: bool, field: bool, on_progress: Progress | None, **options: Any) -> Registration:
     started = time.perf_counter()
     fixed, moving = _image(files.fixed), _image(files.moving)
     initial = read_transforms(files.initial, fixed=fixed.space, moving=moving.space) if files.initial else None
@@ -119,20 +122,21 @@ def _registered(files: PairFiles, output: Path, *, guided: bool, picture: bool, 
     )
     # what is not one of the engine's stages
     result.timings["reading"] = time.perf_counter() - started - sum(result.timings.values())
-    write_registration(output, result, files=files, guided=guided, picture=picture)
+    write_registration(output, result, files=files, guided=guided, picture=picture, field=field)
     return result
 
 
-def write_registration(output: Path, result: Registration, *, files: PairFiles, guided: bool, picture: bool) -> None:
+def write_registration(output: Path, result: Registration, *, files: PairFiles, guided: bool, picture: bool, field: bool) -> None:
     """Write all that belongs to a result; nothing is in `output` before everything is written."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=".registration.", dir=output) as temporary:
         part = Path(temporary)
         write_itk(part / "transform.h5", result.transform)
         write_itk(part / "inverse_transform.h5", result.inverse)
-        write_itk(part / "field.nii.gz", result.transform, result.fixed.space)
+        if field:
+            write_itk(part / "field.nii.gz", result.transform, result.fixed.space)
         colour = result.moving.array.dtype == np.uint8 and result.moving.channels in (3, 4)
-        warped = as_stored(result.warped, np.uint8) if colour else result.warped
+        warped = as_stored(result.warped.array, np.uint8) if colour else result.warped.array
         write_image(part / "warped.nii.gz", warped, result.fixed.space)
         if result.annotations.moving_labels is not None:
             write_image(part / "warped_labels.nii.gz", result.warped_labels(result.annotations.moving_labels), result.fixed.space)

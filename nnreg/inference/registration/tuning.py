@@ -21,10 +21,9 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import Pair
 from nnreg.dataset.raw import Case
 from nnreg.errors import PlansError, RegistrationError
-from nnreg.evaluation.registration.pair import CaseData, evaluate_pair
+from nnreg.evaluation.registration.pair import evaluate_pair
 from nnreg.evaluation.summary import worst_mean
 from nnreg.files import read_json, write_json
-from nnreg.geometry import index_points_to_world
 from nnreg.imageio import Image
 from nnreg.inference.registration.pair_predictors import run_engine
 from nnreg.inference.registration.validation_scores import Trained, trained_networks
@@ -215,7 +214,7 @@ class _Bench:
         return measured
 
     def _measured(self, pair: Pair, settings: Optimisation, cases: _Cases, files: str) -> Measured:
-        fixed, moving = cases.known(pair.fixed), cases.known(pair.moving)
+        fixed, moving = cases.case(pair.fixed), cases.case(pair.moving)
         started = time.perf_counter()
         try:
             found = run_engine(pair, cases, settings, preset=settings.preset)
@@ -244,27 +243,22 @@ class _Cases:
 
     def image(self, case: str) -> Image:
         """The native image."""
-        return self._case(case).image
+        return self.case(case).image
 
     def labels(self, case: str) -> Image | None:
         """Its labels."""
-        return self._case(case).labels
+        return self.case(case).labels
 
     def mask(self, case: str) -> Image | None:
         """Its mask."""
-        return self._case(case).mask
+        return self.case(case).mask
 
     def keypoints_voxel(self, case: str) -> npt.NDArray[np.float64] | None:
         """Its keypoints."""
-        return self._case(case).keypoints_voxel
+        return self.case(case).keypoints_voxel
 
-    def known(self, case: str) -> CaseData:
-        """What the evaluation wants."""
-        found = self._case(case)
-        points = None if found.keypoints_voxel is None else index_points_to_world(found.keypoints_voxel, found.image.space)
-        return CaseData(found.image, found.labels, points, found.mask)
-
-    def _case(self, name: str) -> Case:
+    def case(self, name: str) -> Case:
+        """All that is known of it."""
         if name not in self.read:
             self.read[name] = self.raw.read_case(name)
         return self.read[name]

@@ -10,6 +10,7 @@ from math import prod
 from nnreg.errors import PlansError
 from nnreg.planning import memory
 from nnreg.planning.plans import Architecture
+from nnreg.planning.training_options import Precision
 
 PASSES = 3  # forward, gradient of the features, gradient of the weights: each the same products
 MILLION = 1e6
@@ -46,6 +47,7 @@ class Speed:
     epoch : of an epoch's end: log, curves, checkpoint
     validation : of a pair in the validation at the end, per million native voxels
     comparison : the same of a pair that the engine registers too, alone and from the network's field
+    precision : the quicker one here, which `product`, `number` and `level` are of
     """
 
     machine: str
@@ -57,6 +59,7 @@ class Speed:
     epoch: float
     validation: float
     comparison: float
+    precision: Precision = "auto"
 
     def step(self, work: Work) -> float:
         """Seconds of a forward and backward pass of one pair."""

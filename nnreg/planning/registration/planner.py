@@ -188,7 +188,9 @@ class _Builder:
             raise PlansError(
                 f"{self.fingerprint.dataset_name}: --time_budget {given} is too short even on the coarsest grid: {decided.because}. Allow that much."
             )
+        precision = budget.mixed_precision(allowed.speed)
         because = configuration.because | {"training_seconds": decided.because, "training.epochs": decided.because}
+        because["training.mixed_precision"] = precision.because
         because["spacing"] += f"; {chosen.because}"
         return replace(
             configuration,
@@ -197,6 +199,7 @@ class _Builder:
                 epochs=length.epochs,
                 iterations_per_epoch=length.iterations,
                 validation_iterations=length.validation_iterations,
+                mixed_precision=precision.value,
                 validation_pairs=length.validation_pairs,
                 compared_pairs=length.compared_pairs,
                 time_budget=TimeBudget(allowed.seconds, round(length.epoch_seconds, 3), round(length.validation_seconds, 1)),

@@ -237,7 +237,7 @@ def _mass_change(fixed: Image, found: Registration, body: Mask, background: list
     before = float((fixed.array - level).mean(axis=0)[body].sum(dtype=np.float64))
     growth = found.field.determinants()
     linear = np.eye(fixed.ndim + 1) if found.alignment is None else found.alignment.matrix
-    after = float(((found.warped - level).mean(axis=0) * growth)[body].sum(dtype=np.float64)) * abs(float(np.linalg.det(linear)))
+    after = float(((found.warped.array - level).mean(axis=0) * growth)[body].sum(dtype=np.float64)) * abs(float(np.linalg.det(linear)))
     return after / before - 1 if before else None
 
 

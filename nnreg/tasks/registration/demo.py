@@ -13,7 +13,7 @@ from nnreg.dataset.synthetic_writer import write_synthetic_dataset
 from nnreg.errors import NnRegError
 from nnreg.evaluation import evaluate_folder
 from nnreg.files import read_json, writable_folder, write_json
-from nnreg.inference.registration.predict import predict_folder
+from nnreg.inference.prediction import predict
 from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.preprocessing import plan_and_preprocess
 from nnreg.training.execution.run import train
@@ -87,7 +87,7 @@ def run_demo(
     plans = timed("plan and preprocess", lambda: plan_and_preprocess(workspace, DATASET, processes=1))
     model = timed("train", lambda: _trained(workspace, plans, size, device, say))
     predictions = output / "predictions"
-    timed("predict", lambda: predict_folder(model, raw.folder / "imagesTs", predictions, folds=["0"], device=device))
+    timed("predict", lambda: predict(model, raw.folder / "imagesTs", predictions, folds=["0"], device=device))
     summary = timed("evaluate", lambda: evaluate_folder(predictions, raw, processes=1, surface=False))
     write_json(predictions / "summary.json", summary)
     content = {

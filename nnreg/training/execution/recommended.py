@@ -187,20 +187,17 @@ def _images_of(raw: RawDataset) -> Path | None:
 
 def _predict(workspace: Workspace, raw: RawDataset, plans: Plans, images: Path, output: Path, options: RunOptions, watcher: Watcher) -> Sequence[Any]:
     """What was predicted: pairs or cases."""
-    show = watcher.progress("predicting")
-    if not TASKS[plans.task].registers_pairs:
-        predictor = imported(TASKS[plans.task].predictor)
-        content = predictor(_model(workspace, raw.name, plans), images, output, folds=[str(options.fold)], device=options.device, on_progress=show)
-        return list(content.get("cases", content))
-    from nnreg.inference.registration.predict import PredictOptions, optimise_folder, predict_folder
-    from nnreg.planning.registration.plans import registration_plans
+    from nnreg.inference.predictor import ModelFolder, TrainedModel
 
-    atlas = {} if raw.spec.atlas is None else {raw.spec.atlas: list(raw.image_paths(raw.spec.atlas))}
-    shared: dict[str, Any] = {"atlas_images": atlas, "options": PredictOptions(continue_prediction=True), "on_progress": show}
-    if plans.recommended == OPTIMISE:
-        return list(optimise_folder(registration_plans(plans), raw.spec, images, output, **shared)["pairs"])
-    model, folds = _model(workspace, raw.name, plans), [str(options.fold)]
-    return list(predict_folder(model, images, output, folds=folds, device=options.device, on_note=watcher.say, **shared)["pairs"])
+    show, entry = watcher.progress("predicting"), TASKS[plans.task]
+    model = None
+    if plans.recommended != OPTIMISE:
+        model = TrainedModel(ModelFolder.open(_model(workspace, raw.name, plans)), [str(options.fold)], device=options.device)
+    if entry.predict_dataset is not None:
+        predicted: Sequence[Any] = imported(entry.predict_dataset)(plans, raw, model, images, output, on_note=watcher.say, on_progress=show)
+        return predicted
+    content = imported(entry.predictor)(model, images, output, on_progress=show)
+    return list(content.get("cases", content))
 
 
 def _evaluate(raw: RawDataset, images: Path, output: Path, predicted: Sequence[Any], watcher: Watcher) -> None:

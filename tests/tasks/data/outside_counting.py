@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nnreg.dataset import RawDataset
 from nnreg.files import read_json, write_json
@@ -14,6 +14,9 @@ from nnreg.imageio import read_image
 from nnreg.planning.plans import Architecture, Configuration, Normalization, Plans, Training
 from nnreg.task import TaskEntry
 from nnreg.workspace import Workspace
+
+if TYPE_CHECKING:
+    from nnreg.inference.predictor import TrainedModel
 
 FILE_NAME = "dataset_fingerprint_counting.json"
 PLANNERS: dict[str, dict[str, Any]] = {"default": {}, "low": {"threshold": 0.5}}
@@ -110,9 +113,9 @@ def preprocess_dataset(workspace: Workspace, dataset: int | str, **options: Any)
     return {"3d": folder}
 
 
-def predict_folder(model: Path, images: Path, output: Path, *, least: int = 0) -> dict[str, Any]:
-    plans = CountingPlans.read(model / "plans.json")
-    counts = {path.name.rpartition("_")[0]: int((read_image(path).array > plans.threshold).sum()) for path in sorted(images.glob("*_0000.*"))}
+def predict_folder(model: TrainedModel, images: Path, output: Path, *, least: int = 0, **options: Any) -> dict[str, Any]:
+    threshold = cast(CountingPlans, model.folder.plans).threshold
+    counts = {path.name.rpartition("_")[0]: int((read_image(path).array > threshold).sum()) for path in sorted(images.glob("*_0000.*"))}
     content = {"task": "counting", "counts": {case: count for case, count in counts.items() if count >= least}}
     write_json(output / "prediction.json", content)
     return content
@@ -127,7 +130,9 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 
 def predict_command(options: argparse.Namespace, configuration: str | None) -> str:
-    content = predict_folder(Path(options.model_folder), Path(options.input), Path(options.output), least=options.least)
+    from nnreg.inference.predictor import ModelFolder, TrainedModel
+
+    content = predict_folder(TrainedModel(ModelFolder.open(Path(options.model_folder))), Path(options.input), Path(options.output), least=options.least)
     return f"{len(content['counts'])} counts"
 
 

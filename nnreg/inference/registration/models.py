@@ -1,0 +1,108 @@
+"""What registers new pairs of images: a trained model, or the engine with the settings of plans alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from nnreg.dataset.spec import DatasetSpec
+from nnreg.inference.predictor import TrainedModel
+from nnreg.inference.registration.cases import FolderCases, NewImages, folder_beside
+from nnreg.inference.registration.method import mapper_named, method_of
+from nnreg.inference.registration.pair_predictors import EnginePredictor, PairMapper
+from nnreg.planning.decision import Decision
+from nnreg.planning.plans import OPTIMISE
+from nnreg.planning.registration.plans import RegistrationPlans, registration_plans
+from nnreg.preprocessing.registration.preprocessor import Preprocessor
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where predicted pairs come from, as ``prediction.json`` says it.
+
+    Attributes
+    ----------
+    dataset, model
+        Names.
+    method
+        Of ``METHODS``, and why it was chosen; None where there was no choice.
+    """
+
+    dataset: str
+    model: str
+    method: Decision[str] | None = None
+
+    def told(self) -> dict[str, str]:
+        """The entries of ``prediction.json``."""
+        chosen = {} if self.method is None else {"method": self.method.value, "because": self.method.because}
+        return {"dataset": self.dataset, "model": self.model} | chosen
+
+
+class PairModel(Protocol):
+    """Registers new pairs of images."""
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """dataset.json of the training data."""
+        ...
+
+    def source(self, images: NewImages) -> FolderCases:
+        """The images, as this model reads them."""
+        ...
+
+    def mapper(self, method: str | None) -> tuple[PairMapper, Origin]:
+        """What finds the map of a pair; `method` is what was asked for, None for the best."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainedPairs:
+    """A trained model, by what the validation of its folds found best: network, refined network or engine."""
+
+    model: TrainedModel
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """See :class:`PairModel`."""
+        return self.model.folder.spec
+
+    @property
+    def _plans(self) -> RegistrationPlans:
+        return registration_plans(self.model.folder.plans)
+
+    def source(self, images: NewImages) -> FolderCases:
+        """See :class:`PairModel`."""
+        folder, plans = self.model.folder, self._plans
+        preprocessor = Preprocessor.from_folder(plans, folder.configuration_name, folder.path)
+        return _cases(images, self.spec, preprocessor, plans.configuration(folder.configuration_name).ndim)
+
+    def mapper(self, method: str | None) -> tuple[PairMapper, Origin]:
+        """See :class:`PairModel`."""
+        predictor, settings, folder = self.model.predictor(), self._plans.optimisation, self.model.folder
+        if method is not None:
+            chosen = Decision(method, "asked for by --method")
+        else:
+            supervised = bool(predictor.configuration.training.supervision)
+            chosen = method_of(folder.path, list(self.model.folds) or folder.folds(), settings, supervised=supervised)
+        return mapper_named(chosen.value, predictor, settings), Origin(self._plans.dataset_name, folder.path.name, chosen)
+
+
+@dataclass(frozen=True)
+class PlannedEngine:
+    """The engine with the settings of plans, pair by pair: nothing is trained, no checkpoint is needed."""
+
+    plans: RegistrationPlans
+    spec: DatasetSpec
+
+    def source(self, images: NewImages) -> FolderCases:
+        """See :class:`PairModel`."""
+        ndims = {configuration.ndim for configuration in self.plans.configurations.values()}
+        return _cases(images, self.spec, None, ndims.pop() if len(ndims) == 1 else None)
+
+    def mapper(self, method: str | None) -> tuple[PairMapper, Origin]:
+        """See :class:`PairModel`; there is one method."""
+        return EnginePredictor(self.plans.optimisation), Origin(self.plans.dataset_name, f"{OPTIMISE}__{self.plans.plans_name}")
+
+
+def _cases(images: NewImages, spec: DatasetSpec, preprocessor: Preprocessor | None, ndim: int | None) -> FolderCases:
+    return FolderCases(images.folder, images.labels or folder_beside(images.folder, "labels"), spec, preprocessor, images.atlas_images, ndim)

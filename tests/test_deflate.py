@@ -1,0 +1,44 @@
+"""Streams that every program reads, and those that are none."""
+
+import gzip
+import zlib
+
+import pytest
+
+from nnreg.deflate import DamagedError, gunzipped, packing, zlib_stream
+
+CONTENT = bytes(range(256)) * 999
+
+
+def test_zlib_reads_a_stream():
+    stream = zlib_stream(CONTENT)
+    assert zlib.decompress(stream) == CONTENT
+    assert len(stream) < len(CONTENT) / 50
+
+
+def test_a_file_under_gz_is_packed_and_others_are_not(tmp_path):
+    for name in ("a.bin.gz", "a.bin"):
+        with packing(tmp_path / name) as plain:
+            plain.write_bytes(CONTENT)
+    assert gzip.decompress((tmp_path / "a.bin.gz").read_bytes()) == (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_what_failed_leaves_nothing(tmp_path):
+    def half() -> None:
+        with packing(tmp_path / "a.gz") as plain:
+            plain.write_bytes(CONTENT)
+            raise ValueError("half written")
+
+    with pytest.raises(ValueError, match="half"):
+        half()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[:-6], lambda whole: whole[:-8] + b"12345678", lambda whole: whole[:2] + b"no gzip at all", lambda whole: whole + b"junk"]
+)
+def test_a_damaged_stream_is_refused(damage):
+    whole = gzip.compress(CONTENT)
+    assert gunzipped(whole + whole) == CONTENT * 2
+    with pytest.raises(DamagedError):
+        gunzipped(damage(whole))
