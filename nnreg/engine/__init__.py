@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nnreg.engine.registration import register
     from nnreg.engine.result import Annotations, Decision, Registration
     from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity, similarity_names
+    from nnreg.engine.uncertainty import uncertainty_map
 
 _PUBLIC = {
     "PRESETS": "nnreg.engine.presets",
@@ -28,6 +29,7 @@ _PUBLIC = {
     "align": "nnreg.engine.affine",
     "register": "nnreg.engine.registration",
     "similarity_names": "nnreg.engine.similarities",
+    "uncertainty_map": "nnreg.engine.uncertainty",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "align",
     "register",
     "similarity_names",
+    "uncertainty_map",
 ]
 
 

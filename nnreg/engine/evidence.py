@@ -44,6 +44,12 @@ def _coarse(side: PreparedImage) -> PreparedImage:
     return side.pooled((float(np.prod(side.space.extent) / VOXELS[n]) ** (1 / n),) * n)
 
 
+def _body(side: PreparedImage) -> npt.NDArray[np.bool_]:
+    """The foreground; of a mask that is thinner than a voxel all that it touches."""
+    weights = foreground(side)
+    return np.asarray(weights > (0.5 if (weights > 0.5).any() else 0))
+
+
 class _Judged:
     """One map on the coarse grid of its fixed image."""
 
@@ -51,7 +57,7 @@ class _Judged:
         self.fixed, self.moving, self.similarity = fixed, moving, similarity
         space = self.space = fixed.space
         n = space.ndim
-        self.body = foreground(fixed) > 0.5
+        self.body = _body(fixed)
         index = np.moveaxis(np.indices(space.shape), 0, -1)
         self.goal = space.to_world(index + np.moveaxis(transform.sampled_on(space).displacement, 0, -1))
         place = space.to_world(index)
@@ -94,7 +100,9 @@ class _Judged:
     def _backward_alignment(self) -> float:
         step = float(self.moving.space.extent.max()) / ALIGNED
         try:
-            found = align_sides(self.moving, self.fixed, spacing=(step,) * self.space.ndim)
+            # a step of L-BFGS between images that have nothing in common may be of any length
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = align_sides(self.moving, self.fixed, spacing=(step,) * self.space.ndim)
         except RegistrationError:
             return float("inf")
         back = apply_matrix(found.matrix @ self.linear, self.points)

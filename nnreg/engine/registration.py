@@ -105,7 +105,19 @@ def register(
     """
     options = EngineOptions(guided, preset, similarity, alignment, affine_only, symmetric, radius, smoothness, constraints)  # refused before anything is read
     annotations = Annotations(fixed_labels, moving_labels, fixed_points, moving_points)
-    return _Engine(_images(fixed, moving), (fixed_mask, moving_mask), annotations, options, on_progress).run(initial)
+    return register_as(_images(fixed, moving), (fixed_mask, moving_mask), annotations, options, initial, on_progress)
+
+
+def register_as(
+    images: tuple[Image, Image],
+    masks: tuple[Image | None, Image | None],
+    annotations: Annotations,
+    options: EngineOptions,
+    initial: Transform | None = None,
+    on_progress: Progress | None = None,
+) -> Registration:
+    """:func:`register` for callers that hold the options, as a result does."""
+    return _Engine(images, masks, annotations, options, on_progress).run(initial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +142,7 @@ class _Engine:
         on_progress: Progress | None,
     ) -> None:
         fixed, moving = self.images = images
-        self.annotations, self.options = annotations, options
+        self.masks, self.annotations, self.options = masks, annotations, options
         guides = Guides(fixed, moving, annotations, options.constraints)  # checked even where they only measure
         self.guides = guides if options.guided else Guides(fixed, moving, Annotations(), options.constraints)
         self.preset = options.spent(fixed.ndim)
@@ -208,7 +220,9 @@ class _Engine:
             similarity_after=state.after,
             decisions=state.decisions,
             timings=dict(self.clock.timings),
+            options=self.options,
             annotations=self.annotations,
+            masks=self.masks,
         )
 
     def _on_whole(self, field: Floats) -> Floats:

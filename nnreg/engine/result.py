@@ -14,6 +14,7 @@ import numpy.typing as npt
 from nnreg import metrics
 from nnreg.engine.affine import Alignment
 from nnreg.engine.failure import Failure
+from nnreg.engine.options import EngineOptions
 from nnreg.geometry import FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.imageio import Image
 
@@ -65,8 +66,12 @@ class Registration:
     decisions : tuple of Decision
     timings : dict of str to float
         Seconds per stage.
+    options : EngineOptions
+        How it was registered.
     annotations : Annotations
         Labels and landmarks the pair was given.
+    masks : tuple of Image or None
+        Where the fixed and the moving image were looked at.
     """
 
     fixed: Image
@@ -81,8 +86,10 @@ class Registration:
     similarity_before: float
     similarity_after: float
     decisions: tuple[Decision, ...]
+    options: EngineOptions
     timings: dict[str, float] = dataclasses.field(default_factory=dict)
     annotations: Annotations = Annotations()
+    masks: tuple[Image | None, Image | None] = (None, None)
 
     @property
     def failure_probability(self) -> float:
