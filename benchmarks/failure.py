@@ -26,9 +26,11 @@ from nnreg.engine.failure import INDICATORS, Evidence, Indicator, judge
 from nnreg.errors import RegistrationError
 
 NAMES = [field.name for field in fields(Evidence)]
-LOGARITHMS = {"backward_alignment", "round_trip", "displacement", "bending"}
+LOGARITHMS = {"backward_alignment", "round_trip"}
 LEAST_AREA, MOST_ALARMS = 0.95, 0.02
-RIDGE = 0.02  # of the squared weights beside the mean loss: the classes can be told apart without an error, and weights would grow without end
+PRIOR = 1 / 3  # share of broken pairs that a probability stands for
+RIDGE = 0.005  # of the squared weights beside the mean loss: the classes can be told apart without an error, and weights would grow without end
+SPREAD, LEAST_WIDTH = 1.5, 0.1
 REFUSED = "refused"
 
 
@@ -36,7 +38,7 @@ def measured(case: Case, preset: str) -> dict[str, Any]:
     """A row of the table: what the case is, and the evidence of its registration, or that the engine refused it."""
     row: dict[str, Any] = {"name": case.name, "dataset": case.dataset, "kind": case.kind, "half": case.half, "broken": int(case.broken), REFUSED: 0}
     try:
-        found = register(fixed=case.fixed, moving=case.moving, preset=preset, **case.options)
+        found = register(preset=preset, **case.options())
     except RegistrationError:
         return {**row, REFUSED: 1}
     return {**row, "rose": int(found.rose), **{name: f"{value:.6g}" for name, value in asdict(found.failure.evidence).items()}}
@@ -76,13 +78,13 @@ def fitted(rows: Sequence[dict[str, str]]) -> tuple[float, dict[str, Indicator]]
     for name in NAMES:
         values = taken(rows, name)
         centres = [float(np.median(np.clip(values[side], -20, 20))) for side in (~broken, broken)]
-        half = (centres[1] - centres[0]) / 2
-        floor = 0.1 if abs(half) < 0.1 else abs(half)
-        width = floor * (np.sign(half) if abs(half) > 1e-3 else np.sign(INDICATORS[name].width))
+        # no narrower than what sound pairs vary by
+        reach = max(abs(centres[1] - centres[0]) / 2, SPREAD * float(np.clip(values[~broken], -20, 20).std()), LEAST_WIDTH)
+        width = reach * np.sign(INDICATORS[name].width)  # which way a measure goes when registrations fail is known
         indicators[name] = Indicator(round(float(np.mean(centres)), 3), round(float(width), 3), 1.0, name in LOGARITHMS, INDICATORS[name].told)
     standings = np.stack([[indicators[name].standing(float(row[name])) for name in NAMES] for row in rows])
     sides = np.where(broken, 1.0, -1.0)
-    balance = np.where(broken, 0.5 / broken.sum(), 0.5 / (~broken).sum())
+    balance = np.where(broken, PRIOR / broken.sum(), (1 - PRIOR) / (~broken).sum())
 
     def cost(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         margins = sides * (values[0] + standings @ values[1:])

@@ -6,8 +6,8 @@ Each half has its own people (and stains), so that what is fitted on one half ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,25 @@ HALVES = ("fit", "report")
 PER_DATASET = 20  # sound pairs of each half
 
 
+def _same(found: Image, seed: int = 0) -> Image:
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A pair that should register, or one that cannot.
+    """A pair that should register, or one that cannot; its images are read when they are asked for.
 
     Attributes
     ----------
     name, dataset, kind : str
     half : "fit" or "report"
     broken : bool
-    fixed, moving : Image
-    options : dict
-        Further arguments of :func:`nnreg.register`.
+    paths : tuple of Path
+        Of the fixed and of the moving image.
+    on_fixed, on_moving : callable Image -> Image
+        What is done to them.
+    start : callable (fixed, moving) -> Transform, optional
+        Makes what the registration starts from.
     """
 
     name: str
@@ -42,9 +49,15 @@ class Case:
     kind: str
     half: str
     broken: bool
-    fixed: Image
-    moving: Image
-    options: dict[str, Any] = field(default_factory=dict)
+    paths: tuple[Path, Path]
+    on_fixed: Callable[[Image], Image] = _same
+    on_moving: Callable[[Image], Image] = _same
+    start: Callable[[Image, Image], Transform] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of :func:`nnreg.engine.register`."""
+        fixed, moving = self.on_fixed(image(self.paths[0])), self.on_moving(image(self.paths[1]))
+        return {"fixed": fixed, "moving": moving, "initial": None if self.start is None else self.start(fixed, moving)}
 
 
 class Pairs:
@@ -69,62 +82,59 @@ class Pairs:
 
     def _sound(self, half: str) -> Iterator[Case]:
         for dataset in ("oasis35", "ixi2mm", "acdc_ed_es", "msd_hippocampus"):
-            for number, (fixed, moving) in enumerate(self._couples(dataset, half)[:PER_DATASET]):
+            for number, pair in enumerate(self._couples(dataset, half)[:PER_DATASET]):
                 kind, change = SOUND[number % len(SOUND)] if dataset != "acdc_ed_es" else SOUND[0]
-                yield self._case(dataset, f"sound_{kind}", half, number, False, image(fixed), change(image(moving), number))
+                yield _case(half, dataset, f"sound_{kind}", number, pair, on_moving=partial(change, seed=number))
         yield from self._mixed(half)
 
     def _mixed(self, half: str) -> Iterator[Case]:
         """Stained sections, slices, other contrasts, a lung, a cord."""
         couples = [*((name, pair) for name in ("histology", "slices") for pair in self._couples(name, half)[:8])]
-        for number, (dataset, (fixed, moving)) in enumerate(couples):
-            turned = _moved(image(moving), number) if number % 2 else image(moving)
-            yield self._case(dataset, "sound_stain" if dataset == "histology" else "sound_slice", half, number, False, image(fixed), turned)
-        study = "Study1" if half == "fit" else "Study3"
-        names = ["T1post", "T2reg", "FLAIRreg", "T1post"]
-        folder = self.data / "tcia_brain_multimodal"
-        for number, (one, other) in enumerate([*pairwise(names), *pairwise(names[::-1])]):
-            moving = warped(image(folder / f"{study}_{other}.nii.gz"), number)
-            yield self._case("tcia", "sound_contrast", half, number, False, image(folder / f"{study}_{one}.nii.gz"), moving)
+        for number, (dataset, pair) in enumerate(couples):
+            kind, change = "sound_stain" if dataset == "histology" else "sound_slice", _moved if number % 2 else _same
+            yield _case(half, dataset, kind, number, pair, on_moving=partial(change, seed=number))
+        study, names = ("Study1" if half == "fit" else "Study3"), ["T1post", "T2reg", "FLAIRreg", "T1post"]
+        for number, contrasts in enumerate([*pairwise(names), *pairwise(names[::-1])]):
+            one, other = (self.data / "tcia_brain_multimodal" / f"{study}_{contrast}.nii.gz" for contrast in contrasts)
+            yield _case(half, "tcia", "sound_contrast", number, (one, other), on_moving=partial(warped, seed=number))
         odd = [self.data / "elastix_lung_pair" / f"3DCT_lung_{name}.mha" for name in ("baseline", "followup")]
         if half == "fit":
             odd = [self.data / "spinal_t1_t2" / f"{name}.nii.gz" for name in ("t1w", "t2")]
         for number, (one, other) in enumerate((odd, odd[::-1])):
-            yield self._case("lung" if half == "report" else "cord", "sound_far", half, number, False, image(one), image(other))
+            yield _case(half, "lung" if half == "report" else "cord", "sound_far", number, (one, other))
 
     def _broken(self, half: str) -> Iterator[Case]:
         yield from self._other_organs(half)
         for dataset, axis in FLIPS:
-            for number, (fixed, moving) in enumerate(self._couples(dataset, half)[-3:]):
-                yield self._case(dataset, f"flipped_{axis}", half, number, True, image(fixed), flipped(image(moving), axis))
+            for number, pair in enumerate(self._couples(dataset, half)[-3:]):
+                yield _case(half, dataset, f"flipped_{axis}", number, pair, on_moving=partial(flipped, axis=axis))
         for dataset in ("oasis35", "ixi2mm", "slices"):
-            for number, (fixed, moving) in enumerate(self._couples(dataset, half)[-5:-1]):
-                yield self._case(dataset, "cropped", half, number, True, third(image(fixed), 0), centred(third(image(moving), 2)))
+            for number, pair in enumerate(self._couples(dataset, half)[-5:-1]):
+                yield _case(half, dataset, "cropped", number, pair, on_fixed=partial(third, number=0), on_moving=last_third)
         for dataset in self.people:
-            for number, (fixed, moving) in enumerate(self._couples(dataset, half)[2:5]):
-                yield self._case(dataset, "noise", half, number, True, image(fixed), noise(image(moving), number))
+            for number, pair in enumerate(self._couples(dataset, half)[2:5]):
+                yield _case(half, dataset, "noise", number, pair, on_moving=partial(noise, seed=number))
         for dataset in self.people:
-            for number, (fixed, moving) in enumerate(self._couples(dataset, half)[3:6]):
-                pair = image(fixed), image(moving)
-                yield self._case(dataset, "lost", half, number, True, *pair, {"initial": lost(*pair, number)})
+            for number, pair in enumerate(self._couples(dataset, half)[3:6]):
+                yield _case(half, dataset, "lost", number, pair, start=partial(lost, seed=number))
 
     def _other_organs(self, half: str) -> Iterator[Case]:
         folders = ("oasis35", "ixi2mm", "acdc_ed_es", "msd_hippocampus")
-        couples = [(one, other) for one in folders for other in folders if one != other] * 3
-        for number, (one, other) in enumerate(couples):
+        for number, (one, other) in enumerate([(one, other) for one in folders for other in folders if one != other] * 3):
             fixed, moving = self.people[one][half], self.people[other][half]
-            yield self._case(one, f"organ_{other}", half, number, True, image(fixed[number % len(fixed)]), image(moving[(number // 2) % len(moving)]))
+            yield _case(half, one, f"organ_{other}", number, (fixed[number % len(fixed)], moving[(number // 2) % len(moving)]))
         lung, abdomen = self.data / "elastix_lung_pair" / "3DCT_lung_baseline.mha", self.data / "totalseg_examples" / "example_ct.nii.gz"
         for number, (one, far) in enumerate((one, far) for one in folders for far in (lung, abdomen)):
-            yield self._case(one, f"organ_{far.stem[:4]}", half, number, True, image(self.people[one][half][number % 3]), image(far))
+            yield _case(half, one, f"organ_{far.stem[:4]}", number, (self.people[one][half][number % 3], far))
         cells = sorted((self.data / "isbi2012_em" / "image").glob("*.png"))
-        flat = [("slices", "histology"), ("histology", "slices")] * 2
-        for number, (one, other) in enumerate(flat):
+        for number, (one, other) in enumerate([("slices", "histology"), ("histology", "slices")] * 2):
             fixed, moving = self.people[one][half], self.people[other][half]
-            yield self._case(one, f"organ_{other}", half, number, True, grey(image(fixed[number % len(fixed)])), grey(image(moving[number % len(moving)])))
+            pair = fixed[number % len(fixed)], moving[number % len(moving)]
+            yield _case(half, one, f"organ_{other}", number, pair, on_fixed=grey, on_moving=grey)
         for number, one in enumerate(("slices", "histology") * 2):
             fixed = self.people[one][half]
-            yield self._case(one, "organ_cells", half, number, True, grey(image(fixed[number % len(fixed)])), grey(image(cells[number + 5 * (half == "fit")])))
+            pair = fixed[number % len(fixed)], cells[number + 5 * (half == "fit")]
+            yield _case(half, one, "organ_cells", number, pair, on_fixed=grey, on_moving=grey)
 
     def _couples(self, dataset: str, half: str) -> list[tuple[Path, Path]]:
         """Ordered pairs, shuffled; of hearts the two ends of one person's beat."""
@@ -135,8 +145,9 @@ class Pairs:
         every = [(one, other) for one in people for other in people if one != other]
         return [every[index] for index in np.random.default_rng(0).permutation(len(every))]
 
-    def _case(self, dataset: str, kind: str, half: str, number: int, broken: bool, fixed: Image, moving: Image, options: dict[str, Any] | None = None) -> Case:
-        return Case(f"{half}_{dataset}_{kind}_{number}", dataset, kind, half, broken, fixed, moving, options or {})
+
+def _case(half: str, dataset: str, kind: str, number: int, paths: tuple[Path, Path], **changes: Any) -> Case:
+    return Case(f"{half}_{dataset}_{kind}_{number}", dataset, kind, half, not kind.startswith("sound"), paths, **changes)
 
 
 def _halved(name: str, paths: list[Path]) -> dict[str, list[Path]]:
@@ -192,6 +203,11 @@ def third(found: Image, number: int) -> Image:
     return part(found, axis, low + number * size, low + (number + 1) * size)
 
 
+def last_third(found: Image) -> Image:
+    """The last third of the body, in a header that does not tell where it is."""
+    return centred(third(found, 2))
+
+
 def centred(found: Image) -> Image:
     """The image with the middle of its grid at the world's origin, as a file without a header has it."""
     matrix = found.space.matrix.copy()
@@ -241,10 +257,6 @@ def lost(fixed: Image, moving: Image, seed: int) -> Transform:
     return Transform.affine(matrix @ _around(fixed, np.eye(fixed.ndim), shift))
 
 
-def _same(found: Image, _: int) -> Image:
-    return found
-
-
 def _moved(found: Image, seed: int) -> Image:
     """In a header that is turned by some degrees and far off."""
     rotation = _rotation(found.ndim, 18.0 * (-1) ** seed, seed)
@@ -277,4 +289,5 @@ def warped(found: Image, seed: int) -> Image:
 
 
 SOUND: tuple[tuple[str, Callable[[Image, int], Image]], ...] = (("plain", _same), ("partial", _partly), ("header", _moved), ("noisy", _noisy))
-FLIPS = (("oasis35", 0), ("oasis35", 1), ("ixi2mm", 0), ("ixi2mm", 1), ("acdc_ed_es", 1), ("msd_hippocampus", 1), ("slices", 0), ("histology", 1))
+# not from left to right, and no slices of brains: turned about, a flipped one is a flip from left to right, which no similarity tells from a brain
+FLIPS = (("oasis35", 0), ("oasis35", 1), ("ixi2mm", 0), ("ixi2mm", 1), ("acdc_ed_es", 1), ("msd_hippocampus", 1), ("histology", 1))

@@ -17,7 +17,7 @@ from nnreg.engine.rounds import as_map
 from nnreg.engine.similarities import find_similarity
 from nnreg.engine.trial import descended
 from nnreg.errors import RegistrationError
-from nnreg.geometry import FieldMap, Space, Transform, apply_matrix, resample_image
+from nnreg.geometry import Space, Transform, apply_matrix, resample_image
 
 VOXELS = {2: 16_000, 3: 40_000}  # by the number of axes: of the grid it is measured on, about
 ALIGNED = 32  # voxels along the longest side of the grid of the backward alignment
@@ -34,7 +34,7 @@ def gather(fixed: PreparedImage, moving: PreparedImage, transform: Transform, si
     transform : Transform
         From the fixed to the moving world.
     similarity : str, optional
-        The one that images of this pair are compared by. Absent where nothing was deformed: what measures the deformable part is then NaN.
+        The one that images of this pair are compared by. Absent where nothing was deformed: the round trip is then NaN.
     """
     return _Judged(_coarse(fixed), _coarse(moving), transform, similarity).evidence()
 
@@ -56,45 +56,35 @@ class _Judged:
     def __init__(self, fixed: PreparedImage, moving: PreparedImage, transform: Transform, similarity: str | None) -> None:
         self.fixed, self.moving, self.similarity = fixed, moving, similarity
         space = self.space = fixed.space
-        n = space.ndim
         self.body = _body(fixed)
+        self.map = transform.sampled_on(space)
         index = np.moveaxis(np.indices(space.shape), 0, -1)
-        self.goal = space.to_world(index + np.moveaxis(transform.sampled_on(space).displacement, 0, -1))
-        place = space.to_world(index)
-        self.points, self.mapped = place[self.body], self.goal[self.body]
+        self.goal = space.to_world(index + np.moveaxis(self.map.displacement, 0, -1))
+        self.points, self.mapped = space.to_world(index)[self.body], self.goal[self.body]
         centre = self.points.mean(axis=0)
         self.radius = max(float(np.sqrt(((self.points - centre) ** 2).sum(axis=1).mean())), TINY)
         self.linear = _nearest_affine(self.points, self.mapped)
-        straight = apply_matrix(self.linear, place)
-        self.rest = FieldMap.from_mm(apply_matrix(np.asarray(np.linalg.inv(self.linear)), self.goal) - place, space)
-        self.displaced = np.linalg.norm(self.goal - straight, axis=-1)
-        self.scale = abs(float(np.linalg.det(self.linear[:n, :n]))) ** (1 / n)
         self.warped = self._seen(moving.image, None)
         weights = np.stack([foreground(moving), np.ones(moving.space.shape) if moving.mask is None else moving.mask]).astype(np.float32)
         self.other, self.view = self._seen(weights, 0.0) > 0.5
 
     def _seen(self, image: Floats, outside: float | None) -> Floats:
         """Channels of the moving image on the fixed grid."""
-        goal = FieldMap.from_mm(self.goal - self.space.to_world(np.moveaxis(np.indices(self.space.shape), 0, -1)), self.space)
-        whole = Transform((goal,), self.space.ndim)
+        whole = Transform((self.map,), self.space.ndim)
         return resample_image(image, moving=self.moving.space, fixed=self.space, transform=whole, outside=outside)
 
     def evidence(self) -> Evidence:
         """All of it."""
-        n, nan = self.space.ndim, float("nan")
+        n = self.space.ndim
         common = (self.body | self.other) & self.view
-        both = (self.body & self.view).sum() + (self.other & self.view).sum()
         values = np.linalg.svd(self.linear[:n, :n], compute_uv=False)
         return Evidence(
             backward_alignment=self._backward_alignment(),
-            round_trip=nan if self.similarity is None else self._round_trip(self.similarity),
-            displacement=nan if self.similarity is None else float(np.percentile(self.displaced[self.body], 95)) / (self.radius * self.scale),
-            bending=nan if self.similarity is None else _bending(self.rest, self.body),
+            round_trip=float("nan") if self.similarity is None else self._round_trip(self.similarity),
             stretch=float(np.abs(np.log(np.maximum(values, TINY))).max()),
             turn=_turn(self.linear[:n, :n]) if n == 3 else 0.0,
             similarity_gain=self._gain(common),
             edges=_parallel(self.fixed.image, self.warped, common, self.space),
-            foregrounds=float(2 * (self.body & self.other & self.view).sum() / max(1, both)),
         )
 
     def _backward_alignment(self) -> float:
@@ -144,12 +134,6 @@ def _nearest_affine(points: Doubles, mapped: Doubles) -> Doubles:
     matrix[:n, :n] = found if np.linalg.matrix_rank(spread) == n and abs(np.linalg.det(found)) > TINY else np.eye(n)
     matrix[:n, n] = mapped.mean(axis=0) - matrix[:n, :n] @ centre
     return matrix
-
-
-def _bending(field: FieldMap, body: npt.NDArray[np.bool_]) -> float:
-    if min(field.space.shape) < 2:
-        return 0.0
-    return float(np.log(np.clip(field.determinants()[body], 1e-3, 1e3)).std())
 
 
 def _turn(linear: Doubles) -> float:
