@@ -271,23 +271,28 @@ def _partly(found: Image, seed: int) -> Image:
     return found if size < 12 else part(found, axis, 0, size - size // 4)
 
 
-def _noisy(found: Image, seed: int) -> Image:
+def shaded(found: Image, seed: int) -> Image:
     """Shaded from side to side, with noise."""
     ramp = np.linspace(0.6, 1.4, found.space.shape[-1], dtype=np.float32)
     noisy = np.random.default_rng(seed).normal(size=found.array.shape).astype(np.float32) * 0.05 * float(np.percentile(found.array, 99))
     return Image(found.array * ramp + noisy, found.space)
 
 
-def warped(found: Image, seed: int) -> Image:
-    """Under a smooth field of at most four voxels."""
+def smooth_field(space: Space, seed: int) -> FieldMap:
+    """A smooth random field of at most four voxels, half a voxel along axes of few."""
     rng = np.random.default_rng(seed)
-    width = [max(1.0, 0.1 * size) for size in found.space.shape]
-    bent = np.stack([gaussian_filter(rng.normal(size=found.space.shape), width) for _ in range(found.ndim)])
-    bent *= np.asarray([4.0 if size > 30 else 0.5 for size in found.space.shape]).reshape(-1, *(1,) * found.ndim) / np.abs(bent).max()
-    transform = Transform((FieldMap(bent.astype(np.float32), found.space),), found.ndim)
+    width = [max(1.0, 0.1 * size) for size in space.shape]
+    bent = np.stack([gaussian_filter(rng.normal(size=space.shape), width) for _ in range(space.ndim)])
+    bent *= np.asarray([4.0 if size > 30 else 0.5 for size in space.shape]).reshape(-1, *(1,) * space.ndim) / np.abs(bent).max()
+    return FieldMap(bent.astype(np.float32), space)
+
+
+def warped(found: Image, seed: int) -> Image:
+    """Under a smooth field."""
+    transform = Transform((smooth_field(found.space, seed),), found.ndim)
     return Image(resample_image(found.array, moving=found.space, fixed=found.space, transform=transform), found.space)
 
 
-SOUND: tuple[tuple[str, Callable[[Image, int], Image]], ...] = (("plain", _same), ("partial", _partly), ("header", _moved), ("noisy", _noisy))
+SOUND: tuple[tuple[str, Callable[[Image, int], Image]], ...] = (("plain", _same), ("partial", _partly), ("header", _moved), ("noisy", shaded))
 # not from left to right, and no slices of brains: turned about, a flipped one is a flip from left to right, which no similarity tells from a brain
 FLIPS = (("oasis35", 0), ("oasis35", 1), ("ixi2mm", 0), ("ixi2mm", 1), ("acdc_ed_es", 1), ("msd_hippocampus", 1), ("histology", 1))

@@ -22,7 +22,7 @@ BLUR = 2.0  # voxels of the finest axis over which both measures are averaged: o
 def uncertainty_map(result: Registration) -> Floats:
     """An estimate of the error of a registration at every voxel of the fixed grid, mm.
 
-    The sum of two distances: from where a point began after it went through the map and back through a registration of the moving onto the fixed image
+    The mean of two distances: from where a point began after it went through the map and back through a registration of the moving onto the fixed image
     that knows nothing of the first; and between two registrations that start as the first did, of which one is stiffer and one is looser. Errors that all of
     them share, such as a fold of a cortex matched with its neighbour both ways, are not seen.
 
@@ -39,7 +39,7 @@ def uncertainty_map(result: Registration) -> Floats:
     found = _length(result.transform.then(_back(result)), space)
     if result.field is not None:
         stiff, loose = (_again(result, factor) for factor in (STIFFER, LOOSER))
-        found += _apart(stiff, loose, space)
+        found = (found + _apart(stiff, loose, space)) / 2
     blur = [BLUR * min(space.spacing) / step for step in space.spacing]
     return np.asarray(gaussian_filter(found, blur, mode="nearest"), dtype=np.float32)
 
