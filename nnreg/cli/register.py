@@ -102,7 +102,10 @@ def _work(options: argparse.Namespace) -> int:
         print(f"nnreg_register: {note}", file=sys.stderr)
     print(_report(result, Path(options.output)))
     if not result.succeeded:
-        print(f"nnreg_register: {_why_failed(result)}; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr)
+        inverse = "" if (Path(options.output) / "inverse_transform.h5").exists() else ", it has no inverse"
+        print(
+            f"nnreg_register: {_why_failed(result)}{inverse}; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr
+        )
         return EXIT_NOT_REGISTERED
     return 0
 

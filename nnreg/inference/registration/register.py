@@ -20,6 +20,7 @@ from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import read_label_map
 from nnreg.engine import Constraints, Registration, register, uncertainty_map
 from nnreg.engine.constraints import FREE
+from nnreg.errors import GeometryError
 from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import no_empty_folders, refuse_overwriting, writable_folder, write_json
 from nnreg.geometry.itk import write_itk
@@ -151,7 +152,7 @@ def write_registration(output: Path, result: Registration, *, files: PairFiles, 
     with tempfile.TemporaryDirectory(prefix=".registration.", dir=output) as temporary:
         part = Path(temporary)
         write_itk(part / "transform.h5", result.transform)
-        write_itk(part / "inverse_transform.h5", result.inverse)
+        _write_inverse(part / "inverse_transform.h5", result)
         if field:
             write_itk(part / "field.nii.gz", result.transform, result.fixed.space)
         colour = result.moving.array.dtype == np.uint8 and result.moving.channels in (3, 4)
@@ -171,6 +172,15 @@ def write_registration(output: Path, result: Registration, *, files: PairFiles, 
             elif (output / name).exists():
                 # of an earlier run, and no part of this result
                 (output / name).unlink()
+
+
+def _write_inverse(path: Path, result: Registration) -> None:
+    """The inverse; a registration that failed may have none, and its other files are written all the same."""
+    try:
+        write_itk(path, result.inverse)
+    except GeometryError:
+        if result.succeeded:
+            raise
 
 
 def _uncertainty(result: Registration) -> Floats:
