@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, label
@@ -190,13 +191,14 @@ class Region:
         points = self.space.to_world(np.stack(self.around, axis=-1))
         back = self.space.inverse_matrix @ np.linalg.inv(self.world)
         wanted = apply_matrix(back, (points - start) @ turn.T + goal) - np.stack(self.around, axis=-1)
-        window = (slice(None, n), *self.around)
+        window: Any = (slice(None, n), *self.around)
         values[window] += self.weights * (wanted.T.astype(np.float32) - values[window])
 
     def _motion(self, values: Floats) -> tuple[Doubles, Doubles, Doubles]:
         """Rotation about a fixed position, and where that goes: least squares over the region (Kabsch 1976)."""
         index = np.stack(self.voxels, axis=-1)
-        points, mapped = self.space.to_world(index), apply_matrix(self.world @ self.space.matrix, index + values[(slice(None), *self.voxels)].T)
+        window: Any = (slice(None), *self.voxels)
+        points, mapped = self.space.to_world(index), apply_matrix(self.world @ self.space.matrix, index + values[window].T)
         start, goal = points.mean(axis=0), mapped.mean(axis=0)
         # every voxel is a small box under the linear map, so that a region of one or two has a rotation too
         n = self.space.ndim

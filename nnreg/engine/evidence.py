@@ -114,7 +114,7 @@ class _Judged:
         return float(np.linalg.norm(back - began, axis=1).mean()) / self.radius
 
     def _gain(self, common: npt.NDArray[np.bool_]) -> float:
-        maps = [mind(volume_of(image)) for image in (self.fixed.image, self.warped)]
+        maps = mind(volume_of(self.fixed.image)), mind(volume_of(self.warped))
         inside = common.reshape(maps[0].shape[1:])
         here = _apart(*maps, inside)
         places = np.argwhere(self.body.reshape(inside.shape))
@@ -166,7 +166,7 @@ def _ends(axis: int, shift: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     return (*(slice(None),) * axis, ends[0]), (*(slice(None),) * axis, ends[1])
 
 
-def _shifted(maps: list[Floats], axis: int, shift: int) -> tuple[Floats, Floats]:
+def _shifted(maps: tuple[Floats, Floats], axis: int, shift: int) -> tuple[Floats, Floats]:
     first, second = _ends(axis, shift)
     return maps[0][(slice(None), *first)], maps[1][(slice(None), *second)]
 

@@ -172,7 +172,7 @@ class _Engine:
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
         course = Course(self.fixed, begun.view, levels[-len(plan.factors) :], plan, by, self.preset, symmetric_from, self.clock)
-        decisions = begun.decision, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
+        decisions: tuple[Decision, ...] = begun.decision, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
         if self.options.constraints.preserve is not None and self.preset.symmetric_from is not None and self.options.symmetric is None:
             decisions = *decisions, Decision("one direction", "all levels", "regions that keep their volume are known on the fixed grid only")
         state = course.run()

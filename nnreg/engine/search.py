@@ -44,7 +44,7 @@ def search(level: Level, reach: float) -> Floats:
     while np.prod([2 * radius + 1 for radius in extent]) * np.prod(shape) > LARGEST_COSTS and max(extent) > 1:
         extent[int(np.argmax(extent))] -= 1
     shifts = np.array(list(itertools.product(*[range(-radius, radius + 1) for radius in extent])))
-    forward, backward = (_coupled(*pair, shifts, where) for pair, where in zip((features, features[::-1]), seen, strict=True))
+    forward, backward = (_coupled(one, other, shifts, where) for (one, other), where in zip((features, features[::-1]), seen, strict=True))
     coarse = _consistent(forward, backward)
     return _on_level(coarse, level, factors)
 

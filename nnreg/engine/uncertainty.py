@@ -39,7 +39,7 @@ def uncertainty_map(result: Registration) -> Floats:
     found = _length(result.transform.then(_back(result)), space)
     if result.field is not None:
         stiff, loose = (_again(result, factor) for factor in (STIFFER, LOOSER))
-        found = (found + _apart(stiff, loose, space)) / 2
+        found = np.asarray((found + _apart(stiff, loose, space)) / 2, dtype=np.float32)
     blur = [BLUR * min(space.spacing) / step for step in space.spacing]
     return np.asarray(gaussian_filter(found, blur, mode="nearest"), dtype=np.float32)
 
