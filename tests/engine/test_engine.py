@@ -249,8 +249,10 @@ def test_bad_pairs_are_refused_by_name():
         register(fixed=Image(spots[0] + air, space), moving=Image(spots[1] + air, space), alignment="none")
     with pytest.raises(RegistrationError, match="moving mask is empty, or marks nothing but padding"):
         register(fixed=good, moving=Image(spots[0], space), moving_mask=masks[1])
+    middle = np.zeros(good.array.shape, np.uint8)
+    middle[:, 15:25, 18:28] = 1
     with pytest.raises(RegistrationError, match=r"moving image is constant \(50\) inside its mask"):
-        register(fixed=good, moving=Image(np.where(beside[1] > 0, 50, good.array), space), moving_mask=masks[1])
+        register(fixed=good, moving=Image(np.where(middle > 0, 50, good.array), space), moving_mask=Image(middle, space))
     with pytest.raises(RegistrationError, match="only the fixed image has landmarks"):
         register(fixed=good, moving=good, fixed_points=[[1, 2]])
     with pytest.raises(RegistrationError, match="do not correspond"):
