@@ -136,7 +136,7 @@ def _mask_array(mask: npt.NDArray[np.generic] | None, space: Space, role: str) -
         raise RegistrationError(f"the {role} mask has shape {tuple(mask.shape)}, its image {space.shape}. They must agree.")
     inside = np.ascontiguousarray(array > 0, dtype=np.float32)
     if not inside.any():
-        raise RegistrationError(f"the {role} mask is empty. Leave it out, or mark the part that may be looked at.")
+        raise RegistrationError(f"the {role} mask is empty, or marks nothing but padding. Leave it out, or mark the part that may be looked at.")
     return inside
 
 

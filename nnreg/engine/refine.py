@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.arrays import Floats
+from nnreg.engine.constraints import Held
 from nnreg.engine.grids import Level
 from nnreg.engine.similarity_terms import ChannelGroup, Landmarks, at_least
 from nnreg.kernels import volumes
@@ -54,12 +55,14 @@ class Refined:
     history: tuple[float, ...]
 
 
-def refine(level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None = None) -> Refined:
-    """Raise the similarity of `groups` on `level`, starting from `field`.
+def refine(
+    level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None = None, held: Held | None = None
+) -> Refined:
+    """Raise the similarity of `groups` on `level`, starting from `field`, brought to what `held` allows.
 
     The result is never worse than the start by the sum of the terms.
     """
-    return _Descent(level, field, groups, settings, landmarks).run()
+    return _Descent(level, field, groups, settings, landmarks, held).run()
 
 
 def score(level: Level, field: Floats, group: ChannelGroup) -> float:
@@ -81,8 +84,11 @@ def common_view(level: Level) -> bool:
 
 
 class _Descent:
-    def __init__(self, level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None) -> None:
-        self.level, self.settings, self.groups, self.landmarks = level, settings, groups, landmarks
+    def __init__(self, level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None, held: Held | None) -> None:
+        self.level, self.settings, self.groups, self.landmarks, self.held = level, settings, groups, landmarks, held
+        if held is not None:
+            field = field.copy()
+            held.apply(field)
         self.start = field
         self.field = copied(field)
         self.compiled = isinstance(field, np.ndarray)
@@ -158,11 +164,13 @@ class _Descent:
     def _force(self, step: Any) -> Any:
         """The next update, its longest vector of `step` voxels; whether there is any."""
         longest: Any = volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update)
+        if self.held is not None:
+            longest = self.held.project(self.update)
         self.update *= step / (longest + (longest == 0))
         if self.landmarks is None:
             return longest > 0
         pull = volumes.smooth(self.landmarks.missing(self.field), self.landmark_sigma)
-        strongest = as_number((pull**2).sum(axis=0).max() ** 0.5)
+        strongest = as_number((pull**2).sum(axis=0).max() ** 0.5) if self.held is None else self.held.project(pull)
         # no further than the landmark that is furthest away
         reach = -at_least(-step, -self.landmarks.furthest(self.field))
         self.update += pull * (self.landmarks.weight * reach / (strongest + (strongest == 0)))
@@ -178,6 +186,8 @@ class _Descent:
         self.field, self.spare = volumes.compose(before, self.update, out=self.spare), before
         if not sharp:
             self.field, self.spare = volumes.smooth(self.field, self.field_sigma, out=self.spare), self.field
+        if self.held is not None:
+            self.held.settle(self.field)
 
 
 class _View:

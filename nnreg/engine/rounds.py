@@ -109,6 +109,10 @@ class Course:
         with computing_on(self.device):
             for _ in range(self.preset.rounds):
                 state = self.round(state)
+        held = self.aligned.guides.held(self.fixed.space, self.fixed.space, self.aligned.world)
+        if held is not None and state.field is not None:
+            # exactly: fields that are carried to finer grids, composed and averaged keep to it nearly
+            held.apply(state.field)
         return state
 
     def round(self, state: State) -> State:
@@ -211,7 +215,8 @@ class _Round:
             groups.append(labels)
         wider, step = similarity.smoothing, similarity.step * self.preset.step
         settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
-        return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world))
+        held = way.guides.held(level.fixed.space, self.course.fixed.space, self.view.world, level.matrix)
+        return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world), held)
 
     def _plain(self, way: _Way, iterations: int) -> Refined:
         """The coarsest level, started from the linear alignment."""

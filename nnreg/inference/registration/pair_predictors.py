@@ -43,7 +43,7 @@ class EnginePredictor:
     def transforms(self, pair: Pair, source: CaseSource) -> PairTransforms:
         """See :class:`PairMapper`."""
         found = run_engine(pair, source, self.settings, preset=self.settings.preset, device=self.device)
-        return PairTransforms(found.transform, found.start, {"succeeded": found.succeeded, **_similarity(found)})
+        return PairTransforms(found.transform, found.start, {"succeeded": found.succeeded, **_judged(found)})
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Refined:
         """See :class:`PairMapper`."""
         start = self.first.transforms(pair, source)
         found = run_engine(pair, source, self.settings, preset=self.preset, initial=start.transform, device=self.device)
-        transform = found.transform if found.succeeded else start.transform
-        return PairTransforms(transform, start.alignment, start.notes | {"refined": found.succeeded, **_similarity(found)})
+        transform = found.transform if found.rose else start.transform
+        return PairTransforms(transform, start.alignment, start.notes | {"refined": found.rose, **_judged(found)})
 
 
 def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, preset: str, initial: Transform | None = None, device: str = "cpu") -> Registration:
@@ -101,5 +101,6 @@ def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, pres
         raise RegistrationError(f"pair {pair.name}: {error}") from error
 
 
-def _similarity(found: Registration) -> dict[str, object]:
-    return {"similarity": {"measure": found.similarity, "aligned": found.similarity_before, "after": found.similarity_after}}
+def _judged(found: Registration) -> dict[str, object]:
+    similarity = {"measure": found.similarity, "aligned": found.similarity_before, "after": found.similarity_after}
+    return {"similarity": similarity, "failure_probability": round(found.failure_probability, 4)}
