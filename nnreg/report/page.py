@@ -16,7 +16,7 @@ from nnreg.report.content import cards, curve_charts, dataset_rows, decisions, f
 from nnreg.report.folder import Results, read_results
 from nnreg.report.ranking import Ranked, ranked
 from nnreg.report.sources import Sources, pictures_of, sources_of
-from nnreg.report.tiles import ALONE, BRIEF, DETAILED, FLAT, Pictures, Size
+from nnreg.report.tiles import ALONE, BRIEF, DETAILED, Pictures, Size
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset

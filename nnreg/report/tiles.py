@@ -28,14 +28,19 @@ QUALITY = 72  # of pictures; label maps and fields are stored exactly
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a pair is shown: slices per view, and pixels on the longer side."""
+    """How much of a pair is shown: slices per view, and pixels on the longer side, in 3D and in 2D, where there is one slice alone."""
 
     slices: int
     pixels: int
+    flat: int
+
+    def of(self, image: Image) -> dict[str, int]:
+        """What :func:`nnreg.evaluation.slices.stacks` takes."""
+        return {"count": self.slices, "size": self.pixels if image.ndim == 3 else self.flat}
 
 
-DETAILED, BRIEF = Size(15, 160), Size(1, 160)
-ALONE, FLAT = Size(21, 200), Size(1, 560)  # a page of one pair, and an image of one slice, have room for more
+DETAILED, BRIEF = Size(15, 160, 360), Size(1, 160, 240)
+ALONE = Size(21, 200, 720)  # a page of one pair has room for more
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +90,7 @@ def pair_pictures(pair: PairImages, size: Size) -> Pictures:
     affine = None if pair.transform is None else Transform((affine_part(pair.transform, reference),), reference.ndim)
     values = _label_values(pair.fixed_labels, pair.moving_labels, pair.warped_labels)
     planes, compared = [], []
-    for stack in stacks(reference, count=size.slices, size=size.pixels):
+    for stack in stacks(reference, **size.of(reference)):
         images = _images(pair, stack, affine)
         layers = {name: strip(picture) for name, picture in images.items()}
         layers |= {name: strip(found, exact=True) for name, found in _labels(pair, stack, affine, values).items()}
@@ -104,7 +109,7 @@ def case_pictures(image: Image, predicted: Image, truth: Image | None, size: Siz
     """Slices of an image with its predicted labels, and the true ones where they are known."""
     values = _label_values(predicted, truth)
     planes = []
-    for stack in stacks(image, count=size.slices, size=size.pixels, centre=_middle(predicted)):
+    for stack in stacks(image, centre=_middle(predicted), **size.of(image)):
         layers = {"fixed": strip(_bytes(image, stack.grid))}
         for name, labels in (("predicted_labels", predicted), ("fixed_labels", truth)):
             if labels is not None:

@@ -159,6 +159,7 @@ def _content(result: Registration, files: PairFiles, guided: bool) -> dict[str, 
         "schema_version": SCHEMA_VERSION,
         "fixed": [str(path) for path in files.fixed],
         "moving": [str(path) for path in files.moving],
+        **{side: str(path) for side, path in (("fixed_labels", files.fixed_labels), ("moving_labels", files.moving_labels)) if path is not None},
         **result.measures,
         # what guided a registration says little about how good it is elsewhere
         "guided_by": [name for name, pair in guides.items() if guided and all(side is not None for side in pair)],

@@ -16,7 +16,7 @@
     checkerboard: { title: "Checkerboard", needs: ["fixed"], draw: drawCheckerboard, controls: ["checkerboard", "before"], legend: () => `Fields of the fixed image and of the ${otherName()} in turn; edges should run on across the fields.` },
     overlay: { title: "Colours", needs: ["fixed"], draw: drawOverlay, controls: ["before", "outlines"], legend: () => `<span class="swatch" style="background:#f0f"></span>fixed image alone <span class="swatch" style="background:#0f0"></span>${otherName()} alone; grey where both are alike.` },
     difference: { title: "Difference", needs: ["fixed"], sameContrast: true, draw: drawDifference, controls: ["before", "outlines"], legend: () => `Fixed image minus ${otherName()}: <span class="ramp" style="background:linear-gradient(90deg,#2166ac,#f7f7f7,#b2182b)"></span> blue darker, red brighter; white is no difference.` },
-    contours: { title: "Contours", needs: ["fixed"], draw: drawContours, controls: ["before"], legend: () => `<span class="swatch" style="background:${FIXED_LINE}"></span>${hasLabels() ? "labels" : "edges"} of the fixed image${hasOtherLabels() ? ` <span class="swatch" style="background:${OTHER_LINE}"></span>labels of the ${otherName()}` : ""}, drawn on the ${otherName()}.` },
+    contours: { title: "Contours", needs: ["fixed"], draw: drawContours, controls: ["before"], legend: () => `<span class="swatch" style="background:${FIXED_LINE}"></span>${hasLabels() ? "labels" : "edges"} of the fixed image${hasLabels() && hasOtherLabels() ? ` <span class="swatch" style="background:${OTHER_LINE}"></span>labels of the ${otherName()}` : ""}, drawn on the ${otherName()}.` },
     grid: { title: "Grid", needs: ["field", "before"], draw: drawGrid, controls: [], legend: () => "Where lines of the fixed grid lie in the moving image (its linear part is taken out); the part of the motion within the slice." },
     jacobian: { title: "Jacobian", needs: ["field", "fixed"], draw: drawJacobian, controls: ["strength"], legend: () => `Change of volume: <span class="ramp" style="background:linear-gradient(90deg,#3b4cc0,#ddd,#b40426)"></span> half to double as large in the moving image; <span class="swatch" style="background:#00ff40"></span>folded, sampled at the resolution of this picture.` },
     uncertainty: { title: "Uncertainty", needs: ["uncertainty", "warped"], draw: drawUncertainty, controls: ["strength"], legend: () => `<span class="ramp" style="background:linear-gradient(90deg,#000,#781c6d,#ed6925,#fcffa4)"></span> 0 to ${state.planes[0].uncertainty_mm} mm, on the warped image.` },
@@ -135,15 +135,17 @@
 
   function drawContours(plane) {
     tile(plane, other());
+    fixedLines(plane);
+    if (hasLabels() && hasOtherLabels()) outlines(plane, `${other()}_labels`, OTHER_LINE);
+  }
+
+  function fixedLines(plane) {
     if (hasLabels()) outlines(plane, "fixed_labels", FIXED_LINE);
     else edges(plane, "fixed", FIXED_LINE);
-    if (hasOtherLabels()) outlines(plane, `${other()}_labels`, OTHER_LINE);
   }
 
   function maybeOutlines(plane) {
-    if (!byId("outlines").checked) return;
-    if (hasLabels()) outlines(plane, "fixed_labels", FIXED_LINE);
-    else edges(plane, "fixed", FIXED_LINE);
+    if (byId("outlines").checked) fixedLines(plane);
   }
 
   function outlines(plane, layer, colour) {
@@ -172,18 +174,30 @@
     context.stroke();
   }
 
-  // The steepest pixels of an image.
+  // The steepest pixels of an image, smoothed so that texture is none.
   function edges(plane, layer, colour) {
     const { data, width, height } = pixels(plane, layer);
+    const smooth = blurred(blurred(Float32Array.from({ length: width * height }, (_, index) => grey(data, index)), width), width);
     const steep = new Float32Array(width * height);
     for (let row = 1; row + 1 < height; row++)
       for (let column = 1; column + 1 < width; column++) {
         const index = row * width + column;
-        steep[index] = Math.hypot(grey(data, index + 1) - grey(data, index - 1), grey(data, index + width) - grey(data, index - width));
+        steep[index] = Math.hypot(smooth[index + 1] - smooth[index - 1], smooth[index + width] - smooth[index - width]);
       }
-    const limit = Math.max(16, [...steep].sort((one, two) => two - one)[Math.floor(steep.length * EDGE_SHARE)]);
-    const rgb = [parseInt(colour.slice(1, 3), 16), parseInt(colour.slice(3, 5), 16), parseInt(colour.slice(5, 7), 16)];
+    const limit = Math.max(8, Float32Array.from(steep).sort()[Math.floor(steep.length * (1 - EDGE_SHARE))]);
+    const rgb = hex(colour);
     paint(plane, width, height, (index) => [...rgb, steep[index] >= limit && ridge(steep, index, width) ? 220 : 0], 1, true);
+  }
+
+  // Mean of each pixel and its eight neighbours; the border stays as it is.
+  function blurred(values, width) {
+    const result = values.slice();
+    for (let index = width + 1; index < values.length - width - 1; index++) {
+      let sum = 0;
+      for (const row of [-width, 0, width]) sum += values[index + row - 1] + values[index + row] + values[index + row + 1];
+      result[index] = sum / 9;
+    }
+    return result;
   }
 
   // Whether no neighbour across is steeper, so that edges are thin.
@@ -334,11 +348,12 @@
     const list = byId("planes");
     list.replaceChildren();
     list.classList.toggle("single", state.planes.length === 1);
+    byId("sides").hidden = !state.planes.some((plane) => plane.name);
     for (const plane of state.planes) {
       const figure = document.createElement("figure");
       const ratio = plane.columns / plane.rows;
       figure.style.setProperty("--ratio", ratio);
-      figure.style.setProperty("--share", ratio);
+      figure.style.setProperty("--share", Math.max(0.75, Math.min(1.4, ratio))); // flat views leave room for the others
       if (plane.name) figure.append(Object.assign(document.createElement("figcaption"), { textContent: plane.name }));
       plane.canvas = document.createElement("canvas");
       const scale = Math.max(1, Math.min(6, Math.ceil(640 / Math.max(plane.columns, plane.rows))));
