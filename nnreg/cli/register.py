@@ -48,6 +48,7 @@ def parser() -> Parser:
     result.add_argument("--radius", type=float, metavar="VOXELS", help="half the window of local correlation, 1 to 8 (default: the preset's, 2)")
     result.add_argument("--smoothness", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4: more bends less (default: 1)")
     result.add_argument("--field", action="store_true", help="also write field.nii.gz: the whole map as displacement in mm on the fixed grid")
+    result.add_argument("--report", action="store_true", help="also write report.html, as nnreg_report OUT does: it takes as long as a fast registration")
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_quiet()
     return result
@@ -90,6 +91,10 @@ def _work(options: argparse.Namespace) -> int:
     for note in (*result.fixed.notes, *result.moving.notes):
         print(f"nnreg_register: {note}", file=sys.stderr)
     print(_report(result, Path(options.output)))
+    if options.report:
+        from nnreg.report import report_after
+
+        report_after(options.output, print)
     if not result.succeeded:
         print(f"nnreg_register: the similarity did not rise; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr)
         return EXIT_NOT_REGISTERED

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, positive, progress_bar, run, workspace_of
+from nnreg.cli.common import Parser, positive, run, workspace_of
+from nnreg.progress import progress_bar
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
@@ -47,6 +48,7 @@ def _work(options: argparse.Namespace) -> None:
         images=_path(options.images),
         labels=_path(options.labels),
         raw=_dataset(options),
+        workspace=workspace_of(options),
         detailed=options.detailed,
         on_progress=progress_bar("drawing", quiet=options.quiet),
     )

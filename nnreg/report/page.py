@@ -20,6 +20,7 @@ from nnreg.report.tiles import ALONE, BRIEF, DETAILED, Pictures, Size
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
+    from nnreg.workspace import Workspace
 
 REPORT_FILE = "report.html"
 TEMPLATE = "report.html"
@@ -32,9 +33,10 @@ def write_report(
     *,
     output: Path | None = None,
     summary: Path | None = None,
-    images: Path | None = None,
-    labels: Path | None = None,
+    images: Path | str | None = None,
+    labels: Path | str | None = None,
     raw: RawDataset | None = None,
+    workspace: Workspace | None = None,
     detailed: int = MOST_DETAILED,
     on_progress: Progress = lambda done, total, what: None,
 ) -> Path:
@@ -52,6 +54,8 @@ def write_report(
         Where the images and labels are, if not where the results say.
     raw
         The dataset, for images of its own cases.
+    workspace
+        Where the dataset is looked for by its name, if it is not given.
     detailed
         How many pairs, the worst ones, are shown with every slice; of the others one slice of each view.
     on_progress
@@ -68,13 +72,17 @@ def write_report(
         If the folder holds no finished results, or files in it belong to different models. Nothing is written then.
     """
     results = read_results(folder, summary=summary)
-    sources = sources_of(results, images=images, labels=labels, raw=raw)
+    sources = sources_of(results, images=_path(images), labels=_path(labels), raw=raw, workspace=workspace)
     order, pictures, two = _looked_at(results, sources, detailed, on_progress)
     path = Path(output) if output is not None else Path(folder) / REPORT_FILE
     text = _rendered(_context(results, order, pictures, two_contrasts=two))
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def _path(place: Path | str | None) -> Path | None:
+    return None if place is None else Path(place)
 
 
 def _looked_at(results: Results, sources: Sources, detailed: int, on_progress: Progress) -> tuple[list[Ranked], dict[str, Pictures], bool]:

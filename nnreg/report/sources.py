@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.dataset.label_files import read_label_map
+from nnreg.dataset import RawDataset
+from nnreg.dataset.label_files import folder_beside, read_label_map
 from nnreg.errors import EvaluationError
 from nnreg.geometry.itk import read_itk
 from nnreg.imageio import ENDINGS, Image, is_image_file, read_channels, read_image
@@ -15,7 +16,7 @@ from nnreg.report.folder import TRANSFORM_FILE, UNCERTAINTY, Item, Results
 from nnreg.report.tiles import PairImages, Pictures, Size, case_pictures, pair_pictures
 
 if TYPE_CHECKING:
-    from nnreg.dataset import RawDataset
+    from nnreg.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,10 @@ class Sources:
         return None
 
 
-def sources_of(results: Results, *, images: Path | None = None, labels: Path | None = None, raw: RawDataset | None = None) -> Sources:
-    """Where the images of a results folder are: as asked for, else as the results themselves say.
+def sources_of(
+    results: Results, *, images: Path | None = None, labels: Path | None = None, raw: RawDataset | None = None, workspace: Workspace | None = None
+) -> Sources:
+    """Where the images of a results folder are: as asked for, else as the results themselves say, else in the raw dataset of `workspace`.
 
     Raises
     ------
@@ -70,13 +73,20 @@ def sources_of(results: Results, *, images: Path | None = None, labels: Path | N
     for folder in (images, labels):
         if folder is not None and not folder.is_dir():
             raise EvaluationError(f"{folder}: no such folder. Give the folder of the images, or of their labels.")
-    recorded = [Path(results.record[key]) if isinstance(results.record.get(key), str) else None for key in ("images", "labels")]
-    here = Path() if results.alone else None
-    return Sources(
-        tuple(folder for folder in (images, recorded[0], here) if folder is not None and folder.is_dir()),
-        tuple(folder for folder in (labels, recorded[1]) if folder is not None and folder.is_dir()),
-        raw,
-    )
+    named = results.record.get("images_folder")
+    recorded = Path(named) if isinstance(named, str) else None
+    places = (images, recorded, Path() if results.alone else None)
+    found = tuple(folder for folder in places if folder is not None and folder.is_dir())
+    beside = (folder_beside(folder, "labels") for folder in found)
+    return Sources(found, tuple(folder for folder in (labels, *beside) if folder is not None), raw or _dataset(results, workspace))
+
+
+def _dataset(results: Results, workspace: Workspace | None) -> RawDataset | None:
+    """The raw dataset of the name that the results say, if the workspace has it."""
+    name = results.record.get("dataset") or results.plans.get("dataset_name")
+    if workspace is None or not isinstance(name, str) or not (workspace.raw / name).is_dir():
+        return None
+    return RawDataset.open(workspace.raw / name)
 
 
 def pictures_of(item: Item, results: Results, sources: Sources, size: Size) -> Pictures:
