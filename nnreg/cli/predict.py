@@ -83,7 +83,13 @@ def _work(options: argparse.Namespace) -> None:
     if not options.no_report:
         from nnreg.report import report_after
 
-        report_after(options.output, print, workspace=workspace_of(options), labels=getattr(options, "labels", None), on_progress=progress_bar("report", quiet=options.quiet))
+        report_after(
+            options.output,
+            print,
+            workspace=workspace_of(options),
+            labels=getattr(options, "labels", None),
+            on_progress=progress_bar("report", quiet=options.quiet),
+        )
 
 
 def planned(options: argparse.Namespace) -> Plans:

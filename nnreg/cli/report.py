@@ -27,7 +27,9 @@ def parser() -> Parser:
     result.add_argument("-l", "--labels", metavar="DIR", help="folder of their labels")
     result.add_argument("-d", "--dataset", metavar="ID", help="dataset the images are from")
     result.add_argument("-s", "--summary", metavar="FILE", help="summary of nnreg_evaluate (default: summary.json in FOLDER)")
-    result.add_argument("-n", "--detailed", type=positive, default=10, metavar="N", help="pairs with every slice, the worst ones; one slice of the others (default: 10)")
+    result.add_argument(
+        "-n", "--detailed", type=positive, default=10, metavar="N", help="pairs with every slice, the worst ones; one slice of the others (default: 10)"
+    )
     result.add_quiet()
     result.add_workspace()
     return result

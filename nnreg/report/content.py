@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -63,7 +64,11 @@ def figure_columns(order: Sequence[Ranked]) -> list[dict[str, Any]]:
     for name, title, more_is_better in MAIN_FIGURES:
         if any(before_and_after(one.figures, name)[1] is not None for one in order):
             columns.append(_stage_column(name, title[0].upper() + title[1:] + (", mm" if name == "tre_mm" else ""), more_is_better))
-    for name, title, form in (("failure_probability", "Failure probability", "{:.0%}"), ("folding_percent", "Folding, %", "{:.3g}"), ("sdlogj", "SDlogJ", "{:.3f}")):
+    for name, title, form in (
+        ("failure_probability", "Failure probability", "{:.0%}"),
+        ("folding_percent", "Folding, %", "{:.3g}"),
+        ("sdlogj", "SDlogJ", "{:.3f}"),
+    ):
         if any(name in one.figures for one in order):
             columns.append(_plain_column(title, form, lambda one, name=name: one.figures.get(name)))
     if any(one.item.seconds is not None for one in order):
@@ -171,18 +176,53 @@ def curve_charts(results: Results) -> list[dict[str, str]]:
     return found
 
 
+def fingerprint_rows(fingerprint: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was measured of the training images, in a few lines."""
+    images = [one for one in (fingerprint.get("images") or {}).values() if isinstance(one, Mapping)] if isinstance(fingerprint.get("images"), Mapping) else []
+    rows = [("Images measured", str(len(images)))] if images else []
+    for key, title, form in (
+        ("shape", "Size, voxels", "{:.0f}"),
+        ("shape_after_crop", "Size of what is not empty, voxels", "{:.0f}"),
+        ("spacing", "Spacing", "{:.3g}"),
+    ):
+        known = [one[key] for one in images if isinstance(one.get(key), list)]
+        if known and len({len(one) for one in known}) == 1:
+            axes = [sorted(values) for values in zip(*known, strict=True)]
+            middle, low, high = (" × ".join(form.format(pick(axis)) for axis in axes) for pick in (median, min, max))
+            rows.append((title, middle if low == high else f"{middle} (median; {low} to {high})"))
+    turned = Counter(str(one["orientation"]) for one in images if one.get("orientation"))
+    if turned:
+        rows.append(("Orientation", ", ".join(f"{name} {count} times" for name, count in turned.most_common())))
+    for channel, found in zip(fingerprint.get("channel_names") or [], fingerprint.get("intensities") or [], strict=False):
+        if isinstance(found, Mapping) and "percentile_00_5" in found:
+            rows.append(
+                (f"Intensities, {channel}", f"{found['percentile_00_5']:.4g} to {found['percentile_99_5']:.4g} (0.5 to 99.5 %), mean {found['mean']:.4g}")
+            )
+    if fingerprint.get("pair_count"):
+        rows.append(("Training pairs", str(fingerprint["pair_count"])))
+    return rows
+
+
 def dataset_rows(results: Results) -> list[tuple[str, str]]:
     """What dataset.json and the plans say of the images."""
     dataset, rows = results.dataset, []
     channels = dataset.get("channel_names") or results.plans.get("channel_names")
     if channels:
         rows.append(("Channels", ", ".join(map(str, channels.values() if isinstance(channels, Mapping) else channels))))
-    for key, title in (("name", "Name"), ("description", "Description"), ("licence", "Licence"), ("numTraining", "Training cases"), ("pairing", "Pairs"), ("file_ending", "Files")):
+    for key, title in (
+        ("name", "Name"),
+        ("description", "Description"),
+        ("licence", "Licence"),
+        ("numTraining", "Training cases"),
+        ("pairing", "Pairs"),
+        ("file_ending", "Files"),
+    ):
         if dataset.get(key):
             rows.append((title, str(dataset[key])))
     labels = dataset.get("labels")
     if isinstance(labels, Mapping) and labels:
         rows.append(("Labels", ", ".join(f"{name} ({value})" for name, value in labels.items())))
+    rows += fingerprint_rows(results.fingerprint)
     if results.alone:
         for side in ("fixed", "moving"):
             rows.append((f"{side.capitalize()} image", ", ".join(map(str, results.record[side]))))
@@ -198,8 +238,9 @@ def decisions(results: Results) -> list[dict[str, Any]]:
     own = results.record.get("decisions")
     if isinstance(own, list) and own:
         groups.append({"title": "This pair", "rows": [(str(one.get("name", "")), str(one.get("value", "")), str(one.get("because", ""))) for one in own]})
-    if results.record.get("method"):
-        groups.append({"title": "Prediction", "rows": [("method", str(results.record["method"]), str(results.record.get("because", "")))]})
+    told = results.record if results.record.get("method") else results.method
+    if told.get("method"):
+        groups.append({"title": "Prediction", "rows": [("method", str(told["method"]), str(told.get("because", "")))]})
     plans = results.plans
     if plans:
         groups.append({"title": "All images", "rows": list(_reasons(plans))})

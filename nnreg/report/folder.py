@@ -15,7 +15,7 @@ from nnreg.files import read_json
 from nnreg.task import DENSE_PREDICTION, REGISTRATION
 
 MEASURES_FILE, SUMMARY_FILE, VALIDATION_SUMMARY = "measures.json", "summary.json", "validation_summary.json"
-VALIDATION, LOG_FILE, DEBUG_FILE = "validation_raw", "training_log.txt", "debug.json"
+VALIDATION, LOG_FILE, DEBUG_FILE, METHOD_FILE = "validation_raw", "training_log.txt", "debug.json", "prediction_method.json"
 UNCERTAINTY = "uncertainty.nii.gz"
 EPOCH = re.compile(r"\[Epoch (\d+)/(\d+)\] (.*)$")
 NUMBER = re.compile(r"(\w+) = (-?[\d.]+(?:e[-+]?\d+)?|-?inf|nan)")
@@ -73,6 +73,10 @@ class Results:
         What was measured with the truth; empty without.
     plans, dataset, debug
         ``plans.json``, ``dataset.json`` and ``debug.json``, where they are there.
+    fingerprint
+        What planning measured, where the workspace has it.
+    method
+        ``prediction_method.json``: what predicts new pairs, and why.
     curves
         Name to a number per epoch.
     epochs
@@ -89,8 +93,16 @@ class Results:
     plans: Mapping[str, Any] = field(default_factory=dict)
     dataset: Mapping[str, Any] = field(default_factory=dict)
     debug: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    method: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, list[float | None]] = field(default_factory=dict)
     epochs: tuple[int, int] | None = None
+
+    @property
+    def dataset_name(self) -> str | None:
+        """Of the images, as far as a file says it."""
+        found = self.record.get("dataset") or self.plans.get("dataset_name") or self.debug.get("dataset")
+        return found if isinstance(found, str) else None
 
     @property
     def registers(self) -> bool:
@@ -127,7 +139,9 @@ def read_results(folder: Path | str, *, summary: Path | None = None) -> Results:
     if (folder / MEASURES_FILE).is_file():
         return _pair_alone(folder)
     if (folder / PREDICTION_FILE).is_file():
-        return _predictions(folder, folder, summary or _first_file(folder / SUMMARY_FILE, folder.parent / VALIDATION_SUMMARY if folder.name == VALIDATION else None))
+        return _predictions(
+            folder, folder, summary or _first_file(folder / SUMMARY_FILE, folder.parent / VALIDATION_SUMMARY if folder.name == VALIDATION else None)
+        )
     if (folder / DEBUG_FILE).is_file() or (folder / LOG_FILE).is_file():
         return _fold(folder)
     folds = sorted(found.name for found in folder.glob("fold_*"))
@@ -279,7 +293,8 @@ def _fold(folder: Path) -> Results:
                 f"{folder / DEBUG_FILE}: was trained with {key} {debug[key]}, {folder.parent / 'plans.json'} is of {plans[name]}. Keep each model's own files."
             )
     curves, epochs = read_curves(folder / LOG_FILE)
-    about = {"debug": debug, "curves": curves, "epochs": epochs}
+    method = _optional(folder / METHOD_FILE)
+    about: dict[str, Any] = {"debug": debug, "method": method, "curves": curves, "epochs": epochs}
     predictions = folder / VALIDATION
     if not (predictions / PREDICTION_FILE).is_file():
         return Results(folder=folder, task=str(plans.get("task", REGISTRATION)), plans=plans, dataset=dataset, **about)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnreg.errors import NnRegError
-from nnreg.files import atomic_path, plain
+from nnreg.errors import EvaluationError, NnRegError
+from nnreg.files import plain, read_json, write_text
 from nnreg.progress import Progress
 from nnreg.report.content import cards, curve_charts, dataset_rows, decisions, figure_columns, label_chart, label_names, label_table, mean_table, run_rows
 from nnreg.report.folder import Results, read_results
 from nnreg.report.ranking import Ranked, ranked
 from nnreg.report.sources import Sources, pictures_of, sources_of
 from nnreg.report.tiles import ALONE, BRIEF, DETAILED, Pictures, Size
+from nnreg.task import TASKS, imported
 
 if TYPE_CHECKING:
     from nnreg.dataset import RawDataset
@@ -71,14 +73,25 @@ def write_report(
     NnRegError
         If the folder holds no finished results, or files in it belong to different models. Nothing is written then.
     """
-    results = read_results(folder, summary=summary)
+    results = _with_workspace(read_results(folder, summary=summary), workspace)
     sources = sources_of(results, images=_path(images), labels=_path(labels), raw=raw, workspace=workspace)
     order, pictures, two = _looked_at(results, sources, detailed, on_progress)
     path = Path(output) if output is not None else Path(folder) / REPORT_FILE
-    text = _rendered(_context(results, order, pictures, two_contrasts=two))
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, _rendered(_context(results, order, pictures, two_contrasts=two)))
     return path
+
+
+def _with_workspace(results: Results, workspace: Workspace | None) -> Results:
+    """The fingerprint, and plans and dataset.json of the model, are in the workspace and not among predictions."""
+    name, model = results.dataset_name, str(results.record.get("model", ""))
+    if workspace is None or name is None or results.task not in TASKS:
+        return results
+    files = {
+        "fingerprint": workspace.preprocessed / name / imported(TASKS[results.task].fingerprint_file),
+        "plans": workspace.results / name / model / "plans.json",
+        "dataset": workspace.results / name / model / "dataset.json",
+    }
+    return replace(results, **{key: read_json(path, EvaluationError) for key, path in files.items() if not getattr(results, key) and path.is_file()})
 
 
 def _path(place: Path | str | None) -> Path | None:
@@ -158,7 +171,7 @@ def _context(results: Results, order: Sequence[Ranked], pictures: Mapping[str, P
 def _title(results: Results) -> str:
     if results.alone:
         return results.items[0].name
-    return str(results.record.get("dataset") or results.plans.get("dataset_name") or results.debug.get("dataset") or results.folder.absolute().name)
+    return results.dataset_name or results.folder.absolute().name
 
 
 def _notes(results: Results, order: Sequence[Ranked], pictures: Mapping[str, Pictures]) -> list[str]:
@@ -167,14 +180,18 @@ def _notes(results: Results, order: Sequence[Ranked], pictures: Mapping[str, Pic
     layers = [plane["layers"] for one in order for plane in pictures[one.item.name].planes[:1]]
     without = sum("fixed" not in one for one in layers)
     if without and results.registers:
-        found.append(f"The fixed images of {without} of {len(order)} pairs were not found, so only warped images are shown. Name their folder: nnreg_report FOLDER -i IMAGES.")
+        found.append(
+            f"The fixed images of {without} of {len(order)} pairs were not found, so warped images alone are shown. Name their folder: nnreg_report -i IMAGES."
+        )
     if order and not any(one.item.labels for one in order):
         found.append("Nothing was measured with labels: there are none, or the results were not evaluated yet (nnreg_evaluate).")
     if results.epochs is not None and results.epochs[0] < results.epochs[1]:
         found.append(f"The training is not finished: {results.epochs[0]} of {results.epochs[1]} epochs are done.")
     if results.predictions is None:
         found.append("The validation is not done yet, so no pairs are shown.")
-    brief = sum(len(pictures[one.item.name].planes[0]["numbers"]) == 1 < pictures[one.item.name].planes[0]["total"] for one in order if pictures[one.item.name].planes)
+    brief = sum(
+        len(pictures[one.item.name].planes[0]["numbers"]) == 1 < pictures[one.item.name].planes[0]["total"] for one in order if pictures[one.item.name].planes
+    )
     if brief:
         found.append(f"All slices are shown of the worst {len(order) - brief}; of the other {brief} one slice of each view (nnreg_report -n shows more).")
     return found
@@ -202,7 +219,7 @@ def _rendered(context: Mapping[str, Any]) -> str:
     return environment.get_template(TEMPLATE).render(**context)
 
 
-def report_after(folder: Path | str, say: Any, **options: Any) -> None:
+def report_after(folder: Path | str, say: Callable[[str], None], **options: Any) -> None:
     """Write the report of results that a command has just finished, and `say` where it is. The results stand without it: what it lacks is told, not raised."""
     try:
         say(f"report: {write_report(folder, **options)}")

@@ -83,10 +83,8 @@ def sources_of(
 
 def _dataset(results: Results, workspace: Workspace | None) -> RawDataset | None:
     """The raw dataset of the name that the results say, if the workspace has it."""
-    name = results.record.get("dataset") or results.plans.get("dataset_name")
-    if workspace is None or not isinstance(name, str) or not (workspace.raw / name).is_dir():
-        return None
-    return RawDataset.open(workspace.raw / name)
+    name = results.dataset_name
+    return None if workspace is None or name is None or not (workspace.raw / name).is_dir() else RawDataset.open(workspace.raw / name)
 
 
 def pictures_of(item: Item, results: Results, sources: Sources, size: Size) -> Pictures:
