@@ -119,7 +119,8 @@ def test_slices_hold_what_the_images_hold(page):
             rows, columns = (plane["field"][side] if layer == "field" else plane[side] for side in ("rows", "columns"))
             assert tiles.shape[:2] == (rows * len(plane["numbers"]), columns)
             if layer.endswith("labels"):
-                assert set(np.unique(tiles)) <= {0, 1, 2} and tiles.any()
+                assert set(np.unique(tiles)) <= {0, 1, 2}
+                assert tiles.any()
 
 
 def test_strips_of_labels_come_back_exactly():
@@ -176,7 +177,8 @@ def test_a_failed_pair_is_flagged_and_texts_of_files_stay_text(tmp_path):
     page = Page(write_report(out))
     assert "do not trust the transform" in page.text
     assert "probability of failure 83%" in page.text
-    assert "local correlation <b>0.9</b>" in page.text and not page.named("b")
+    assert "local correlation <b>0.9</b>" in page.text
+    assert not page.named("b")
 
 
 def test_uncertainty_is_shown_where_it_is(tmp_path):
@@ -215,7 +217,8 @@ def test_label_maps_have_a_page_too(tmp_path):
 
 def test_a_fold_has_its_curves_and_decisions(tmp_path):
     page = Page(write_report(TEMPLATE, output=tmp_path / "fold.html"))
-    assert "Loss" in page.text and "3 of 3 epochs" in page.text
+    assert "Loss" in page.text
+    assert "3 of 3 epochs" in page.text
     assert len(page.named("polyline")) >= 4
     for said in ("pre_alignment", "Registration engine", "Configuration 3d_fullres", "structure_1 (2)", "engine is best"):
         assert said in page.text
