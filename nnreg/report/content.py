@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -12,7 +13,7 @@ from nnreg.evaluation.summary import FIELD_ROWS, ROWS
 from nnreg.metrics.additional import STAGES
 from nnreg.report.charts import curves, distributions
 from nnreg.report.folder import Results
-from nnreg.report.ranking import MAIN_FIGURES, Ranked, before_and_after
+from nnreg.report.ranking import MAIN_FIGURES, Ranked, before_and_after, is_worse
 
 STAGE_NAMES = {"header": "by the headers", "aligned": "linear alignment", "after": "deformed"}
 MOST_ROWS = 40  # of a chart: the labels with the lowest Dice
@@ -81,11 +82,12 @@ def _stage_column(name: str, title: str, more_is_better: bool) -> dict[str, Any]
         before, after = before_and_after(one.figures, name)
         return number(after, "{:.3f}") if before is None else f"{number(before, '{:.3f}')} → {number(after, '{:.3f}')}"
 
-    def worse(one: Ranked) -> bool:
-        before, after = before_and_after(one.figures, name)
-        return before is not None and after is not None and (after < before if more_is_better else after > before)
-
+    worse = partial(_worse, name=name, more_is_better=more_is_better)
     return {"title": title, "text": text, "worse": worse, "sort": lambda one: before_and_after(one.figures, name)[1]}
+
+
+def _worse(one: Ranked, *, name: str, more_is_better: bool) -> bool:
+    return is_worse(one.figures, name, more_is_better=more_is_better)
 
 
 def _plain_column(title: str, form: str, value: Any) -> dict[str, Any]:
@@ -133,24 +135,29 @@ def _before(order: Sequence[Ranked]) -> dict[str, list[float]]:
     return {label: values or header.get(label, []) for label, values in aligned.items()}
 
 
-def label_table(results: Results, order: Sequence[Ranked], names: Mapping[str, str]) -> list[list[str]]:
-    """Per label: name, median Dice before and after, the lowest after, surface distance after, how many pairs have it; the lowest Dice first."""
+def label_table(results: Results, order: Sequence[Ranked], names: Mapping[str, str]) -> dict[str, list[Any]] | None:
+    """``head`` and ``rows``: per label median Dice before and after, the lowest after, surface distance, how many pairs have it; the lowest Dice first."""
     before, after = _before(order), _by_label(order, "dice_after")
-    distances = _by_label(order, "hd95_mm_after")
-    rows = []
-    for label in sorted(after, key=lambda one: median(after[one]) if after[one] else math.inf):
-        values = after[label]
-        rows.append(
-            [
-                _called(label, names),
-                number(median(before[label]) if before.get(label) else None, "{:.3f}"),
-                number(median(values) if values else None, "{:.3f}"),
-                number(min(values) if values else None, "{:.3f}"),
-                number(median(distances[label]) if distances.get(label) else None, "{:.2f}"),
-                str(len(values)),
-            ]
-        )
-    return rows
+    distances = _by_label(order, "hd95_mm_after") or {}
+    distances = distances if any(distances.values()) else _by_label(order, "HD95")
+    columns: list[tuple[str, Mapping[str, list[float]], Any, str]] = [
+        ("Dice before", before, median, "{:.3f}"),
+        ("Dice after" if results.registers else "Dice", after, median, "{:.3f}"),
+        ("lowest", after, min, "{:.3f}"),
+        ("HD95, mm", distances, median, "{:.2f}"),
+    ]
+    columns = [column for column in columns if any(column[1].values())]
+    if not columns:
+        return None
+    rows = [
+        [
+            _called(label, names),
+            *(number(pick(found[label]) if found.get(label) else None, form) for _, found, pick, form in columns),
+            str(len(after[label])),
+        ]
+        for label in sorted(after, key=lambda one: median(after[one]) if after[one] else math.inf)
+    ]
+    return {"head": ["Label", *(title for title, *_ in columns), "pairs" if results.registers else "cases"], "rows": rows}
 
 
 def label_chart(results: Results, order: Sequence[Ranked], names: Mapping[str, str]) -> str:

@@ -162,6 +162,7 @@ def _context(results: Results, order: Sequence[Ranked], pictures: Mapping[str, P
         "viewer": {
             "registers": results.registers,
             "twoContrasts": two_contrasts,
+            "labelNames": names,
             "items": [{"name": one.item.name, "reasons": list(one.reasons), "seconds": one.item.seconds} for one in order],
         },
         "pictures": [_script(pictures[one.item.name].planes) for one in order],

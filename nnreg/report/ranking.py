@@ -60,11 +60,8 @@ def _reasons(record: Mapping[str, Any], figures: Mapping[str, float]) -> list[st
     if figures.get("failure_probability", 0.0) >= LIKELY_FAILED:
         found.append(f"probability of failure {figures['failure_probability']:.0%}")
     for name, title, more_is_better in MAIN_FIGURES:
-        before, after = before_and_after(figures, name)
-        if before is None or after is None:
-            continue
-        lost = before - after if more_is_better else after - before
-        if lost > (CLEARLY if more_is_better else 0.0):
+        if is_worse(figures, name, more_is_better=more_is_better):
+            before, after = before_and_after(figures, name)
             found.append(f"{title} is worse than before: {before:.3g}, then {after:.3g}")
     if figures.get("folding_percent", 0.0) > MUCH_FOLDING:
         found.append(f"the map folds in {figures['folding_percent']:.1f} % of the voxels")
@@ -72,6 +69,14 @@ def _reasons(record: Mapping[str, Any], figures: Mapping[str, float]) -> list[st
     if lost_labels:
         found.append(f"nothing is left of label {', '.join(map(str, lost_labels[:5]))}")
     return found
+
+
+def is_worse(figures: Mapping[str, float], name: str, *, more_is_better: bool) -> bool:
+    """Whether a figure is clearly worse after the deformation than before it."""
+    before, after = before_and_after(figures, name)
+    if before is None or after is None:
+        return False
+    return before - after > CLEARLY if more_is_better else after > before
 
 
 def before_and_after(figures: Mapping[str, float | None], name: str) -> tuple[float | None, float | None]:

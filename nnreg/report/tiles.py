@@ -12,6 +12,7 @@ import numpy as np
 
 from nnreg import metrics
 from nnreg.arrays import AnyArray, Bytes, Doubles, Integers, Reals
+from nnreg.dataset.labels import unique
 from nnreg.evaluation.registration.pictures import scaled, window
 from nnreg.evaluation.slices import Stack, affine_part, stacks
 from nnreg.geometry import Space, Transform, resample_image, resample_labels
@@ -23,6 +24,7 @@ FIELD_SIZE = 64  # pixels on a side of the sampled map: a line of the drawn grid
 MOST_FINER = 3  # samples per pixel and axis: a pixel is the mean of what it covers
 OCTAVES = 1.0  # halving to doubling of volume is the whole range of colours, as in the overview
 STEPS = 127  # that a displacement is stored in, each way
+MOST_NAMED = 12  # labels whose colours are explained
 QUALITY = 72  # of pictures; label maps and fields are stored exactly
 
 
@@ -114,7 +116,7 @@ def case_pictures(image: Image, predicted: Image, truth: Image | None, size: Siz
         for name, labels in (("predicted_labels", predicted), ("fixed_labels", truth)):
             if labels is not None:
                 layers[name] = strip(_ranks(resample_labels(labels.array, moving=labels.space, fixed=stack.grid), values), exact=True)
-        planes.append(_plane(stack, layers))
+        planes.append(_plane(stack, layers) | {"values": values[:MOST_NAMED].tolist()})
     return Pictures(planes)
 
 
@@ -190,9 +192,8 @@ def _finer(space: Space, factor: int) -> Space:
 
 def _label_values(*maps: Image | None) -> Integers:
     """Every value of the label maps but 0, sorted."""
-    found = [np.unique(labels.array) for labels in maps if labels is not None]
-    values = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
-    return np.asarray(values[values != 0])
+    found = {value for labels in maps if labels is not None for value in unique(labels.array)}
+    return np.array(sorted(found - {0}), dtype=np.int64)
 
 
 def _ranks(labels: AnyArray, values: Integers) -> Bytes:

@@ -23,8 +23,8 @@
     warped: { title: "Warped", only: ["warped"], without: "fixed", draw: (plane) => tile(plane, "warped"), controls: [], legend: () => "The moving image on the fixed grid." },
   };
   const CASE_MODES = {
-    prediction: { title: "Prediction", needs: ["predicted_labels"], draw: (plane) => drawLabels(plane, "predicted_labels"), controls: ["strength"], legend: () => "Predicted labels, one colour each." },
-    truth: { title: "Truth", needs: ["fixed_labels"], draw: (plane) => drawLabels(plane, "fixed_labels"), controls: ["strength"], legend: () => "True labels, one colour each." },
+    prediction: { title: "Prediction", needs: ["predicted_labels"], draw: (plane) => drawLabels(plane, "predicted_labels"), controls: ["strength"], legend: () => `Predicted labels: ${named()}` },
+    truth: { title: "Truth", needs: ["fixed_labels"], draw: (plane) => drawLabels(plane, "fixed_labels"), controls: ["strength"], legend: () => `True labels: ${named()}` },
     errors: { title: "Errors", needs: ["fixed_labels", "predicted_labels"], draw: drawErrors, controls: ["strength"], legend: () => `<span class="swatch" style="background:${RIGHT}"></span>right <span class="swatch" style="background:${EXTRA}"></span>predicted, not true <span class="swatch" style="background:${MISSED}"></span>missed.` },
     outline: { title: "Contours", needs: ["predicted_labels"], draw: drawCaseContours, controls: [], legend: () => `${has("fixed_labels") ? `<span class="swatch" style="background:${FIXED_LINE}"></span>true ` : ""}<span class="swatch" style="background:${OTHER_LINE}"></span>predicted outlines.` },
     image: { title: "Image", needs: ["fixed"], draw: (plane) => tile(plane, "fixed"), controls: [], legend: () => "The image alone." },
@@ -36,6 +36,11 @@
   const otherName = () => (other() === "before" ? "moving image before the deformation" : "warped image");
   const hasLabels = () => has("fixed_labels");
   const hasOtherLabels = () => has(`${other()}_labels`);
+  const safe = (text) => text.replace(/[&<>"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
+  const named = () =>
+    state.planes[0].values
+      .map((value, rank) => `<span class="swatch" style="background:${PALETTE[rank % PALETTE.length]}"></span>${safe(about.labelNames[value] || `label ${value}`)}`)
+      .join(" ");
   const usable = (mode) =>
     (mode.needs || mode.only).every(has) && !(mode.sameContrast && about.twoContrasts) && !(mode.without && has(mode.without));
 
