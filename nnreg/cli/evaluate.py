@@ -62,7 +62,15 @@ def _work(options: argparse.Namespace) -> None:
     if not options.no_report:
         from nnreg.report import REPORT_FILE, report_after
 
-        report_after(predictions, print, output=output.with_name(REPORT_FILE), summary=output, raw=raw, on_progress=progress_bar("report", quiet=options.quiet))
+        report_after(
+            predictions,
+            print,
+            output=output.with_name(REPORT_FILE),
+            summary=output,
+            raw=raw,
+            workspace=workspace_of(options),
+            on_progress=progress_bar("report", quiet=options.quiet),
+        )
 
 
 if __name__ == "__main__":

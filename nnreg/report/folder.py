@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -299,8 +299,7 @@ def _fold(folder: Path) -> Results:
     if not (predictions / PREDICTION_FILE).is_file():
         return Results(folder=folder, task=str(plans.get("task", REGISTRATION)), plans=plans, dataset=dataset, **about)
     found = _predictions(folder, predictions, _first_file(folder / VALIDATION_SUMMARY))
-    known = {"predictions": predictions, "items": found.items, "record": found.record, "summary": found.summary}
-    return Results(folder=folder, task=found.task, plans=plans or found.plans, dataset=dataset or found.dataset, **known, **about)
+    return replace(found, plans=plans or found.plans, dataset=dataset or found.dataset, **about)
 
 
 def read_curves(path: Path) -> tuple[dict[str, list[float | None]], tuple[int, int] | None]:

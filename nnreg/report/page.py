@@ -184,6 +184,11 @@ def _notes(results: Results, order: Sequence[Ranked], pictures: Mapping[str, Pic
         found.append(
             f"The fixed images of {without} of {len(order)} pairs were not found, so warped images alone are shown. Name their folder: nnreg_report -i IMAGES."
         )
+    undrawn = sum(not found.planes for found in pictures.values())
+    if undrawn:
+        found.append(
+            f"{undrawn} of {len(order)} cases are not drawn here: they are continuous values, or too large. nnreg_predict draws values into pictures/."
+        )
     if order and not any(one.item.labels for one in order):
         found.append("Nothing was measured with labels: there are none, or the results were not evaluated yet (nnreg_evaluate).")
     if results.epochs is not None and results.epochs[0] < results.epochs[1]:

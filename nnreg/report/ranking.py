@@ -42,7 +42,7 @@ def ranked(items: Sequence[Item], shown: Mapping[str, tuple[float | None, float 
 
 
 def _with_reasons(item: Item, shown: tuple[float | None, float | None], two_contrasts: bool) -> Ranked:
-    figures = {name: float(value) for name, value in item.figures.items() if _is_number(value)}
+    figures = {name: float(value) for name, value in item.figures.items() if isinstance(value, (int, float)) and math.isfinite(value)}
     if not two_contrasts and "ncc_after" not in figures:
         figures |= {name: value for name, value in (("ncc_aligned", shown[0]), ("ncc_after", shown[1])) if value is not None}
     if two_contrasts:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nnreg.dataset import RawDataset
 from nnreg.dataset.label_files import folder_beside, read_label_map
 from nnreg.errors import EvaluationError
+from nnreg.evaluation.registration.folder import TRANSFORM_FILE
 from nnreg.geometry.itk import read_itk
-from nnreg.imageio import ENDINGS, Image, is_image_file, read_channels, read_image
-from nnreg.report.folder import TRANSFORM_FILE, UNCERTAINTY, Item, Results
+from nnreg.imageio import ENDINGS, Image, is_image_file, is_large, read_channels, read_image
+from nnreg.report.folder import UNCERTAINTY, Item, Results
 from nnreg.report.tiles import PairImages, Pictures, Size, case_pictures, pair_pictures
 
 if TYPE_CHECKING:
@@ -97,14 +100,28 @@ def pictures_of(item: Item, results: Results, sources: Sources, size: Size) -> P
     """
     if results.registers:
         return pair_pictures(_pair(item, results, sources), size)
-    image = sources.image(item.fixed, item.record.get("images", []))
-    predicted = next(iter(_found(item.folder, item.name)), None)
-    if predicted is None:
-        raise EvaluationError(f"{item.folder}: has no label map of {item.name!r}, though prediction.json names it. Predict it again.")
+    predicted = _predicted(item)
+    if is_large([predicted]) or not _holds_labels(predicted):
+        return Pictures([])
+    image, labels = sources.image(item.fixed, item.record.get("images", [])), read_label_map(predicted)
     truth = item.record.get("reference_file")
     known = read_label_map(Path(truth)) if isinstance(truth, str) and Path(truth).is_file() else sources.label_map(item.fixed)
-    labels = read_label_map(predicted)
     return case_pictures(image or labels, labels, known, size)
+
+
+def _predicted(item: Item) -> Path:
+    """The label map of a case; of several targets (``CASE_TARGET``) the first."""
+    several = [path for path in sorted(item.folder.glob(f"{item.name}_*")) if is_image_file(path) and path.name.endswith(tuple(ENDINGS))]
+    found = [*_found(item.folder, item.name), *several]
+    if not found:
+        raise EvaluationError(f"{item.folder}: has no label map of {item.name!r}, though prediction.json names it. Predict it again.")
+    return found[0]
+
+
+def _holds_labels(path: Path) -> bool:
+    """Whether a prediction is of labels, not of continuous values."""
+    values = read_image(path).array
+    return len(values) == 1 and (np.issubdtype(values.dtype, np.integer) or bool((values == np.round(values)).all()))
 
 
 def _pair(item: Item, results: Results, sources: Sources) -> PairImages:

@@ -36,9 +36,9 @@ class Size:
     pixels: int
     flat: int
 
-    def of(self, image: Image) -> dict[str, int]:
-        """What :func:`nnreg.evaluation.slices.stacks` takes."""
-        return {"count": self.slices, "size": self.pixels if image.ndim == 3 else self.flat}
+    def of(self, image: Image) -> int:
+        """Pixels on the longer side of an image."""
+        return self.pixels if image.ndim == 3 else self.flat
 
 
 DETAILED, BRIEF = Size(15, 160, 360), Size(1, 160, 240)
@@ -92,7 +92,7 @@ def pair_pictures(pair: PairImages, size: Size) -> Pictures:
     affine = None if pair.transform is None else Transform((affine_part(pair.transform, reference),), reference.ndim)
     values = _label_values(pair.fixed_labels, pair.moving_labels, pair.warped_labels)
     planes, compared = [], []
-    for stack in stacks(reference, **size.of(reference)):
+    for stack in stacks(reference, count=size.slices, size=size.of(reference)):
         images = _images(pair, stack, affine)
         layers = {name: strip(picture) for name, picture in images.items()}
         layers |= {name: strip(found, exact=True) for name, found in _labels(pair, stack, affine, values).items()}
@@ -111,7 +111,7 @@ def case_pictures(image: Image, predicted: Image, truth: Image | None, size: Siz
     """Slices of an image with its predicted labels, and the true ones where they are known."""
     values = _label_values(predicted, truth)
     planes = []
-    for stack in stacks(image, centre=_middle(predicted), **size.of(image)):
+    for stack in stacks(image, count=size.slices, size=size.of(image), centre=_middle(predicted)):
         layers = {"fixed": strip(_bytes(image, stack.grid))}
         for name, labels in (("predicted_labels", predicted), ("fixed_labels", truth)):
             if labels is not None:

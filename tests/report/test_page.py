@@ -215,6 +215,20 @@ def test_label_maps_have_a_page_too(tmp_path):
     assert "label 1" in page.text
 
 
+def test_continuous_values_are_not_drawn_and_that_is_said(tmp_path):
+    out = label_maps(tmp_path)
+    write_image(out / "x.nii.gz", np.full((1, 14, 20, 17), 0.5, np.float32), Space.plain((14, 20, 17)))
+    page = Page(write_report(out))
+    assert "1 of 2 cases are not drawn here" in page.text
+    assert json.loads(page.scripts[2]) == []
+
+
+def test_of_several_targets_the_first_is_drawn(tmp_path):
+    out = label_maps(tmp_path)
+    (out / "x.nii.gz").rename(out / "x_organs.nii.gz")
+    assert "predicted_labels" in json.loads(Page(write_report(out)).scripts[2])[0]["layers"]
+
+
 def test_a_fold_has_its_curves_and_decisions(tmp_path):
     page = Page(write_report(TEMPLATE, output=tmp_path / "fold.html"))
     assert "Loss" in page.text
