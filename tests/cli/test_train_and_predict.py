@@ -97,7 +97,6 @@ def test_prediction_lists_its_pairs_and_the_evaluation_averages_them(plane, tmp_
     assert any(abs(value) > 1e-3 for value in moved.values())  # a random network moves labels
 
 
-<<<<<<< HEAD
 def test_the_inverse_is_written_and_the_field_left_out_where_asked(plane, tmp_path):
     plane.predict(tmp_path, *SCRAMBLED, "--fixed", "s4_b", "--moving", "s4_a", "--inverse", "--no_field", "--method", "network")
     folder = tmp_path / "s4_b__s4_a"
@@ -107,7 +106,8 @@ def test_the_inverse_is_written_and_the_field_left_out_where_asked(plane, tmp_pa
     forward, back = (read_itk(folder / name) for name in ("transform.h5", "inverse_transform.h5"))
     assert np.abs(forward.map_points(points) - points).max() > 1
     assert np.abs(back.map_points(forward.map_points(points)) - points).max() < 0.2  # a sixth of a voxel, of a rough field
-=======
+
+
 def test_a_page_is_made_at_the_end_of_the_training_the_prediction_and_the_evaluation(plane, tmp_path):
     copy = plane.copy(tmp_path / "copy")
     given = ["-d", copy.id, *copy.where, "-q"]
@@ -123,7 +123,6 @@ def test_a_page_is_made_at_the_end_of_the_training_the_prediction_and_the_evalua
     assert "Means over all pairs" in after
     assert "linear alignment" in after
     assert "pre_alignment" in after  # the plans of the model, from the workspace
->>>>>>> 8f3e349 (Report at the end of training, prediction and evaluation: test)
 
 
 def test_warped_labels_keep_their_values_and_lie_on_the_fixed_grid(plane, tmp_path):
