@@ -14,6 +14,8 @@ from nnreg.kernels.compiled import compiled
 BLOCK = 2048  # voxels of whole rows that are done together, in the core's first cache
 VECTORS = 32  # values: loops over a multiple of so many use whole vectors to their end
 STEP = 8  # values that are looked at together where a row is searched for its first
+TOGETHER = 4  # steps that a few rows of an inverse take together
+FEW = 16  # less than one voxel of so many that has not settled: they go on alone
 LARGEST = 2**31 - 1  # voxels: positions in a volume are counted with 32 bits, because vectors of them are twice as long
 
 Steps = tuple[np.uint64, np.uint64, np.uint64]  # to the next voxel along z, y and x; 0 on an axis of one
@@ -60,7 +62,17 @@ def _blend(target: Floats, to: int, volume: Floats, first: int, base: ShortInteg
 
 @compiled
 def _blend_onto(
-    target: Floats, to: int, added: Floats, scale: np.float32, volume: Floats, first: int, base: ShortIntegers, weights: Floats, at: int, count: int, steps: Steps
+    target: Floats,
+    to: int,
+    added: Floats,
+    scale: np.float32,
+    volume: Floats,
+    first: int,
+    base: ShortIntegers,
+    weights: Floats,
+    at: int,
+    count: int,
+    steps: Steps,
 ) -> None:
     """The same, added to ``scale added[to:]``."""
     along_z, along_y, along_x = weights[0], weights[1], weights[2]
@@ -155,7 +167,7 @@ def _displaced(inner: Floats, components: int, first: int, size: int, count: int
         start = np.uint64(first + k * size)
         for x in range(np.uint64(count)):
             some += np.abs(inner[start + x])
-    return not some == 0
+    return some != 0
 
 
 @compiled
@@ -208,8 +220,66 @@ def compose(start: int, stop: int, result: Floats, outer: Floats, inner: Floats,
 
 
 @compiled
+def _step_all(v: Floats, left: Floats, square: Floats, first: int, size: int, components: int, count: int, tolerance: np.float32) -> int:
+    """Take what is `left` (3, N) from ``v[:, first:]`` where it is longer than the tolerance, and tell how often it is."""
+    start, n = np.uint64(first), np.uint64(count)
+    for x in range(n):
+        square[x] = np.float32(0.0)
+    for k in range(components):
+        rest, own = left[k], start + np.uint64(k * size)
+        for x in range(n):
+            rest[x] += v[own + x]
+            square[x] += rest[x] * rest[x]
+    unsettled = 0
+    for x in range(n):
+        unsettled += square[x] > tolerance * tolerance
+    for k in range(components):
+        rest, own = left[k], start + np.uint64(k * size)
+        for x in range(n):
+            v[own + x] -= rest[x] * np.float32(square[x] > tolerance * tolerance)
+    return unsettled
+
+
+@compiled
+def _settle(v: Floats, flat: Floats, voxel: tuple[int, int, int], shape: tuple[int, int, int, int], limits: tuple[np.float32, int, np.float32]) -> None:
+    """Fixed point iterations of one voxel of a flat field: `limits` are tolerance, iterations and shortest step."""
+    components, depth, height, width = shape
+    z, y, x = voxel
+    tolerance, iterations, shortest = limits
+    size, steps = depth * height * width, _steps((depth, height, width))
+    here, axis = np.uint64((z * height + y) * width + x), 3 - components
+    zero, half = np.float32(0.0), np.float32(0.5)
+    step, before = np.float32(1.0), np.float32(np.inf)
+    for _ in range(iterations):
+        pz = np.float32(z) + (v[here] if components == 3 else zero)
+        py, px = np.float32(y) + v[here + np.uint64((1 - axis) * size)], np.float32(x) + v[here + np.uint64((2 - axis) * size)]
+        # written so that NaN becomes 0: it must not become an index
+        pz, py, px = pz if pz > 0 else zero, py if py > 0 else zero, px if px > 0 else zero
+        pz, py, px = min(pz, np.float32(depth - 1)), min(py, np.float32(height - 1)), min(px, np.float32(width - 1))
+        iz, iy, ix = min(int(pz), max(depth - 2, 0)), min(int(py), max(height - 2, 0)), min(int(px), max(width - 2, 0))
+        wz, wy, wx = pz - np.float32(iz), py - np.float32(iy), px - np.float32(ix)
+        near = np.uint64((iz * height + iy) * width + ix)
+        a = v[here] + _value(flat, near, steps, wz, wy, wx)
+        b = v[here + np.uint64(size)] + _value(flat, near + np.uint64(size), steps, wz, wy, wx)
+        c = v[here + np.uint64(2 * size)] + _value(flat, near + np.uint64(2 * size), steps, wz, wy, wx) if components == 3 else zero
+        square = a * a + b * b + c * c
+        if not square > tolerance * tolerance:
+            break
+        # where the map expands to more than twice the size the full step swings ever wider: shorter ones converge
+        if square > np.float32(0.81) * before:
+            step = max(half * step, shortest)
+        before = square
+        v[here] -= step * a
+        v[here + np.uint64(size)] -= step * b
+        if components == 3:
+            v[here + np.uint64(2 * size)] -= step * c
+
+
+@compiled
 def invert(start: int, stop: int, result: Floats, field: Floats, tolerance: np.float32, iterations: int, shortest: np.float32) -> None:
     """Rows start to stop of fixed point iterations ``v <- v - s (v + u(x + v))``, `u` continued from its border, each voxel until it has settled.
+
+    A few rows at a time take the first steps together; what has not settled then goes on alone.
 
     Parameters
     ----------
@@ -221,48 +291,34 @@ def invert(start: int, stop: int, result: Floats, field: Floats, tolerance: np.f
     shortest
         The least that the step s may fall to.
     """
-    components, depth, height, width = field.shape
-    flat = field.reshape(components, depth * height * width)
-    step_z, step_y, step_x = _steps((depth, height, width))
-    first = 3 - components
-    one, zero, half = np.float32(1.0), np.float32(0.0), np.float32(0.5)
-    v, left = np.zeros(3, np.float32), np.zeros(3, np.float32)
-    for line in range(start, stop):
-        z, y = line // height, line % height
-        for x in range(width):
+    components, depth, height, width = shape = field.shape
+    flat, v = field.reshape(-1), result.reshape(-1)
+    size, steps = depth * height * width, _steps((depth, height, width))
+    rows, room = _block_rows(width)
+    base, weights, moved = np.zeros(room, np.int32), np.zeros((3, room), np.float32), np.zeros((3, room), np.float32)
+    left, square = np.zeros((3, room), np.float32), np.zeros(room, np.float32)
+    flat_left = left.reshape(-1)
+    for block in range(start, stop, rows):
+        after = min(block + rows, stop)
+        count, first = (after - block) * width, block * width
+        unsettled = count
+        for _ in range(TOGETHER):
+            if unsettled * FEW <= count:
+                break
+            for line in range(block, after):
+                _place_row(moved, (line - block) * width, line, height, 0, width)
             for k in range(components):
-                v[first + k] = result[k, z, y, x]
-            step, before = one, np.float32(np.inf)
-            for _ in range(iterations):
-                pz, py, px = np.float32(z) + v[0], np.float32(y) + v[1], np.float32(x) + v[2]
-                # written so that NaN becomes 0: it must not become an index
-                pz, py, px = pz if pz > 0 else zero, py if py > 0 else zero, px if px > 0 else zero
-                pz, py, px = min(pz, np.float32(depth - 1)), min(py, np.float32(height - 1)), min(px, np.float32(width - 1))
-                iz, iy, ix = min(int(pz), max(depth - 2, 0)), min(int(py), max(height - 2, 0)), min(int(px), max(width - 2, 0))
-                wz, wy, wx = pz - np.float32(iz), py - np.float32(iy), px - np.float32(ix)
-                near = np.uint64((iz * height + iy) * width + ix)
-                far = near + step_y
-                square = zero
-                for k in range(components):
-                    u = flat[k]
-                    a = u[near] + wx * (u[near + step_x] - u[near])
-                    b = u[far] + wx * (u[far + step_x] - u[far])
-                    c = u[near + step_z] + wx * (u[near + step_z + step_x] - u[near + step_z])
-                    d = u[far + step_z] + wx * (u[far + step_z + step_x] - u[far + step_z])
-                    a += wy * (b - a)
-                    c += wy * (d - c)
-                    left[k] = v[first + k] + a + wz * (c - a)
-                    square += left[k] * left[k]
-                if not square > tolerance * tolerance:
-                    break
-                # where the map expands to more than twice the size the full step swings ever wider: shorter ones converge
-                if square > np.float32(0.81) * before:
-                    step = max(half * step, shortest)
-                before = square
-                for k in range(components):
-                    v[first + k] -= step * left[k]
+                _add(moved[3 - components + k], 0, v, k * size + first, np.float32(1.0), count)
+            base[:] = 0
+            for axis in range(3):
+                _locate(base, weights[axis], moved[axis], room, depth if axis == 0 else height if axis == 1 else width)
             for k in range(components):
-                result[k, z, y, x] = v[first + k]
+                _blend(flat_left, k * room, flat, k * size, base, weights, 0, count, steps)
+            unsettled = _step_all(v, left, square, first, size, components, count, tolerance)
+        for x in range(count if unsettled else 0):
+            if not square[x] <= tolerance * tolerance:
+                line = block + x // width
+                _settle(v, flat, (line // height, line % height, x % width), shape, (tolerance, iterations, shortest))
 
 
 @compiled
@@ -319,13 +375,13 @@ def spread(start: int, stop: int, result: Floats, values: Floats, field: Floats)
 
 
 @compiled
-def approach(start: int, stop: int, result: Floats, exact: Floats, received: Floats, own: np.float32) -> None:
-    """Move voxels start to stop of result (N, V) to the weighted mean of `exact` (weight `own`) and what they received: sums (N, V), then weights (1, V)."""
+def approach(start: int, stop: int, result: Floats, received: Floats, own: np.float32) -> None:
+    """Move voxels start to stop of result (N, V) to the weighted mean of itself (weight `own`) and what they received: sums (N, V), then weights (1, V)."""
     components = result.shape[0]
     for i in range(start, stop):
         weight = np.float32(1.0) / (received[components, i] + own)
         for k in range(components):
-            result[k, i] += (own * (exact[k, i] - result[k, i]) - received[k, i]) * weight
+            result[k, i] -= received[k, i] * weight
 
 
 @compiled
