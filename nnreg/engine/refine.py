@@ -85,7 +85,7 @@ class _Descent:
         self.field = field.copy()
         self.spare, self.update = np.empty_like(field), np.empty_like(field)
         self.moving = np.concatenate([group.moving for group in groups]) if len(groups) > 1 else groups[0].moving
-        self.warped = np.empty((len(self.moving), *level.grid), np.float32)
+        self.warped = np.zeros((len(self.moving), *level.grid), np.float32)
         self.gradient = np.empty_like(self.warped)
         finite = [step if np.isfinite(step) else 1e9 for step in level.steps]
         self.update_sigma, self.field_sigma, self.landmark_sigma = (
@@ -113,10 +113,12 @@ class _Descent:
         return Refined(self.field, tuple(history))
 
     def _evaluate(self, look: bool = True) -> float:
-        volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped)
         if look and self.view.changed(self.field):
             for group in self.groups:
                 group.term.restrict(self.view.valid)
+        # an image is sampled where its term looks; a term that says nothing looks everywhere
+        ranges = getattr(self.groups[0].term, "ranges", None) if len(self.groups) == 1 else None
+        volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped, ranges=ranges)
         value = 0.0
         for (group, part), scale in zip(self._parts(), self.scales, strict=True):
             value += scale * group.term(self.warped[part], self.gradient[part])

@@ -171,6 +171,17 @@ def _largest(longest: Floats, length: Floats, count: int) -> None:
 
 
 @compiled
+def _is_zero(values: Floats, size: int, first: int, count: int) -> bool:
+    """Whether the `count` values from `first` on of each channel of `size` values are zero; NaN is not."""
+    total = np.float32(0.0)
+    for channel in range(0, values.shape[0], size):
+        start = np.uint64(channel + first)
+        for x in range(np.uint64(count)):
+            total += np.abs(values[start + x])
+    return total == 0
+
+
+@compiled
 def smooth(start: int, stop: int, result: Floats, largest: Floats, source: Floats, gradient: Floats, warped: Floats, weights: Weights) -> None:
     """Strips start to stop of a separable symmetric filter, border values continued outside.
 
@@ -196,15 +207,22 @@ def smooth(start: int, stop: int, result: Floats, largest: Floats, source: Float
     padded, done = np.zeros(block + 2 * rx, np.float32), np.zeros(block, np.float32)
     ring = np.zeros(span * components * block, np.float32)
     length, longest = np.zeros(tallest * width, np.float32), np.zeros(tallest * width, np.float32)
-    endless = 1 << 30
+    endless, size = 1 << 30, depth * height * width
     for strip in range(start, stop):
         top = strip * STRIP
         rows = min(STRIP, height - top)
         longest[:] = 0
         low, high = max(top - ry, 0), min(top + rows + ry, height)
         above = low - (top - ry)
+        forced = -1 - rz  # the last plane whose rows hold anything
         for plane in range(depth + rz):
-            for c in range(components if plane < depth else 0):
+            # in the air around a head there is no force
+            if plane < depth and (source.shape[0] or not _is_zero(flat_gradient, size, (plane * height + low) * width, (high - low) * width)):
+                forced = plane
+            elif plane < depth:
+                slot = (plane % span) * components * block
+                ring[slot : slot + components * block] = 0
+            for c in range(components if plane == forced else 0):
                 _raw_rows(raw, above * width, c, plane, (low, high), shape, flat_source, flat_gradient, flat_warped)
                 # rows beyond the image are those on its border
                 for y in range(above):
@@ -216,6 +234,11 @@ def smooth(start: int, stop: int, result: Floats, largest: Floats, source: Float
                 # line i is all rows moved by i
                 _filter(ring, np.uint64(((plane % span) * components + c) * block), padded, rx, (0, 2 * rx), (endless, 1, 0), along_x, np.uint64(block))
             z = plane - rz
+            for c in range(components if z >= 0 and forced < z - rz else 0):
+                to = ((c * depth + z) * height + top) * width
+                flat[to : to + rows * width] = 0
+            if forced < z - rz:
+                continue
             for c in range(components if z >= 0 else 0):
                 _filter(done, np.uint64(0), ring, z, (0, depth - 1), (span, components * block, c * block), along_z, np.uint64(block))
                 _write(flat, length, done, c, ((c * depth + z) * height + top) * width, (rows, width, line))
