@@ -36,8 +36,8 @@ class VolumeConvolution(nn.Conv3d):
         """As ``torch.nn.Conv3d``."""
         depth, span = input.shape[2], self.kernel_size[0]
         if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            if depth > 1:
-                return super().forward(input)  # bfloat16 goes to oneDNN whatever the size
+            if depth > 1:  # bfloat16 goes to oneDNN whatever the size
+                return self._by_slices(input) if span == 1 and not isinstance(self.padding, str) else super().forward(input)
             # oneDNN's bfloat16 convolution of a single slice leaves values unset on processors with AMX (seen with torch 2.13)
             with torch.autocast("cpu", enabled=False):
                 return super().forward(input.float())
@@ -49,6 +49,15 @@ class VolumeConvolution(nn.Conv3d):
         halves = torch.cat([padded[:, :, : half + span - 1], padded[:, :, depth - half :]])
         first, second = nnf.conv3d(halves, self.weight, self.bias, padding=(0, *self.padding[1:]), groups=self.groups).chunk(2)
         return torch.cat([first[:, :, : depth - half], second], dim=2)
+
+    def _by_slices(self, input: Tensor) -> Tensor:
+        """A kernel of one slice as a convolution of images.
+
+        As volumes of few slices oneDNN gives NaN for gradients of the weights in bfloat16, on processors with AMX (seen with torch 2.13).
+        """
+        slices = input.transpose(1, 2)[:, :: self.stride[0]].flatten(0, 1)
+        found = nnf.conv2d(slices, self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:], self.dilation[1:], self.groups)
+        return found.unflatten(0, (len(input), -1)).transpose(1, 2)
 
 
 def convolution(ndim: int) -> type[nn.Conv2d] | type[nn.Conv3d]:

@@ -4,6 +4,7 @@ Imported by ``setup.py`` too, so it imports nothing.
 """
 
 COMMANDS = {
+    "init_dataset": "a raw dataset from a folder, table, BIDS, Learn2Reg, nnU-Net, DICOM",
     "plan_and_preprocess": "fingerprint, plans and preprocessed arrays of a dataset",
     "extract_fingerprint": "the fingerprint alone",
     "plan_experiment": "plans from a fingerprint; --explain says why",
@@ -17,6 +18,8 @@ COMMANDS = {
     "find_lr": "a learning rate range test",
     "import_": "a model, workflow or folder of another program",
     "predict": "apply a trained model to new images, or register them without one",
+    "export_model": "a trained model as one file to share",
+    "install_model": "a shared model into this workspace",
     "evaluate": "predictions against labels, landmarks and true fields",
     "find_best_configuration": "which configuration or ensemble segments best",
     "ensemble": "mean probabilities of several predictions",

@@ -11,14 +11,23 @@ from nnreg.cli.common import Parser, run
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_convert_transform", "Convert transforms between ITK and 3D Slicer, ANTs and Learn2Reg.")
+    result = Parser(
+        "nnreg_convert_transform",
+        "Convert transforms of ITK, 3D Slicer, ANTs and Learn2Reg into each other's form, and into those of FSL, AFNI, FreeSurfer, SPM, X5.",
+    )
     result.add_argument(
         "transforms", nargs="+", metavar="T", help="file, or what ANTs wrote in the order of antsApplyTransforms -t: 1Warp.nii.gz 0GenericAffine.mat"
     )
     result.add_argument("-o", "--output", required=True, metavar="FILE", help="with --to ants the prefix of the files")
-    result.add_argument("--to", default="itk", metavar="FORM", help="itk (by the ending of FILE; default), learn2reg (.nii.gz in voxels) or ants")
-    result.add_argument("-r", "--reference", metavar="IMAGE", help="fixed image: grid of a displacement field; needed for Learn2Reg")
-    result.add_argument("--moving", metavar="IMAGE", help="moving image, for Learn2Reg files between images of different grids")
+    result.add_argument(
+        "--to",
+        default="itk",
+        metavar="FORM",
+        help="itk (by the ending of FILE; default), learn2reg (.nii.gz in voxels), ants, fsl (.mat, .nii.gz), afni (.aff12.1D, .nii.gz), freesurfer (.lta), "
+        "spm (y_NAME.nii) or x5",
+    )
+    result.add_argument("-r", "--reference", metavar="IMAGE", help="fixed image: grid of a displacement field; needed for every form but itk and ants")
+    result.add_argument("--moving", metavar="IMAGE", help="moving image, where its grid differs: for Learn2Reg, FSL, AFNI, FreeSurfer")
     return result
 
 

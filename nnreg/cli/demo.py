@@ -12,7 +12,9 @@ from nnreg.cli.common import Parser, folder, run
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_demo", "Synthesise pairs with exact truth, then plan, preprocess, train, predict, evaluate; minutes on two cores.")
+    result = Parser(
+        "nnreg_demo", "Register one synthetic pair without training, then plan, train, predict and evaluate a small dataset; three minutes on two cores."
+    )
     result.add_argument("-o", "--output", type=folder, default="nnreg_demo", metavar="DIR", help="folder for everything the demo makes (default: nnreg_demo)")
     result.add_argument("--shape", type=int, nargs="+", metavar="N", help="size of the images, 2 or 3 numbers (default: 32 32 32)")
     result.add_argument("--pairs", type=int, metavar="N", help="training pairs")
@@ -38,7 +40,7 @@ def _work(options: argparse.Namespace) -> None:
     output = Path(options.output).absolute()
     content = run_demo(output, DemoSize(**named, seed=options.seed), device=options.device, say=lambda line: print(line, flush=True))
     print(
-        f"end-point error on {content['held_out_pairs']} held-out pairs: {content['body_epe_header']:.3f} -> {content['body_epe_after']:.3f} voxels "
+        f"Error on {content['held_out_pairs']} held-out pairs: {content['body_epe_header']:.3f} -> {content['body_epe_after']:.3f} voxels "
         f"in the bodies, {content['epe_header']:.3f} -> {content['epe_after']:.3f} everywhere, "
         f"folding {content['folding_percent']:.4f} %, {content['seconds']:.0f} s"
     )

@@ -79,7 +79,10 @@ def planning(options: argparse.Namespace) -> dict[str, Any]:
 def add_pairs(parser: Parser) -> None:
     """How much the pairs may cost."""
     parser.add_argument(
-        "--pair_budget", type=float, metavar="SECONDS", help="processor time for registering a sample of the pairs (default: 60; three at least; 0: none)"
+        "--pair_budget",
+        type=float,
+        metavar="SECONDS",
+        help="about the processor time for registering a sample of the pairs, counted by their size (default: 60; three at least; 0: none)",
     )
 
 

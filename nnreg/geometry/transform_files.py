@@ -14,12 +14,13 @@ from nnreg.errors import ImageError, TransformError
 from nnreg.files import atomic_path
 from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, VECTOR_INTENTS, read_itk, write_itk, write_vectors
 from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
+from nnreg.geometry.other_programs import OTHER_FORMS, write_other
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
 from nnreg.imageio.nifti import read_nifti_voxels
 from nnreg.imageio.promises import load_member, load_npy
 
-FORMATS = ("itk", "learn2reg", "ants")
+FORMATS = ("itk", "learn2reg", "ants", *OTHER_FORMS)
 ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
 
 
@@ -129,10 +130,12 @@ def write_transform(path: Path | str, transform: Transform, *, form: str = "itk"
     ----------
     path
         ITK: ``.h5 .tfm .txt`` (composite), ``.mat`` (one matrix) or an image ending (displacement in mm on the grid of `fixed`). Learn2Reg: ``.nii.gz``.
-        ANTs: a prefix, to which ``0GenericAffine.mat``, ``1Warp.nii.gz`` and ``1InverseWarp.nii.gz`` are added.
+        ANTs: a prefix, to which ``0GenericAffine.mat``, ``1Warp.nii.gz`` and ``1InverseWarp.nii.gz`` are added. Others: see
+        :func:`nnreg.geometry.other_programs.write_other`.
     transform : Transform
         Fixed to moving world.
-    form : "itk", "learn2reg" or "ants"
+    form
+        One of FORMATS.
     fixed, moving : Space, optional
         Grids of the images; a displacement field needs the fixed one.
 
@@ -149,7 +152,9 @@ def write_transform(path: Path | str, transform: Transform, *, form: str = "itk"
     if form == "ants":
         return _write_ants(str(path), transform, fixed)
     path = Path(path)
-    if form == "learn2reg":
+    if form in OTHER_FORMS:
+        write_other(path, transform, form, fixed=fixed, moving=moving)
+    elif form == "learn2reg":
         write_learn2reg(path, transform, fixed=fixed, moving=moving)
     else:
         write_itk(path, transform, fixed)

@@ -57,6 +57,27 @@ def test_half_precision_is_planned_where_it_was_measured_to_be_quicker(brains):
         assert "training.mixed_precision" in configuration.because
 
 
+def test_labels_and_little_time_change_rate_weights_and_field_and_nothing_else_does(fingerprint, image):
+    def planned(seconds, labels=True, **pairing):
+        measured = fingerprint({f"case{index:02d}": image((36, 52, 36), (1.0, 1.0, 1.0), labels=labels) for index in range(20)}, **pairing)
+        return plan(measured, time_budget=None if seconds is None else Budget(seconds, SPEED)).configuration("3d_fullres")
+
+    def choices(configuration):
+        training = configuration.training
+        weights = [term.weight for term in (*training.supervision, *training.regularisation)]
+        return weights, training.learning_rate, training.lr_schedule, configuration.architecture.kwargs["field_resolution"]
+
+    assert choices(planned(None)) == ([1.0, 1.0], 1e-3, "poly", 1)
+    assert choices(planned(1800)) == ([3.0, 2.0], 5e-3, "cosine", 2)
+    assert choices(planned(1e9)) == choices(planned(None))  # time for every step of a training without a budget
+    assert choices(planned(1800, labels=False)) == ([1.0], 1e-3, "poly", 2)
+    within = {"pairing": "pairs", "pairs": tuple((f"case{index:02d}", f"case{index + 1:02d}") for index in range(0, 20, 2))}
+    assert choices(planned(1800, **within)) == ([1.0, 1.0], 1e-3, "poly", 2)
+    told = planned(1800).because
+    for key in ("training.supervision", "training.regularisation", "training.optimizer", "architecture.kwargs.field_resolution"):
+        assert "[evidence: short trainings]" in told[key]
+
+
 def test_without_end_the_plan_is_the_one_without_a_budget(brains):
     unlimited = plan(brains)
     configuration, steps = _planned(brains, 1e9)

@@ -30,6 +30,21 @@ def test_options_of_the_other_task_without_effect_are_dropped(older):
     assert "min_labeled_ratio" not in plans.to_dict()["configurations"][CONFIGURATION]["training"]
 
 
+def test_plans_from_before_regions_show_the_whole_frame_on_one_grid(older):
+    older.pop("frame_offset", None), older.pop("grid_within_image", None)
+    plans = Plans.from_dict(older)
+    assert plans.frame_offset is None
+    assert not plans.grid_within_image
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"), [({"frame_offset": [1.0]}, "frame_offset"), ({"grid_within_image": True, "alignment_target": "dataset", "reference_case": "a"}, "grid")]
+)
+def test_a_grid_that_cannot_be_placed_is_refused(older, changed, key):
+    with pytest.raises(PlansError, match=key):
+        Plans.from_dict(older | changed)
+
+
 def test_one_with_an_effect_is_refused_by_name(older):
     older["configurations"][CONFIGURATION]["training"]["min_labeled_ratio"] = 0.5
     with pytest.raises(PlansError, match="min_labeled_ratio"):

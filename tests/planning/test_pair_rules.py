@@ -293,7 +293,7 @@ class TestTraining:
         assert relation.expected_displacement(found) == 20.0
         assert relation.expected_displacement(fingerprint()) is None
 
-    @pytest.mark.parametrize(("cases", "labelled", "supervised"), [(20, 20, True), (19, 19, False), (30, 29, False), (30, 0, False)])
+    @pytest.mark.parametrize(("cases", "labelled", "supervised"), [(10, 10, True), (9, 9, False), (30, 29, False), (30, 0, False)])
     def test_labels_supervise_only_if_there_are_enough_and_all_have_them(self, fingerprint, image, cases, labelled, supervised):
         images = {f"c{index:02d}": image(labels=index < labelled) for index in range(cases)}
         assert bool(training.supervision(fingerprint(images)).value) == supervised

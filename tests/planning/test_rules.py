@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nnreg.errors import PlansError
-from nnreg.planning.orientation import code
-from nnreg.planning.registration.reference_space import box_of, frame_box, frames_of, needed_extent, working_space
+from nnreg.planning.orientation import code, reoriented
+from nnreg.planning.registration.reference_space import Placement, box_of, frame_box, frames_of, needed_extent, working_space
 from nnreg.planning.registration.rules import RULES, Decision, alignment, grid, intensity, network, relation, spacing, training
 
 
@@ -150,6 +150,62 @@ class TestFrames:
         indices = native.to_index(working.to_world(np.argwhere(np.ones((3, 3, 3)))))
         np.testing.assert_allclose(indices, np.round(indices), atol=1e-6)
         assert np.linalg.norm(working.centre - native.centre - 0.3) < np.linalg.norm(native.spacing)
+
+    @pytest.mark.parametrize("stored", ["LPS", "RAI"])
+    def test_a_grid_that_ends_with_its_image_shows_what_the_image_has_of_it(self, rotated_space, stored):
+        native = reoriented(rotated_space((20, 48, 40), seed=1), stored)
+        turned = reoriented(native, "LPS")
+        middle = turned.to_world((10.0, 20.0, 17.0))
+        whole = Placement("LPS").space(native, middle, turned.spacing, (32, 24, 16))
+        cut = Placement("LPS", within_image=True).space(native, middle, turned.spacing, (32, 24, 16))
+        assert cut.shape == (20, 24, 16)
+        low, high = (turned.to_index(cut.to_world(end)) for end in ((0, 0, 0), np.asarray(cut.shape) - 1))
+        np.testing.assert_allclose(low, (0, *turned.to_index(whole.to_world((0, 0, 0)))[1:]), atol=1e-6)
+        assert (np.round(high) < turned.shape).all()
+
+    def test_an_offset_moves_the_grid_along_its_own_axes(self, rotated_space):
+        native = rotated_space((40, 48, 40), seed=1)
+        wanted, spacing_ = code(native), native.spacing
+        still = Placement(wanted).space(native, native.centre, spacing_, (8, 16, 12))
+        moved = Placement(wanted, tuple(np.multiply((2, -4, 3), spacing_))).space(native, native.centre, spacing_, (8, 16, 12))
+        np.testing.assert_allclose(still.to_index(np.asarray(moved.origin)), (2, -4, 3), atol=1e-6)
+
+
+class TestRegionOfInterest:
+    """Ten patients, two images each; what is labelled lies in one corner."""
+
+    @staticmethod
+    def _pairs():
+        return tuple((f"a{index:02d}", f"b{index:02d}") for index in range(10))
+
+    def _found(self, fingerprint, image, measurement, *, high=(60, 40, 40), change=0.8, pairing="pairs", **changes):
+        images = {}
+        for index, names in enumerate(self._pairs()):
+            for case in names:
+                box = {"labelled_low": (20, 10 + index % 2, 20), "labelled_high": high}
+                images[case] = image((100, 100, 100), low=(0, 0, 0), high=(100, 100, 100), **({"labels": True} | box | changes))
+        pairs = self._pairs() if pairing == "pairs" else ()
+        return fingerprint(images, pairing=pairing, pairs=pairs, measured=[measurement(labelled_change=change)] * 3)
+
+    def test_it_holds_every_label_and_what_moves_around_it(self, fingerprint, image, measurement):
+        found = grid.region_of_interest(self._found(fingerprint, image, measurement), (100.0,) * 3, "none")
+        reach = measurement().displacement_mm.p99
+        low = 50 + np.asarray(found.value.offset) - np.asarray(found.value.extent) / 2
+        np.testing.assert_allclose(low, np.asarray((20, 10, 20)) - reach)
+        np.testing.assert_allclose(low + found.value.extent, np.asarray((60, 40, 40)) + reach)
+
+    @pytest.mark.parametrize(
+        "given",
+        [{"pairing": "all"}, {"labels": False}, {"labelled_low": None}, {"change": None}, {"change": grid.MOSTLY_THERE * 0.99}, {"high": (95, 95, 90)}],
+    )
+    def test_everything_is_shown_where_more_may_matter_or_little_is_saved(self, fingerprint, image, measurement, given):
+        assert grid.region_of_interest(self._found(fingerprint, image, measurement, **given), (100.0,) * 3, "none").value is None
+
+    def test_images_that_alignment_moves_are_shown_whole(self, fingerprint, image, measurement):
+        found = self._found(fingerprint, image, measurement)
+        assert grid.region_of_interest(found, (100.0,) * 3, "rigid").value is None
+        assert not grid.grid_within_image(found, "rigid").value
+        assert grid.grid_within_image(found, "none").value
 
 
 class TestGrid:

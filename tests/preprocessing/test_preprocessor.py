@@ -144,6 +144,19 @@ def test_a_group_is_brought_into_the_frame_of_its_fixed_image(phantom, rotated_s
     np.testing.assert_array_equal(alone.properties.to_native, np.eye(4))
 
 
+def test_groups_of_other_sizes_have_grids_of_their_own_where_the_plans_say_so(phantom):
+    large, small = (Image(phantom(shape), Space.plain(shape)) for shape in ((24, 34, 30), (13, 34, 30)))
+    plans = _plans({"a": large, "b": large}, pairing="pairs")
+    assert plans.grid_within_image
+    found = Preprocessor(plans, _only(plans)).run("c", small, labels=Image((small.array > 0.5).astype(np.uint8), small.space))
+    whole = Preprocessor(plans.replace(grid_within_image=False), _only(plans)).run("c", small)
+    assert found.image.shape[1:] == found.labels.shape[1:] == found.properties.working.shape
+    assert found.image.shape[1] < plans.configurations[_only(plans)].grid[0] == whole.image.shape[1]
+    first = np.round(whole.properties.working.to_index(np.asarray(found.properties.working.origin))).astype(int)
+    part = whole.image[(slice(None), *(slice(start, start + size) for start, size in zip(first, found.image.shape[1:], strict=True)))]
+    np.testing.assert_allclose(found.image, part, atol=1e-5)
+
+
 def test_an_image_is_the_owner_by_its_voxels_not_by_its_name(phantom):
     image, other = (Image(phantom(SHAPE, seed=seed), Space.plain(SHAPE)) for seed in (1, 2))
     plans = _plans({"a": image})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Mask
 from nnreg.errors import PlansError
 from nnreg.parallel import run_all
 from nnreg.planning import orientation
@@ -38,15 +39,18 @@ class _Measure:
         image = self.raw.read_image(case)
         check_finite(image, self.raw.image_paths(case)[0])
         points = self.raw.read_keypoints(case)
-        return measure_image(
+        labels = self.raw.read_labels(case)
+        measured, values = measure_image(
             image,
             subject=self.raw.subject(case),
             labels=self.raw.label_path(case) is not None,
+            labelled=None if labels is None else labels.array[0] > 0,
             keypoints=None if points is None else len(points),
             mask=self.raw.mask_path(case) is not None,
             file_bytes=sum(size_on_disk(path) for path in self.raw.image_paths(case)),
             seed=(SEED, *case.encode()),
         )
+        return replace(measured, digest=self.raw.digest(case)), values
 
 
 def measure_image(
@@ -54,6 +58,7 @@ def measure_image(
     *,
     subject: str = "",
     labels: bool = False,
+    labelled: Mask | None = None,
     keypoints: int | None = None,
     mask: bool = False,
     file_bytes: int = 0,
@@ -69,6 +74,7 @@ def measure_image(
     )
     # the seed depends on the case, not on the order in which workers finish
     drawn = np.random.default_rng(seed).integers(values.shape[1], size=POOLED_VOXELS)
+    low, high = (None, None) if labelled is None or labelled.shape != space.shape else _box(labelled)
     measured = ImageFingerprint(
         shape=space.shape,
         spacing=space.spacing,
@@ -88,8 +94,19 @@ def measure_image(
         keypoints=keypoints,
         mask=mask,
         file_bytes=file_bytes,
+        labelled_low=low,
+        labelled_high=high,
     )
     return measured, values[:, drawn].astype(np.float32)
+
+
+def _box(labelled: Mask) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """First voxel of what is labelled and the one after the last, per axis; None where nothing is."""
+    if not labelled.any():
+        return None, None
+    axes = range(labelled.ndim)
+    occupied = [np.flatnonzero(labelled.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    return tuple(int(voxels[0]) for voxels in occupied), tuple(int(voxels[-1]) + 1 for voxels in occupied)
 
 
 def extract_fingerprint(raw: RawDataset, *, processes: int = 1, on_progress: Progress | None = None) -> Fingerprint:

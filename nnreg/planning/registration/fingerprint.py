@@ -76,8 +76,12 @@ class ImageFingerprint:
     foreground_low, foreground_high : voxels, array axis order, half open
     foreground_faces : share of the first and the last face of each axis that is foreground
     centre_of_mass : world mm (x first), of the foreground
+    labelled_low, labelled_high : voxels, array axis order, half open
+        Box around everything labelled; None without labels.
     file_bytes
-        Size of its files: a cheap sign that they have changed.
+        Size of its image files.
+    digest
+        Of the content of all files of the case: whether they have changed. Empty in fingerprints of before, where the size had to tell.
     """
 
     shape: tuple[int, ...]
@@ -98,6 +102,9 @@ class ImageFingerprint:
     keypoints: int | None
     mask: bool
     file_bytes: int
+    labelled_low: tuple[int, ...] | None = None
+    labelled_high: tuple[int, ...] | None = None
+    digest: str = ""
 
     @property
     def space(self) -> Space:

@@ -88,6 +88,9 @@ class PairMeasurement:
         Share of the fixed image that is body, and that its mask covers (1 without a mask).
     left_right_symmetry
         Dice of the labelled region of the fixed case (its body without labels) and its mirror image.
+    labelled_change
+        Share of the squared difference of the aligned images that lies where labels are, within the reach of the pilot's displacements around their box; of
+        pairs with labels.
     seconds
         Processor time of the thread that registered and measured.
     succeeded
@@ -117,6 +120,7 @@ class PairMeasurement:
     seconds: float
     succeeded: bool
     trials: tuple[Trial, ...] = ()
+    labelled_change: float | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from nnreg.planning.registration.fingerprint import Fingerprint, ImageFingerprin
 MARGIN = 0.05  # of the foreground's extent, on each side: what an affine alignment leaves over
 CUT_OFF = 0.1  # share of a face that is foreground: there the image ends inside the body, and there is nothing beyond to see
 SAME_SPACING = 1e-3
+MULTIPLES = (8, 4, 2)
+LARGEST_ROUNDING = 0.1  # of an axis
+FEWEST_VOXELS = 4  # of an axis of a grid that was cut: a few levels of the pyramid still see more than one voxel
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,69 @@ def needed_extent(fingerprint: Fingerprint, frame: ReferenceCases, pre_alignment
 
 def _in_mm(image: ImageFingerprint, voxels: Doubles, wanted: str) -> npt.NDArray[np.float64]:
     return image.ordered(tuple((voxels * np.asarray(image.spacing)).tolist()), wanted)
+
+
+def labelled_box(fingerprint: Fingerprint, frame: ReferenceCases, pre_alignment: str) -> Box | None:
+    """Box around everything that is labelled in the images of a frame: mm from the frame's middle, axes as the working grid has them.
+
+    None where an image has no labels, or where the headers do not say where they lie in the frame.
+    """
+    images = [fingerprint.images[case] for case in frame.members]
+    owner = fingerprint.images[frame.owner]
+    if pre_alignment != "none" or any(image.labelled_low is None or image.labelled_high is None for image in images):
+        return None
+    grid, spacing = orientation.reoriented(owner.space, fingerprint.orientation), owner.ordered(owner.spacing, fingerprint.orientation)
+    middle = grid.to_index(owner.space.to_world(frame_box(fingerprint, frame, pre_alignment).centre))
+    corners = []
+    for image in images:
+        ends = np.meshgrid(*zip(np.asarray(image.labelled_low) - 0.5, np.asarray(image.labelled_high) - 0.5, strict=True), indexing="ij")
+        corners.append(grid.to_index(image.space.to_world(np.stack([end.ravel() for end in ends], axis=-1))))
+    from_middle = (np.concatenate(corners) - middle) * spacing
+    return Box(from_middle.min(axis=0), from_middle.max(axis=0))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How working grids lie in their frames.
+
+    Attributes
+    ----------
+    orientation : letters of the working grids
+    offset : mm per axis, from the middle of the frame to the middle of the grid; None for none
+    within_image : whether a grid ends where the image of its frame does
+    """
+
+    orientation: str
+    offset: tuple[float, ...] | None = None
+    within_image: bool = False
+
+    def space(self, native: Space, centre: Sequence[float] | Doubles, spacing: Sequence[float], grid: Sequence[int]) -> Space:
+        """The working grid in a frame whose image lies on `native` and whose middle is at the world position `centre` (mm); `grid` at most."""
+        turned = orientation.reoriented(native, self.orientation)
+        if self.offset is not None:
+            centre = turned.to_world(turned.to_index(centre) + np.asarray(self.offset) / turned.spacing)
+        if self.within_image:
+            centre, grid = _cut(turned, centre, spacing, grid)
+        return working_space(native, centre, self.orientation, spacing, grid)
+
+
+def _cut(image: Space, centre: Sequence[float] | Doubles, spacing: Sequence[float], grid: Sequence[int]) -> tuple[Doubles, tuple[int, ...]]:
+    """Middle (world mm) and size of a grid that ends where `image` does, up to a rounding to even numbers."""
+    scale = np.asarray(image.spacing) / np.asarray(spacing)
+    middle, whole = (image.to_index(centre) + 0.5) * scale, np.asarray(image.shape) * scale
+    low, high = np.maximum(middle - np.asarray(grid) / 2, 0), np.minimum(middle + np.asarray(grid) / 2, whole)
+    sizes = np.ceil(high - low - SAME_SPACING).astype(int)
+    cut = tuple(min(most, rounded_up(max(int(size), FEWEST_VOXELS))) for size, most in zip(sizes, grid, strict=True))
+    return image.to_world((low + high) / 2 / scale - 0.5), cut
+
+
+def rounded_up(size: int) -> int:
+    """The next multiple of 8, 4 or 2, the first of these that adds no more than a tenth."""
+    for multiple in MULTIPLES:
+        rounded = -(-size // multiple) * multiple
+        if rounded - size <= LARGEST_ROUNDING * size:
+            return rounded
+    return size
 
 
 def working_space(native: Space, centre: Sequence[float] | Doubles, wanted: str, spacing: Sequence[float], grid: Sequence[int]) -> Space:

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ SCHEMA_VERSION = 2
 FOLDER = "pair_measurements"
 BUDGET_SECONDS = 60.0
 FEWEST, MOST = 3, 15  # pairs: ConvexAdam's own configuration search looks at 15 [evidence: ConvexAdam 2024]
+# processor seconds of a pair, and of each million of its voxels: with every similarity tried, and without; about what two cores of a laptop of 2023 take
+WITH_TRIALS, WITHOUT = (1.0, 8.0), (0.4, 1.5)
 TRIED = 6  # pairs that every similarity is tried on: the planner needs a few to agree
 POOL = 2000  # pairs that the sample is drawn from, at most: a thousand subjects have a million
 SEED = 1234
@@ -53,8 +56,8 @@ def measure_pairs(
     folder
         Of the dataset among the preprocessed ones.
     seconds
-        Of the measuring thread's own processor time, so that a busy machine plans the same: on an idle one about the clock's. No further pair is begun
-        that would take longer in all; three are measured in any case.
+        For which as many pairs are measured as their sizes allow, by fixed rates and not by a clock, so that every machine plans the same. Three are
+        measured in any case.
     clean
         Measure again in any case.
 
@@ -66,20 +69,40 @@ def measure_pairs(
     sample = sampled_pairs(raw.pairs(), fingerprint)
     measured: list[PairMeasurement] = []
     failed: list[PairFailure] = []
-    spent = 0.0
+    sample = sample[: affordable([_voxels(fingerprint, pair) for pair in sample], seconds)]
     for done, pair in enumerate(sample):
-        # measured seconds count for kept pairs too: an interrupted run ends with the same pairs as one that was not
-        if done >= FEWEST and spent + spent / done > seconds:
-            break
         on_progress(done, len(sample), pair.name)
         found = _one(raw, fingerprint, pair, folder / FOLDER / f"{pair.name}.json", clean=clean, trials=done < TRIED)
-        spent += found.seconds
         if isinstance(found, PairMeasurement):
             measured.append(found)
         else:
             failed.append(found)
     on_progress(len(sample), len(sample), f"{len(measured)} pairs")
     return PairFingerprint(tuple(measured), tuple(failed), seconds)
+
+
+def affordable(voxels: Sequence[int], seconds: float) -> int:
+    """How many of the pairs, so many voxels large and in this order, are measured in so many seconds; FEWEST in any case.
+
+    Examples
+    --------
+    >>> affordable([63_000] * 15, 60.0), affordable([1_500_000] * 15, 60.0)
+    (15, 4)
+    """
+    spent = 0.0
+    for done, count in enumerate(voxels):
+        fixed, rate = WITH_TRIALS if done < TRIED else WITHOUT
+        spent += fixed + rate * count / 1e6
+        if done >= FEWEST and spent > seconds:
+            return done
+    return len(voxels)
+
+
+def _voxels(fingerprint: Fingerprint, pair: Pair) -> int:
+    """Of the larger image, as it is measured: large ones are pooled."""
+    from nnreg.preprocessing.registration.pilot import LARGEST_COPY
+
+    return min(LARGEST_COPY, max(prod(fingerprint.images[case].shape) for case in (pair.fixed, pair.moving)))
 
 
 def sampled_pairs(pairs: Sequence[Pair], fingerprint: Fingerprint) -> list[Pair]:

@@ -74,6 +74,7 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
         seconds=round(time.thread_time() - started, 3),
         succeeded=found.succeeded,
         trials=tried,
+        labelled_change=_labelled_change(fixed, moving, found, body),
     )
 
 
@@ -212,6 +213,23 @@ def _similarities(fixed: Case, moving: Case, found: Registration) -> dict[str, S
             }
         )
     return {name: Stages(*(_finite(row[name]) for row in rows)) for name in rows[0]}
+
+
+def _labelled_change(fixed: Case, moving: Case, found: Registration, body: Mask) -> float | None:
+    """Share of the squared difference of the aligned images in the box of their labels and what the pilot's displacements reach around it."""
+    if fixed.labels is None or moving.labels is None:
+        return None
+    target, source = (_some_channels(_coarse(side, role)) for side, role in ((fixed, "fixed"), (moving, "moving")))
+    array = resample_image(source.image, moving=source.space, fixed=target.space, transform=found.start)
+    change = np.square(np.asarray(array, np.float32) - target.image).sum(axis=0, dtype=np.float64)
+    shown = resample_labels(fixed.labels.array, moving=fixed.labels.space, fixed=target.space) != 0
+    shown |= resample_labels(moving.labels.array, moving=moving.labels.space, fixed=target.space, transform=found.start) != 0
+    where = np.argwhere(shown.reshape(change.shape))
+    if not len(where) or not change.any():
+        return None
+    reach = np.ceil(_percentiles(found, body).p99 / np.asarray(target.space.spacing)).astype(int)
+    low, high = np.maximum(where.min(axis=0) - reach, 0), where.max(axis=0) + 1 + reach
+    return float(change[tuple(slice(first, last) for first, last in zip(low, high, strict=True))].sum() / change.sum())
 
 
 def _some_channels(side: PreparedImage) -> PreparedImage:

@@ -18,7 +18,7 @@ from nnreg.geometry.space import Space
 from nnreg.planning import orientation
 from nnreg.planning.registration.foreground import find_foreground
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans
-from nnreg.planning.registration.reference_space import box_of, working_space
+from nnreg.planning.registration.reference_space import Placement, box_of
 from nnreg.preprocessing.registration.normalization import normalise
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class ReferenceSpace:
 
     def working_space(self, plans: RegistrationPlans, configuration: RegistrationConfiguration) -> Space:
         """The working grid of a configuration in this frame."""
-        return working_space(self.native, self.centre, plans.orientation, configuration.spacing, configuration.grid)
+        placement = Placement(plans.orientation, plans.frame_offset, plans.grid_within_image)
+        return placement.space(self.native, self.centre, configuration.spacing, configuration.grid)
 
     def write(self, folder: Path) -> None:
         """Write the frame into ``reference/`` of `folder`."""

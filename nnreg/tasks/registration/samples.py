@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +20,14 @@ from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.preprocessing.registration.storage import PreprocessedDataset, Properties
+from nnreg.tasks.registration.synthesis import check_synthesis, pairs_of_labelled, validated_changes
 from nnreg.training.augmentation.registration import PairSample, build_augmentation
+from nnreg.training.augmentation.registration.synthesis import SHAPES
 from nnreg.training.runtime_utils.memory import GB, free_memory
 
 SPLITS = ("train", "val")
 POINTS_PER_SAMPLE = 512  # samples of a batch need as many
+TAUGHT_SHARE = 0.5  # of the training samples at least are pairs that have labels or keypoints, where only some cases have them; not tuned
 RESIDENT_SHARE = 0.5  # of the free memory that cases may be kept in: the network needs the rest
 BYTE = 255
 
@@ -108,7 +111,12 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split, self.maps = list(pairs), length, split, maps
         plan = configuration.training
-        self.with_labels = split == "val" or learns_from(plan.supervision, "labels")
+        changes = plan.augmentation if augment else validated_changes(plan.augmentation, self.data)
+        self.augmentation = build_augmentation(changes, configuration.ndim, spacing=configuration.spacing) if changes else None
+        synthesis = None if self.augmentation is None else self.augmentation.synthesis
+        if synthesis is not None:
+            check_synthesis(configuration)
+        self.with_labels = split == "val" or learns_from(plan.supervision, "labels") or plan.segmentation_weight > 0
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
             self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}
@@ -123,20 +131,28 @@ class PairSamples(Dataset[dict[str, Tensor]]):
                 "Remove the term, or add fieldsTr and preprocess again."
             )
         self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
-        self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
+        if synthesis is not None and synthesis.maps == SHAPES:
+            self.maps = LABELS_PER_STEP  # of the shapes, whatever labels there are
+        elif synthesis is not None:
+            self.pairs, self.pad_labels = pairs_of_labelled(self.data, self.pairs), False
+        # the images of a group may have a grid of their own size, those of a batch may not
+        self.whole = configuration.grid if plan.batch_size > 1 else None
+        labelled = self._labelled()
+        self.taught = self._taught(labelled) if split == "train" else []
         self.device = torch.device("cpu")
         self._kept: dict[str, CaseTensors] | None = None
         if split == "val":
             # a fixed random order, so that few validation iterations still see many subjects
             order = np.random.default_rng([self.seed, SPLITS.index(split)]).permutation(len(self.pairs))
-            self.pairs = [self.pairs[i] for i in order]
+            # those that have labels first: few validation iterations are to measure them
+            self.pairs = sorted((self.pairs[i] for i in order), key=lambda pair: pair not in labelled)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        pair = self.pairs[rng.integers(len(self.pairs)) if self.split == "train" else index % len(self.pairs)]
+        pair = self._drawn(rng) if self.split == "train" else self.pairs[index % len(self.pairs)]
         fixed, moving = self._case(pair.fixed), self._case(pair.moving)
         sample = self._sample(fixed, moving, self._true_fields(pair, fixed.properties.working.shape))
         if self.augmentation is not None:
@@ -144,9 +160,30 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         result = {name: value for name in _FIELDS if (value := getattr(sample, name)) is not None}
         if self.with_labels and sample.fixed_labels is not None and sample.moving_labels is not None:
             result["label_subset"] = _draw_labels(sample.fixed_labels, sample.moving_labels, rng, self.maps)
+            result["labels_known"] = (result["label_subset"] > 0).any()
         if self.with_points:
             result |= _draw_points(pair, sample, rng)
         return result
+
+    def _labelled(self) -> set[Pair]:
+        """Pairs of which both cases have labels."""
+        having = {case for pair in self.pairs for case in (pair.fixed, pair.moving) if self.data.has_labels(case)} if self.with_labels else set()
+        return {pair for pair in self.pairs if {pair.fixed, pair.moving} <= having}
+
+    def _taught(self, labelled: set[Pair]) -> list[Pair]:
+        """The pairs that teach, if they are so few that chance would rarely draw one; none where they are not."""
+        found = set(labelled)
+        if self.with_points:
+            having = {case for case in {side for pair in self.pairs for side in (pair.fixed, pair.moving)} if self.data.properties(case).keypoints is not None}
+            found |= {pair for pair in self.pairs if {pair.fixed, pair.moving} <= having}
+        if self.with_fields:
+            found |= {pair for pair in self.pairs if any(self.data.has_true_field(way) for way in self._ways(pair).values())}
+        return [pair for pair in self.pairs if pair in found] if len(found) < TAUGHT_SHARE * len(self.pairs) else []
+
+    def _drawn(self, rng: np.random.Generator) -> Pair:
+        """Any pair; where few teach, every other time at least one of these."""
+        pairs = self.taught if self.taught and rng.random() < TAUGHT_SHARE else self.pairs
+        return pairs[rng.integers(len(pairs))]
 
     def _ways(self, pair: Pair) -> dict[str, Pair]:
         """Entry of a sample to the pair whose true field it holds."""
@@ -158,7 +195,8 @@ class PairSamples(Dataset[dict[str, Tensor]]):
             return {}
         found = {name: self.data.true_field(way) for name, way in self._ways(pair).items()}
         if self.with_fields:
-            found = {name: np.full((len(grid), *grid), np.nan, np.float32) if field is None else field for name, field in found.items()}
+            unknown = np.full((len(grid), *grid), np.nan, np.float32)
+            found = {name: _padded(unknown if field is None else field, self.whole, np.nan) for name, field in found.items()}
         return {name: torch.from_numpy(field).to(self.device) for name, field in found.items() if field is not None}
 
     def keep_on(self, device: torch.device) -> None:
@@ -189,7 +227,8 @@ class PairSamples(Dataset[dict[str, Tensor]]):
 
     def _read(self, name: str) -> CaseTensors:
         case = self.data.load(name)
-        image, labels, mask = (None if array is None else torch.from_numpy(np.asarray(array)) for array in (case.image, case.labels, case.mask))
+        arrays = (None if array is None else _padded(np.asarray(array), self.whole) for array in (case.image, case.labels, case.mask))
+        image, labels, mask = (None if array is None else torch.from_numpy(array) for array in arrays)
         return CaseTensors(cast(Tensor, image), labels if self.with_labels else None, mask, case.properties)
 
     def _sample(self, fixed: CaseTensors, moving: CaseTensors, fields: Mapping[str, Tensor]) -> PairSample:
@@ -204,6 +243,13 @@ class PairSamples(Dataset[dict[str, Tensor]]):
             points = case.properties.keypoints
             extras[f"{role}_keypoints"] = None if points is None else torch.as_tensor(np.asarray(points), dtype=torch.float32)
         return PairSample(**images, fixed_input=images["fixed"], moving_input=images["moving"], **extras)  # type: ignore[arg-type]
+
+
+def _padded(array: npt.NDArray[Any], grid: tuple[int, ...] | None, value: float = 0) -> npt.NDArray[Any]:
+    """(C, *spatial) continued by `value` at the end of its axes until it has the size of `grid`."""
+    if grid is None or array.shape[1:] == tuple(grid):
+        return array
+    return np.pad(array, [(0, 0), *((0, max(0, most - size)) for size, most in zip(array.shape[1:], grid, strict=True))], constant_values=value)
 
 
 _FIELDS = (

@@ -117,8 +117,8 @@ def train_or_optimise(
     if not supervision(fingerprint).value:
         return Decision(
             OPTIMISE,
-            "no GPU was found here, and without labels or keypoints in all of 20 cases or more a network learns no more than the engine's own similarity, in "
-            f"hours to days. With a GPU: train {finest}, or plan with -device cuda; --time_budget plans a training for this processor all the same",
+            "no GPU was found here, and without labels in all of 10 cases or more, or keypoints in all of 20, a network learns no more than the engine's "
+            f"own similarity, in hours to days. With a GPU: train {finest}, or plan with -device cuda; --time_budget plans one for this processor all the same",
         )
     if seconds is None:
         return Decision(OPTIMISE, f"{taught}, but no GPU was found here and no training of an hour was planned for this processor")

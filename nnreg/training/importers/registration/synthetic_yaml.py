@@ -276,5 +276,11 @@ def _plan(size: tuple[int, ...], plans: Plans) -> Plans:
     said = "said by the imported file"
     fixed = dataclasses.replace(fixed, because={**chosen.because, "grid": said, "spacing": said, "normalization": said})
     return plans.replace(
-        pre_alignment="none", alignment_target="group", reference_case=None, configurations={plans.to_train: fixed}, recommended=plans.to_train
+        pre_alignment="none",
+        alignment_target="group",
+        frame_offset=None,
+        grid_within_image=False,
+        reference_case=None,
+        configurations={plans.to_train: fixed},
+        recommended=plans.to_train,
     )

@@ -1,0 +1,54 @@
+"""``nnreg_export_model``: a trained model as one file to share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnreg.cli.common import Parser, run
+from nnreg.cli.prediction import DEFAULT_TRAINER
+
+
+def parser() -> Parser:
+    """The command's options."""
+    result = Parser(
+        "nnreg_export_model", "Write a trained model as one .zip of JSON, safetensors and a model card, with checksums; nnreg_install_model puts it elsewhere."
+    )
+    result.add_argument("-o", "--output", required=True, metavar="FILE", help="MODEL.zip")
+    result.add_argument("-d", "--dataset", metavar="ID", help="dataset the model was trained on")
+    result.add_argument("-c", "--configuration", metavar="NAME", help="as in nnreg_train")
+    result.add_argument("-tr", "--trainer", default=DEFAULT_TRAINER, metavar="NAME", help="as in nnreg_train")
+    result.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="as in nnreg_train")
+    result.add_argument("-m", "--model_folder", metavar="DIR", help="a folder TRAINER__PLANS__CONFIGURATION, instead of -d, -c, -tr and -p")
+    result.add_argument("-f", "--folds", nargs="+", default=[], metavar="K", help="folds (default: all trained ones)")
+    result.add_argument("-chk", "--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold")
+    result.add_argument("--licence", metavar="NAME", help="of the weights, for the card: CC-BY-4.0")
+    result.add_argument("--notes", default="", metavar="TEXT", help="what else the card says")
+    result.add_workspace()
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    return run(_work, parser(), arguments)
+
+
+def _work(options: argparse.Namespace) -> None:
+    from nnreg.cli.prediction import model_folder
+    from nnreg.errors import PredictionError
+    from nnreg.inference.predictor import ModelFolder
+    from nnreg.inference.sharing import export_model
+
+    if not options.model_folder and not (options.dataset and options.configuration):
+        raise PredictionError("-m, or -d and -c are needed: name the model folder, or the dataset and configuration it was trained on.")
+    model = ModelFolder.open(model_folder(options, options.configuration))
+    path = Path(options.output)
+    manifest = export_model(model, path, folds=options.folds, checkpoint=options.checkpoint, licence=options.licence, notes=options.notes)
+    print(f"{path}: {manifest.model}, folds {', '.join(manifest.folds)}, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"next: nnreg_install_model {path}, where it is wanted")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
