@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from nnreg.documents import parse_json
 from nnreg.errors import NnRegError
 
 # what the user can mend: permissions, a file where a folder should be, a read-only or full disk
@@ -22,6 +24,8 @@ UNWRITABLE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROF
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+LONGEST_NAME = 200  # file systems end at 255 bytes, and endings are added
 
 _watching: list[list[Path]] = []  # of each open block of `no_empty_folders`: the folders made since, outer ones first
 
@@ -192,13 +196,31 @@ def read_json(path: Path | str, error: type[NnRegError] = NnRegError) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"), str(path), error)
     except FileNotFoundError as missing:
         raise error(f"{path}: does not exist.") from missing
-    except (UnicodeDecodeError, json.JSONDecodeError) as damaged:
+    except UnicodeDecodeError as damaged:
         raise error(f"{path}: is not valid JSON ({damaged}). Mend it or make it again.") from damaged
     except OSError as unreadable:
         raise error(f"{path}: cannot be read ({unreadable.strerror}).") from unreadable
+
+
+def check_component(name: str, what: str, where: Path | str, error: type[NnRegError] = NnRegError) -> str:
+    """A name from a file that becomes a folder or file: one plain component of a path, letters or digits first.
+
+    Raises
+    ------
+    NnRegError
+        Of the given class, for separators, ``..``, signs that shells or Windows treat in their own way, and over 200 characters.
+
+    Examples
+    --------
+    >>> check_component("3d_fullres", "the configuration", "plans.json")
+    '3d_fullres'
+    """
+    if not COMPONENT.fullmatch(name) or len(name) > LONGEST_NAME:
+        raise error(f"{where}: {what} is {name[:80]!r}, expected a plain name of letters, digits, '_', '-', '+' and '.'. Do not use the file, or mend it.")
+    return name
 
 
 def plain(value: Any) -> Any:

@@ -56,7 +56,7 @@ class VolumeConvolution(nn.Conv3d):
         As volumes of few slices oneDNN gives NaN for gradients of the weights in bfloat16, on processors with AMX (seen with torch 2.13).
         """
         slices = input.transpose(1, 2)[:, :: self.stride[0]].flatten(0, 1)
-        found = nnf.conv2d(slices, self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:], self.dilation[1:], self.groups)  # type: ignore[arg-type]
+        found = nnf.conv2d(slices, self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:], self.dilation[1:], self.groups)
         return found.unflatten(0, (len(input), -1)).transpose(1, 2)
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nnreg.architecture.base import NETWORKS, RegistrationNetwork
-from nnreg.architecture.blocks import Convolution, FlowHead, Stage, initialise
+from nnreg.architecture.blocks import Convolution, FlowHead, Stage, convolution, initialise
 from nnreg.architecture.correlation import local_correlation, normalised
 from nnreg.architecture.pyramid import field_stages, finer_field
 from nnreg.errors import ConfigurationError
-from nnreg.geometry import compose, integrate, warp
+from nnreg.geometry import compose, integrate, resize, warp
 
 HALF_STEP_INTEGRATION = 5  # steps for the velocity of one level, which is of the order of a voxel: 1/32 voxel per step
 
@@ -32,6 +32,22 @@ class _Level(nn.Module):
         """Voxels of this level; features (B, C, *spatial), the moving ones already warped by `field`."""
         correlation = local_correlation(normalised(fixed), normalised(moving), self.radius)
         return self.head(self.convolutions(torch.cat([fixed, moving, correlation, field], dim=1)))
+
+
+class _Segmentation(nn.Module):
+    """A decoder from the features of single images to logits: coarse to fine, with the encoder's features of each level."""
+
+    def __init__(self, ndim: int, widths: Sequence[int], kernels: Sequence[Sequence[int]], outputs: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(Convolution(ndim, fine + coarse, fine, kernel) for (fine, coarse), kernel in zip(pairwise(widths), kernels))
+        self.head = convolution(ndim)(widths[0], outputs, 1)
+
+    def forward(self, pyramid: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+        """Logits (B, outputs, *shape), float32, of features finest first."""
+        features = pyramid[-1]
+        for level, own in reversed(list(zip(self.levels, pyramid))):
+            features = level(torch.cat([own, resize(features, own.shape[2:])], dim=1))
+        return resize(self.head(features), shape)
 
 
 @NETWORKS.register("dual_pyramid")
@@ -56,6 +72,9 @@ class DualPyramid(RegistrationNetwork):
     inverse_consistent
         Symmetric by construction (after SITReg, Honkamaa and Marttinen 2023): both images are mapped to a space halfway, a level's
         velocity is the difference of the two orders, and swapping the images inverts the field, up to interpolation. Costs about a half more.
+    segmented_labels
+        How many labels a second decoder tells apart in each image by itself, from the same features; 0 for none. A call does not use it:
+        :meth:`with_segmentation` does.
     """
 
     def __init__(
@@ -72,6 +91,7 @@ class DualPyramid(RegistrationNetwork):
         correlation_radius: int = 1,
         integration_steps: int = 0,
         inverse_consistent: bool = False,
+        segmented_labels: int = 0,
     ) -> None:
         super().__init__(channels=channels, ndim=ndim, deep_supervision=deep_supervision)
         if correlation_radius < 1 or integration_steps < 0:
@@ -88,6 +108,7 @@ class DualPyramid(RegistrationNetwork):
             for (before, after), kernel, stride, blocks in zip(pairwise([channels, *features]), kernels, self.strides, blocks_per_stage[finest:])
         )
         self.levels = nn.ModuleList(_Level(ndim, width, kernel, correlation_radius) for width, kernel in zip(features, kernels))
+        self.segmentation = _Segmentation(ndim, features, kernels, 1 + segmented_labels) if segmented_labels else None
         initialise(self)
 
     @property
@@ -97,14 +118,28 @@ class DualPyramid(RegistrationNetwork):
 
     def fields(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
         """Fields, finest first; the coarser ones only with deep supervision."""
-        shape = tuple(fixed.shape[2:])
+        return self._decoded(self._pyramid(fixed, moving), fixed.shape[2:])
+
+    def with_segmentation(self, *, fixed: Tensor, moving: Tensor) -> tuple[list[Tensor], Tensor]:
+        """As a call, and the logits (2 B, 1 + labels, *spatial) of the fixed images, then of the moving ones, background first."""
+        if self.segmentation is None:
+            raise ConfigurationError("dual_pyramid was built without segmented_labels, so it segments nothing.")
+        pyramid, shape = self._pyramid(fixed, moving), fixed.shape[2:]
+        fields = self._decoded(pyramid, shape)
+        return fields if self.deep_supervision else fields[:1], self.segmentation(pyramid, shape)
+
+    def _pyramid(self, fixed: Tensor, moving: Tensor) -> list[Tensor]:
+        """Features of both images as one batch, finest first."""
         pyramid = []
         features = torch.cat([fixed, moving])  # one batch: shared weights, and one call instead of two
         for stage in self.stages:
             features = stage(features)
             pyramid.append(features)
+        return pyramid
+
+    def _decoded(self, pyramid: list[Tensor], shape: Sequence[int]) -> list[Tensor]:
         found = self._symmetric(pyramid) if self.inverse_consistent else self._coarse_to_fine(pyramid)
-        return self._at_all_resolutions(found, shape)
+        return self._at_all_resolutions(found, tuple(shape))
 
     def _coarse_to_fine(self, pyramid: list[Tensor]) -> list[Tensor]:
         """Fields of all levels on their own grids, finest first."""

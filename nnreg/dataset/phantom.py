@@ -149,13 +149,30 @@ class Velocity:
         -------
         array, shape (ndim, *shape), float32, voxels per unit time
         """
-        values = self.coefficients
-        for axis, (size, spacing) in enumerate(zip(shape, self.spacing)):
-            fade = _fade(size, min(spacing, size / 6))
-            basis = _spline_basis(size, spacing, self.coefficients.shape[axis + 1]) * fade[:, None]
-            values = np.moveaxis(np.tensordot(basis, values, axes=(1, axis + 1)), 0, axis + 1)
+        fades = [_fade(size, min(spacing, size / 6)) for size, spacing in zip(shape, self.spacing)]
+        values = _spline(self.coefficients, shape, self.spacing, fades)
         length = np.sqrt((values**2).sum(axis=0)).max()
         return np.asarray(values * (self.largest / max(length, 1e-12)), dtype=np.float32)
+
+
+def smooth_noise(rng: np.random.Generator, channels: int, shape: Sequence[int], spacing: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Cubic B-splines through normal draws at control points so many voxels apart, per axis; (channels, *shape)."""
+    coefficients = rng.normal(size=(channels, *control_points(shape, spacing)))
+    return np.asarray(_spline(coefficients, shape, spacing, [np.ones(size) for size in shape]), dtype=np.float32)
+
+
+def control_points(shape: Sequence[int], spacing: Sequence[float]) -> list[int]:
+    """How many control points, so many voxels apart, a cubic B-spline on a grid needs per axis."""
+    return [math.ceil((size - 1) / step) + 3 for size, step in zip(shape, spacing)]
+
+
+def _spline(coefficients: Doubles, shape: Sequence[int], spacing: Sequence[float], fades: Sequence[Doubles]) -> Doubles:
+    """The spline on the grid, times a factor per index of each axis."""
+    values = coefficients
+    for axis, (size, step, fade) in enumerate(zip(shape, spacing, fades)):
+        basis = _spline_basis(size, step, coefficients.shape[axis + 1]) * fade[:, None]
+        values = np.moveaxis(np.tensordot(basis, values, axes=(1, axis + 1)), 0, axis + 1)
+    return values
 
 
 def _fade(size: int, margin: float) -> Doubles:
@@ -191,5 +208,4 @@ class RandomVelocity:
         """Draw the velocity of an image of `shape`."""
         limit = 0.1 * min(shape) if self.max_displacement is None else self.max_displacement
         spacing = tuple(self.control_spacing or max(size / 4, min(8.0, size / 2)) for size in shape)
-        points = [math.ceil((size - 1) / step) + 3 for size, step in zip(shape, spacing)]
-        return Velocity(rng.normal(size=(len(shape), *points)), spacing, float(rng.uniform(0.5, 1.0) * limit))
+        return Velocity(rng.normal(size=(len(shape), *control_points(shape, spacing))), spacing, float(rng.uniform(0.5, 1.0) * limit))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,9 @@ from typing import Any
 import torch
 
 from nnreg import __version__
+from nnreg.documents import parse_json
 from nnreg.errors import ConfigurationError, PredictionError
-from nnreg.files import atomic_folder, atomic_path, plain, writable_folder
+from nnreg.files import COMPONENT, atomic_folder, atomic_path, check_component, plain, writable_folder
 from nnreg.inference.predictor import ModelFolder
 from nnreg.training.trainer.checkpoint import FINAL, load_checkpoint, save_checkpoint
 from nnreg.typed import from_mapping, to_mapping
@@ -28,7 +28,6 @@ MANIFEST, CARD = "manifest.json", "MODEL_CARD.md"
 WEIGHTS, STATE = "weights.safetensors", "checkpoint.json"
 SHARED = ("plans.json", "dataset.json")  # of a model folder
 OF_FOLD = ("validation_summary.json", "prediction_method.json", "progress.png", "training_log.txt")
-COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the same model is the same file
 
 
@@ -188,10 +187,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
     names = [entry.filename for entry in archive.infolist()]
     if MANIFEST not in names:
         raise PredictionError(f"{path}: holds no {MANIFEST}, so it is no model file. nnreg_export_model writes them.")
-    try:
-        content = json.loads(archive.read(MANIFEST))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise PredictionError(f"{path}: its {MANIFEST} is not valid JSON ({error}). Copy the file again.") from error
+    content = parse_json(archive.read(MANIFEST).decode(errors="replace"), f"{path}: {MANIFEST}", PredictionError)
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
         raise PredictionError(f"{path}: expected format {FORMAT}, version {VERSION}. Install a newer nnReg, or ask for a file of this version.")
     manifest = from_mapping(Manifest, content, where=f"{path}: {MANIFEST}", error=PredictionError)
@@ -205,11 +201,10 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
 
 def _checked(manifest: Manifest, path: Path) -> None:
     """Refuse names that are not plain: they become folders and files."""
-    if not DATASET_PATTERN.match(manifest.dataset) or not COMPONENT.fullmatch(manifest.dataset):
+    for name in (manifest.dataset, manifest.model, *manifest.folds):
+        check_component(name, "a folder", path, PredictionError)
+    if not DATASET_PATTERN.match(manifest.dataset):
         raise PredictionError(f"{path}: dataset is {manifest.dataset!r}, expected Dataset001_Name.")
-    for name in (manifest.model, *manifest.folds):
-        if not COMPONENT.fullmatch(name):
-            raise PredictionError(f"{path}: {name!r} is no plain name of a folder. Rename the model.")
     for name in manifest.files:
         parts = PurePosixPath(name).parts
         if len(parts) > 2 or "/".join(parts) != name or not all(COMPONENT.fullmatch(part) for part in parts):
@@ -247,7 +242,7 @@ def _restore(folder: Path, path: Path) -> None:
         tensors: dict[str, torch.Tensor] = load(weights.read_bytes())
     except SafetensorError as error:
         raise PredictionError(f"{path}: {folder.name}/{WEIGHTS} is damaged ({error}). Copy the file again.") from error
-    content = json.loads(state.read_bytes())
+    content = parse_json(state.read_bytes().decode(errors="replace"), f"{path}: {folder.name}/{STATE}", PredictionError)
     if not isinstance(content, dict) or not isinstance(content.get("init"), dict) or "trainer_name" not in content:
         raise ConfigurationError(f"{path}: {folder.name}/{STATE} has no init or trainer_name. Ask for the file anew.")
     save_checkpoint(folder / FINAL, {"network_weights": tensors, **content})

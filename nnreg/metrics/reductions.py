@@ -108,11 +108,12 @@ def _of_each(fields: Tensor) -> Tensor:
     return torch.stack([torch.from_numpy(FieldMap(field.float().numpy(), space).determinants()) for field in fields])
 
 
-def mean_dice(fixed: Tensor, warped: Tensor) -> Tensor:
-    """Mean Dice of the labels above 0 that `fixed` has, int16 or narrower: NaN without one."""
+def mean_dice(fixed: Tensor, warped: Tensor, moving: Tensor | None = None) -> Tensor:
+    """Mean Dice of the labels above 0, int16 or narrower, that `fixed` has, and `moving`, if given, too (Learn2Reg's rule): NaN without one."""
     both = torch.where(fixed == warped, fixed, torch.zeros((), dtype=fixed.dtype, device=fixed.device))
     size, other, common = (_counts(labels) for labels in (fixed, warped, both))
-    present = (size > 0).to(_wide(fixed))
+    scored = size > 0 if moving is None else (size > 0) & (_counts(moving) > 0)
+    present = scored.to(_wide(fixed))
     return (present * 2 * common / (size + other).clamp(min=1)).sum() / present.sum()
 
 

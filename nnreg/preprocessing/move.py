@@ -12,7 +12,7 @@ from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.fingerprint import Fingerprint
-from nnreg.planning.registration.plans import RegistrationPlans
+from nnreg.planning.registration.plans import RegistrationConfiguration, registration_plans
 from nnreg.planning.registration.rules import alignment
 from nnreg.preprocessing.plan_files import Note, Progress, read_plans, silent, unheard
 from nnreg.task import TASKS, imported
@@ -33,7 +33,8 @@ def move_plans(
     """Copy the plans of `source` to `target`.
 
     Everything is kept but what belongs to the target's own images: its name, the folders of its arrays, the frame its cases are aligned to, and in dense
-    prediction what its labels need: losses of labels or of regions, values of continuous targets.
+    prediction what its labels need: losses of labels or of regions, values of continuous targets; in registration no term of labels or keypoints that no case
+    of the target has.
 
     Parameters
     ----------
@@ -88,12 +89,26 @@ def _fingerprint(workspace: Workspace, dataset: int | str, plans: Plans, progres
 
 
 def _registration(plans: Plans, fingerprint: Fingerprint) -> Plans:
-    """The target's own frame, what its cases are aligned to."""
+    """The target's own frame, what its cases are aligned to, and supervision by what it has."""
     _check_axes(plans, fingerprint.dataset_name, fingerprint.ndim, fingerprint.channel_names)
     frame, reference = alignment.alignment_target(fingerprint), alignment.reference_case(fingerprint)
     because = plans.because | {"alignment_target": frame.because, "reference_case": reference.because}
-    own = {"frame_offset": None, "grid_within_image": False} if isinstance(plans, RegistrationPlans) and frame.value != plans.alignment_target else {}
-    return plans.replace(alignment_target=frame.value, reference_case=reference.value, because=because, **own)
+    planned = registration_plans(plans)
+    configurations = {name: _supervised(configuration, fingerprint) for name, configuration in planned.configurations.items()}
+    own = {"frame_offset": None, "grid_within_image": False} if frame.value != planned.alignment_target else {}
+    return planned.replace(alignment_target=frame.value, reference_case=reference.value, because=because, configurations=configurations, **own)
+
+
+def _supervised(configuration: RegistrationConfiguration, fingerprint: Fingerprint) -> RegistrationConfiguration:
+    """Without the planned terms of labels or keypoints that no case has; labels of some cases are enough for the others."""
+    images = fingerprint.images.values()
+    absent = {"soft_dice": not any(image.labels for image in images), "keypoints": not any(image.keypoints for image in images)}
+    kept = tuple(term for term in configuration.training.supervision if not absent.get(term.name, False))
+    if kept == configuration.training.supervision:
+        return configuration
+    told = f"without {' and '.join(name for name, gone in absent.items() if gone)}: no case of {fingerprint.dataset_name} has what the term compares"
+    training = dataclasses.replace(configuration.training, supervision=kept)
+    return dataclasses.replace(configuration, training=training, because=configuration.because | {"training.supervision": told})
 
 
 def _dense(plans: DensePlans, fingerprint: DenseFingerprint) -> DensePlans:

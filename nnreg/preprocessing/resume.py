@@ -13,7 +13,7 @@ from nnreg.files import plain, read_json, write_json
 MADE_FOR = ".made_for.json"
 
 
-def keep_what_is_true(folder: Path, planned: Mapping[str, Any], files: Mapping[str, int], suffixes: Sequence[str]) -> None:
+def keep_what_is_true(folder: Path, planned: Mapping[str, Any], files: Mapping[str, str], suffixes: Sequence[str]) -> None:
     """Remove from `folder` what was made by other plans or from other files, and note what it is made for now.
 
     Parameters
@@ -23,7 +23,7 @@ def keep_what_is_true(folder: Path, planned: Mapping[str, Any], files: Mapping[s
     planned
         Everything of the plans that arrays depend on.
     files
-        Case to the size of its files.
+        Case to what tells whether its files have changed.
     suffixes
         Of a case's arrays and its JSON.
     """

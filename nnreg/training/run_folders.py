@@ -12,8 +12,8 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import available_folds, fold_cases
 from nnreg.errors import TrainingError, did_you_mean
 from nnreg.files import read_json
-from nnreg.planning.plans import Plans
-from nnreg.training.configs.names import former_results_name, results_name
+from nnreg.planning.plans import Configuration, Plans
+from nnreg.training.configs.names import DEFAULT_TRAINER, former_results_name, results_name
 from nnreg.workspace import Workspace
 
 DEFAULT_PLANS = "nnRegPlans"
@@ -114,6 +114,26 @@ def require_arrays(folders: RunFolders, plans: Plans, configuration: str) -> Non
     if not arrays.is_dir():
         named = "" if plans.plans_name == DEFAULT_PLANS else f" -plans_name {plans.plans_name}"
         raise TrainingError(f"{arrays}: has no preprocessed arrays. Run nnreg_preprocess -d {plans.dataset_name[7:10]} -c {configuration}{named}")
+
+
+def stage_before(folders: RunFolders, configuration: Configuration, fold: int | str) -> Path:
+    """In a cascade, the checkpoint of the stage before, trained in the same way on the same fold.
+
+    Raises
+    ------
+    TrainingError
+        If the stage was not trained to its end, with the command that does it.
+    """
+    from nnreg.training.trainer.checkpoint import FINAL
+
+    stage = configuration.previous_stage  # type: ignore[attr-defined]  # of tasks that have cascades
+    trainer, plans, own = folders.model.name.split("__")
+    path = folders.model.with_name(f"{trainer}__{plans}__{stage}") / f"fold_{fold}" / FINAL
+    if not path.is_file():
+        more = "".join(f" {option} {name}" for usual, name, option in ((DEFAULT_TRAINER, trainer, "-tr"), (DEFAULT_PLANS, plans, "-p")) if name != usual)
+        number = folders.preprocessed.name[7:10]
+        raise TrainingError(f"{path}: does not exist, but {own} goes on from it. Train it first: nnreg_train {number} {stage} {fold}{more}")
+    return path
 
 
 def _check_raw(folder: Path, cases: Sequence[str]) -> None:

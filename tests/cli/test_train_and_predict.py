@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from tiny import tree
 
 from nnreg.cli import evaluate
 from nnreg.geometry import resample_image
@@ -94,6 +95,17 @@ def test_prediction_lists_its_pairs_and_the_evaluation_averages_them(plane, tmp_
             assert pair["metrics"][name] == pytest.approx(sum(scores) / len(scores)), name
     moved = {pair["name"]: pair["metrics"]["dice_after"] - pair["metrics"]["dice_aligned"] for pair in summary["pairs"]}
     assert any(abs(value) > 1e-3 for value in moved.values())  # a random network moves labels
+
+
+def test_the_inverse_is_written_and_the_field_left_out_where_asked(plane, tmp_path):
+    plane.predict(tmp_path, *SCRAMBLED, "--fixed", "s4_b", "--moving", "s4_a", "--inverse", "--no_field", "--method", "network")
+    folder = tmp_path / "s4_b__s4_a"
+    assert not list(folder.glob("field.*"))
+    space = read_image(plane.image("s4_b")).space
+    points = space.to_world(np.random.default_rng(0).uniform(4, np.array(space.shape) - 5, (20, 2)))
+    forward, back = (read_itk(folder / name) for name in ("transform.h5", "inverse_transform.h5"))
+    assert np.abs(forward.map_points(points) - points).max() > 1
+    assert np.abs(back.map_points(forward.map_points(points)) - points).max() < 0.2  # a sixth of a voxel, of a rough field
 
 
 def test_warped_labels_keep_their_values_and_lie_on_the_fixed_grid(plane, tmp_path):
@@ -236,3 +248,17 @@ def test_pretrained_weights_are_the_start(plane, tmp_path):
     given, trained = (torch.load(path, weights_only=True)["network_weights"] for path in (source, twin.fold("all") / "checkpoint_final.pth"))
     for key, value in given.items():
         torch.testing.assert_close(trained[key], value, atol=1e-6, rtol=0)
+
+
+def test_weights_of_a_network_of_another_shape_are_refused_by_its_layers(plane, tmp_path, capsys):
+    twin = plane.copy(tmp_path)
+    source = twin.fold(1) / "checkpoint_scrambled.pth"
+    before = tree(twin.results)
+    assert twin.try_train("all", "-tr", "50epochs", "-pretrained_weights", source, "--set", "architecture.base_features=4") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    given = torch.load(source, weights_only=True)["network_weights"]
+    name, value = next(iter(given.items()))
+    assert f"layers have another shape: {name!r} is {'x'.join(map(str, value.shape))}, here 4x" in said
+    assert "nnreg_move_plans_between_datasets" in said
+    assert tree(twin.results) == before

@@ -8,7 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from nnreg.dataset.keypoints import write_keypoints
 from nnreg.errors import PredictionError
+from nnreg.inference.registration import method as methods
 from nnreg.inference.registration.method import FILE_NAME, MethodRecord, method_of, read_record, write_record
 from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.rules.method import FEWEST_COMPARED, prediction_method
@@ -78,6 +80,30 @@ def test_folds_decide_together_and_speak_for_the_one_trained_on_all(tmp_path):
         assert method_of(tmp_path, folds, Optimisation(), supervised=True).value == "refined"
 
 
+def test_a_fold_whose_pairs_have_no_labels_does_not_decide_by_correlation(tmp_path):
+    """Of a network that labels taught: it stays alone, and the folds that have labels speak for the model."""
+    for name in ("0", "1"):
+        (tmp_path / f"fold_{name}").mkdir()
+    write_record(tmp_path / "fold_0", MethodRecord("network", "labels taught it", "ncc_after", (), {}))
+    for folds in (["0"], ["all"]):
+        assert method_of(tmp_path, folds, Optimisation(), supervised=True).value == "network"
+    write_record(tmp_path / "fold_1", _record("refined", _values(0.80, 0.90, 0.70)))
+    assert method_of(tmp_path, ["0", "1"], Optimisation(), supervised=True).value == "refined"
+
+
+@pytest.mark.parametrize(
+    ("rows", "figure"),
+    [
+        ([{"dice_after": 0.8, "ncc_after": 0.9}, {"tre_mm_after": 2.0, "ncc_after": 0.9}, {"tre_mm_after": 2.0, "ncc_after": 0.9}], "tre_mm_after"),
+        ([{"dice_after": 0.8}, {"tre_mm_after": 2.0}], "dice_after"),
+        ([{"dice_after": float("nan"), "ncc_after": 0.9}], "ncc_after"),
+        ([{}], None),
+    ],
+)
+def test_what_most_pairs_have_decides(rows, figure):
+    assert methods._figure(rows, Optimisation(similarity="lncc")) == figure
+
+
 @pytest.mark.parametrize(
     ("folds", "supervised", "refinement", "wins"),
     [(["0"], True, "fast", "refined"), (["all"], True, "fast", "network"), (["all"], False, "fast", "refined"), (["0"], False, None, "network")],
@@ -113,6 +139,20 @@ def test_a_fold_compares_on_the_pairs_it_did_not_see_and_a_prediction_follows(pl
     assert (found["method"], found["because"]) == ("engine", "measured")
     assert "predicting by engine: measured" in capsys.readouterr().out
     assert all("succeeded" in pair for pair in found["pairs"])
+
+
+def test_what_labels_taught_is_not_judged_by_pairs_without_any(plane, tmp_path):
+    """The cases of the fold's validation have no labels, the training cases have; and keypoints that do not correspond."""
+    twin = plane.copy(tmp_path)
+    (twin.raw / "keypointsTr").mkdir()
+    for count, case in enumerate(json.loads((twin.preprocessed / "splits_final.json").read_text())[0]["val"], start=1):
+        twin.label(case).unlink()
+        (twin.arrays / f"{case}_seg.b2nd").unlink()
+        write_keypoints(twin.raw / "keypointsTr" / f"{case}.csv", [[4.0, 5.0]] * count)
+    twin.train(0, "-tr", "label_dice")
+    found = json.loads((twin.fold(0, "label_dice") / FILE_NAME).read_text())
+    assert (found["method"], found["pairs"]) == ("network", [])
+    assert "no validation pair has them" in found["because"]
 
 
 def test_tuning_compares_what_would_be_shipped(plane, tmp_path):

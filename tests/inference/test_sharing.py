@@ -85,8 +85,8 @@ def _flipped(content: dict[str, bytes]) -> None:
     [
         (_flipped, "the checksum of fold_0/weights.safetensors is wrong"),
         (_outside, "the name '../../evil.json' is not plain"),
-        (_manifest(dataset="../Dataset001_X"), "dataset is '../Dataset001_X'"),
-        (_manifest(model=".."), "'..' is no plain name"),
+        (_manifest(dataset="../Dataset001_X"), "a folder is '../Dataset001_X', expected a plain name"),
+        (_manifest(model=".."), "a folder is '..', expected a plain name"),
         (_manifest(version=99), "expected format nnreg-model, version 1"),
         (_manifest(folds=["7"]), "fold_7 has no weights.safetensors"),
         (lambda content: content.update({"extra.txt": b"x"}), "'extra.txt' is in the file or in its manifest.json alone"),

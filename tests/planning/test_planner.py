@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,10 +17,13 @@ def brains(fingerprint, image):
     return fingerprint({f"c{i}": image((170, 210, 160), low=(10, 10, 10), high=(150 + i, 195, 150)) for i in range(4)})
 
 
-def test_small_volumes_get_one_configuration_large_ones_two(fingerprint, image, brains):
+def test_small_volumes_get_one_configuration_large_ones_a_cascade(fingerprint, image, brains):
     assert list(plan(fingerprint({"a": image((60, 60, 60)), "b": image((60, 64, 60))})).configurations) == ["3d_fullres"]
     plans = plan(brains)
-    assert list(plans.configurations) == ["3d_lowres", "3d_fullres"]
+    assert list(plans.configurations) == ["3d_lowres", "3d_fullres", "3d_cascade_fullres"]
+    second = plans.configurations["3d_cascade_fullres"]
+    assert second == dataclasses.replace(plans.configurations["3d_fullres"], previous_stage="3d_lowres", because=second.because)
+    assert plans.to_train == "3d_fullres"
     low, full = plans.configurations["3d_lowres"], plans.configurations["3d_fullres"]
     assert 2 * np.prod(low.grid) <= np.prod(full.grid)
     np.testing.assert_allclose(np.multiply(low.grid, low.spacing), np.multiply(full.grid, full.spacing), rtol=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -174,6 +175,34 @@ def test_plans_are_moved_with_their_own_frame(moved, workspace):
         assert dataclasses.replace(configuration, data_identifier="") == dataclasses.replace(plans.configurations[name], data_identifier="")
     with pytest.raises(PlansError, match="--overwrite"):
         move_plans(workspace, 7, 8, target_plans="asTiny")
+
+
+@pytest.mark.parametrize(("labelled", "kept"), [(0, ["dvf"]), (1, ["soft_dice", "dvf"])])
+def test_moved_plans_do_not_learn_from_labels_that_no_case_has(moved, workspace, labelled, kept):
+    """Terms that someone wrote stay: a training tells what they lack."""
+    from nnreg.planning.plans import LossTerm
+    from nnreg.preprocessing import plan_dataset
+
+    raw, _, folder = moved
+    plans = plan_dataset(workspace, 7)
+    terms = tuple(map(LossTerm, ("soft_dice", "keypoints", "dvf")))
+    taught = {
+        name: dataclasses.replace(configuration, training=dataclasses.replace(configuration.training, supervision=terms))
+        for name, configuration in plans.configurations.items()
+    }
+    plans.replace(configurations=taught).write(folder / "nnRegPlans.json")
+    twin = raw.folder.with_name("Dataset008_Twin")
+    shutil.copytree(raw.folder, twin)
+    for path in sorted((twin / "labelsTr").iterdir())[labelled:]:
+        path.unlink()
+    content = json.loads((twin / "dataset.json").read_text())
+    (twin / "dataset.json").write_text(json.dumps(content if labelled else content | {"labels": {}}))
+    fingerprint_dataset(workspace, 8, processes=1, pair_budget=0)
+    moved_plans, _ = move_plans(workspace, 7, 8)
+    for configuration in moved_plans.configurations.values():
+        assert [term.name for term in configuration.training.supervision] == kept
+        assert "keypoints" in configuration.because["training.supervision"]
+        assert ("soft_dice" in configuration.because["training.supervision"]) == (not labelled)
 
 
 def test_pairs_are_of_registration_alone(moved, workspace):

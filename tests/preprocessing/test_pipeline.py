@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from nnreg.cli import extract_fingerprint, plan_and_preprocess, plan_experiment,
 from nnreg.dataset import RawDataset
 from nnreg.errors import NnRegError, PlansError
 from nnreg.geometry import Space
+from nnreg.imageio import read_image, write_image
 from nnreg.planning.plans import Plans
 from nnreg.preprocessing import plan_dataset, preprocess_dataset
 from nnreg.preprocessing.registration import pipeline as library
@@ -89,9 +91,31 @@ def test_finished_work_is_not_done_again_and_changed_work_is(workspace, dataset,
     assert PreprocessedDataset(folder).load("s0").image.shape[1:] == changed.configuration("2d").grid
 
 
-def test_a_changed_file_is_measured_and_preprocessed_again(workspace, dataset, write_dataset, phantom):
-    from nnreg.imageio import write_image
+@pytest.mark.parametrize("kind", ["imagesTr/s1_0000", "labelsTr/s1"])
+def test_a_file_that_was_changed_at_the_same_size_and_time_is_preprocessed_again(workspace, dataset, kind):
+    for path in dataset.rglob("*.nii.gz"):  # files that are not compressed keep their size whatever they hold
+        found = read_image(path)
+        write_image(path.with_suffix(""), found.array, found.space)
+        path.unlink()
+    spec = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(spec | {"file_ending": ".nii"}))
+    run_all_steps(workspace, 7, processes=1)
+    folder = workspace.preprocessed / NAME / "nnRegPlans_2d"
+    stored = PreprocessedDataset(folder).load("s1")
+    path = dataset / f"{kind}.nii"
+    found, before = read_image(path), path.stat()
+    write_image(path, np.ascontiguousarray(found.array[:, ::-1]), found.space)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(PlansError, match="have changed"):
+        preprocess_dataset(workspace, 7)
+    run_all_steps(workspace, 7, processes=1)
+    again = PreprocessedDataset(folder).load("s1")
+    assert np.array_equal(again.labels, stored.labels) == ("images" in kind)
+    assert np.array_equal(again.image, stored.image) == ("labels" in kind)
 
+
+def test_a_changed_file_is_measured_and_preprocessed_again(workspace, dataset, write_dataset, phantom):
     run_all_steps(workspace, 7, processes=1)
     folder = workspace.preprocessed / NAME / "nnRegPlans_2d"
     before = PreprocessedDataset(folder).load("s1").image

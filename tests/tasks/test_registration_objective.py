@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -174,6 +175,28 @@ def test_keypoints_count_in_mm(batch):
     assert torch.isfinite(shifted[0].grad).all()
     right = points + 1
     assert float(scored.score(shifted, batch | {"fixed_keypoints": points, "moving_keypoints": right})[1]["keypoints"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_pairs_without_a_label_in_common_cost_nothing_and_are_not_in_the_log(batch):
+    """Labels that are nowhere overlap perfectly: they would be -1 in the loss, and hide what those of other pairs do."""
+    scored = objective(supervision=(LossTerm("soft_dice"),))
+    halves = torch.zeros_like(batch["fixed"], dtype=torch.int16)
+    halves[..., : halves.shape[-1] // 2] = 5
+    labelled = batch | {"fixed_labels": halves, "moving_labels": halves.flip(-1), "label_subset": torch.tensor([[5], [-1]], dtype=torch.int16)}
+    alone = {name: value[:1] for name, value in labelled.items()}
+    bare = float(objective().score(none_moves(2), batch)[0])
+    _, expected = scored.score(none_moves(1), alone)
+    for known, shown, cost in (([True, False], float(expected["soft_dice"]), 0.5 * float(expected["soft_dice"])), ([False, False], math.nan, 0.0)):
+        total, terms = scored.score(none_moves(2), labelled | {"labels_known": torch.tensor(known)})
+        assert float(terms["soft_dice"]) == pytest.approx(shown, nan_ok=True)
+        assert float(total) - bare == pytest.approx(cost, abs=1e-6)
+
+
+def test_batches_without_keypoints_are_not_in_the_log(batch):
+    gone = torch.full((2, 4, 3), float("nan"))
+    total, terms = objective(supervision=(LossTerm("keypoints"),)).score(none_moves(2), batch | {"fixed_keypoints": gone, "moving_keypoints": gone})
+    assert torch.isfinite(total)
+    assert math.isnan(float(terms["keypoints"]))
 
 
 def test_the_true_field_costs_nothing_under_its_own_supervision(truth):

@@ -186,9 +186,29 @@ def test_a_batch_may_hold_pairs_with_labels_and_without(partly_known, configurat
     batch = collate([samples[index] for index in range(8)])
     without = batch["label_subset"][:, 0] == -1
     assert 0 < without.sum() < 8
+    assert torch.equal(batch["labels_known"], ~without)
     assert (batch["moving_labels"][without] == 0).all()
     # a validation says what there is
     assert "label_subset" not in PairSamples(partly_known, [Pair("a", "b")], of_terms(configuration, "soft_dice"), 1, "val", False)[0]
+
+
+@pytest.mark.parametrize("term", ["soft_dice", "keypoints"])
+def test_where_few_cases_teach_every_other_sample_is_of_them(tmp_path, configuration, term):
+    """Six cases, two with labels and three with keypoints: 2 of 30 ordered pairs, and 6 of 30."""
+    space, rng = Space.plain(configuration.grid), np.random.default_rng(0)
+    for index, name in enumerate("abcdef"):
+        labels = np.ones((1, *configuration.grid), np.int16) if index < 2 else None
+        points = np.full((3, 2), 2.0) if index < 3 else None
+        image = rng.random((1, *configuration.grid)).astype(np.float32)
+        PreprocessedCase(image, labels, None, Properties(name, space, space, np.eye(3), keypoints=points)).save(tmp_path)
+    every = [Pair(one, other) for one, other in itertools.permutations("abcdef", 2)]
+    samples = PairSamples(tmp_path, every, of_terms(configuration, term), 100, "train", False)
+    found = [samples[index] for index in range(100)]
+    known = sum(bool(sample["labels_known"]) if term == "soft_dice" else bool(sample["fixed_keypoints"].isfinite().any()) for sample in found)
+    assert 40 < known < 75
+    # a validation of few pairs begins with those that measure something
+    validation = PairSamples(tmp_path, every, configuration, 2, "val", False)
+    assert all({"fixed_labels", "moving_labels"} <= validation[index].keys() for index in range(2))
 
 
 def test_keypoints_of_a_batch_are_as_many_and_correspond(partly_known, configuration):

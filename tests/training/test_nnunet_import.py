@@ -207,3 +207,28 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
         torch.save({"network_weights": {}, "extra": Evil()}, tmp_path / "checkpoint_final.pth")
     with pytest.raises(NnRegError, match="holds more than weights"):
         import_nnunet_model(tmp_path / "checkpoint_final.pth", Workspace.resolve(tmp_path / "work"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("dataset_name", "../../Dataset017_Evil", "dataset_name is '../../Dataset017_Evil', expected a plain name"),
+        ("dataset_name", "/tmp/Dataset017_Evil", "dataset_name is '/tmp/Dataset017_Evil', expected a plain name"),
+        ("plans_name", "../x", "plans_name is '../x', expected a plain name"),
+        ("trainer_name", "../../../x", "trainer_name is '../../../x', expected a plain name"),
+    ],
+)
+def test_names_that_are_paths_write_nothing(model, tmp_path, capsys, key, value, words):
+    folder, _ = model
+    path = folder / "fold_1" / "checkpoint_final.pth"
+    if key == "trainer_name":
+        content = torch.load(path, weights_only=False)
+        torch.save(content | {key: value}, path)
+    else:
+        (folder / "plans.json").write_text(json.dumps(json.loads((folder / "plans.json").read_text()) | {key: value}))
+    before = sorted(tmp_path.rglob("*"))
+    assert import_.main([str(folder), "--workspace", str(tmp_path / "work")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert sorted(tmp_path.rglob("*")) == before

@@ -335,10 +335,44 @@ class Explodes(OwnParts):
 
 def test_a_loss_that_is_no_number_ends_the_training_with_the_last_good_checkpoint(place):
     trainer = make(place, Explodes)
-    with pytest.raises(TrainingError, match=r"epoch 1.*--set learning_rate"):
+    with pytest.raises(TrainingError, match=r"epoch 2: the training loss is nan.*--set learning_rate"):
         trainer.run_training()
     assert load_checkpoint(trainer.output_folder / LATEST)["current_epoch"] == 1
     assert not (trainer.output_folder / FINAL).exists()
+
+
+class Spoils(nnRegTrainer):
+    """Makes the gradients of some steps of the second epoch infinite."""
+
+    spoiled = 1
+
+    def train_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss, _ = self.objective(self.network, batch)
+        self.steps = getattr(self, "steps", 0) + (self.current_epoch == 1)
+        return loss * (math.inf if self.current_epoch == 1 and self.steps <= self.spoiled else 1.0)
+
+
+def test_a_gradient_that_is_not_finite_is_left_out_and_counted(place):
+    trainer = make(place, Spoils)
+    before = {}
+    trainer.run_training()
+    log = (trainer.output_folder / "training_log.txt").read_text()
+    assert "Epoch 2: 1 of " in log
+    before = load_checkpoint(trainer.output_folder / FINAL)["network_weights"]
+    assert all(value.isfinite().all() for value in before.values())
+
+
+class SpoilsAll(Spoils):
+    spoiled = 10**6
+
+
+def test_many_of_them_end_the_training_with_weights_that_are_good(place):
+    trainer = make(place, SpoilsAll, iterations_per_epoch=4)
+    with pytest.raises(TrainingError, match=r"epoch 2: .*continue with -c"):
+        trainer.run_training()
+    latest = load_checkpoint(trainer.output_folder / LATEST)
+    assert latest["current_epoch"] == 1
+    assert all(value.isfinite().all() for value in latest["network_weights"].values())
 
 
 def test_checkpoints_of_another_network_are_refused_by_name(place):

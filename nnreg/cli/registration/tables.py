@@ -99,6 +99,9 @@ def print_plans(plans: RegistrationPlans) -> None:
     print(f"  optimise{' *' if plans.recommended == 'optimise' else ''}: no network; {engine.preset}, {engine.similarity}, alignment {engine.alignment}")
     print(f"  * recommended: {plans.because['recommended']}")
     for name, configuration in plans.configurations.items():
+        if configuration.previous_stage is not None:
+            print(f"  {name}: goes on from the field of {configuration.previous_stage}, which is trained first")
+            continue
         print(f"  {name}: {configuration.because['grid']}; {configuration.because['spacing']}")
         if configuration.training_seconds is not None:
             print(f"  {name}: {configuration.because['training.epochs']}")

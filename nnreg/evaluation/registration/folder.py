@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnreg.dataset.pairs import Pair
 from nnreg.errors import EvaluationError, GeometryError, did_you_mean
-from nnreg.evaluation.registration.pair import evaluate_pair
+from nnreg.evaluation.registration.pair import evaluate_pair, with_corresponding_keypoints
 from nnreg.evaluation.summary import summarise
 from nnreg.files import read_json
 from nnreg.geometry.itk import read_itk
@@ -38,6 +38,7 @@ class PairJob:
     labels: tuple[int, ...] | None
     with_labels: bool
     surface: bool
+    complete: bool
 
 
 def evaluate_folder(
@@ -66,7 +67,7 @@ def evaluate_folder(
         Whether to use labels.
     complete
         Whether every case needs a label file if the dataset has any, and keypoints if the other case of its pair has. Else a pair that lacks
-        them is measured without; how many have no labels stands in the summary, ``counts.pairs_without_labels``.
+        them, or not as many, is measured without; how many have no labels stands in the summary, ``counts.pairs_without_labels``.
     on_progress
         Called with (done, total, pair).
 
@@ -133,11 +134,13 @@ def _job(entry: Mapping[str, Any], folder: Path, raw: RawDataset, *, surface: bo
     with_labels = with_labels and all(raw.label_path(case) is not None for case in cases)
     labels = raw.spec.foreground or None
     seconds = entry.get("seconds")
-    return PairJob(name, *cases, seconds, folder / name, raw, labels, with_labels, surface)
+    return PairJob(name, *cases, seconds, folder / name, raw, labels, with_labels, surface, complete)
 
 
 def _evaluate(job: PairJob) -> dict[str, Any]:
     fixed, moving = (_case(job.raw, case, job.with_labels) for case in (job.fixed, job.moving))
+    if not job.complete:
+        fixed, moving = with_corresponding_keypoints(fixed, moving)
     try:
         result = evaluate_pair(
             fixed=fixed,

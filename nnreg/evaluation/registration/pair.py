@@ -7,6 +7,7 @@ Three stages are told apart. ``header``: the images where their headers put them
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from nnreg.imageio import Image
 
 NAN = float("nan")
+
+
+def with_corresponding_keypoints(fixed: Case, moving: Case) -> tuple[Case, Case]:
+    """Both cases, without keypoints where they have not as many: those of different people need not correspond."""
+    counts = {None if case.keypoints_voxel is None else len(case.keypoints_voxel) for case in (fixed, moving)}
+    return (fixed, moving) if len(counts) == 1 else (replace(fixed, keypoints_voxel=None), replace(moving, keypoints_voxel=None))
 
 
 def evaluate_pair(

@@ -23,6 +23,8 @@ def write_pair(
     moving_labels: Image | None,
     ending: str,
     picture: Callable[[Path, Image, Image, Image, Transform], None] | None = None,
+    field: bool = True,
+    inverse: bool = False,
 ) -> None:
     """Write transform, alignment, field, warped image and labels of a pair; the folder appears whole or not at all.
 
@@ -38,11 +40,18 @@ def write_pair(
         Of the warped files, such as ``.nii.gz``; ``.jpg`` becomes ``.png``, or ``.tif`` where the values are no bytes.
     picture
         Draws ``overview.png``: ``picture(path, fixed, moving, warped, transform)``.
+    field
+        Whether to write the whole map as displacements: ``field.nii.gz``, in 2D ``field.mha``.
+    inverse
+        Whether to write ``inverse_transform.h5``: from the moving to the fixed world.
     """
     with atomic_folder(folder) as part:
         write_itk(part / "transform.h5", transforms.transform)
         write_itk(part / "alignment.h5", transforms.alignment)
-        write_itk(part / "field.nii.gz" if fixed.space.ndim == 3 else part / "field.mha", transforms.transform, fixed.space)
+        if field:
+            write_itk(part / "field.nii.gz" if fixed.space.ndim == 3 else part / "field.mha", transforms.transform, fixed.space)
+        if inverse:
+            write_itk(part / "inverse_transform.h5", transforms.transform.inverse())
         warped = resample_image(moving.array, moving=moving.space, fixed=fixed.space, transform=transforms.transform)
         kind = warped.dtype if ending_for(ending, warped.dtype) == ending else moving.array.dtype  # pictures hold whole numbers only
         write_image(part / f"warped{ending_for(ending, kind)}", as_stored(warped, kind), fixed.space)

@@ -15,12 +15,13 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import Pair
 from nnreg.dataset.raw import Case
 from nnreg.errors import PredictionError, RegistrationError
-from nnreg.evaluation.registration.pair import evaluate_pair
+from nnreg.evaluation.registration.pair import evaluate_pair, with_corresponding_keypoints
 from nnreg.files import read_json, write_json
 from nnreg.inference.predictor import PairTransforms, Predictor
 from nnreg.inference.registration.cases import CaseSource
 from nnreg.inference.registration.pair_predictors import EnginePredictor, NetworkPredictor, PairMapper, Refined
 from nnreg.planning.decision import Decision
+from nnreg.planning.plans import Training
 from nnreg.planning.registration.engine_settings import ENGINE, METHODS, NETWORK, REFINED, Optimisation
 from nnreg.planning.registration.rules.method import prediction_method, unmeasured_method
 from nnreg.progress import Progress
@@ -29,6 +30,8 @@ from nnreg.typed import from_mapping, to_mapping
 FILE_NAME = "prediction_method.json"  # in the folder of a fold
 SCHEMA_VERSION = 1
 ACROSS_CONTRASTS = ("nmi", "mind", "auto")  # where the engine compares by these, a correlation says nothing
+SIMILARITY = "ncc_after"
+FIGURES = ("dice_after", "tre_mm_after", SIMILARITY)  # what folds are compared by, where theirs differ
 KEPT = ("sdlogj", "folding_percent")  # beside the figure that decides
 
 
@@ -105,11 +108,15 @@ def compare(
     Returns
     -------
     MethodRecord or None
-        None where nothing can be compared: no labels, no keypoints, and images whose intensities do not correlate.
+        None where nothing can be compared: no labels, no keypoints, and images whose intensities do not correlate. Without measurements where labels or
+        keypoints taught the network and no pair has them: a correlation says nothing of what they teach.
     """
     chosen = {pair.name: pair for pair in pairs}
     alone = {entry["name"]: entry for entry in summary["pairs"] if entry["name"] in chosen}
     figure = _figure([entry["metrics"] for entry in alone.values()], settings)
+    if figure in (None, SIMILARITY) and _taught(predictor.configuration.training):
+        decided = unmeasured_method(settings.refinement, supervised=True, everything=False, untold=True)
+        return MethodRecord(decided.value, decided.because, SIMILARITY, (), {})
     if figure is None:
         return None
     alone = {name: entry for name, entry in alone.items() if _is_number(entry["metrics"].get(figure))}
@@ -135,7 +142,7 @@ def compare(
 def _measured(mapper: PairMapper, source: CaseSource, raw: RawDataset, pair: Pair) -> dict[str, float]:
     """Figures and seconds of a pair."""
     found, seconds = _timed(mapper, source, pair)
-    fixed, moving = _known(source, pair.fixed), _known(source, pair.moving)
+    fixed, moving = with_corresponding_keypoints(_known(source, pair.fixed), _known(source, pair.moving))
     labels = raw.spec.foreground or None
     figures = evaluate_pair(fixed=fixed, moving=moving, transform=found.transform, aligned=found.alignment, labels=labels, surface=False, additional=False)[
         "metrics"
@@ -155,9 +162,18 @@ def _known(source: CaseSource, case: str) -> Case:
 
 
 def _figure(rows: Sequence[Mapping[str, float]], settings: Optimisation) -> str | None:
-    """What decides: the first that pairs have and that did not guide the engine; pairs without it are not compared."""
-    usable = {"dice_after": not settings.use_labels, "tre_mm_after": not settings.use_keypoints, "ncc_after": settings.similarity not in ACROSS_CONTRASTS}
-    return next((name for name, fair in usable.items() if fair and any(_is_number(row.get(name)) for row in rows)), None)
+    """What decides: Dice or distance, whichever more pairs have, else correlation; not what guided the engine. Pairs without it are not compared."""
+    usable = {"dice_after": not settings.use_labels, "tre_mm_after": not settings.use_keypoints, SIMILARITY: settings.similarity not in ACROSS_CONTRASTS}
+    counts = {name: sum(_is_number(row.get(name)) for row in rows) for name, fair in usable.items() if fair}
+    best = max((name for name in counts if name != SIMILARITY), key=lambda name: counts[name], default=None)
+    if best is not None and counts[best]:
+        return best
+    return SIMILARITY if counts.get(SIMILARITY) else None
+
+
+def _taught(training: Training) -> bool:
+    """Whether labels, keypoints or true fields taught a network."""
+    return any(term.name != "inverse_consistency" for term in training.supervision)
 
 
 def _is_number(value: float | None) -> bool:
@@ -219,11 +235,13 @@ def method_of(model: Path, folds: Sequence[str], settings: Optimisation, *, supe
     records = [record for folder in (asked or sorted(model.glob("fold_[0-9]*"))) if (record := read_record(folder)) is not None]
     if not records:
         return unmeasured_method(settings.refinement, supervised, everything=not asked)
-    figure = records[0].figure
-    common = [name for name in METHODS if all(name in record.measured and figure == record.figure for record in records)]
-    if len(records) == 1 or not common:
-        return Decision(records[0].method, records[0].because)
-    return _decided(figure, {name: _joined(record.measured[name] for record in records) for name in common})
+    telling = [record for record in records if record.measured] or records
+    figure = min((record.figure for record in telling), key=FIGURES.index)
+    telling = [record for record in telling if record.figure == figure]  # in some folds no validation pair has labels
+    common = [name for name in METHODS if all(name in record.measured for record in telling)]
+    if len(telling) == 1 or not common:
+        return Decision(telling[0].method, telling[0].because)
+    return _decided(figure, {name: _joined(record.measured[name] for record in telling) for name in common})
 
 
 def _joined(parts: Iterable[Mapping[str, Sequence[float]]]) -> dict[str, tuple[float, ...]]:

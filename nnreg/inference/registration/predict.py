@@ -40,6 +40,8 @@ class PredictOptions:
     method: str | None = None
     learn2reg: bool = False
     pictures: bool = True
+    field: bool = True
+    inverse: bool = False
     continue_prediction: bool = False
 
 
@@ -100,6 +102,8 @@ def _predict_pair(mapper: PairMapper, source: CaseSource, pair: Pair, output: Pa
         moving_labels=source.labels(pair.moving),
         ending=ending,
         picture=overview_of_transform if options.pictures else None,
+        field=options.field,
+        inverse=options.inverse,
     )
     if options.learn2reg:
         write_learn2reg(output / "learn2reg" / f"disp_{pair.fixed}_{pair.moving}.nii.gz", transforms.transform, fixed=fixed.space, moving=moving.space)

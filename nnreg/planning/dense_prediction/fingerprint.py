@@ -61,13 +61,16 @@ class DenseImage:
     shape_after_crop : voxels of the box around what is not 0 in any channel
     relative_size : voxels of that box over those of the image, padding left out
     file_bytes
-        Of image and labels: a cheap sign that they have changed.
+        Of image and labels.
+    digest
+        Of the content of all files of the case: whether they have changed. Empty in fingerprints of before, where the size had to tell.
     """
 
     spacing: tuple[float, float, float]
     shape_after_crop: tuple[int, int, int]
     relative_size: float
     file_bytes: int
+    digest: str = ""
 
 
 @dataclass(frozen=True)

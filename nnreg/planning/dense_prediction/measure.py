@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,13 +55,14 @@ class _Measure:
         from nnreg.dataset.large import large
         from nnreg.imageio import Image
 
-        file_bytes = _file_bytes(self.raw, case)
+        file_bytes, digest = _file_bytes(self.raw, case), self.raw.digest(case)
         if large(self.raw, case):
-            return measure_large(self.raw, case, file_bytes=file_bytes)
-        image, labels, maps = read_labelled(self.raw, case)
-        return *measure_case(image, Image(_foreground(self.raw, image.array, labels.array), labels.space), file_bytes=file_bytes), measure_maps(
-            self.raw, case, image, maps
-        )
+            measured, foreground, values = measure_large(self.raw, case, file_bytes=file_bytes)
+        else:
+            image, labels, maps = read_labelled(self.raw, case)
+            measured, foreground = measure_case(image, Image(_foreground(self.raw, image.array, labels.array), labels.space), file_bytes=file_bytes)
+            values = measure_maps(self.raw, case, image, maps)
+        return replace(measured, digest=digest), foreground, values
 
 
 def _foreground(raw: RawDataset, image: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -144,7 +145,7 @@ def _pool(cases: list[Foreground]) -> Intensities | None:
 
 
 def is_current(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
-    """Whether the fingerprint is of the dataset as it is now: same channels and labels, same cases, files of the same size."""
+    """Whether the fingerprint is of the dataset as it is now: same channels and labels, same cases, files of the same content."""
     spec = raw.spec
     if {name: len(channels) for name, channels in fingerprint.maps.items()} != map_channels(spec):
         return False
@@ -153,7 +154,8 @@ def is_current(fingerprint: DenseFingerprint, raw: RawDataset) -> bool:
     heads = _heads(spec)
     if (heads and fingerprint.heads != heads) or tuple(fingerprint.images) != raw.cases:
         return False
-    return all(image.file_bytes == _file_bytes(raw, case) for case, image in fingerprint.images.items())
+    same_size = all(image.file_bytes == _file_bytes(raw, case) for case, image in fingerprint.images.items())
+    return same_size and all(image.digest in ("", raw.digest(case)) for case, image in fingerprint.images.items())
 
 
 def _heads(spec: DatasetSpec) -> int:

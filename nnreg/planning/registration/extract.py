@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,7 @@ class _Measure:
         check_finite(image, self.raw.image_paths(case)[0])
         points = self.raw.read_keypoints(case)
         labels = self.raw.read_labels(case)
-        return measure_image(
+        measured, values = measure_image(
             image,
             subject=self.raw.subject(case),
             labels=self.raw.label_path(case) is not None,
@@ -50,6 +50,7 @@ class _Measure:
             file_bytes=sum(size_on_disk(path) for path in self.raw.image_paths(case)),
             seed=(SEED, *case.encode()),
         )
+        return replace(measured, digest=self.raw.digest(case)), values
 
 
 def measure_image(

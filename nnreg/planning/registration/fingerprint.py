@@ -79,7 +79,9 @@ class ImageFingerprint:
     labelled_low, labelled_high : voxels, array axis order, half open
         Box around everything labelled; None without labels.
     file_bytes
-        Size of its files: a cheap sign that they have changed.
+        Size of its image files.
+    digest
+        Of the content of all files of the case: whether they have changed. Empty in fingerprints of before, where the size had to tell.
     """
 
     shape: tuple[int, ...]
@@ -102,6 +104,7 @@ class ImageFingerprint:
     file_bytes: int
     labelled_low: tuple[int, ...] | None = None
     labelled_high: tuple[int, ...] | None = None
+    digest: str = ""
 
     @property
     def space(self) -> Space:

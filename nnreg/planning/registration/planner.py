@@ -163,6 +163,12 @@ class _Candidate:
     most: int
 
 
+def _cascaded(full: RegistrationConfiguration, stage: str) -> RegistrationConfiguration:
+    """`full`, on the same arrays, going on from what `stage` finds."""
+    why = f"the field of {stage} is the start: trained first, on a grid that costs a fraction; the rest is as in 3d_fullres"
+    return replace(full, previous_stage=stage, because=full.because | {"previous_stage": why})
+
+
 @dataclass(frozen=True)
 class _Builder:
     """Builds configurations of one dataset."""
@@ -184,7 +190,8 @@ class _Builder:
         coarse = spacing.lowres_spacing(full.spacing, full.grid)
         if coarse.value is None:
             return {"3d_fullres": full}
-        return {"3d_lowres": self.configuration("3d_lowres", coarse.value, coarse.because), "3d_fullres": full}
+        lowres = self.configuration("3d_lowres", coarse.value, coarse.because)
+        return {"3d_lowres": lowres, "3d_fullres": full, "3d_cascade_fullres": _cascaded(full, "3d_lowres")}
 
     def configuration(self, name: str, target: tuple[float, ...], spacing_because: str) -> RegistrationConfiguration:
         """The configuration at `target` spacing, or at the finest coarser one that fits the memory target and the time budget."""

@@ -31,6 +31,8 @@ class RegistrationTraining(Training):
     ----------
     similarity, regularisation : tuples of LossTerm
         Terms on the warped image and on the field.
+    segmentation_weight : of a segmentation head that learns from the labelled images, and of the overlap of what it finds where only one image of a
+        pair, or none, has labels; 0: no head
     bidirectional : also score the pair with its roles swapped, in the same step
     validation_pairs : most pairs of the validation at the end; 20 subjects have 380, which say no more than 50 seeded ones
     compared_pairs : most of these pairs on which network, refined network and engine are compared, the engine being the slowest of them; 0: none
@@ -41,20 +43,28 @@ class RegistrationTraining(Training):
 
     similarity: tuple[LossTerm, ...]
     regularisation: tuple[LossTerm, ...]
+    segmentation_weight: float = 0.0
     bidirectional: bool = False
     validation_pairs: int = 50
     compared_pairs: int = 20
     synthetic: dict[str, dict[str, Any]] | None = None
     time_budget: TimeBudget | None = None
 
-    at_least: ClassVar[Mapping[str, float]] = {"validation_pairs": 1, "compared_pairs": 0}
+    at_least: ClassVar[Mapping[str, float]] = {"validation_pairs": 1, "compared_pairs": 0, "segmentation_weight": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegistrationConfiguration(Configuration):
-    """``2d``, ``3d_lowres`` or ``3d_fullres``: the whole working grid is the patch."""
+    """``2d``, ``3d_lowres``, ``3d_fullres`` or ``3d_cascade_fullres``: the whole working grid is the patch.
+
+    Attributes
+    ----------
+    previous_stage
+        Of a cascade: the configuration whose field is the start.
+    """
 
     training: RegistrationTraining
+    previous_stage: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

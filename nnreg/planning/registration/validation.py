@@ -34,10 +34,24 @@ def registration_problems(plans: RegistrationPlans) -> Iterator[str]:
         yield f"grid_within_image is true, alignment_target {plans.alignment_target!r}: only the images of a group have grids of their own size."
     for name, configuration in plans.configurations.items():
         ndim = len(configuration.grid)
+        yield from _stage_problems(name, plans)
         if plans.frame_offset is not None and len(plans.frame_offset) != ndim:
             yield f"configurations.{name}.grid has {ndim} axes, frame_offset {list(plans.frame_offset)} is not {ndim} numbers."
         if len(plans.alignment_spacing) != ndim or min(plans.alignment_spacing) <= 0:
             yield f"configurations.{name}.grid has {ndim} axes, alignment_spacing {list(plans.alignment_spacing)} is not {ndim} positive numbers."
+
+
+def _stage_problems(name: str, plans: RegistrationPlans) -> Iterator[str]:
+    """A cascade has two stages."""
+    stage = plans.configurations[name].previous_stage
+    if stage is None:
+        return
+    if stage not in plans.configurations:
+        yield f"configurations.{name}.previous_stage {stage!r} is no configuration; {did_you_mean(stage, plans.configurations)}."
+    elif stage == name or plans.configurations[stage].previous_stage is not None:
+        yield f"configurations.{name}.previous_stage {stage!r}: has a stage before it too. Name one that begins with the images."
+    elif len(plans.configurations[stage].grid) != len(plans.configurations[name].grid):
+        yield f"configurations.{name}.previous_stage {stage!r}: has another number of axes."
 
 
 def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:

@@ -101,7 +101,7 @@ def preprocess(
     folders = {name: folder / plans.configuration(name).data_identifier for name in names}
     managers = outputs_of(raw.spec, str(raw.folder / FILE_NAME))
     labels = [to_mapping(manager) for manager in managers.values()]
-    files = {case: image.file_bytes for case, image in fingerprint.images.items()}
+    files = {case: image.digest or str(image.file_bytes) for case, image in fingerprint.images.items()}
     # one configuration per folder
     owners = {target: name for name, target in reversed(folders.items())}
     for target, name in owners.items():

@@ -75,7 +75,7 @@ def align_case(case: str, array: npt.NDArray[np.float32], space: Space, frame: R
     return CaseAlignment(found.matrix, frame.case, found.kind, found.because, found.similarity_before, found.similarity_after)
 
 
-def alignment_key(plans: RegistrationPlans, frame: ReferenceSpace, file_bytes: int) -> dict[str, Any]:
+def alignment_key(plans: RegistrationPlans, frame: ReferenceSpace, files: str) -> dict[str, Any]:
     """What an alignment depends on: it is used again only while all of it is the same."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -85,7 +85,7 @@ def alignment_key(plans: RegistrationPlans, frame: ReferenceSpace, file_bytes: i
         "frame": frame.case,
         "frame_digest": frame.digest,
         "frame_space": frame.space.to_dict(),
-        "file_bytes": file_bytes,
+        "files": files,
     }
 
 

@@ -222,8 +222,8 @@ def _labelled_change(fixed: Case, moving: Case, found: Registration, body: Mask)
     target, source = (_some_channels(_coarse(side, role)) for side, role in ((fixed, "fixed"), (moving, "moving")))
     array = resample_image(source.image, moving=source.space, fixed=target.space, transform=found.start)
     change = np.square(np.asarray(array, np.float32) - target.image).sum(axis=0, dtype=np.float64)
-    shown = resample_labels(fixed.labels.array, moving=fixed.labels.space, fixed=target.space) > 0
-    shown |= resample_labels(moving.labels.array, moving=moving.labels.space, fixed=target.space, transform=found.start) > 0
+    shown = resample_labels(fixed.labels.array, moving=fixed.labels.space, fixed=target.space) != 0
+    shown |= resample_labels(moving.labels.array, moving=moving.labels.space, fixed=target.space, transform=found.start) != 0
     where = np.argwhere(shown.reshape(change.shape))
     if not len(where) or not change.any():
         return None

@@ -261,12 +261,13 @@ def read_fingerprint(raw: RawDataset, folder: Path) -> Fingerprint:
 
 
 def _still_true(fingerprint: Fingerprint, raw: RawDataset) -> bool:
-    """Whether the fingerprint is of the dataset as it is now: same cases, files of the same size, same pairs."""
+    """Whether the fingerprint is of the dataset as it is now: same cases, files of the same content, same pairs."""
     if tuple(fingerprint.images) != tuple(raw.cases) or fingerprint.pairing != raw.spec.pairing or fingerprint.atlas != raw.spec.atlas:
         return False
     if fingerprint.channel_names != channel_names(raw) or fingerprint.pair_count != len(raw.pairs()):
         return False
-    return all(fingerprint.images[case].file_bytes == _file_bytes(raw, case) for case in raw.cases)
+    same_size = all(fingerprint.images[case].file_bytes == _file_bytes(raw, case) for case in raw.cases)
+    return same_size and all(fingerprint.images[case].digest in ("", raw.digest(case)) for case in raw.cases)
 
 
 def _file_bytes(raw: RawDataset, case: str) -> int:

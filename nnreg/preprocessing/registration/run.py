@@ -36,7 +36,7 @@ class _Work:
     folder: Path
     frames: dict[str, tuple[ReferenceCases, tuple[float, ...]]]
     configurations: tuple[str, ...]
-    file_bytes: dict[str, int]
+    files: dict[str, str]
 
     def __call__(self, case: str) -> None:
         whole = self.raw.read_case(case)
@@ -63,7 +63,7 @@ class _Work:
 
     def _alignment(self, case: NormalisedCase, frame: ReferenceSpace) -> CaseAlignment:
         path = self.folder / f"{self.plans.plans_name}_alignment" / f"{case.name}.json"
-        made_for = alignment_key(self.plans, frame, self.file_bytes[case.name])
+        made_for = alignment_key(self.plans, frame, self.files[case.name])
         found = stored_alignment(path, made_for)
         if found is None:
             found = align_case(case.name, case.array, case.space, frame, self.plans, owner=case.name == frame.case)
@@ -97,11 +97,13 @@ def preprocess(
     """
     names = tuple(configurations) or tuple(plans.configurations)
     folders = {name: folder / plans.configuration(name).data_identifier for name in names}
-    for name, target in folders.items():
+    owners = {target: name for name, target in reversed(folders.items())}  # the second stage of a cascade has the arrays of another configuration
+    names = tuple(reversed(owners.values()))
+    for target, name in owners.items():
         _start(target, plans, name, fingerprint)
     frames = _frames(raw, fingerprint, plans, folder)
-    unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in folders.values())]
-    work = _Work(raw, plans, folder, frames, names, {case: image.file_bytes for case, image in fingerprint.images.items()})
+    unfinished = [case for case in raw.cases if any(not (target / f"{case}.json").is_file() for target in owners)]
+    work = _Work(raw, plans, folder, frames, names, {case: image.digest or str(image.file_bytes) for case, image in fingerprint.images.items()})
     done = len(raw.cases) - len(unfinished)
     if on_progress is not None:
         on_progress(done, len(raw.cases), f"{done} cases were finished already" if done else "preprocessing")
@@ -109,7 +111,7 @@ def preprocess(
         done += 1
         if on_progress is not None:
             on_progress(done, len(raw.cases), case)
-    for target in folders.values():
+    for target in owners:
         place_true_fields(raw, target, processes=processes)
     return folders
 
@@ -146,5 +148,5 @@ def _start(target: Path, plans: RegistrationPlans, name: str, fingerprint: Finge
     if plans.frame_offset is not None or plans.grid_within_image:
         # only then, so that arrays of plans without them stay true
         planned |= {"frame_offset": plans.frame_offset, "grid_within_image": plans.grid_within_image}
-    files = {case: image.file_bytes for case, image in fingerprint.images.items()}
+    files = {case: image.digest or str(image.file_bytes) for case, image in fingerprint.images.items()}
     keep_what_is_true(target, planned, files, (".json", *(f"{part}{ENDING}" for part in (IMAGE, LABELS, MASK))))

@@ -222,6 +222,10 @@ class PreprocessedDataset(PreparedFolder):
         path = self.folder / f"{case}.json"
         return Properties.from_dict(read_json(path, PreprocessingError), str(path))
 
+    def has_labels(self, case: str) -> bool:
+        """Whether a case has labels."""
+        return (self.folder / f"{case}{LABELS}{ENDING}").is_file()
+
     def has_true_field(self, pair: Pair) -> bool:
         """Whether the true displacement of a pair is known."""
         return (self.folder / f"{pair.name}{FIELD}").is_file()

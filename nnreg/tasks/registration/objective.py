@@ -16,6 +16,7 @@ from nnreg.geometry.fields import constant
 from nnreg.losses import LOSSES, deep_supervision_weights
 from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
+from nnreg.tasks.registration.joint import MAPS, JointLoss
 from nnreg.training.configs.trainer_config import TrainerConfig
 
 
@@ -64,13 +65,16 @@ class RegistrationObjective(nn.Module):
         Its training plan names the terms and weights.
     recipe
         A TrainerConfig whose loss takes the place of the planned similarity.
+    labels
+        Of the dataset, for a segmentation head.
     """
 
     splits_over_ranks = None
 
-    def __init__(self, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> None:
+    def __init__(self, configuration: RegistrationConfiguration, recipe: TrainerConfig, labels: Sequence[int] = ()) -> None:
         super().__init__()
         plan = configuration.training
+        self.joint, self.joint_weight = (JointLoss(labels, plan.epochs) if plan.segmentation_weight else None), plan.segmentation_weight
         self.similarity = WeightedLosses(plan.similarity) if recipe.loss is None else _replaced_similarity(recipe)
         self.regularisation = WeightedLosses(plan.regularisation)
         self.supervision = WeightedLosses(plan.supervision)
@@ -89,8 +93,7 @@ class RegistrationObjective(nn.Module):
 
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and detached terms of a batch with ``fixed, moving, fixed_input, moving_input`` (B, C, *grid)."""
-        fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
-        total, terms = self.score(fields, batch)
+        fields, total, terms = self.first_way(network, batch)
         if not self.bidirectional:
             return total, terms
         swapped = {_SWAPPED.get(name, name): value for name, value in batch.items()}
@@ -104,6 +107,20 @@ class RegistrationObjective(nn.Module):
                 values = [module(one, backward=two, spacing=self.spacing, mask=side.get("fixed_mask")) for one, two, side in pairs]
                 total, terms[name] = total + factor * 0.5 * (values[0] + values[1]), 0.5 * (values[0] + values[1]).detach()
         return total, terms
+
+    def first_way(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Sequence[Tensor], Tensor, dict[str, Tensor]]:
+        """Fields, total loss and terms of the pair as it is, with what a segmentation head adds."""
+        images = {"fixed": batch["fixed_input"], "moving": batch["moving_input"]}
+        labelled = all(name in batch for name in MAPS)  # a validation pair need not be
+        if self.joint is None or not (labelled or torch.is_grad_enabled()):
+            fields = network(**images)
+            return fields, *self.score(fields, batch)
+        if not labelled:
+            raise ConfigurationError("training.segmentation_weight asks for a segmentation head, but no case has labels. Add labelsTr, or set it to 0.")
+        fields, logits = network.with_segmentation(**images)  # type: ignore[operator]
+        total, terms = self.score(fields, batch)
+        more, found = self.joint(fields[0], logits, batch)
+        return fields, total + self.joint_weight * more, terms | found
 
     def score(self, fields: Sequence[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and detached terms of given fields, finest first."""
@@ -129,8 +146,8 @@ class RegistrationObjective(nn.Module):
         for name, factor, module in self.supervision.items():
             if _kind(module) == BOTH_WAYS or not self._at_hand(module, batch):
                 continue
-            value = self._supervised(module, fields[0], batch)
-            totals.setdefault(name, []).append(value.detach())
+            value, taught = self._supervised(module, fields[0], batch)
+            totals.setdefault(name, []).append(value.detach() / taught)
             loss = loss + factor * value
         return loss, {name: torch.stack(values).sum() for name, values in totals.items()}
 
@@ -153,8 +170,8 @@ class RegistrationObjective(nn.Module):
             raise ConfigurationError(f"training.supervision names a {what} loss, but the samples have no {what}s. Remove the term or {remedy}.")
         return present
 
-    def _supervised(self, module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """The value of a term on the finest field."""
+    def _supervised(self, module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
+        """The value of a term on the finest field, 0 where no sample has what it compares; and its divisor in the log, where that counts as unknown."""
         value: Tensor
         if _kind(module) == KEYPOINTS:
             spacing = constant(self.spacing, field.device)
@@ -162,22 +179,27 @@ class RegistrationObjective(nn.Module):
             # points that are not there are NaN, which no field may be sampled at
             mapped = warp_points(points.nan_to_num(), field) + 0.0 * points
             value = module(mapped * spacing, batch["moving_keypoints"] * spacing)
-        elif _kind(module) == TRUE_FIELD:
+            there = (points + batch["moving_keypoints"]).isfinite().all(dim=-1)
+            return value, there.any().to(value.dtype)
+        if _kind(module) == TRUE_FIELD:
             known = known_voxels(batch["field"])
             inside = known if "fixed_mask" not in batch else known & batch["fixed_mask"].bool()
             value = module(field, batch["field"], spacing=self.spacing, mask=inside)
-        else:
-            value = self._overlap(module, field, batch)
-        return value
+            return value, 1.0
+        return self._overlap(module, field, batch)
 
     @staticmethod
-    def _overlap(module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Overlap of the labels drawn for this sample, as one-hot maps warped linearly."""
+    def _overlap(module: nn.Module, field: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | float]:
+        """Overlap of the labels drawn for this sample, as one-hot maps warped linearly; of samples whose images have a label in common."""
         values = batch["label_subset"].reshape(field.shape[0], -1, *(1,) * (field.ndim - 2))
         fixed = (batch["fixed_labels"] == values).float()
-        moving = (batch["moving_labels"] == values).float()
-        overlap: Tensor = module(warped=warp(moving, field, padding="zeros"), fixed=fixed)
-        return overlap
+        warped = warp((batch["moving_labels"] == values).float(), field, padding="zeros")
+        known = batch.get("labels_known")
+        if known is None or getattr(module, "batch_dice", False):
+            return module(warped=warped, fixed=fixed), 1.0
+        # sample by sample: labels that are nowhere would count as a perfect overlap
+        each = torch.stack([module(warped=one[None], fixed=other[None]) for one, other in zip(warped, fixed, strict=True)])
+        return torch.where(known, each, 0.0).mean(), known.float().mean()
 
 
 def known_voxels(field: Tensor) -> Tensor:

@@ -20,11 +20,14 @@ from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.preprocessing.registration.storage import PreprocessedDataset, Properties
+from nnreg.tasks.registration.synthesis import check_synthesis, pairs_of_labelled, validated_changes
 from nnreg.training.augmentation.registration import PairSample, build_augmentation
+from nnreg.training.augmentation.registration.synthesis import SHAPES
 from nnreg.training.runtime_utils.memory import GB, free_memory
 
 SPLITS = ("train", "val")
 POINTS_PER_SAMPLE = 512  # samples of a batch need as many
+TAUGHT_SHARE = 0.5  # of the training samples at least are pairs that have labels or keypoints, where only some cases have them; not tuned
 RESIDENT_SHARE = 0.5  # of the free memory that cases may be kept in: the network needs the rest
 BYTE = 255
 
@@ -108,7 +111,12 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         self.data = PreprocessedDataset(folder)
         self.pairs, self.length, self.split, self.maps = list(pairs), length, split, maps
         plan = configuration.training
-        self.with_labels = split == "val" or learns_from(plan.supervision, "labels")
+        changes = plan.augmentation if augment else validated_changes(plan.augmentation, self.data)
+        self.augmentation = build_augmentation(changes, configuration.ndim, spacing=configuration.spacing) if changes else None
+        synthesis = None if self.augmentation is None else self.augmentation.synthesis
+        if synthesis is not None:
+            check_synthesis(configuration)
+        self.with_labels = split == "val" or learns_from(plan.supervision, "labels") or plan.segmentation_weight > 0
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
             self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}
@@ -123,22 +131,28 @@ class PairSamples(Dataset[dict[str, Tensor]]):
                 "Remove the term, or add fieldsTr and preprocess again."
             )
         self.pad_labels = split == "train" and self.with_labels and self.data.any_labels
-        self.augmentation = build_augmentation(plan.augmentation, configuration.ndim, spacing=configuration.spacing) if augment else None
+        if synthesis is not None and synthesis.maps == SHAPES:
+            self.maps = LABELS_PER_STEP  # of the shapes, whatever labels there are
+        elif synthesis is not None:
+            self.pairs, self.pad_labels = pairs_of_labelled(self.data, self.pairs), False
         # the images of a group may have a grid of their own size, those of a batch may not
         self.whole = configuration.grid if plan.batch_size > 1 else None
+        labelled = self._labelled()
+        self.taught = self._taught(labelled) if split == "train" else []
         self.device = torch.device("cpu")
         self._kept: dict[str, CaseTensors] | None = None
         if split == "val":
             # a fixed random order, so that few validation iterations still see many subjects
             order = np.random.default_rng([self.seed, SPLITS.index(split)]).permutation(len(self.pairs))
-            self.pairs = [self.pairs[i] for i in order]
+            # those that have labels first: few validation iterations are to measure them
+            self.pairs = sorted((self.pairs[i] for i in order), key=lambda pair: pair not in labelled)
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        pair = self.pairs[rng.integers(len(self.pairs)) if self.split == "train" else index % len(self.pairs)]
+        pair = self._drawn(rng) if self.split == "train" else self.pairs[index % len(self.pairs)]
         fixed, moving = self._case(pair.fixed), self._case(pair.moving)
         sample = self._sample(fixed, moving, self._true_fields(pair, fixed.properties.working.shape))
         if self.augmentation is not None:
@@ -146,9 +160,30 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         result = {name: value for name in _FIELDS if (value := getattr(sample, name)) is not None}
         if self.with_labels and sample.fixed_labels is not None and sample.moving_labels is not None:
             result["label_subset"] = _draw_labels(sample.fixed_labels, sample.moving_labels, rng, self.maps)
+            result["labels_known"] = (result["label_subset"] > 0).any()
         if self.with_points:
             result |= _draw_points(pair, sample, rng)
         return result
+
+    def _labelled(self) -> set[Pair]:
+        """Pairs of which both cases have labels."""
+        having = {case for pair in self.pairs for case in (pair.fixed, pair.moving) if self.data.has_labels(case)} if self.with_labels else set()
+        return {pair for pair in self.pairs if {pair.fixed, pair.moving} <= having}
+
+    def _taught(self, labelled: set[Pair]) -> list[Pair]:
+        """The pairs that teach, if they are so few that chance would rarely draw one; none where they are not."""
+        found = set(labelled)
+        if self.with_points:
+            having = {case for case in {side for pair in self.pairs for side in (pair.fixed, pair.moving)} if self.data.properties(case).keypoints is not None}
+            found |= {pair for pair in self.pairs if {pair.fixed, pair.moving} <= having}
+        if self.with_fields:
+            found |= {pair for pair in self.pairs if any(self.data.has_true_field(way) for way in self._ways(pair).values())}
+        return [pair for pair in self.pairs if pair in found] if len(found) < TAUGHT_SHARE * len(self.pairs) else []
+
+    def _drawn(self, rng: np.random.Generator) -> Pair:
+        """Any pair; where few teach, every other time at least one of these."""
+        pairs = self.taught if self.taught and rng.random() < TAUGHT_SHARE else self.pairs
+        return pairs[rng.integers(len(pairs))]
 
     def _ways(self, pair: Pair) -> dict[str, Pair]:
         """Entry of a sample to the pair whose true field it holds."""

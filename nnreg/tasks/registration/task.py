@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from nnreg.architecture import build_network
+from nnreg.architecture.cascade import Cascade
 from nnreg.architecture.memory import training_memory
 from nnreg.dataset.pairs import Pair, pairs_among
 from nnreg.dataset.spec import DatasetSpec
@@ -28,7 +31,10 @@ from nnreg.tasks.registration.samples import PairSamples, learns_from
 from nnreg.tasks.registration.synthetic_samples import SyntheticSamples
 from nnreg.training.configs.trainer_config import TrainerConfig
 
+MAPS_OF_A_HEAD = 4  # per label and pair, as memory: what the head finds in two images, what it should, and the warped one
+
 if TYPE_CHECKING:
+    from nnreg.dataset import RawDataset
     from nnreg.inference.predictor import Predictor
     from nnreg.task import Objective
 
@@ -41,7 +47,21 @@ class RegistrationTask:
 
     def network(self, *, plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration, recipe: TrainerConfig) -> nn.Module:
         """The network the resolved configuration names, or the one the recipe's class or function makes with the planned topology."""
-        RegistrationObjective(configuration, recipe)  # a loss that does not fit is told before anything large is made
+        RegistrationObjective(configuration, recipe, spec.foreground)  # a loss that does not fit is told before anything large is made
+        head = {"segmented_labels": len(spec.foreground)} if configuration.training.segmentation_weight else {}
+        network = self._single(plans, configuration, recipe, head)
+        _check_deep_supervision(network, configuration, recipe)
+        if configuration.previous_stage is None:
+            return network
+        if head:
+            raise ConfigurationError("training.segmentation_weight: the second stage of a cascade has no segmentation head. Set it to 0, or train 3d_fullres.")
+        before = _stage_before(plans, configuration)
+        step = [coarse / fine for coarse, fine in zip(before.spacing, configuration.spacing, strict=True)]
+        return Cascade(self._single(plans, before, recipe), network, coarse=before.grid, step=step)
+
+    def _single(
+        self, plans: RegistrationPlans, configuration: RegistrationConfiguration, recipe: TrainerConfig, head: Mapping[str, int] = MappingProxyType({})
+    ) -> nn.Module:
         plan = configuration.architecture
         arguments: dict[str, Any] = {
             "channels": len(plans.channel_names),
@@ -50,15 +70,13 @@ class RegistrationTask:
             "kernel_sizes": plan.kernel_sizes,
             "features_per_stage": plan.features_per_stage,
             "blocks_per_stage": plan.blocks_per_stage,
+            **head,
         }
         if recipe.architecture is None or isinstance(recipe.architecture, str):
-            network: nn.Module = build_network(plan.name, **{**arguments, **plan.kwargs})
-        elif isinstance(recipe.architecture, nn.Module):
-            network = copy.deepcopy(recipe.architecture)  # the recipe's own stays as it was for the next fold
-        else:
-            network = build_network(recipe.architecture, **{**arguments, **recipe.architecture_kwargs})
-        _check_deep_supervision(network, configuration, recipe)
-        return network
+            return build_network(plan.name, **{**arguments, **plan.kwargs})
+        if isinstance(recipe.architecture, nn.Module):
+            return copy.deepcopy(recipe.architecture)  # the recipe's own stays as it was for the next fold
+        return build_network(recipe.architecture, **{**arguments, **recipe.architecture_kwargs})
 
     def memory_gb(
         self, *, build: Callable[[], nn.Module], plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration
@@ -75,6 +93,7 @@ class RegistrationTask:
         if found is None:
             return None
         labels = LABELS_PER_STEP if learns_from(configuration.training.supervision, "labels") else 0
+        labels += MAPS_OF_A_HEAD * len(spec.foreground) if configuration.training.segmentation_weight else 0
         losses = memory.kept_by_losses([prod(shape) for shape in found.outputs], channels, configuration.ndim, labels)
         names = [term.name for term in configuration.training.similarity]
         passing = memory.needed_in_passing(names, prod(configuration.grid), configuration.ndim)
@@ -84,7 +103,7 @@ class RegistrationTask:
         self, *, plans: RegistrationPlans, spec: DatasetSpec, configuration: RegistrationConfiguration, recipe: TrainerConfig
     ) -> RegistrationObjective:
         """Similarity, smoothness and label terms."""
-        return RegistrationObjective(configuration, recipe)
+        return RegistrationObjective(configuration, recipe, spec.foreground)
 
     def units(self, *, spec: DatasetSpec, cases: Sequence[str]) -> list[Pair]:
         """The pairs whose both sides are among `cases`."""
@@ -120,9 +139,10 @@ class RegistrationTask:
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, folding, and the Dice of the labels where there are any."""
-        fields = network(fixed=batch["fixed_input"], moving=batch["moving_input"])
-        # an objective of one's own is only known to be called with the network
-        loss, terms = objective.score(fields, batch) if isinstance(objective, RegistrationObjective) else objective(network, batch)
+        if isinstance(objective, RegistrationObjective):
+            fields, loss, terms = objective.first_way(network, batch)
+        else:  # one's own is only known to be called with the network
+            fields, (loss, terms) = network(fixed=batch["fixed_input"], moving=batch["moving_input"]), objective(network, batch)
         return {"loss": loss, **terms, **_pair_metrics(fields[0].detach(), batch)}
 
     def epoch_metrics(self, *, steps: Sequence[Mapping[str, Tensor]]) -> Sequence[Mapping[str, Tensor]]:
@@ -156,13 +176,13 @@ class RegistrationTask:
         from nnreg.inference.registration.method import compare, write_record
         from nnreg.inference.registration.predict import predict_training_cases
 
-        pairs = self.units(spec=spec, cases=cases)
+        pairs, dataset = self.units(spec=spec, cases=cases), RawDataset.open(raw)
         training = cast(RegistrationTraining, predictor.configuration.training)
-        pairs = _drawn(pairs, training.validation_pairs)
-        dataset = RawDataset.open(raw)
+        known = _known(pairs, dataset)
+        pairs = _drawn(pairs, training.validation_pairs, known)
         predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
         summary = evaluate_folder(output, dataset, processes=1, surface=False, complete=False, on_progress=on_progress)
-        compared = _drawn(pairs, training.compared_pairs) if predictor.held_out else []
+        compared = _drawn(pairs, training.compared_pairs, known) if predictor.held_out else []
         settings = registration_plans(predictor.plans).optimisation
         source = TrainingCases(dataset, arrays)
         record = compare(predictor, source, dataset, compared, settings=settings, summary=summary, on_progress=on_progress) if compared else None
@@ -170,11 +190,34 @@ class RegistrationTask:
         return summary if record is None else summary | {"method": record.method, "because": record.because}
 
 
-def _drawn(pairs: list[Pair], most: int) -> list[Pair]:
-    """At most `most` of the pairs, drawn with a fixed seed, in their order."""
+def _stage_before(plans: RegistrationPlans, configuration: RegistrationConfiguration) -> RegistrationConfiguration:
+    """In a cascade, the configuration before this one as the same recipe trained it: with its network, where that is not the planned one."""
+    before, own = plans.configuration(str(configuration.previous_stage)), configuration.architecture
+    if own.name == before.architecture.name:
+        return before
+    return replace(before, architecture=replace(before.architecture, name=own.name, kwargs=own.kwargs))
+
+
+def _known(pairs: Sequence[Pair], dataset: RawDataset) -> set[Pair]:
+    """Pairs of which both cases have labels, or both keypoints: what they measure is the truth."""
+    cases = {case for pair in pairs for case in (pair.fixed, pair.moving)}
+    kinds = [{case for case in cases if path_of(case) is not None} for path_of in (dataset.label_path, dataset.keypoints_path)]
+    return {pair for pair in pairs if any({pair.fixed, pair.moving} <= having for having in kinds)}
+
+
+def _drawn(pairs: list[Pair], most: int, first: Collection[Pair]) -> list[Pair]:
+    """At most `most` of the pairs, drawn with a fixed seed, in their order; others than those of `first` only where these are too few."""
     if len(pairs) <= most:
         return pairs
-    return [pairs[i] for i in sorted(np.random.default_rng(0).choice(len(pairs), most, replace=False))]
+    preferred = [pair for pair in pairs if pair in first]
+    drawn = set(_any(preferred, most)) | set(_any([pair for pair in pairs if pair not in first], most - len(preferred)))
+    return [pair for pair in pairs if pair in drawn]
+
+
+def _any(pairs: list[Pair], most: int) -> list[Pair]:
+    if len(pairs) <= most:
+        return pairs
+    return [pairs[i] for i in np.random.default_rng(0).choice(len(pairs), max(most, 0), replace=False)]
 
 
 def _pair_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -190,7 +233,8 @@ def _pair_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tenso
         values["epe"] = reductions.mean_length(field.float() - batch["field"], known)
     values["folding_count"], values["folding_percent"] = reductions.folding(field)
     if "fixed_labels" in batch and "moving_labels" in batch:
-        values["dice"] = reductions.mean_dice(batch["fixed_labels"], warp(batch["moving_labels"], field, mode="nearest"))
+        moving = batch["moving_labels"]
+        values["dice"] = reductions.mean_dice(batch["fixed_labels"], warp(moving, field, mode="nearest"), moving)
     return {name: value.float() for name, value in values.items()}
 
 

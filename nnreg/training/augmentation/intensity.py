@@ -117,15 +117,15 @@ def changed_on_device(settings: RandomIntensity, seed: int, image: Tensor) -> Te
             drawn = torch.empty(tuple(image.shape), dtype=image.dtype).normal_()
             changed += drawn.to(image.device, non_blocking=True) * deviation
         if blur.get_parameters()["apply_transform"]:
-            _blur(changed, **blur.transform.get_parameters(image=stand_in))
+            blur_channels(changed, **blur.transform.get_parameters(image=stand_in))
         for random in others:
             if random.get_parameters()["apply_transform"]:
                 changed = random.transform.apply({"image": changed}, **random.transform.get_parameters(image=stand_in))["image"]
     return changed
 
 
-def _blur(image: Tensor, apply_to_channel: Tensor, sigmas: Sequence[Sequence[float]]) -> None:
-    """Blur channels in place, axis by axis, with the library's kernels and borders."""
+def blur_channels(image: Tensor, apply_to_channel: Tensor, sigmas: Sequence[Sequence[float]]) -> None:
+    """Blur channels of an image (C, *spatial) in place, axis by axis, with the library's kernels and borders; a sigma, in voxels, per channel and axis."""
     from batchgeneratorsv2.transforms.noise.gaussian_blur import _build_kernel
 
     convolve = (conv2d, conv3d)[image.ndim - 3]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnreg.documents import parse_yaml
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.registry import entry_point_names, installed, load_entry_point
 from nnreg.training.configs.beside import imported_file, imported_module, recipe_beside, trainer_beside
@@ -165,12 +166,10 @@ def read_config(path: Path) -> TrainerConfig:
     ConfigurationError
         Missing or damaged file, unknown key.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: cannot be read as YAML ({str(error).splitlines()[0]}).") from error
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path), ConfigurationError)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: cannot be read as text ({str(error).splitlines()[0]}). Name a YAML file.") from error
     return from_mapping(_FileConfig, _numbers(content), where=str(path), error=ConfigurationError).config()
 
 

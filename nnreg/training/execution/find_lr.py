@@ -78,6 +78,7 @@ def find_learning_rate(trainer: nnRegTrainer, *, lowest: float = 1e-7, highest: 
     if not 0 < lowest < highest or steps < 10:
         raise ConfigurationError(f"range test from {lowest:g} to {highest:g} in {steps} steps: expected 0 < lowest < highest and 10 steps or more.")
     trainer.initialize()
+    trainer.begin_after_stage_before()
     loader, _ = trainer.get_dataloaders()
     trainer.network.train()
     per_step = trainer.plan.gradient_accumulation_steps

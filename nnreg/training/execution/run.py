@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from nnreg.dataset.splits import FILE_NAME as SPLITS
 from nnreg.dataset.splits import load_or_make_splits
 from nnreg.errors import ConfigurationError, NnRegError, TrainingError
 from nnreg.files import writable_folder
+from nnreg.lock import held
 from nnreg.training.configs.lookup import DEFAULT_TRAINER, resolve_trainer
 from nnreg.training.distributed import ALONE, Ranks, left_in_order
 from nnreg.training.execution.arrays import preprocess_missing
@@ -133,7 +135,8 @@ def train(
     if validate_only:
         trainer.load_checkpoint(folder / (BEST if validate_best else FINAL), weights_only=True)
         writable_folder(folder)
-        return _told(trainer, trainer.perform_actual_validation())
+        with held(folder, "trained or validated", TrainingError):
+            return _told(trainer, trainer.perform_actual_validation())
     latest = resumable(folder) if continue_training else None
     if latest is None and not continue_training and (folder / FINAL).is_file() and start is None and _finished(trainer):
         best = " --val_best" if validate_best else ""
@@ -145,9 +148,12 @@ def train(
         trainer.notes += [] if start is None else [f"{latest} goes on; {pretrained_weights} is not read again"]
     elif start is not None:
         start_from(trainer, start, Path(str(pretrained_weights)))
+    if latest is None:
+        trainer.begin_after_stage_before()
     if trainer.ranks.leads:
         writable_folder(folder)  # not before: weights that do not fit leave no empty folder
-    with left_in_order(trainer.ranks):
+    alone_here = held(folder, "trained or validated", TrainingError) if trainer.ranks.leads else contextlib.nullcontext()
+    with left_in_order(trainer.ranks), alone_here:
         return _told(trainer, trainer.run_training())
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from nnreg.documents import parse_json, parse_yaml
 from nnreg.errors import ConfigurationError
 from nnreg.training.importers.run import ImportedRun
 from nnreg.training.importers.values import values_of
@@ -63,10 +63,8 @@ def _folder(source: Path, flags: dict[str, Any]) -> ImportedRun:
 
 
 def _parsed(source: Path) -> Any:
-    import yaml
-
     try:
         text = source.read_text(encoding="utf-8")
-        return json.loads(text) if source.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{source}: cannot be read as {'JSON' if source.suffix == '.json' else 'YAML'} ({str(error).splitlines()[0]}).") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{source}: cannot be read as text ({str(error).splitlines()[0]}). Name a YAML or JSON file, or a folder.") from error
+    return (parse_json if source.suffix == ".json" else parse_yaml)(text, str(source), ConfigurationError)

@@ -83,10 +83,11 @@ def _put(series: list[float], epoch: int, value: float) -> None:
 
 
 def mean_terms(terms: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each name over steps, ignoring NaN; a name without a finite value is NaN."""
+    """Mean of each name over the steps where it is finite; NaN where there is none."""
     names = dict.fromkeys(name for step in terms for name in step)
     result = {}
     for name in names:
         values = np.asarray([step.get(name, math.nan) for step in terms], dtype=float)
-        result[name] = float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+        finite = values[np.isfinite(values)]
+        result[name] = float(finite.mean()) if len(finite) else math.nan
     return result

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nnreg.errors import TrainingError
 from nnreg.files import atomic_path
@@ -18,6 +19,7 @@ from nnreg.planning.training_options import Checkpoints
 WEIGHTS = "network_weights"
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where other programs put a network's weights
 PARALLEL = "module."  # before every name, where a network was saved inside of DataParallel
+NAMED = 3  # of the layers that do not fit, how many a message names
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 
 
@@ -68,7 +70,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Any]:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
             break
-    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         wanted = f"network_weights, {', '.join(WRAPPERS)}, or tensors by name"
         raise TrainingError(f"{path}: holds no weights that nnReg knows. Expected {wanted}; save the network's state_dict().")
     prefixed = all(name.startswith(PARALLEL) for name in content)
@@ -87,7 +89,10 @@ def load_weights(network: torch.nn.Module, weights: Mapping[str, Any], where: Pa
         network.load_state_dict(weights)
     except RuntimeError as error:
         found = _difference(network.state_dict(), weights) or " ".join(str(error).split())
-        raise TrainingError(f"{where}: its weights do not fit the planned network ({found}). It was trained with other plans or another -tr.") from error
+        raise TrainingError(
+            f"{where}: its weights do not fit the planned network ({found}). It was trained with other plans or another -tr: name those, or take its plans "
+            "over with nnreg_move_plans_between_datasets."
+        ) from error
 
 
 def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -98,9 +103,17 @@ def _difference(wanted: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         for names, all_of, what in ((missing, wanted, "are missing"), (unknown, given, "are unknown to it"))
         if names
     ]
-    shapes = ((name, tuple(given[name].shape), tuple(value.shape)) for name, value in wanted.items() if name in given)
-    other = next((entry for entry in shapes if entry[1] != entry[2]), None)
-    return "; ".join([*parts, *([] if other is None else ["{!r} has the shape {}, the network's is {}".format(*other)])])
+    shapes = {name: (_size(given[name]), _size(value)) for name, value in wanted.items() if name in given}
+    other = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    if other:
+        layers = dict.fromkeys(name.rpartition(".")[0] for name in other)  # in the order of the network
+        named = ", ".join("{!r} is {}, here {}".format(name, *pair) for name, pair in list(other.items())[:NAMED])
+        parts.append(f"{len(layers)} layers have another shape: {named}" + (", ..." if len(other) > NAMED else ""))
+    return "; ".join(parts)
+
+
+def _size(value: Tensor) -> str:
+    return "x".join(map(str, value.shape)) or "a number"
 
 
 def weights_in(content: Mapping[str, Any], where: Path | str) -> Mapping[str, Any]:

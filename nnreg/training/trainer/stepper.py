@@ -25,6 +25,7 @@ class Stepper:
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, plan: Training) -> None:
         self.network, self.optimizer, self.scaler, self.plan = network, optimizer, scaler, plan
         self.pending = 0
+        self.left_out = torch.zeros(())
 
     def __call__(self, loss: Tensor) -> Tensor:
         """Take a batch's loss in; the norm of the gradient before clipping where a step was made, else NaN."""
@@ -45,10 +46,24 @@ class Stepper:
         norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if norm_limit is None else norm_limit)
         if self.plan.gradient_clip is not None and self.plan.gradient_clip_type == "value":
             torch.nn.utils.clip_grad_value_(parameters, self.plan.gradient_clip)
+        if not self.scaler.is_enabled():  # which leaves such steps out itself, and finds its scale by them
+            self._leave_out(parameters, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.pending = 0
         return norm.detach()
+
+    def _leave_out(self, parameters: list[nn.Parameter], norm: Tensor) -> None:
+        """A gradient that is not finite becomes zero, where it lies: reading it back would make a GPU wait."""
+        finite = norm.isfinite()
+        for parameter in parameters:
+            parameter.grad = torch.where(finite, parameter.grad, 0.0)  # type: ignore[arg-type]
+        self.left_out = self.left_out + (~finite).float()
+
+    def taken_left_out(self) -> int:
+        """How many steps were left out since this was last asked, because their gradient was not finite."""
+        count, self.left_out = int(self.left_out), torch.zeros(())
+        return count
 
     def finish(self) -> None:
         """At the end of an epoch whose batches did not fill the last step."""

@@ -30,7 +30,7 @@ from nnreg.training.dataloading.shared_memory import fitting_workers
 from nnreg.training.distributed import ALONE, Ranks, Replica
 from nnreg.training.logging import History, Report, Silence
 from nnreg.training.lr_scheduler import Schedule, build_schedule
-from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays
+from nnreg.training.run_folders import DEBUG_FILE, RunFolders, prepared, require_arrays, stage_before
 from nnreg.training.runtime_utils.compiling import compile_network
 from nnreg.training.runtime_utils.gradient_checkpointing import checkpoint_gradients
 from nnreg.training.runtime_utils.memory import check_fits
@@ -44,7 +44,7 @@ from nnreg.training.runtime_utils.runtime import (
     needs_scaler,
     seed_everything,
 )
-from nnreg.training.trainer.checkpoint import BEST, CheckpointKeeper, load_checkpoint, save_checkpoint
+from nnreg.training.trainer.checkpoint import BEST, WEIGHTS, CheckpointKeeper, load_checkpoint, load_weights, save_checkpoint
 from nnreg.training.trainer.clock import Clock, time_left
 from nnreg.training.trainer.monitor import Monitor, stalled
 from nnreg.training.trainer.optimizers import build_optimizer, check_names, schedule_arguments
@@ -53,6 +53,8 @@ from nnreg.training.trainer.state import restore_training, training_state
 from nnreg.training.trainer.stepper import Stepper, averaged_weights
 from nnreg.typed import to_mapping
 from nnreg.workspace import Workspace
+
+FEW_LEFT_OUT, SHARE_LEFT_OUT = 2, 0.1  # steps of an epoch, or a share of them, whose gradient may be not finite before the training is stopped
 
 
 class nnRegTrainer:
@@ -135,6 +137,7 @@ class nnRegTrainer:
         self.lr_scheduler: Any = None
         self.average: AveragedModel | None = None
         self.ranks, self.replica = ALONE, None  # set before the run where several processes share it
+        self._goes_on = False
         self._report: Report | None = None
         self._epoch_started = self._waited = 0.0
         # a length that was asked for is kept, however long it takes
@@ -278,11 +281,7 @@ class nnRegTrainer:
             "epoch_seconds": time.monotonic() - self._epoch_started,
             "waiting_seconds": self._waited,
         }
-        if not math.isfinite(numbers["train_loss"]):
-            raise TrainingError(
-                f"fold {self.fold}: the training loss of epoch {self.current_epoch} is {numbers['train_loss']}. Lower the learning rate "
-                f"(--set learning_rate={rate / 10:.1e}), clip gradients (--set gradient_clip=1.0), and continue with -c from the last good epoch."
-            )
+        self._check_divergence(numbers["train_loss"], len(train_terms), rate)
         improved = self.monitor.update(self.history, self.current_epoch, numbers)
         self.history.add(
             self.current_epoch,
@@ -300,11 +299,33 @@ class nnRegTrainer:
             self._keeper().after_epoch(self.current_epoch, last=last, improved=improved)
         self.report.epoch(self.current_epoch - 1, numbers, self.history, self.network)
 
+    def _check_divergence(self, loss: float, steps: int, rate: float) -> None:
+        """Stop before a checkpoint is written where the loss, the weights or many gradients of the epoch are not finite; say it where a few are.
+
+        Raises
+        ------
+        TrainingError
+            With the advice of every manual: a lower rate, clipped gradients.
+        """
+        left_out = self.stepper.taken_left_out()
+        weights_finite = all(bool(weights.isfinite().all()) for weights in self.network.state_dict().values() if weights.is_floating_point())
+        if math.isfinite(loss) and weights_finite and left_out <= max(FEW_LEFT_OUT, steps * SHARE_LEFT_OUT):
+            if left_out:
+                self.log(f"Epoch {self.current_epoch + 1}: {left_out} of {steps} steps had a gradient that is not finite and were left out")
+            return
+        found = f"{left_out} of {steps} gradients are not finite" if math.isfinite(loss) and weights_finite else f"the training loss is {loss}"
+        found = found if weights_finite else "the weights are not finite"
+        raise TrainingError(
+            f"fold {self.fold}, epoch {self.current_epoch + 1}: {found}. Lower the learning rate (--set learning_rate={rate / 10:.1e}), clip gradients "
+            "(--set gradient_clip=1.0), and continue with -c: the checkpoints are those of the last good epoch."
+        )
+
     def run_training(self) -> dict[str, Any]:
         """Train all (remaining) epochs, then validate; returns the validation summary."""
         with determinism(self.plan.deterministic), fastest_convolutions(self.device, self.plan.deterministic):
             self.clock.start(self.history)
             self.initialize()
+            self.begin_after_stage_before()
             train_loader, validation_loader = self.get_dataloaders()
             if self.ranks.size > 1:
                 self._share(train_loader, validation_loader)
@@ -423,6 +444,26 @@ class nnRegTrainer:
         self.num_epochs = fitting
         if isinstance(self.lr_scheduler, Schedule):
             self.lr_scheduler.max_epochs = fitting
+
+    def begin_after_stage_before(self) -> None:
+        """Give the network of a cascade the weights of the one in front, once, if that is another network; checkpoints of the cascade hold them too.
+
+        Raises
+        ------
+        TrainingError
+            If the stage before was not trained.
+        """
+        if self.current_epoch or self._goes_on or getattr(self.configuration, "previous_stage", None) is None:
+            return
+        self.initialize()
+        if not hasattr(self.network, "stage_before"):
+            return
+        path = stage_before(self.folders, self.configuration, self.fold)
+        weights = load_checkpoint(path, self.device, weights_only=True)[WEIGHTS]
+        for network in (self.network, *([] if self.average is None else [self.average.module])):
+            load_weights(network.stage_before, weights, path)  # type: ignore[arg-type]
+        self._goes_on = True
+        self.notes.append(f"Goes on from the field of {path}")
 
     def _load_best(self) -> None:
         path = self.output_folder / BEST

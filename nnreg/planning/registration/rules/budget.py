@@ -142,9 +142,9 @@ def batch_size() -> Decision[int]:
 
 @rule("budget_precision")
 def mixed_precision(speed: Speed) -> Decision[Precision]:
-    """bfloat16 on a processor where a measured step takes at most 0.8 of the time of full precision; else as the device has it."""
+    """bfloat16 on a processor where a measured step takes at most 0.9 of the time of full precision; else as the device has it."""
     if speed.precision == "bf16":
-        return Decision("bf16", "a step in bfloat16 was measured to take at most 0.8 of the time on this machine; fields, losses and weights stay float32")
+        return Decision("bf16", "a step in bfloat16 was measured to take at most 0.9 of the time on this machine; fields, losses and weights stay float32")
     return Decision("auto", "half precision on a GPU alone: on this machine's processor it was not measured to be quicker")
 
 

@@ -35,10 +35,16 @@ def prediction_method(
 
 
 @rule("unmeasured_method")
-def unmeasured_method(refinement: str | None, supervised: bool, everything: bool) -> Decision[str]:
-    """Where no validation compared them: the network alone if it was trained on every case with labels or keypoints, else refined as planned."""
+def unmeasured_method(refinement: str | None, supervised: bool, everything: bool, untold: bool = False) -> Decision[str]:
+    """Where no validation compared them: the network alone if labels or keypoints taught it and it was trained on every case, or no validation pair has any.
+
+    Else refined as planned.
+    """
     if refinement is None:
         return Decision(NETWORK, "the plan has no refinement")
+    if untold and supervised:
+        told = "refinement by similarity would undo what they taught. Put cases that have them into the validation (splits_final.json)"
+        return Decision(NETWORK, f"labels or keypoints taught it, but no validation pair has them, so nothing was compared; {told}")
     if everything and supervised:
         return Decision(NETWORK, "trained on every case, so nothing was compared; refinement by similarity would undo what labels or keypoints taught")
     return Decision(REFINED, f"no validation compared them: refined as planned ({refinement}). nnreg_train ... --val compares them")

@@ -5,6 +5,7 @@ from nnreg.training.augmentation.registration.affine import VoxelAffine
 from nnreg.training.augmentation.registration.pair import AUGMENTATIONS, PairAugmentation, PairDraw, build_augmentation
 from nnreg.training.augmentation.registration.sample import PairSample
 from nnreg.training.augmentation.registration.spatial import RandomAffine
+from nnreg.training.augmentation.registration.synthesis import RandomSynthesis, Synthesis
 
 __all__ = [
     "AUGMENTATIONS",
@@ -14,6 +15,8 @@ __all__ = [
     "PairSample",
     "RandomAffine",
     "RandomIntensity",
+    "RandomSynthesis",
+    "Synthesis",
     "VoxelAffine",
     "build_augmentation",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,14 @@ from nnreg.training.augmentation.intensity import IntensityChange, RandomIntensi
 from nnreg.training.augmentation.registration.affine import VoxelAffine
 from nnreg.training.augmentation.registration.sample import PairSample
 from nnreg.training.augmentation.registration.spatial import RandomAffine
+from nnreg.training.augmentation.registration.synthesis import RandomSynthesis, Synthesis
 from nnreg.typed import from_mapping
 
-AUGMENTATIONS: Registry[type[RandomAffine] | type[RandomIntensity]] = Registry("augmentation")
+AUGMENTATIONS: Registry[type[RandomAffine] | type[RandomIntensity] | type[RandomSynthesis]] = Registry("augmentation")
 AUGMENTATIONS["spatial"] = RandomAffine
 AUGMENTATIONS["relative_affine"] = RandomAffine
 AUGMENTATIONS["intensity"] = RandomIntensity
+AUGMENTATIONS["synthesis"] = RandomSynthesis
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,25 +37,30 @@ class PairDraw:
         What happens to each image, its labels, mask and keypoints, and between them to their true field.
     fixed_intensity, moving_intensity : IntensityChange, optional
         What the network's inputs look like afterwards.
+    synthesis : Synthesis, optional
+        Makes new images of the labels, which then are all that the sample holds.
     """
 
     fixed_map: VoxelAffine
     moving_map: VoxelAffine
     fixed_intensity: IntensityChange | None = None
     moving_intensity: IntensityChange | None = None
+    synthesis: Synthesis | None = None
 
     def __call__(self, sample: PairSample) -> PairSample:
         """The augmented sample; `sample` stays as it is."""
+        if self.synthesis is not None:
+            return self._with_intensities(self.synthesis(sample, self.fixed_map, self.moving_map))
         fixed, moving = self._images(sample.fixed, sample.moving)
         unchanged = sample.fixed_input is sample.fixed and sample.moving_input is sample.moving
         inputs = (fixed, moving) if unchanged else self._images(sample.fixed_input, sample.moving_input)
         fixed_labels, moving_labels = self._labels(sample.fixed_labels, sample.moving_labels)
         fixed_mask, moving_mask = self._labels(sample.fixed_mask, sample.moving_mask)
-        return PairSample(
+        mapped = PairSample(
             fixed=fixed,
             moving=moving,
-            fixed_input=self.fixed_intensity.image(inputs[0]) if self.fixed_intensity else inputs[0],
-            moving_input=self.moving_intensity.image(inputs[1]) if self.moving_intensity else inputs[1],
+            fixed_input=inputs[0],
+            moving_input=inputs[1],
             fixed_labels=fixed_labels,
             moving_labels=moving_labels,
             fixed_mask=fixed_mask,
@@ -61,6 +69,15 @@ class PairDraw:
             moving_keypoints=None if sample.moving_keypoints is None else self.moving_map.points(sample.moving_keypoints),
             field=None if sample.field is None else self.field(sample.field),
             inverse_field=None if sample.inverse_field is None else self.moving_map.field(sample.inverse_field, self.fixed_map),
+        )
+        return self._with_intensities(mapped)
+
+    def _with_intensities(self, sample: PairSample) -> PairSample:
+        fixed, moving = self.fixed_intensity, self.moving_intensity
+        return dataclasses.replace(
+            sample,
+            fixed_input=fixed.image(sample.fixed_input) if fixed else sample.fixed_input,
+            moving_input=moving.image(sample.moving_input) if moving else sample.moving_input,
         )
 
     def _images(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,6 +113,8 @@ class PairAugmentation:
         A further small map of the moving image alone: teaches the network a larger capture range.
     intensity
         Drawn for each image on its own, for the network's inputs only: the loss compares unchanged intensities.
+    synthesis
+        Images of random contrast in place of those that there are.
     spacing : mm, array axis order
     """
 
@@ -103,6 +122,7 @@ class PairAugmentation:
     spatial: RandomAffine | None = None
     relative_affine: RandomAffine | None = None
     intensity: RandomIntensity | None = None
+    synthesis: RandomSynthesis | None = None
 
     def draw(self, shape: Sequence[int], rng: np.random.Generator) -> PairDraw:
         """Draw for a grid of `shape`."""
@@ -110,8 +130,10 @@ class PairAugmentation:
         streams = [np.random.default_rng(seed) for seed in rng.integers(2**63, size=4)]
         shared = self.spatial.sample(streams[0], shape, self.spacing) if self.spatial else VoxelAffine.identity(shape)
         moving = self.relative_affine.sample(streams[1], shape, self.spacing).after(shared) if self.relative_affine else shared
-        intensities = [self.intensity.sample(stream) if self.intensity else None for stream in streams[2:]]
-        return PairDraw(shared, moving, *intensities)
+        fixed_intensity, moving_intensity = (self.intensity.sample(stream) if self.intensity else None for stream in streams[2:])
+        # drawn last: without it, what follows a sample's augmentation stays as it was
+        synthesis = self.synthesis.sample(rng, self.spacing) if self.synthesis else None
+        return PairDraw(shared, moving, fixed_intensity, moving_intensity, synthesis)
 
     def __call__(self, sample: PairSample, rng: np.random.Generator) -> PairSample:
         """An augmented copy of the sample; the same for the same state of `rng`."""
@@ -124,8 +146,8 @@ def build_augmentation(config: Mapping[str, Mapping[str, Any]], ndim: int, spaci
     Parameters
     ----------
     config
-        ``spatial``, ``relative_affine``, ``intensity`` to their arguments (see :class:`RandomAffine`, :class:`RandomIntensity`); what is not named does
-        not happen.
+        ``spatial``, ``relative_affine``, ``intensity``, ``synthesis`` to their arguments (see :class:`RandomAffine`, :class:`RandomIntensity`,
+        :class:`RandomSynthesis`); what is not named does not happen.
     ndim
         2 or 3.
     spacing

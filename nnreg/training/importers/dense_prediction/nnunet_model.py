@@ -17,13 +17,13 @@ from torch import Tensor
 
 from nnreg.dataset.spec import FILE_NAME, OLD_NAMES, DatasetSpec
 from nnreg.errors import ConfigurationError
-from nnreg.files import read_json
+from nnreg.files import check_component, read_json
 from nnreg.task import DENSE_PREDICTION, task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.importers.dense_prediction.nnunet_plans import plans_from
 from nnreg.training.trainer.checkpoint import FINAL, load_weights, save_checkpoint
 from nnreg.typed import to_mapping
-from nnreg.workspace import Workspace
+from nnreg.workspace import DATASET_PATTERN, Workspace
 
 # what plain values nnU-Net's checkpoints hold beside tensors; nothing else is made from a file
 _scalar = np.float64(0).__reduce__()[0]
@@ -96,6 +96,11 @@ def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | Non
         name = re.sub(r"^Dataset\d{3}_", f"Dataset{number:03d}_", name)
     plans = plans_from(model.plans, spec, name, mirrored, str(source))
     trainer = str(first.get("trainer_name", "nnUNetTrainer"))
+    named = {"dataset_name": name, "trainer_name": trainer, "plans_name": plans.plans_name, "the configuration": model.configuration}
+    for what, text in (named | {f"fold {fold}": fold for fold in contents}).items():
+        check_component(text, what, source, ConfigurationError)
+    if not DATASET_PATTERN.match(name):
+        raise ConfigurationError(f"{source}: dataset_name is {name!r}, expected Dataset001_Name. Mend plans.json.")
     folder = workspace.results / name / f"{trainer}__{plans.plans_name}__{model.configuration}"
     configuration = plans.configuration(model.configuration)
     # nnU-Net trains and predicts in float16 whatever the GPU could do

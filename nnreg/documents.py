@@ -1,0 +1,99 @@
+"""JSON and YAML from files of strangers: no code, no key twice, no depth that ends the interpreter, no aliases without end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from nnreg.errors import NnRegError
+
+DEEPEST = 100  # levels of lists and mappings: ours have at most ten
+MOST_PARTS = 2_000_000  # lists and mappings, with aliases written out
+MOST_ALIASES = 50
+
+
+def parse_json(text: str, where: str, error: type[NnRegError] = NnRegError) -> Any:
+    """The content of a JSON text.
+
+    Raises
+    ------
+    NnRegError
+        Of the given class, with `where` in front: no JSON, a key twice, too deep, a number of thousands of digits.
+    """
+    return _parsed(lambda: json.loads(text, object_pairs_hook=_once), "JSON", where, error)
+
+
+def parse_yaml(text: str, where: str, error: type[NnRegError] = NnRegError) -> Any:
+    """The content of a YAML text, as plain values.
+
+    Raises
+    ------
+    NnRegError
+        Of the given class, with `where` in front: no YAML, a tag that would make an object, a key twice, too deep, a part that contains itself, more than
+        50 aliases.
+    """
+    import yaml
+
+    def load() -> Any:
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
+        if aliases > MOST_ALIASES:
+            raise ValueError(f"{aliases} aliases, at most {MOST_ALIASES} are read")
+        return yaml.load(text, Loader=_loader())
+
+    return _parsed(load, "YAML", where, error)
+
+
+def _parsed(load: Callable[[], Any], kind: str, where: str, error: type[NnRegError]) -> Any:
+    try:
+        value = load()
+        if _endless(value):
+            raise ValueError(f"lists or mappings more than {DEEPEST} deep, or in one another without end")
+    except (ValueError, RecursionError) as problem:
+        reason = "lists or mappings in one another without end" if isinstance(problem, RecursionError) else str(problem).splitlines()[0]
+        raise error(f"{where}: is not valid {kind} ({reason}). Mend it or make it again.") from problem
+    except Exception as problem:
+        if type(problem).__module__.partition(".")[0] != "yaml":
+            raise
+        raise error(f"{where}: is not valid {kind} ({' '.join(str(problem).split())[:200]}). Mend it or make it again.") from problem
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _loader() -> Any:
+    """PyYAML's SafeLoader, which takes the last of two equal keys, with that refused."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            for name in names:
+                if isinstance(name, (str, int, float, bool)) and names.count(name) > 1:
+                    raise ValueError(f"the key {name!r} is there twice")
+            return super().construct_mapping(node, deep)
+
+    return Loader
+
+
+def _endless(value: Any) -> bool:
+    """Whether a value is deeper than DEEPEST, or has more than MOST_PARTS lists and mappings."""
+    level: list[Any] = [[value]]
+    parts = 0
+    for _ in range(DEEPEST + 1):
+        level = [child for part in level for child in (part.values() if isinstance(part, dict) else part) if isinstance(child, (dict, list))]
+        parts += len(level)
+        if not level or parts > MOST_PARTS:
+            return bool(level)
+    return True
+
+
+__all__ = ["parse_json", "parse_yaml"]
