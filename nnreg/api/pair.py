@@ -18,6 +18,7 @@ from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import whole_numbers
 from nnreg.engine.registration import register as register_pair
 from nnreg.engine.result import Registration
+from nnreg.engine.uncertainty import uncertainty_map
 from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import writable_folder
 from nnreg.geometry import resample_image, resample_labels
@@ -63,6 +64,10 @@ class RegisteredPair(Registration):
         if looks_like_labels(given.array) if labels is None else labels:
             return Image(resample_labels(whole_numbers(given, Path("labels")).array, **chain), self.fixed.space)
         return Image(resample_image(given.array, **chain), self.fixed.space)
+
+    def uncertainty(self) -> Image:
+        """How far the map may be wrong, in mm on the fixed grid; see :func:`nnreg.engine.uncertainty_map`. Registers three times more."""
+        return Image(uncertainty_map(self)[None], self.fixed.space)
 
     def apply_points(self, points: npt.ArrayLike) -> Doubles:
         """Where points of the fixed world lie in the moving world: (N, ndim) mm, x first. ``result.inverse.map_points`` goes the other way."""
@@ -131,7 +136,7 @@ def register(
     **options
         ``fixed_mask``, ``moving_mask``, ``fixed_labels``, ``moving_labels``: as the images; arrays lie on the grid of their image. ``fixed_points``,
         ``moving_points``: arrays (N, ndim) of voxel indices, x first, or a ``.csv``. Everything else as in :func:`nnreg.engine.register`: preset,
-        similarity, alignment, initial, guided, symmetric, radius, smoothness ...
+        similarity, alignment, initial, guided, symmetric, radius, smoothness, constraints ...
 
     Returns
     -------
@@ -159,6 +164,9 @@ def register(
                 options[f"{side}_{kind}"] = _beside(options[f"{side}_{kind}"], image, f"{side}_{kind}")
         if options.get(f"{side}_points") is not None:
             options[f"{side}_points"] = _points(options[f"{side}_points"], image, f"{side}_points")
+    constraints = options.get("constraints")
+    if constraints is not None and constraints.preserve is not None:
+        options["constraints"] = dataclasses.replace(constraints, preserve=_beside(constraints.preserve, sides["fixed"], "preserve"))
     if progress:
         options["on_progress"] = progress_bar("registering", everywhere=True)
     found = register_pair(fixed=sides["fixed"], moving=sides["moving"], **options)

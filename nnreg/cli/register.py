@@ -47,7 +47,16 @@ def parser() -> Parser:
     )
     result.add_argument("--radius", type=float, metavar="VOXELS", help="half the window of local correlation, 1 to 8 (default: the preset's, 2)")
     result.add_argument("--smoothness", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4: more bends less (default: 1)")
+    result.add_argument("--restrict", metavar="AXES", help="axes of the fixed grid along which the deformation may move: 1x1x0, or their names (x,y)")
+    result.add_argument("--preserve", metavar="FILE", help="regions of the fixed image that keep their volume (not 0): each moves as a rigid body")
+    result.add_argument("--landmark_weight", type=float, default=1.0, metavar="WEIGHT", help="of landmarks beside the images, 0 to 10 (default: 1)")
+    result.add_argument(
+        "--uncertainty", action="store_true", help="also write uncertainty.nii.gz: how far the map may be wrong, in mm (registers three times more)"
+    )
     result.add_argument("--field", action="store_true", help="also write field.nii.gz: the whole map as displacement in mm on the fixed grid")
+    result.add_argument(
+        "-device", "--device", default="cpu", help="cpu, cuda or cuda:1: where levels are refined; alignment stays on the processor (default: cpu)"
+    )
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_quiet()
     return result
@@ -59,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
+    from nnreg.engine import Constraints
     from nnreg.inference.registration.register import PairFiles, register_files
 
+    constraints = Constraints(restrict=options.restrict, landmark_weight=options.landmark_weight)  # refused before anything is read
     files = PairFiles(
         fixed=options.fixed.split(","),
         moving=options.moving.split(","),
@@ -71,6 +82,7 @@ def _work(options: argparse.Namespace) -> int:
         fixed_points=options.fixed_points,
         moving_points=options.moving_points,
         initial=options.init,
+        preserve=options.preserve,
     )
     result = register_files(
         files,
@@ -82,18 +94,30 @@ def _work(options: argparse.Namespace) -> int:
         symmetric=options.symmetric,
         radius=options.radius,
         smoothness=options.smoothness,
+        device=options.device,
         guided=not options.measure_only,
         picture=not options.no_pictures,
         field=options.field,
+        uncertainty=options.uncertainty,
+        constraints=constraints,
         on_progress=progress_bar("registering", quiet=options.quiet),
     )
     for note in (*result.fixed.notes, *result.moving.notes):
         print(f"nnreg_register: {note}", file=sys.stderr)
     print(_report(result, Path(options.output)))
     if not result.succeeded:
-        print(f"nnreg_register: the similarity did not rise; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr)
+        inverse = "" if (Path(options.output) / "inverse_transform.h5").exists() else ", it has no inverse"
+        print(
+            f"nnreg_register: {_why_failed(result)}{inverse}; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr
+        )
         return EXIT_NOT_REGISTERED
     return 0
+
+
+def _why_failed(result: Registration) -> str:
+    if not result.rose:
+        return "the similarity did not rise"
+    return f"the registration likely failed (probability {result.failure_probability:.2f}: {'; '.join(result.failure.reasons)})"
 
 
 def _report(result: Registration, output: Path) -> str:
@@ -102,6 +126,7 @@ def _report(result: Registration, output: Path) -> str:
     lines.append(f"similarity ({result.similarity}): {result.similarity_before:.4f} before, {result.similarity_after:.4f} after")
     if "sdlogj" in measures:
         lines.append(f"SDlogJ {measures['sdlogj']:.3f}, folding {measures['folding_count']:.0f} voxels ({measures['folding_percent']:.4f} %)")
+    lines.append(f"probability that it failed: {result.failure_probability:.3f}")
     if "dice" in measures:
         lines.append(f"Dice {measures['dice']['header']['mean']:.4f} before, {measures['dice']['after']['mean']:.4f} after")
     if "tre_mm" in measures:

@@ -10,25 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnreg.engine.affine import Alignment, align
+    from nnreg.engine.constraints import Constraints
     from nnreg.engine.presets import PRESETS
     from nnreg.engine.registration import register
     from nnreg.engine.result import Annotations, Decision, Registration
     from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity, similarity_names
+    from nnreg.engine.uncertainty import uncertainty_map
 
 _PUBLIC = {
     "PRESETS": "nnreg.engine.presets",
     "SIMILARITIES": "nnreg.engine.similarities",
     "Alignment": "nnreg.engine.affine",
     "Annotations": "nnreg.engine.result",
+    "Constraints": "nnreg.engine.constraints",
     "Decision": "nnreg.engine.result",
     "EngineSimilarity": "nnreg.engine.similarities",
     "Registration": "nnreg.engine.result",
     "align": "nnreg.engine.affine",
     "register": "nnreg.engine.registration",
     "similarity_names": "nnreg.engine.similarities",
+    "uncertainty_map": "nnreg.engine.uncertainty",
 }
 
-__all__ = ["PRESETS", "SIMILARITIES", "Alignment", "Annotations", "Decision", "EngineSimilarity", "Registration", "align", "register", "similarity_names"]
+__all__ = [
+    "PRESETS",
+    "SIMILARITIES",
+    "Alignment",
+    "Annotations",
+    "Constraints",
+    "Decision",
+    "EngineSimilarity",
+    "Registration",
+    "align",
+    "register",
+    "similarity_names",
+    "uncertainty_map",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from nnreg.arrays import Doubles, Floats
+from nnreg.arrays import AnyArray, Doubles, Floats
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.geometry import Space
 from nnreg.kernels import volumes
+from nnreg.kernels.backend import placed, zeros
 
 SMALLEST = 4  # voxels: an axis is not pooled below this
 
 
 def volume_of(array: Floats) -> Floats:
     """(C, *grid) as a volume (C, D, H, W); an image of two axes gets one plane."""
-    return np.ascontiguousarray(array if array.ndim == 4 else array[:, None], dtype=np.float32)
+    volume = array if array.ndim == 4 else array[:, None]
+    return np.ascontiguousarray(volume, dtype=np.float32) if isinstance(volume, np.ndarray) else volume
 
 
 def matrix_between(fixed: Space, moving: Space, world: Doubles | None = None) -> Floats:
@@ -35,7 +38,8 @@ def carried(field: Floats, old: Space, new: Space) -> Floats:
     shape = new.shape if new.ndim == 3 else (1, *new.shape)
     result = volumes.sample(field, shape=(shape[0], shape[1], shape[2]), matrix=matrix_between(new, old))
     scale = np.asarray(old.spacing, np.float32) / np.asarray(new.spacing, np.float32)
-    return np.asarray(result * scale.reshape(-1, 1, 1, 1), dtype=np.float32)
+    carried_on: Floats = result * placed(scale.reshape(-1, 1, 1, 1), result)
+    return carried_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,14 @@ class Level:
         spacing = self.fixed.space.spacing
         return (spacing[0], spacing[1], spacing[2]) if len(spacing) == 3 else (float("inf"), spacing[0], spacing[1])
 
+    def on(self, device: Any) -> Level:
+        """The same level as tensors on a device of torch, where all that is made of it then is too; None leaves it what it is."""
+        return replace(self, fixed=self.fixed.on(device), moving=self.moving.on(device))
+
+    def placed(self, array: AnyArray) -> Any:
+        """A numpy array where the images of the level are."""
+        return placed(array, self.fixed.image)
+
     def resampled(self) -> Level:
         """The same level with the moving image on the fixed grid, linear alignment applied: for features that depend on directions."""
         shape = self.fixed.space.shape
@@ -89,7 +101,8 @@ class Level:
 
     def empty_field(self) -> Floats:
         """The field that moves nothing."""
-        return np.zeros((self.fixed.space.ndim, *self.grid), np.float32)
+        field: Floats = zeros((self.fixed.space.ndim, *self.grid), self.fixed.image)
+        return field
 
 
 def pyramid(fixed: PreparedImage, moving: PreparedImage, world: Doubles, factors: tuple[int, ...], base: float | None = None) -> list[Level]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.arrays import Floats
+from nnreg.arrays import Doubles, Floats
+from nnreg.engine.constraints import FREE, Constraints, Held, projector, regions_of
 from nnreg.engine.grids import Level, volume_of
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.result import Annotations
@@ -20,19 +21,21 @@ from nnreg.padding import Box, slices
 
 LABEL_BUDGET = 60_000_000  # numbers: labels guide the levels whose one-hot maps stay below
 LABEL_WEIGHT = 0.5  # of the force of labels beside that of the images
-LANDMARK_WEIGHT = 1.0
 
 
 class Guides:
-    """What is known of a pair besides its images.
+    """What is known of a pair besides its images, and what its deformation must keep to.
 
     Raises
     ------
     RegistrationError
-        If only one side has landmarks, only the fixed one labels, labels share no value, or the numbers of landmarks differ.
+        If only one side has landmarks, only the fixed one labels, labels share no value, the numbers of landmarks differ, or the mask of what is preserved is
+        empty or on another grid than the fixed image.
+    ConfigurationError
+        If the deformation is restricted to an axis that the images do not have.
     """
 
-    def __init__(self, fixed: Image, moving: Image, annotations: Annotations) -> None:
+    def __init__(self, fixed: Image, moving: Image, annotations: Annotations, constraints: Constraints = FREE) -> None:
         labels, points = (annotations.fixed_labels, annotations.moving_labels), (annotations.fixed_points, annotations.moving_points)
         self.labels: tuple[npt.NDArray[np.generic], npt.NDArray[np.generic]] | None = None
         self.values: list[int] = []
@@ -46,6 +49,9 @@ class Guides:
             if not self.values:
                 raise RegistrationError("the fixed and the moving labels have no value in common besides 0. Check that both were made with one scheme.")
         self.points = _points(points, fixed, moving)
+        self.landmark_weight, self.free = constraints.landmark_weight, constraints.free(fixed.ndim)
+        self.preserved = None if constraints.preserve is None else _preserved(constraints.preserve, fixed.space)
+        self.opposite = False
 
     def through(self, transform: Transform, fixed: Space, moving: Space) -> Guides:
         """The same guides with the moving side carried to the fixed grid."""
@@ -61,6 +67,8 @@ class Guides:
         result = copy.copy(self)
         if self.labels is not None:
             result.labels = self.labels[0][slices(fixed)], self.labels[1][slices(moving)]
+        if self.preserved is not None:
+            result.preserved = self.preserved[slices(fixed)[1:]]
         return result
 
     def swapped(self) -> Guides:
@@ -68,6 +76,7 @@ class Guides:
         result = copy.copy(self)
         result.labels = None if self.labels is None else (self.labels[1], self.labels[0])
         result.points = None if self.points is None else (self.points[1], self.points[0])
+        result.opposite = not self.opposite
         return result
 
     def group(self, level: Level) -> ChannelGroup | None:
@@ -75,28 +84,58 @@ class Guides:
         if self.labels is None or len(self.values) * np.prod(level.grid) > LABEL_BUDGET:
             return None
         fixed, moving = (
-            volume_of(np.concatenate([_soft(array, value, side) for value in self.values]))
+            level.placed(volume_of(np.concatenate([_soft(array, value, side) for value in self.values])))
             for array, side in zip(self.labels, (level.fixed, level.moving), strict=True)
         )
         return ChannelGroup(MeanSquares(fixed), moving, LABEL_WEIGHT)
 
     def landmarks(self, level: Level, world: npt.NDArray[np.float64]) -> Landmarks | None:
         """The landmarks of a level; `world` is the linear map from the fixed to the moving world."""
-        if self.points is None:
+        if self.points is None or self.landmark_weight == 0:
             return None
         space = level.fixed.space
-        fixed = space.to_index(self.points[0])
-        target = space.to_index(apply_matrix(np.asarray(np.linalg.inv(world), np.float64), self.points[1]))
-        missing = np.zeros((len(fixed), 3 - space.ndim))
-        return Landmarks(np.hstack([missing, fixed]).astype(np.float32), np.hstack([missing, target]).astype(np.float32), LANDMARK_WEIGHT)
+        fixed = space.to_index(self.points[0]).astype(np.float32)
+        target = space.to_index(apply_matrix(np.asarray(np.linalg.inv(world), np.float64), self.points[1])).astype(np.float32)
+        nearest = np.zeros((3, len(fixed)), np.int64)
+        for axis, size in enumerate(space.shape):
+            nearest[3 - space.ndim + axis] = np.clip(np.rint(fixed[:, axis]), 0, size - 1)
+        return Landmarks(tuple(level.placed(index) for index in nearest), level.placed((target - fixed).T), self.landmark_weight)
+
+    def held(self, level: Space, whole: Space, world: Doubles, matrix: Floats | None = None) -> Held | None:
+        """What fields on a grid must keep to, or None if they are free.
+
+        Parameters
+        ----------
+        level : Space
+            The grid.
+        whole : Space
+            The grid of the fixed image, from which it was pooled.
+        world : array, shape (n + 1, n + 1)
+            The linear map behind the field, from the fixed to the moving world.
+        matrix : array, shape (3, 4)
+            Of the level; needed of guides whose roles are exchanged.
+        """
+        if all(self.free) and self.preserved is None:
+            return None
+        if self.opposite:  # regions are kept in one direction only
+            first = 3 - level.ndim
+            return Held(projector(self.free, None if matrix is None else matrix[first:, first:3].astype(float)))
+        return Held(projector(self.free), () if self.preserved is None else regions_of(self.preserved, whole, level.shape, world))
 
 
-def check_belongs(space: Space, image: Space, what: str) -> None:
+def _preserved(mask: Image, fixed: Space) -> Floats:
+    check_belongs(mask.space, fixed, "the preserve mask", "the fixed image")
+    if not (mask.array[0] > 0).any():
+        raise RegistrationError("the preserve mask is empty. Leave it out, or mark the regions that keep their volume.")
+    return np.asarray(mask.array[0] > 0, dtype=np.float32)
+
+
+def check_belongs(space: Space, image: Space, what: str, whose: str = "its image") -> None:
     """Raise a RegistrationError unless what lies on the grid `space` belongs to an image on the grid `image`."""
     if not (space.ndim == image.ndim and space.same_as(image)):
         differing = [name for name in ("shape", "spacing", "origin", "direction") if getattr(space, name) != getattr(image, name)]
         found = "; ".join(f"{name} {_short(getattr(space, name))} and {_short(getattr(image, name))}" for name in differing)
-        raise RegistrationError(f"{what} and its image lie on different grids ({found}). Resample one onto the other's grid.")
+        raise RegistrationError(f"{what} and {whose} lie on different grids ({found}). Resample one onto the other's grid.")
 
 
 def _short(values: Sequence[float]) -> str:

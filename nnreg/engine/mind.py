@@ -26,6 +26,11 @@ def mind(image: Floats, *, dilation: int = DILATION, radius: int = RADIUS) -> Fl
     array, shape (C * K, D, H, W), float32 in (0, 1]
         K is 12 in 3D and 4 in 2D: pairs of neighbours of the six (four) neighbourhood that are not opposite each other. 1 where two patches are equal.
     """
+    if not isinstance(image, np.ndarray):
+        from nnreg.losses.mind import descriptors
+
+        maps: Floats = descriptors(image, dilation, radius)
+        return maps
     axes = [axis for axis in range(3) if image.shape[axis + 1] > 1]
     neighbours = [tuple(sign * dilation if axis == chosen else 0 for axis in range(3)) for chosen in axes for sign in (-1, 1)]
     pairs = [(a, b) for a, b in itertools.combinations(neighbours, 2) if any(one + other for one, other in zip(a, b, strict=True))]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from scipy.ndimage import correlate1d
 from nnreg.arrays import Doubles, Floats
 from nnreg.errors import RegistrationError
 from nnreg.geometry import Space
+from nnreg.kernels.backend import on
 from nnreg.kernels.volumes import block_means
 from nnreg.padding import Box, fill_values, shown, slices, without_fill
 
@@ -40,6 +42,10 @@ class PreparedImage:
     def channels(self) -> int:
         """Number of channels."""
         return int(self.image.shape[0])
+
+    def on(self, device: Any) -> PreparedImage:
+        """The same with image and mask as tensors on a device of torch; None leaves them what they are."""
+        return replace(self, image=on(self.image, device), mask=None if self.mask is None else on(self.mask, device))
 
     def pooled(self, spacing: Sequence[float]) -> PreparedImage:
         """Means over blocks of whole voxels, as near to `spacing` (mm, array axis order) as whole blocks come, never finer than stored."""
@@ -130,7 +136,7 @@ def _mask_array(mask: npt.NDArray[np.generic] | None, space: Space, role: str) -
         raise RegistrationError(f"the {role} mask has shape {tuple(mask.shape)}, its image {space.shape}. They must agree.")
     inside = np.ascontiguousarray(array > 0, dtype=np.float32)
     if not inside.any():
-        raise RegistrationError(f"the {role} mask is empty. Leave it out, or mark the part that may be looked at.")
+        raise RegistrationError(f"the {role} mask is empty, or marks nothing but padding. Leave it out, or mark the part that may be looked at.")
     return inside
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nnreg.arrays import Floats
+from nnreg.engine.constraints import Held
 from nnreg.engine.grids import Level
-from nnreg.engine.similarity_terms import ChannelGroup, Landmarks
+from nnreg.engine.similarity_terms import ChannelGroup, Landmarks, at_least
 from nnreg.kernels import volumes
+from nnreg.kernels.backend import as_number, copied, library, read, zeros
 
 CHECK = 5  # iterations between looks at the view and at the progress
 SETTLED = 0.02  # a level ends when that many iterations add less than this share of what it has gained
@@ -52,12 +55,14 @@ class Refined:
     history: tuple[float, ...]
 
 
-def refine(level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None = None) -> Refined:
-    """Raise the similarity of `groups` on `level`, starting from `field`.
+def refine(
+    level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None = None, held: Held | None = None
+) -> Refined:
+    """Raise the similarity of `groups` on `level`, starting from `field`, brought to what `held` allows.
 
     The result is never worse than the start by the sum of the terms.
     """
-    return _Descent(level, field, groups, settings, landmarks).run()
+    return _Descent(level, field, groups, settings, landmarks, held).run()
 
 
 def score(level: Level, field: Floats, group: ChannelGroup) -> float:
@@ -68,7 +73,7 @@ def score(level: Level, field: Floats, group: ChannelGroup) -> float:
         return float("nan")
     group.term.restrict(view.valid)
     warped = volumes.sample(group.moving, field, matrix=level.matrix)
-    return group.term(warped, np.empty_like(warped))
+    return read(group.term(warped, copied(warped)))[0]
 
 
 def common_view(level: Level) -> bool:
@@ -79,14 +84,19 @@ def common_view(level: Level) -> bool:
 
 
 class _Descent:
-    def __init__(self, level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None) -> None:
-        self.level, self.settings, self.groups, self.landmarks = level, settings, groups, landmarks
+    def __init__(self, level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None, held: Held | None) -> None:
+        self.level, self.settings, self.groups, self.landmarks, self.held = level, settings, groups, landmarks, held
+        if held is not None:
+            field = field.copy()
+            held.apply(field)
         self.start = field
-        self.field = field.copy()
-        self.spare, self.update = np.empty_like(field), np.empty_like(field)
-        self.moving = np.concatenate([group.moving for group in groups]) if len(groups) > 1 else groups[0].moving
-        self.warped = np.empty((len(self.moving), *level.grid), np.float32)
-        self.gradient = np.empty_like(self.warped)
+        self.field = copied(field)
+        self.compiled = isinstance(field, np.ndarray)
+        library_of_both = library(field)
+        self.spare, self.update = library_of_both.empty_like(field), library_of_both.empty_like(field)
+        self.moving = library_of_both.concatenate([group.moving for group in groups]) if len(groups) > 1 else groups[0].moving
+        self.warped = zeros((len(self.moving), *level.grid), field)
+        self.gradient = library_of_both.empty_like(self.warped)
         finite = [step if np.isfinite(step) else 1e9 for step in level.steps]
         self.update_sigma, self.field_sigma, self.landmark_sigma = (
             (width * level.spacing / finite[0], width * level.spacing / finite[1], width * level.spacing / finite[2])
@@ -96,34 +106,44 @@ class _Descent:
         self.scales = [1.0] * len(groups)
 
     def run(self) -> Refined:
+        """The same steps for arrays and tensors. What decides may be a tensor: it is multiplied with or chosen by, and read every CHECK iterations."""
         self._balance()
-        history = [self._evaluate()]
-        step = self.settings.step
+        first = highest = value = self._evaluate()
+        history, counted, step, going = [first], 0, self.settings.step, True
         for iteration in range(self.settings.iterations):
-            if not self._force(step):
+            look = iteration % CHECK == CHECK - 1
+            going = self._force(step) & going
+            if self.compiled and not going:
                 break
-            self._move()
-            history.append(self._evaluate(look=iteration % CHECK == CHECK - 1))
-            if len(history) > 2 * CHECK and history[-1] - history[-1 - CHECK] < SETTLED * (max(history) - history[0]):
-                step *= SHRINK
-                if step < SHRINK**2 * self.settings.step * 1.01:
-                    break
+            self._move(going)
+            value = self._evaluate(look)
+            history.append(value)
+            counted, highest = counted + going, at_least(value, highest)
+            if len(history) > 2 * CHECK:
+                step = step * (1 - (1 - SHRINK) * (value - history[-1 - CHECK] < SETTLED * (highest - first)))
+                going = going & (step >= SHRINK**2 * self.settings.step * 1.01)
+            if (look or self.compiled) and not read(going)[0]:
+                break
+        *values, last = read(*history, counted)
+        return self._found(values[: 1 + int(last)])
+
+    def _found(self, history: list[float]) -> Refined:
         if history[-1] <= history[0]:
             return Refined(self.start, (history[0],))
         return Refined(self.field, tuple(history))
 
-    def _evaluate(self, look: bool = True) -> float:
+    def _evaluate(self, look: bool = True) -> Any:
         volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped)
         if look and self.view.changed(self.field):
             for group in self.groups:
                 group.term.restrict(self.view.valid)
-        value = 0.0
+        value: Any = 0.0
         for (group, part), scale in zip(self._parts(), self.scales, strict=True):
-            value += scale * group.term(self.warped[part], self.gradient[part])
+            value = value + scale * group.term(self.warped[part], self.gradient[part])
             if scale != 1:
-                self.gradient[part] *= np.float32(scale)
+                self.gradient[part] *= scale
         if self.landmarks is not None:
-            value -= self.landmarks.penalty(self.field, self.start)
+            value = value - self.landmarks.penalty(self.field, self.start)
         return value
 
     def _parts(self) -> list[tuple[ChannelGroup, slice]]:
@@ -136,30 +156,38 @@ class _Descent:
         if len(self.groups) == 1:
             return
         self._evaluate()
-        longest = [volumes.smooth_force(self.gradient[part], self.warped[part], self.update_sigma, out=self.update) for _, part in self._parts()]
+        forces = [volumes.smooth_force(self.gradient[part], self.warped[part], self.update_sigma, out=self.update) for _, part in self._parts()]
+        longest = read(*forces)
         self.scales = [group.weight * (longest[0] or 1.0) / length if length > 0 else 0.0 for group, length in zip(self.groups, longest, strict=True)]
         self.view.forget()
 
-    def _force(self, step: float) -> bool:
+    def _force(self, step: Any) -> Any:
         """The next update, its longest vector of `step` voxels; whether there is any."""
-        longest = volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update)
-        if longest > 0:
-            self.update *= np.float32(step / longest)
+        longest: Any = volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update)
+        if self.held is not None:
+            longest = self.held.project(self.update)
+        self.update *= step / (longest + (longest == 0))
         if self.landmarks is None:
             return longest > 0
         pull = volumes.smooth(self.landmarks.missing(self.field), self.landmark_sigma)
-        strongest = float(np.sqrt((pull**2).sum(axis=0).max()))
-        if strongest > 0:
-            # no further than the landmark that is furthest away
-            self.update += pull * np.float32(self.landmarks.weight * min(step, self.landmarks.furthest(self.field)) / strongest)
-        return longest > 0 or strongest > 0
+        strongest = as_number((pull**2).sum(axis=0).max() ** 0.5) if self.held is None else self.held.project(pull)
+        # no further than the landmark that is furthest away
+        reach = -at_least(-step, -self.landmarks.furthest(self.field))
+        self.update += pull * (self.landmarks.weight * reach / (strongest + (strongest == 0)))
+        return (longest > 0) | (strongest > 0)
 
-    def _move(self) -> None:
-        volumes.compose(self.field, self.update, out=self.spare)
-        self.field, self.spare = self.spare, self.field
-        if max(self.field_sigma) >= SHARPEST:
-            volumes.smooth(self.field, self.field_sigma, out=self.spare)
-            self.field, self.spare = self.spare, self.field
+    def _move(self, going: Any) -> None:
+        """Follow the update. On a device nobody asks whether the descent has ended: what has ended is chosen to stay."""
+        before, sharp = self.field, max(self.field_sigma) < SHARPEST
+        if not self.compiled:
+            moved = volumes.compose(before, self.update)
+            self.field = library(before).where(going, moved if sharp else volumes.smooth(moved, self.field_sigma), before)
+            return
+        self.field, self.spare = volumes.compose(before, self.update, out=self.spare), before
+        if not sharp:
+            self.field, self.spare = volumes.smooth(self.field, self.field_sigma, out=self.spare), self.field
+        if self.held is not None:
+            self.held.settle(self.field)
 
 
 class _View:
@@ -168,10 +196,9 @@ class _View:
     def __init__(self, level: Level) -> None:
         moving = level.moving
         shape = moving.space.shape
-        inside = np.ones(shape, np.float32) if moving.mask is None else moving.mask
         # zeros around: sampling continues the border, and the border is then outside
-        padded = np.pad(inside.reshape((1,) * (3 - len(shape)) + shape), [(0, 0)] * (3 - len(shape)) + [(1, 1)] * len(shape))
-        self.inside = np.ascontiguousarray(padded[None])
+        self.inside = zeros((1,) * (4 - len(shape)) + tuple(size + 2 for size in shape), moving.image)
+        self.inside[(0,) * (4 - len(shape)) + (slice(1, -1),) * len(shape)] = 1.0 if moving.mask is None else moving.mask
         self.matrix = level.matrix.copy()
         self.matrix[3 - len(shape) :, 3] += 1
         self.allowed = None if level.fixed.mask is None else (level.fixed.mask > 0.5).reshape(level.grid)
@@ -186,8 +213,10 @@ class _View:
         seen = volumes.sample(self.inside, field, matrix=self.matrix)[0] > 0.5
         if self.allowed is not None:
             seen &= self.allowed
-        valid = None if seen.all() else seen.astype(np.float32)
-        before, self.valid = self.valid, valid
-        if before is None or valid is None:
-            return before is not valid
-        return not np.array_equal(before, valid)
+        before, self.valid = self.valid, None
+        if not read(seen.all())[0]:
+            self.valid = zeros(tuple(seen.shape), field)
+            self.valid[:] = seen
+        if before is None or self.valid is None:
+            return before is not self.valid
+        return bool(read((before != self.valid).any())[0])

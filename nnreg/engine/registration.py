@@ -13,10 +13,13 @@ from nnreg.arrays import Floats
 from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
-from nnreg.engine.grids import pyramid
+from nnreg.engine.constraints import FREE, Constraints
+from nnreg.engine.evidence import gather
+from nnreg.engine.failure import judge
+from nnreg.engine.grids import Level, pyramid
 from nnreg.engine.guidance import Guides, check_belongs
 from nnreg.engine.options import EngineOptions
-from nnreg.engine.prepared_image import prepare_shown
+from nnreg.engine.prepared_image import PreparedImage, foreground, prepare_shown
 from nnreg.engine.presets import schedule
 from nnreg.engine.refine import common_view
 from nnreg.engine.result import Annotations, Decision, Registration
@@ -48,6 +51,8 @@ def register(
     symmetric: bool | None = None,
     radius: float | None = None,
     smoothness: float = 1.0,
+    device: str = "cpu",
+    constraints: Constraints = FREE,
     on_progress: Progress | None = None,
 ) -> Registration:
     """Register one pair.
@@ -80,25 +85,43 @@ def register(
         Half the window of local correlation; the preset's if absent.
     smoothness
         Factor on the widths of the Gaussians that smooth each update and the whole field: more bends less.
+    device : "cpu", "cuda" or "cuda:1"
+        Where levels are refined. Alignment, search and measures stay on the processor.
+    constraints : Constraints
+        What the deformable part must keep to: axes along which it may move, regions that keep their volume; and how much landmarks count.
     on_progress
         Called with (done, total, what is being done).
 
     Returns
     -------
     Registration
-        ``succeeded`` is False, and the transform the best that was found, if the similarity did not rise.
+        ``succeeded`` is False, and the transform the best that was found, if the similarity did not rise or the registration likely failed by what is
+        measured of it; ``failure`` has the probability and its reasons.
 
     Raises
     ------
     RegistrationError
         Naming what the pair lacks: a constant image, NaN, 2D against 3D, other channel counts, an empty mask, a mask or label map on another grid,
-        landmarks outside an image, no common view.
+        landmarks outside an image, no common view, foregrounds that do not meet, an empty or misplaced mask of what is preserved.
     ConfigurationError
-        For an unknown preset, similarity or alignment, and for a radius or smoothness out of range.
+        For an unknown preset, similarity or alignment, for a radius or smoothness out of range, and for a device that is not there.
     """
-    options = EngineOptions(guided, preset, similarity, alignment, affine_only, symmetric, radius, smoothness)  # refused before anything is read
+    # refused before anything is read
+    options = EngineOptions(guided, preset, similarity, alignment, affine_only, symmetric, radius, smoothness, device, constraints)
     annotations = Annotations(fixed_labels, moving_labels, fixed_points, moving_points)
-    return _Engine(_images(fixed, moving), (fixed_mask, moving_mask), annotations, options, on_progress).run(initial)
+    return register_as(_images(fixed, moving), (fixed_mask, moving_mask), annotations, options, initial, on_progress)
+
+
+def register_as(
+    images: tuple[Image, Image],
+    masks: tuple[Image | None, Image | None],
+    annotations: Annotations,
+    options: EngineOptions,
+    initial: Transform | None = None,
+    on_progress: Progress | None = None,
+) -> Registration:
+    """:func:`register` for callers that hold the options, as a result does."""
+    return _Engine(images, masks, annotations, options, on_progress).run(initial)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +146,9 @@ class _Engine:
         on_progress: Progress | None,
     ) -> None:
         fixed, moving = self.images = images
-        self.annotations, self.options = annotations, options
-        guides = Guides(fixed, moving, annotations)  # checked even where they only measure
-        self.guides = guides if options.guided else Guides(fixed, moving, Annotations())
+        self.masks, self.annotations, self.options = masks, annotations, options
+        guides = Guides(fixed, moving, annotations, options.constraints)  # checked even where they only measure
+        self.guides = guides if options.guided else Guides(fixed, moving, Annotations(), options.constraints)
         self.preset = options.spent(fixed.ndim)
         self.clock = Clock(on_progress)
         with self.clock.stage("preparation"):
@@ -136,20 +159,27 @@ class _Engine:
 
     def run(self, initial: Transform | None) -> Registration:
         plan = schedule(self.preset, self.fixed.space)
-        self.clock.expect(self.preset.rounds * (len(plan.factors) + 1) + 1)  # alignment once, measures after every round
+        self.clock.expect(self.preset.rounds * (len(plan.factors) + 1) + 2)  # alignment and failure once, measures after every round
         with self.clock.stage("alignment"):
             begun = self._aligned() if initial is None else self._given(initial)
         levels = pyramid(self.fixed, begun.view.moving, begun.view.world, plan.factors)
         if not common_view(levels[0]):
             raise RegistrationError("the two images have no common view where the registration starts. Check headers, masks and initial transform.")
+        if not _foregrounds_meet(levels[0]):
+            raise RegistrationError(
+                "the foregrounds of the two images do not meet where the registration starts. Check headers and initial transform, or let it align them."
+            )
         if self.options.affine_only and begun.alignment is not None:
             return self._aligned_only(begun, begun.alignment)
         chosen = choose_similarity(levels, self.options.similarity)
         by = find_similarity(chosen.value)
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
-        course = Course(self.fixed, begun.view, levels[-len(plan.factors) :], plan, by, self.preset, symmetric_from, self.clock)
-        decisions = begun.decision, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
+        course = Course(self.fixed, begun.view, levels[-len(plan.factors) :], plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
+        where = () if course.device is None else (Decision("device", str(course.device), "asked for: levels are refined there, in torch"),)
+        decisions: tuple[Decision, ...] = begun.decision, *where, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
+        if self.options.constraints.preserve is not None and self.preset.symmetric_from is not None and self.options.symmetric is None:
+            decisions = *decisions, Decision("one direction", "all levels", "regions that keep their volume are known on the fixed grid only")
         state = course.run()
         return self._result(begun, replace(state, decisions=(*decisions, *state.decisions)), chosen.value)
 
@@ -174,24 +204,30 @@ class _Engine:
 
     def _aligned_only(self, begun: _Begun, found: Alignment) -> Registration:
         state = State(None, found.similarity_before, found.similarity_after, (begun.decision,))
-        return self._result(begun, state, "of the linear alignment", succeeded=not found.similarity_after < found.similarity_before)
+        return self._result(begun, state, "of the linear alignment", rose=not found.similarity_after < found.similarity_before)
 
-    def _result(self, begun: _Begun, state: State, similarity: str, *, succeeded: bool | None = None) -> Registration:
-        """By default the registration succeeded where the similarity rose, or could not be measured under the headers alone."""
+    def _result(self, begun: _Begun, state: State, similarity: str, *, rose: bool | None = None) -> Registration:
+        """By default the similarity rose where it says so, or could not be measured under the headers alone."""
         field = None if state.field is None else as_map(self._on_whole(state.field), self.images[0].space)
+        transform = Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim)
+        with self.clock.stage("failure"):
+            failure = judge(gather(self.fixed, self.moving, transform, None if field is None else similarity))
         return Registration(
             *self.images,
-            transform=Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim),
+            transform=transform,
             start=begun.start,
             alignment=begun.alignment,
             field=field,
-            succeeded=bool(state.after > state.before or np.isnan(state.before)) if succeeded is None else succeeded,
+            failure=failure,
+            rose=bool(state.after > state.before or np.isnan(state.before)) if rose is None else rose,
             similarity=similarity,
             similarity_before=state.before,
             similarity_after=state.after,
             decisions=state.decisions,
             timings=dict(self.clock.timings),
+            options=self.options,
             annotations=self.annotations,
+            masks=self.masks,
         )
 
     def _on_whole(self, field: Floats) -> Floats:
@@ -204,6 +240,14 @@ def _images(fixed: Image | Path | str, moving: Image | Path | str) -> tuple[Imag
     images = _image(fixed), _image(moving)
     check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
     return images
+
+
+def _foregrounds_meet(level: Level) -> bool:
+    """Whether what both images show, or what their masks allow, overlaps under the linear map of a level."""
+    moving = PreparedImage(foreground(level.moving)[None], level.moving.mask, level.moving.space)
+    seen = Level(level.fixed, moving, level.matrix, level.spacing).resampled().moving
+    both = foreground(level.fixed) * seen.image[0] * (1 if seen.mask is None else seen.mask > 0.5)
+    return bool((both > 0.01).any())
 
 
 def _image(image: Image | Path | str) -> Image:

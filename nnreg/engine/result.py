@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from nnreg import metrics
 from nnreg.engine.affine import Alignment
+from nnreg.engine.failure import Failure
+from nnreg.engine.options import EngineOptions
 from nnreg.geometry import FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.imageio import Image
 
@@ -55,15 +57,21 @@ class Registration:
         What the deformable part started from: the linear alignment, or the initial transform that was given.
     field : FieldMap or None
         The deformable part on the fixed grid; None after linear alignment only.
-    succeeded : bool
-        Whether the similarity rose; if not, `transform` is the best that was found and should not be trusted.
+    failure : Failure
+        How likely the registration failed, and what that rests on.
+    rose : bool
+        Whether the similarity rose, or could not be measured under the headers alone.
     similarity : str
         The measure `similarity_before` and `similarity_after` are taken with, at the finest level.
     decisions : tuple of Decision
     timings : dict of str to float
         Seconds per stage.
+    options : EngineOptions
+        How it was registered.
     annotations : Annotations
         Labels and landmarks the pair was given.
+    masks : tuple of Image or None
+        Where the fixed and the moving image were looked at.
     """
 
     fixed: Image
@@ -72,13 +80,26 @@ class Registration:
     start: Transform
     alignment: Alignment | None
     field: FieldMap | None
-    succeeded: bool
+    failure: Failure
+    rose: bool
     similarity: str
     similarity_before: float
     similarity_after: float
     decisions: tuple[Decision, ...]
+    options: EngineOptions
     timings: dict[str, float] = dataclasses.field(default_factory=dict)
     annotations: Annotations = Annotations()
+    masks: tuple[Image | None, Image | None] = (None, None)
+
+    @property
+    def failure_probability(self) -> float:
+        """How likely the registration failed, 0 to 1."""
+        return self.failure.probability
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the similarity rose and nothing says that the registration failed; if not, `transform` is the best that was found, not to be trusted."""
+        return self.rose and not self.failure.likely
 
     @functools.cached_property
     def inverse(self) -> Transform:
@@ -106,14 +127,15 @@ class Registration:
         Returns
         -------
         dict
-            ``succeeded``; ``similarity`` (``measure``, ``aligned``, ``after``) and ``ncc`` (``header``, ``after``); of the deformable part
-            ``sdlogj``, ``folding_count`` and ``folding_percent``; where `annotations` has them ``dice`` and ``tre_mm``, each for the stages
-            ``header``, ``aligned`` (start) and ``after``.
+            ``succeeded``; ``failure`` (``probability``, ``reasons`` and the evidence); ``similarity`` (``measure``, ``aligned``, ``after``) and ``ncc``
+            (``header``, ``after``); of the deformable part ``sdlogj``, ``folding_count`` and ``folding_percent``; where `annotations` has them ``dice`` and
+            ``tre_mm``, each for the stages ``header``, ``aligned`` (start) and ``after``.
         """
         stages = {"header": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
         unaligned = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)
         content: dict[str, Any] = {
             "succeeded": self.succeeded,
+            "failure": self.failure.content(),
             "similarity": {"measure": self.similarity, "aligned": self.similarity_before, "after": self.similarity_after},
             "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("header", unaligned), ("after", self.warped.array))},
         }

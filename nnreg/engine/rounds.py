@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from nnreg.engine.similarities import EngineSimilarity
 from nnreg.engine.symmetric import halfway, opposite
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image
 from nnreg.kernels import volumes
+from nnreg.kernels.backend import as_array, computing_on
 
 SCORE_VOXELS = 2_000_000  # voxels of the level on which the result is judged, at most: on a finer one it takes nearly a second
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
@@ -87,6 +89,8 @@ class Course:
     symmetric_from : int or None
         Multiple of the finest spacing from which on levels are refined in both directions.
     clock : Clock
+    device
+        Of torch, where levels are refined; None for the compiled kernels.
     """
 
     fixed: PreparedImage
@@ -97,12 +101,18 @@ class Course:
     preset: Preset
     symmetric_from: int | None
     clock: Clock
+    device: Any = None
 
     def run(self) -> State:
         """All rounds of the preset."""
         state = State()
-        for _ in range(self.preset.rounds):
-            state = self.round(state)
+        with computing_on(self.device):
+            for _ in range(self.preset.rounds):
+                state = self.round(state)
+        held = self.aligned.guides.held(self.fixed.space, self.fixed.space, self.aligned.world)
+        if held is not None and state.field is not None:
+            # exactly: fields that are carried to finer grids, composed and averaged keep to it nearly
+            held.apply(state.field)
         return state
 
     def round(self, state: State) -> State:
@@ -160,10 +170,11 @@ class _Round:
         if similarity.same_axes:
             guides = self.view.guides.through(Transform.affine(self.view.world), fixed, self.view.moving.space)
             way = _Way([level.resampled() for level in self.levels], guides, np.eye(fixed.ndim + 1))
+        way = replace(way, levels=[level.on(self.course.device) for level in way.levels])
         field, decisions = self._refined(way)
         with self.course.clock.stage("measures"):
             before, after = self._scores(way.levels, field)
-        return State(carried(field, self.levels[-1].fixed.space, fixed), before, after, decisions)
+        return State(carried(as_array(field), self.levels[-1].fixed.space, fixed), before, after, decisions)
 
     def _refined(self, forward: _Way) -> tuple[Floats, tuple[Decision, ...]]:
         """The field of the finest level, on its grid, and what the global search led to, from which the coarsest one may start."""
@@ -204,7 +215,8 @@ class _Round:
             groups.append(labels)
         wider, step = similarity.smoothing, similarity.step * self.preset.step
         settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
-        return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world))
+        held = way.guides.held(level.fixed.space, self.course.fixed.space, self.view.world, level.matrix)
+        return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world), held)
 
     def _plain(self, way: _Way, iterations: int) -> Refined:
         """The coarsest level, started from the linear alignment."""
@@ -217,12 +229,12 @@ class _Round:
         reach = SEARCH_REACH * float(np.max(self.course.fixed.space.extent))
         with self.course.clock.stage("search"):
             grid = pyramid(self.course.fixed, self.view.moving, self.view.world, (1,), max(level.spacing / 2, reach / SEARCH_STEPS))[0]
-            start = carried(search(grid, reach), grid.fixed.space, level.fixed.space)
+            start = level.placed(carried(search(grid, reach), grid.fixed.space, level.fixed.space))
             found = self._level(way, 0, start, iterations)
         # not by what the level raised: how labels and squares weigh beside the first term is set anew wherever it starts
         group, landmarks = self.course.similarity.groups(level, self.preset.radius)[0], way.guides.landmarks(level, way.guides_world)
         fields = level.empty_field(), plain.field, found.field
-        before, without, after = (score(level, field, group) - (0.0 if landmarks is None else landmarks.penalty(field, fields[0])) for field in fields)
+        before, without, after = (score(level, field, group) - (0.0 if landmarks is None else float(landmarks.penalty(field, fields[0]))) for field in fields)
         text = f"similarity at {level.spacing:g} mm {after:.4f} from a search within {reach:.0f} mm, {without:.4f} without"
         use = after - without > SEARCH_GAIN * max(1e-6, without - before)
         return found if use else plain, (Decision("global search", "used" if use else "not used", text),)
@@ -234,8 +246,8 @@ class _Round:
         after = score(level, field, self.course.similarity.groups(level, self.preset.radius)[0])
         moving = _pooled_like(self.view.moving, level)
         header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
-        header = header.resampled() if self.course.similarity.same_axes else header
-        return score(header, np.zeros_like(field), self.course.similarity.groups(header, self.preset.radius)[0]), after
+        header = (header.resampled() if self.course.similarity.same_axes else header).on(self.course.device)
+        return score(header, header.empty_field(), self.course.similarity.groups(header, self.preset.radius)[0]), after
 
 
 def _one_direction(level: Level) -> Decision:

@@ -33,16 +33,18 @@ def search(level: Level, reach: float) -> Floats:
     reach : float, mm
         Largest shift along each axis.
     """
-    matched = volumes.sample(_volume(level.moving.image), shape=level.grid, matrix=level.matrix)
+    matched = level.resampled()
     factors = tuple(2 if size >= 8 else 1 for size in level.grid)
-    features = [_features(image, factors) for image in (volume_of_side(level), matched)]
+    sides = (volume_of_side(level), level.fixed.mask), (_volume(matched.moving.image), matched.moving.mask)
+    features = [_features(image, factors) for image, _ in sides]
+    seen = [_seen(mask, level.grid, factors) for _, mask in sides]
     shape = features[0].shape[:3]
     steps = [step * factor for step, factor in zip(level.steps, factors, strict=True)]
     extent = [0 if size == 1 else int(min(round(reach / step), size // 2)) for size, step in zip(shape, steps, strict=True)]
     while np.prod([2 * radius + 1 for radius in extent]) * np.prod(shape) > LARGEST_COSTS and max(extent) > 1:
         extent[int(np.argmax(extent))] -= 1
     shifts = np.array(list(itertools.product(*[range(-radius, radius + 1) for radius in extent])))
-    forward, backward = (_coupled(one, other, shifts) for one, other in (features, features[::-1]))
+    forward, backward = (_coupled(one, other, shifts, where) for (one, other), where in zip((features, features[::-1]), seen, strict=True))
     coarse = _consistent(forward, backward)
     return _on_level(coarse, level, factors)
 
@@ -53,17 +55,30 @@ def _volume(image: Floats) -> Floats:
 
 def _features(image: Floats, factors: tuple[int, ...]) -> Floats:
     """MIND maps averaged over blocks, channels last."""
-    maps = mind(np.ascontiguousarray(image))
-    window = tuple(slice(0, size // factor * factor) for size, factor in zip(maps.shape[1:], factors, strict=True))
-    return np.ascontiguousarray(np.moveaxis(block_means(maps[(slice(None), *window)], factors), 0, -1))
+    return np.ascontiguousarray(np.moveaxis(_blocks(mind(np.ascontiguousarray(image)), factors), 0, -1))
 
 
-def _coupled(fixed: Floats, moving: Floats, shifts: np.ndarray) -> Floats:
-    """Best shifts (3, D, H, W), in turn matched and smoothed, held together ever more tightly."""
+def _blocks(volume: Floats, factors: tuple[int, ...]) -> Floats:
+    window = tuple(slice(0, size // factor * factor) for size, factor in zip(volume.shape[1:], factors, strict=True))
+    return block_means(np.ascontiguousarray(volume[(slice(None), *window)]), factors)
+
+
+def _seen(mask: Floats | None, grid: tuple[int, int, int], factors: tuple[int, ...]) -> Floats | None:
+    """Share of each block that may be looked at; None for all of all."""
+    return None if mask is None else _blocks(mask.reshape(1, *grid), factors)[0]
+
+
+def _coupled(fixed: Floats, moving: Floats, shifts: np.ndarray, seen: Floats | None) -> Floats:
+    """Best shifts (3, D, H, W), in turn matched and smoothed, held together ever more tightly.
+
+    What may not be looked at costs nothing wherever it goes, and follows its surroundings.
+    """
     shape = fixed.shape[:3]
     costs = np.empty((*shape, len(shifts)), np.float32)
     in_parts(search_cpu.shift_costs, shape[0], costs, fixed, moving, shifts)
     chosen, real = np.empty((3, *shape), np.float32), shifts.astype(np.float32)
+    if seen is not None:
+        costs *= seen[..., None]
     # one pass without coupling, on costs smoothed over neighbours
     for axis in range(3):
         if shape[axis] > 1:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
-
-import numpy as np
 
 from nnreg.arrays import Floats
 from nnreg.engine.grids import Level
+from nnreg.kernels import volumes
+from nnreg.kernels.backend import as_number, library, read, zeros
 
 
 class Term(Protocol):
@@ -27,21 +28,21 @@ class MeanSquares:
     def __init__(self, fixed: Floats) -> None:
         self.fixed = fixed
         self.valid: Floats | None = None
-        self.count = float(fixed[0].size)
+        self.everything = self.count = float(prod(fixed.shape[1:]))
 
     def restrict(self, valid: Floats | None) -> None:
         """See :class:`Term`."""
         self.valid = valid
-        self.count = float(self.fixed[0].size) if valid is None else max(1.0, float(valid.sum()))
+        self.count = self.everything if valid is None else max(1.0, *read(valid.sum()))
 
     def __call__(self, warped: Floats, gradient: Floats) -> float:
         """See :class:`Term`."""
-        np.subtract(self.fixed, warped, out=gradient)
+        library(warped).subtract(self.fixed, warped, out=gradient)
         if self.valid is not None:
             gradient *= self.valid
         flat = gradient.reshape(-1)
-        value = 1 - float(flat @ flat) / (self.count * len(warped))
-        gradient *= np.float32(2 / (self.count * len(warped)))
+        value: float = 1 - as_number(flat @ flat) / (self.count * len(warped))
+        gradient *= 2 / (self.count * len(warped))
         return value
 
 
@@ -65,37 +66,47 @@ class ChannelGroup:
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Corresponding points of a level, volume indices in array axis order: fixed (N, 3) and moving (N, 3) in fixed-grid voxels after the linear map."""
+    """Corresponding points of a level.
 
-    fixed: Floats
-    target: Floats
+    Attributes
+    ----------
+    nearest : tuple of three int arrays (K,)
+        The voxel nearest to each fixed landmark.
+    wanted : array, shape (2 or 3, K)
+        From each fixed landmark to the moving one after the linear map, voxels.
+    weight : float
+    """
+
+    nearest: Any
+    wanted: Floats
     weight: float
 
     def missing(self, field: Floats) -> Floats:
         """How far the map is from each landmark, at its nearest voxel: (N, D, H, W), zero elsewhere."""
-        result = np.zeros_like(field)
-        np.add.at(result, self._nearest(field), self._lacking(field))
-        return result
+        return volumes.added(zeros(tuple(field.shape), field), self.nearest, self._lacking(field))
 
-    def furthest(self, field: Floats) -> float:
+    def furthest(self, field: Floats) -> Any:
         """Distance of the landmark that is furthest from where it should be, voxels."""
-        return float(np.sqrt((self._lacking(field) ** 2).sum(axis=0)).max())
+        return as_number(self._distances(field).max())
 
-    def distance(self, field: Floats) -> float:
+    def distance(self, field: Floats) -> Any:
         """Mean distance of the landmarks from where they should be, voxels."""
-        return float(np.sqrt((self._lacking(field) ** 2).sum(axis=0)).mean())
+        return as_number(self._distances(field).mean())
 
-    def penalty(self, field: Floats, start: Floats) -> float:
+    def penalty(self, field: Floats, start: Floats) -> Any:
         """What the distance takes from the similarity: its share of that under the field `start`, weighted."""
-        return self.weight * self.distance(field) / max(self.distance(start), 1.0)
+        return self.weight * self.distance(field) / at_least(self.distance(start), 1.0)
 
-    def _nearest(self, field: Floats) -> Any:
-        axes = (np.clip(np.rint(self.fixed[:, axis]).astype(np.intp), 0, size - 1) for axis, size in enumerate(field.shape[1:]))
-        return (slice(None), *axes)
+    def _distances(self, field: Floats) -> Any:
+        return (self._lacking(field) ** 2).sum(axis=0) ** 0.5
 
     def _lacking(self, field: Floats) -> Floats:
-        wanted = (self.target - self.fixed).T[3 - len(field) :]
-        return np.asarray(wanted - field[self._nearest(field)], dtype=np.float32)
+        return self.wanted - field[(slice(None), *self.nearest)]
+
+
+def at_least(value: Any, least: Any) -> Any:
+    """The larger of two numbers, of which any may be a tensor: a comparison that decides would wait for it."""
+    return value * (value >= least) + least * (value < least)
 
 
 def volume_of_side(level: Level) -> Floats:

@@ -28,8 +28,7 @@ def opposite(field: Floats, level: Level) -> Floats | None:
         return None
     first = 3 - len(inverse)
     inverse = volumes.sample(inverse, shape=level.grid, matrix=level.matrix)
-    turn = np.linalg.inv(level.matrix[first:, first:3].astype(float)).astype(np.float32)
-    return np.ascontiguousarray(np.einsum("ij,jdhw->idhw", turn, inverse), dtype=np.float32)
+    return volumes.turned(inverse, np.linalg.inv(level.matrix[first:, first:3].astype(float)))
 
 
 def halfway(field: Floats, backward: Floats, level: Level) -> Floats | None:

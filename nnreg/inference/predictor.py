@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nnreg.dataset.spec import DatasetSpec
+from nnreg.devices import device_named
 from nnreg.errors import ConfigurationError, PredictionError
 from nnreg.files import read_json
 from nnreg.inference.trained_networks import PairTransforms, Predictor
@@ -19,7 +20,6 @@ from nnreg.task import task_named
 from nnreg.training.configs.lookup import ResolvedTrainer, registered_trainer, resolve_trainer
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.run_folders import RunFolders
-from nnreg.training.runtime_utils.runtime import device_named
 from nnreg.training.trainer.checkpoint import FINAL, load_checkpoint, load_weights
 from nnreg.typed import from_mapping
 
@@ -124,7 +124,7 @@ class TrainedModel:
     trainer
         What ``-tr`` said in training, where the network is made by code of one's own.
     device
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``. The engine takes a GPU of CUDA that is named; ``auto`` leaves it on the processor.
     """
 
     folder: ModelFolder

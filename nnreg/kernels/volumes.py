@@ -1,4 +1,4 @@
-"""Sampling, composition, smoothing and forces on volumes, for callers that hold numpy arrays.
+"""Sampling, composition, smoothing and forces on volumes: compiled for numpy arrays, for tensors in torch (:mod:`nnreg.kernels.volumes_torch`).
 
 A volume is (C, D, H, W), a field (N, D, H, W) in voxels with N = 3, or N = 2 and D = 1 for an image of two axes. Float32, contiguous.
 """
@@ -6,12 +6,14 @@ A volume is (C, D, H, W), a field (N, D, H, W) in voxels with N = 3, or N = 2 an
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
-from nnreg.arrays import Floats
+from nnreg.arrays import Doubles, Floats
 from nnreg.errors import GeometryError
 from nnreg.kernels import field_cpu, smooth_cpu
+from nnreg.kernels.backend import by_array
 from nnreg.kernels.threads import in_parts
 
 NO_FIELD = np.empty((0, 1, 1, 1), np.float32)
@@ -20,6 +22,7 @@ SPREAD_PARTS = 2
 TRUNCATE = 3.0  # widths at which a Gaussian ends
 
 
+@by_array
 def sample(
     image: Floats, field: Floats | None = None, *, shape: tuple[int, int, int] | None = None, matrix: Floats = IDENTITY, out: Floats | None = None
 ) -> Floats:
@@ -45,6 +48,7 @@ def sample(
     return result
 
 
+@by_array
 def compose(outer: Floats, inner: Floats, *, scale: float = 1.0, out: Floats | None = None) -> Floats:
     """Field of the map that applies ``scale inner`` first, then `outer`; both on one grid."""
     result = np.empty_like(outer) if out is None else out
@@ -52,6 +56,7 @@ def compose(outer: Floats, inner: Floats, *, scale: float = 1.0, out: Floats | N
     return result
 
 
+@by_array
 def spread(values: Floats, field: Floats) -> Floats:
     """The transpose of sampling: the sums (C, D, H, W) that voxels receive when every value goes to the neighbours of where it is sampled.
 
@@ -85,11 +90,13 @@ def gaussian(sigma: float) -> Floats:
     return np.asarray(weights / weights.sum(), dtype=np.float32)
 
 
+@by_array
 def smooth(volume: Floats, sigma: tuple[float, float, float], *, out: Floats | None = None) -> Floats:
     """Gaussian of `sigma` voxels per axis, border values continued outside. `out` must not be `volume`."""
     return _smoothed(volume, NO_FIELD, NO_FIELD, sigma, np.empty_like(volume) if out is None else out)[0]
 
 
+@by_array
 def smooth_force(gradient: Floats, warped: Floats, sigma: tuple[float, float, float], *, out: Floats, extra: Floats | None = None) -> float:
     """Smoothed force of a similarity on the field: ``sum_i gradient_i grad(warped_i) + extra``.
 
@@ -119,6 +126,7 @@ def _smoothed(source: Floats, gradient: Floats, warped: Floats, sigma: tuple[flo
     return out, float(np.sqrt(largest.max()))
 
 
+@by_array
 def block_means(image: Floats, factors: tuple[int, ...]) -> Floats:
     """Means of (C, *grid) over blocks of `factors` voxels that fill the grid."""
     image = np.ascontiguousarray(image, dtype=np.float32)
@@ -130,3 +138,16 @@ def block_means(image: Floats, factors: tuple[int, ...]) -> Floats:
     volume, blocks = (array.reshape(len(image), *(1,) * missing, *array.shape[1:]) for array in (image, result))
     in_parts(field_cpu.block_means, len(image) * blocks.shape[1] * blocks.shape[2], blocks, volume, (*(1,) * missing, *factors))
     return result
+
+
+@by_array
+def turned(field: Floats, matrix: Doubles) -> Floats:
+    """The vectors of a field (N, D, H, W), each multiplied by a matrix (N, N)."""
+    return np.ascontiguousarray(np.einsum("ij,jdhw->idhw", matrix.astype(np.float32), field), dtype=np.float32)
+
+
+@by_array
+def added(volume: Floats, index: Any, values: Floats) -> Floats:
+    """A volume (C, D, H, W) with values (C, K) added at K voxels, three int arrays (K,), of which any may be named more than once."""
+    np.add.at(volume, (slice(None), *index), values)
+    return volume

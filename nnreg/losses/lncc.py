@@ -218,6 +218,11 @@ def _quickest(image: Tensor, smooth_nr: float) -> Callable[..., tuple[Tensor, Te
     return kernel or functools.partial(lncc_value_and_gradient, smooth_nr=smooth_nr)
 
 
+def quickest_on(device: torch.device) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """What computes value and gradient of float32 tensors on a device, where nothing compiled for the CPU is to be used."""
+    return (_kernel_on(device) if device.type == "cuda" else None) or lncc_value_and_gradient
+
+
 class _SquaredLNCC(torch.autograd.Function):
     """The gradient is computed with the value, so that only one image per input is kept for the backward pass."""
 

@@ -67,6 +67,15 @@ def _distances(image: Tensor, valid: Tensor | None, shape: tuple[int, ...], dila
     return distances - distances.amin(dim=0)
 
 
+def descriptors(image: Tensor, dilation: int = 2, radius: int = 1) -> Tensor:
+    """Self-similarity maps of every channel: (C, *spatial) to (C * K, *spatial), all at once and without a gradient."""
+    distances = _distances(image, None, tuple(image.shape[1:]), dilation, radius).movedim(1, 0)
+    variance = distances.mean(dim=1, keepdim=True)
+    mean = variance.flatten(1).mean(dim=1).reshape(-1, *(1,) * image.ndim)
+    variance = torch.minimum(torch.maximum(variance, FLOOR * mean), CEILING * mean)
+    return torch.exp(-distances / torch.where(mean > 0, variance, 1.0)).flatten(0, 1)
+
+
 class _Descriptors:
     """Descriptors of both images, slab by slab along the first axis."""
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from nnreg.errors import ConfigurationError
 from nnreg.geometry.fields import constant
-from nnreg.losses.base import LOSSES, check_pair, full_precision
+from nnreg.losses.base import LOSSES, check_pair, full_precision, slab_voxels
 
-CHUNK = 2**17  # voxels whose spline weights exist at a time: a table of all voxels and bins would be 35 images
+CHUNK = 2**17  # voxels whose spline weights exist at a time, at least: a table of all voxels and bins would be 35 images
+WORKING_TABLES = 8  # of that size that exist side by side
 TAIL = 3  # bins beyond the last that take the ends of the spline
 OUTSIDE = -1  # bin of voxels that no row of the histogram counts
 EMPTY = 1e-12  # floor of a probability under a logarithm
@@ -37,8 +38,9 @@ def _spline_slope(distance: Tensor) -> Tensor:
 def _chunks(fixed_bins: Tensor, position: Tensor, bins: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Parts of the voxels: where, their fixed bins, their distances (n, bins + 3) from the centre of every warped bin."""
     centres = torch.arange(bins + TAIL, device=position.device, dtype=position.dtype) - 1
-    for start in range(0, position.numel(), CHUNK):
-        part = slice(start, start + CHUNK)
+    size = slab_voxels(position.device, CHUNK, WORKING_TABLES * len(centres))
+    for start in range(0, position.numel(), size):
+        part = slice(start, start + size)
         yield part, fixed_bins[part], position[part, None] - centres
 
 
@@ -72,8 +74,8 @@ def _information(joint: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(told, ratio - 1, 0.0), torch.where(told, slope, 0.0)  # chosen on the device, which nobody waits for
 
 
-def _by_torch(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int) -> tuple[Tensor, Tensor]:
-    """Value and derivative by position of one channel (n,)."""
+def value_and_slope(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int) -> tuple[Tensor, Tensor]:
+    """Value and derivative by position of one channel (n,), voxels of the mask `inside` only. Nothing is read back from a device."""
     if inside is not None:
         fixed_bins = torch.where(inside, fixed_bins, OUTSIDE)  # to pick voxels out, a GPU would have to say first how many there are
     value, table = _information(joint_histogram(fixed_bins, position, bins))
@@ -82,7 +84,7 @@ def _by_torch(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins:
 
 
 def _by_compiled(fixed_bins: Tensor, position: Tensor, inside: Tensor | None, bins: int, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """:func:`_by_torch` by the engine's compiled histogram, which goes over the image once."""
+    """:func:`value_and_slope` by the engine's compiled histogram, which goes over the image once."""
     import numpy as np
 
     from nnreg.kernels import linear_cpu
@@ -116,7 +118,7 @@ class _NMI(torch.autograd.Function):
             if position.device.type == "cpu" and position.dtype == torch.float32 and bins <= 256:
                 value, slope = _by_compiled(fixed_bins, position, inside, bins, shape)
             else:
-                value, slope = _by_torch(fixed_bins, position, inside, bins)
+                value, slope = value_and_slope(fixed_bins, position, inside, bins)
             # what the limits cut off does not change with the intensity
             result = slope * scale
             if limits is not None:

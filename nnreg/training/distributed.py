@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnreg.devices import device_named
 from nnreg.errors import ConfigurationError, TrainingError
 from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler
 from nnreg.training.runtime_utils.reading import read_terms
-from nnreg.training.runtime_utils.runtime import device_named
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
 SILENCE = timedelta(minutes=30)  # a process that is alive and says nothing for so long hangs

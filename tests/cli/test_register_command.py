@@ -43,7 +43,7 @@ def files(request, tmp_path_factory) -> dict[str, Path]:
 def output(files, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("out") / "result"
     named = [word for name in ("fixed_labels", "moving_labels", "fixed_points", "moving_points") for word in (f"--{name}", str(files[name]))]
-    assert main([str(files["fixed"]), str(files["moving"]), "-o", str(folder), *named, "--measure_only", "--field"]) == 0
+    assert main([str(files["fixed"]), str(files["moving"]), "-o", str(folder), *named, "--measure_only", "--field", "--uncertainty"]) == 0
     return folder
 
 
@@ -89,9 +89,33 @@ def test_measures_tell_what_was_done(files, output):
     assert error_voxels(read_itk(output / "transform.h5"), truth, read_image(files["fixed"])) < 1
 
 
+def test_uncertainty_lies_on_the_fixed_grid_and_failure_is_told(files, output):
+    doubt, fixed = read_image(output / "uncertainty.nii.gz"), read_image(files["fixed"])
+    assert doubt.space.same_as(fixed.space)
+    assert 0 < float(doubt.array.max()) < float(max(fixed.space.extent))
+    assert json.loads((output / "measures.json").read_text())["failure"]["probability"] < 0.5
+
+
+def test_restricted_and_preserved(tmp_path):
+    space = Space.plain((40, 46))
+    image, mask = textured(space.shape), np.zeros((1, *space.shape), np.uint8)
+    mask[:, 18:24, 20:26] = 1
+    for name, array in (("fixed", image), ("moving", np.roll(image, (2, 2), (1, 2))), ("mask", mask)):
+        write_image(tmp_path / f"{name}.mha", array, space)
+    pair = [str(tmp_path / "fixed.mha"), str(tmp_path / "moving.mha"), "-o", str(tmp_path / "out"), "--alignment", "none", "--no_pictures", "--field"]
+    main([*pair, "--restrict", "y"])
+    moved = read_itk(tmp_path / "out" / "field.nii.gz").stages[0].displacement
+    assert np.abs(moved[1]).max() < 1e-3
+    assert np.abs(moved[0]).max() > 1
+    assert main([*pair, "--preserve", str(tmp_path / "mask.mha")]) == 0
+    changed = read_itk(tmp_path / "out" / "field.nii.gz").stages[0].determinants()
+    assert np.abs(changed[19:23, 21:25] - 1).max() < 0.01
+    assert np.abs(changed - 1).max() > 0.05
+
+
 def test_results_of_an_earlier_run_do_not_stay(files, output):
     assert main([str(files["fixed"]), str(files["moving"]), "-o", str(output), "--affine_only", "--no_pictures"]) == 0
-    assert {path.name for path in output.iterdir()} == set(OUTPUTS) - {"field.nii.gz", "warped_labels.nii.gz", "overview.png"}
+    assert {path.name for path in output.iterdir()} == set(OUTPUTS) - {"field.nii.gz", "warped_labels.nii.gz", "uncertainty.nii.gz", "overview.png"}
 
 
 def test_colours_and_pictures(tmp_path):
@@ -135,6 +159,11 @@ def bad(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "2D against 3D": (pair("volume.mha"), "2D or both 3D"),
         "channels": (pair("colour.mha"), "channels"),
         "empty mask": (pair("good.mha", "--fixed_mask", str(tmp_path / "empty_mask.mha")), "mask is empty"),
+        "axis": (pair("good.mha", "--restrict", "1x1x0"), "names axes that these images do not have"),
+        "axis name": (pair("absent.mha", "--restrict", "1x2"), "expected a 1"),
+        "weight": (pair("absent.mha", "--landmark_weight", "-2"), "landmark weight -2"),
+        "preserve elsewhere": (pair("good.mha", "--preserve", str(tmp_path / "far.mha")), "far.mha"),
+        "preserve nothing": (pair("good.mha", "--preserve", str(tmp_path / "empty_mask.mha")), "preserve mask is empty"),
         "missing": (pair("absent.mha"), "absent.mha"),
         "truncated": (pair("truncated.mha"), "truncated.mha"),
         "unreadable": (pair("text.nii.gz"), "text.nii.gz"),
@@ -199,6 +228,23 @@ def test_a_pair_that_does_not_register_exits_3_and_is_marked(tmp_path, capsys):
     assert "did not rise" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "measures.json").read_text())["succeeded"] is False
     assert (tmp_path / "out" / "transform.h5").is_file()
+
+
+def test_a_registration_that_likely_failed_exits_3_and_says_why(tmp_path, capsys):
+    space = Space.plain((24, 28, 26), (2.0, 2.0, 2.0))
+    noise = np.random.default_rng(0).normal(100, 20, (1, *space.shape)).astype(np.float32)
+    write_image(tmp_path / "fixed.mha", textured(space.shape), space)
+    write_image(tmp_path / "moving.mha", noise, space)
+    words = [str(tmp_path / "fixed.mha"), str(tmp_path / "moving.mha"), "-o", str(tmp_path / "out"), "--preset", "fast", "--similarity", "lncc"]
+    assert main([*words, "-q"]) == 3
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert "likely failed" in told[0]
+    measures = json.loads((tmp_path / "out" / "measures.json").read_text())
+    assert measures["succeeded"] is False
+    assert measures["failure"]["probability"] > 0.5
+    assert measures["failure"]["reasons"]
+    assert (tmp_path / "out" / "warped.nii.gz").is_file()
 
 
 WHOLE_RUN = """

@@ -11,7 +11,8 @@ from nnreg.engine import PRESETS, Registration, register
 from nnreg.engine import choose_similarity as choosing
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.grids import Level, pyramid
-from nnreg.engine.prepared_image import prepare
+from nnreg.engine.prepared_image import PreparedImage, prepare
+from nnreg.engine.search import search
 from nnreg.engine.similarities import find_similarity, similarity_names
 from nnreg.engine.similarities.lncc_mse import SQUARES_WEIGHT
 from nnreg.errors import ConfigurationError, RegistrationError
@@ -171,6 +172,22 @@ def test_masks_hide_what_they_should():
     assert error_voxels(found.transform, truth, seen) < 0.6 * error_voxels(Transform((truth.stages[1],), 2), truth, seen)
 
 
+def test_what_masks_hide_does_not_lead_the_search():
+    rng = np.random.default_rng(0)
+    fixed = textured((32, 40, 36), 1)
+    moving = np.roll(fixed, 3, axis=3)
+    hidden = np.zeros(fixed.shape, bool)
+    hidden[:, :, :16] = True
+    # behind the masks everything has moved the other way
+    other = np.where(hidden, np.roll(fixed, -3, axis=3), moving) + rng.normal(size=fixed.shape).astype(np.float32)
+    space = Space.plain(fixed.shape[1:])
+    for mask in (None, ~hidden[0]):
+        sides = [PreparedImage(array / array.max(), None if mask is None else mask.astype(np.float32), space) for array in (fixed, other)]
+        found = search(pyramid(*sides, np.eye(4), (1,))[0], 6.0)
+        moved = float(found[2, 12:20, 6:12, 12:24].mean())
+        assert moved < -1 if mask is None else moved > 0
+
+
 @pytest.mark.parametrize("kind", ["affine", "field"])
 def test_a_given_start_is_used_and_kept(kind):
     fixed, moving, _, _, truth = known_pair(2)
@@ -221,6 +238,21 @@ def test_bad_pairs_are_refused_by_name():
         register(fixed=good, moving=Image(np.repeat(good.array, 2, axis=0), space))
     with pytest.raises(RegistrationError, match="fixed mask is empty"):
         register(fixed=good, moving=good, fixed_mask=Image(np.zeros(good.array.shape), space))
+    beside = [np.zeros(good.array.shape, np.uint8) for _ in range(2)]
+    beside[0][:, :, :9], beside[1][:, :, -9:] = 1, 1
+    masks = [Image(mask, space) for mask in beside]
+    with pytest.raises(RegistrationError, match="no common view"):
+        register(fixed=good, moving=good, fixed_mask=masks[0], moving_mask=masks[1], alignment="none")
+    air = np.random.default_rng(0).random(good.array.shape).astype(np.float32)
+    spots = [np.where(mask > 0, good.array, 0) for mask in beside]
+    with pytest.raises(RegistrationError, match="foregrounds of the two images do not meet"):
+        register(fixed=Image(spots[0] + air, space), moving=Image(spots[1] + air, space), alignment="none")
+    with pytest.raises(RegistrationError, match="moving mask is empty, or marks nothing but padding"):
+        register(fixed=good, moving=Image(spots[0], space), moving_mask=masks[1])
+    middle = np.zeros(good.array.shape, np.uint8)
+    middle[:, 15:25, 18:28] = 1
+    with pytest.raises(RegistrationError, match=r"moving image is constant \(50\) inside its mask"):
+        register(fixed=good, moving=Image(np.where(middle > 0, 50, good.array), space), moving_mask=Image(middle, space))
     with pytest.raises(RegistrationError, match="only the fixed image has landmarks"):
         register(fixed=good, moving=good, fixed_points=[[1, 2]])
     with pytest.raises(RegistrationError, match="do not correspond"):
@@ -256,7 +288,7 @@ def test_a_contrast_in_doubt_is_decided_after_a_trial(reversed_contrast, expecte
 
 def test_a_contrast_in_doubt_that_a_trial_does_not_mend_is_two(monkeypatch):
     levels = doubtful_levels(False)
-    monkeypatch.setattr(choosing, "_trial", lambda levels: levels[-1].empty_field())
+    monkeypatch.setattr(choosing, "descended", lambda levels, _: levels[-1].empty_field())
     chosen = choose_similarity(levels, "auto")
     assert chosen.value == "nmi"
     assert "once deformed by it" in chosen.because

@@ -10,6 +10,7 @@ import torch
 from tiny import Tiny, tree
 
 from nnreg.dataset.pairs import Pair
+from nnreg.dataset.raw import Case
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError, TransformError
 from nnreg.geometry import FieldMap, Space, Transform
@@ -188,8 +189,7 @@ def pair() -> dict[str, object]:
     return {
         "transforms": PairTransforms(Transform((field,), 2), Transform.identity(2)),
         "fixed": Image(rng.random((1, *SPACE.shape), dtype=np.float32), SPACE),
-        "moving": moving,
-        "moving_labels": Image((moving.array > 400).astype(np.uint8) * 200, moving_space),
+        "moving": Case(moving, Image((moving.array > 400).astype(np.uint8) * 200, moving_space)),
         "ending": ".nii.gz",
     }
 
@@ -223,7 +223,7 @@ def test_a_pair_that_fails_leaves_what_was_there(pair, tmp_path, earlier):
 def test_a_pair_that_is_written_again_takes_the_place_of_the_old_one(pair, tmp_path):
     folder = tmp_path / "a__b"
     write_pair(folder, **pair)
-    write_pair(folder, **(pair | {"moving_labels": None}))
+    write_pair(folder, **(pair | {"moving": Case(pair["moving"].image)}))
     assert not (folder / "warped_labels.nii.gz").exists()
     assert (folder / "warped.nii.gz").exists()
 

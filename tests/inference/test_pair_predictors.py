@@ -10,11 +10,14 @@ from scipy import ndimage
 
 from nnreg.cli import predict
 from nnreg.dataset.pairs import Pair
-from nnreg.errors import RegistrationError
+from nnreg.engine import register
+from nnreg.errors import ConfigurationError, RegistrationError
 from nnreg.geometry import Space, Transform
 from nnreg.geometry.itk import read_itk
 from nnreg.imageio import Image, write_image
 from nnreg.inference.predictor import PairTransforms
+from nnreg.inference.registration import pair_predictors
+from nnreg.inference.registration.models import PlannedEngine
 from nnreg.inference.registration.pair_predictors import EnginePredictor, Refined
 from nnreg.planning.registration.engine_settings import Optimisation
 
@@ -98,6 +101,26 @@ def test_what_refinement_does_not_improve_stays():
     found = Refined(Fixed(start), SETTINGS, "fast").transforms(PAIR, Source(_picture(), _picture()))
     points = SPACE.to_world([[20.0, 20.0], [10.0, 40.0]])
     np.testing.assert_allclose(found.transform.map_points(points), points, atol=0.05)
+
+
+def test_the_engine_alone_and_refining_takes_the_device_that_is_named(monkeypatch):
+    asked = []
+
+    def registered(**named):
+        asked.append(named["device"])
+        return register(**named | {"device": "torch"})
+
+    monkeypatch.setattr(pair_predictors, "register", registered)
+    source = Source(_picture(), _picture(SHIFT))
+    for mapper in (EnginePredictor(SETTINGS, "cuda:1"), Refined(Fixed(Transform.identity(2)), SETTINGS, "fast", "cuda")):
+        assert _error(mapper.transforms(PAIR, source).transform) < 0.5 * _error(Transform.identity(2))
+    assert asked == ["cuda:1", "cuda"]
+
+
+def test_plans_on_a_device_that_is_not_there_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigurationError, match="-device cuda"):
+        PlannedEngine(None, None, "cuda")
 
 
 @pytest.mark.parametrize("used", ["mask", "labels", "keypoints"])

@@ -64,9 +64,9 @@ def _model(options: argparse.Namespace, configuration: str | None) -> PairModel:
         return TrainedPairs(trained_model(options, configuration))
     if options.model_folder:
         folder = trained_model(options, configuration).folder
-        return PlannedEngine(registration_plans(folder.plans), folder.spec)
+        return PlannedEngine(registration_plans(folder.plans), folder.spec, options.device)
     plans, spec = dataset_plans(options)
-    return PlannedEngine(registration_plans(plans), spec)
+    return PlannedEngine(registration_plans(plans), spec, options.device)
 
 
 def _pairs(options: argparse.Namespace) -> list[Pair] | None:

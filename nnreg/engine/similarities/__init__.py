@@ -45,6 +45,8 @@ class EngineSimilarity:
         Whether `radius` changes anything: ``nnreg_tune`` then tries other windows.
     across_contrasts : bool
         Whether it compares images of different contrasts: ``nnreg_tune`` then tries it on those too.
+    on_device : bool
+        Whether `groups` and its terms also take torch tensors, as levels hold them with ``-device cuda``; a value is then a tensor, and nothing is read back.
     """
 
     name: str
@@ -55,6 +57,7 @@ class EngineSimilarity:
     same_axes: bool = False
     windowed: bool = False
     across_contrasts: bool = False
+    on_device: bool = False
 
 
 SIMILARITIES: Registry[EngineSimilarity] = Registry("similarity")

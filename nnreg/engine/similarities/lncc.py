@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nnreg.arrays import Floats
@@ -10,6 +12,7 @@ from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity
 from nnreg.engine.similarity_terms import ChannelGroup
 from nnreg.kernels import volumes
+from nnreg.kernels.backend import as_number
 from nnreg.kernels.correlation import Windows
 
 FLOOR = 1e-3  # variance (images in [0, 1]) below which a window counts as nearly flat
@@ -22,9 +25,7 @@ class LocalCorrelation:
     """Squared correlation in boxes, mean over voxels and channels."""
 
     def __init__(self, fixed: Floats, radii: tuple[int, int, int]) -> None:
-        self.fixed = fixed
-        self.radii = radii
-        self.floor = FLOOR * float(np.prod([2 * radius + 1 for radius in radii]))
+        self.fixed, self.radii, self.floor = fixed, radii, _floor(radii)
         self.restrict(None)
 
     def restrict(self, valid: Floats | None) -> None:
@@ -36,6 +37,28 @@ class LocalCorrelation:
         return float(np.mean([windows.correlation(image, out)[0] for windows, image, out in zip(self.windows, warped, gradient, strict=True)]))
 
 
+class LocalCorrelationOnDevice:
+    """:class:`LocalCorrelation` of tensors, by what the loss of that name uses on their device: the Triton kernel, or torch."""
+
+    def __init__(self, fixed: Any, radii: tuple[int, int, int]) -> None:
+        from nnreg.losses.lncc import quickest_on
+
+        self.fixed, self.floor = fixed, _floor(radii)
+        self.window = tuple(2 * radius + 1 for radius in radii)
+        self.compute = quickest_on(fixed.device)
+        self.restrict(None)
+
+    def restrict(self, valid: Any) -> None:
+        """See :class:`nnreg.engine.similarity_terms.Term`."""
+        self.mask = None if valid is None else (valid > 0).expand_as(self.fixed)
+
+    def __call__(self, warped: Any, gradient: Any) -> Any:
+        """See :class:`nnreg.engine.similarity_terms.Term`."""
+        value, slope = self.compute(self.fixed, warped, self.window, mask=self.mask, smooth_dr=self.floor)
+        gradient.copy_(slope)
+        return as_number(value)
+
+
 def local_correlation(level: Level, radius: float) -> ChannelGroup:
     """Both images of a level, smoothed a little, under local correlation.
 
@@ -43,7 +66,13 @@ def local_correlation(level: Level, radius: float) -> ChannelGroup:
     """
     radii = tuple(max(1, round(radius * level.spacing / step)) if np.isfinite(step) else 0 for step in level.steps)
     fixed, moving = (_smoothed(side, SMOOTHING * level.spacing) for side in (level.fixed, level.moving))
-    return ChannelGroup(LocalCorrelation(fixed, (radii[0], radii[1], radii[2])), moving)
+    term = LocalCorrelation if isinstance(fixed, np.ndarray) else LocalCorrelationOnDevice
+    return ChannelGroup(term(fixed, (radii[0], radii[1], radii[2])), moving)
+
+
+def _floor(radii: tuple[int, int, int]) -> float:
+    """Smallest sum of squares about the mean of a window."""
+    return FLOOR * float(np.prod([2 * radius + 1 for radius in radii]))
 
 
 def _smoothed(side: PreparedImage, width: float) -> Floats:
@@ -58,4 +87,4 @@ def _groups(level: Level, radius: float) -> list[ChannelGroup]:
     return [local_correlation(level, radius)]
 
 
-SIMILARITIES["lncc"] = EngineSimilarity("lncc", _groups, windowed=True)
+SIMILARITIES["lncc"] = EngineSimilarity("lncc", _groups, windowed=True, on_device=True)

@@ -15,4 +15,4 @@ def _groups(level: Level, radius: float) -> list[ChannelGroup]:
     return [local_correlation(level, radius), squares]
 
 
-SIMILARITIES["lncc+mse"] = EngineSimilarity("lncc+mse", _groups, windowed=True)
+SIMILARITIES["lncc+mse"] = EngineSimilarity("lncc+mse", _groups, windowed=True, on_device=True)

@@ -14,4 +14,4 @@ def _groups(level: Level, radius: float) -> list[ChannelGroup]:
 
 # the maps are made of neighbours along the axes of a grid: both images must have the same axes. Forces between different contrasts are less certain voxel by
 # voxel, and are smoothed more
-SIMILARITIES["mind"] = EngineSimilarity("mind", _groups, smoothing=2.0, same_axes=True, across_contrasts=True)
+SIMILARITIES["mind"] = EngineSimilarity("mind", _groups, smoothing=2.0, same_axes=True, across_contrasts=True, on_device=True)

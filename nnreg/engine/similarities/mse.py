@@ -11,4 +11,4 @@ def _groups(level: Level, radius: float) -> list[ChannelGroup]:
     return [ChannelGroup(MeanSquares(volume_of_side(level)), volume_of(level.moving.image))]
 
 
-SIMILARITIES["mse"] = EngineSimilarity("mse", _groups)
+SIMILARITIES["mse"] = EngineSimilarity("mse", _groups, on_device=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from nnreg.dataset.raw import Case
 from nnreg.files import atomic_folder
 from nnreg.geometry import Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_itk
@@ -19,8 +20,7 @@ def write_pair(
     transforms: PairTransforms,
     *,
     fixed: Image,
-    moving: Image,
-    moving_labels: Image | None,
+    moving: Case,
     ending: str,
     picture: Callable[[Path, Image, Image, Image, Transform], None] | None = None,
     field: bool = True,
@@ -34,8 +34,8 @@ def write_pair(
         ``OUT/FIXED__MOVING``; what was there is replaced.
     transforms
         The predicted maps.
-    fixed, moving, moving_labels
-        Native images; the moving ones are sampled once, onto the fixed grid.
+    fixed, moving
+        The native fixed image; the moving case, of which image and labels are sampled once, onto the fixed grid.
     ending
         Of the warped files, such as ``.nii.gz``; ``.jpg`` becomes ``.png``, or ``.tif`` where the values are no bytes.
     picture
@@ -52,14 +52,14 @@ def write_pair(
             write_itk(part / "field.nii.gz" if fixed.space.ndim == 3 else part / "field.mha", transforms.transform, fixed.space)
         if inverse:
             write_itk(part / "inverse_transform.h5", transforms.transform.inverse())
-        warped = resample_image(moving.array, moving=moving.space, fixed=fixed.space, transform=transforms.transform)
-        kind = warped.dtype if ending_for(ending, warped.dtype) == ending else moving.array.dtype  # pictures hold whole numbers only
+        warped = resample_image(moving.image.array, moving=moving.image.space, fixed=fixed.space, transform=transforms.transform)
+        kind = warped.dtype if ending_for(ending, warped.dtype) == ending else moving.image.array.dtype  # pictures hold whole numbers only
         write_image(part / f"warped{ending_for(ending, kind)}", as_stored(warped, kind), fixed.space)
-        if moving_labels is not None:
-            labels = resample_labels(moving_labels.array, moving=moving_labels.space, fixed=fixed.space, transform=transforms.transform)
+        if moving.labels is not None:
+            labels = resample_labels(moving.labels.array, moving=moving.labels.space, fixed=fixed.space, transform=transforms.transform)
             write_image(part / f"warped_labels{ending_for(ending, labels.dtype)}", labels, fixed.space)
         if picture is not None:
-            picture(part / "overview.png", fixed, moving, Image(warped, fixed.space), transforms.transform)
+            picture(part / "overview.png", fixed, moving.image, Image(warped, fixed.space), transforms.transform)
 
 
 __all__ = ["DONE", "write_pair"]

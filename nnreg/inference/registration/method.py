@@ -62,8 +62,8 @@ class MethodRecord:
     schema_version: int = SCHEMA_VERSION
 
 
-def mapper_named(method: str, predictor: Predictor, settings: Optimisation) -> PairMapper:
-    """What predicts by `method`.
+def mapper_named(method: str, predictor: Predictor, settings: Optimisation, device: str = "cpu") -> PairMapper:
+    """What predicts by `method`, the engine on the device of that name.
 
     Raises
     ------
@@ -71,13 +71,13 @@ def mapper_named(method: str, predictor: Predictor, settings: Optimisation) -> P
         If the plan has no refinement.
     """
     if method == ENGINE:
-        return EnginePredictor(settings)
+        return EnginePredictor(settings, device)
     network = NetworkPredictor(predictor)
     if method == NETWORK:
         return network
     if settings.refinement is None:
         raise PredictionError("--method refined: optimisation.refinement of the plans is null. Name a preset there, or use --method network.")
-    return Refined(network, settings, settings.refinement)
+    return Refined(network, settings, settings.refinement, device)
 
 
 def compare(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nnreg.dataset.spec import DatasetSpec
+from nnreg.devices import device_named
+from nnreg.engine.device import engine_part
 from nnreg.inference.predictor import TrainedModel
 from nnreg.inference.registration.cases import FolderCases, NewImages, folder_beside
 from nnreg.inference.registration.method import mapper_named, method_of
@@ -84,15 +86,25 @@ class TrainedPairs:
         else:
             supervised = bool(predictor.configuration.training.supervision)
             chosen = method_of(folder.path, list(self.model.folds) or folder.folds(), settings, supervised=supervised)
-        return mapper_named(chosen.value, predictor, settings), Origin(self._plans.dataset_name, folder.path.name, chosen)
+        return mapper_named(chosen.value, predictor, settings, engine_part(self.model.device)), Origin(self._plans.dataset_name, folder.path.name, chosen)
 
 
 @dataclass(frozen=True)
 class PlannedEngine:
-    """The engine with the settings of plans, pair by pair: nothing is trained, no checkpoint is needed."""
+    """The engine with the settings of plans, pair by pair: nothing is trained, no checkpoint is needed.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such device; a GPU of CUDA that is named refines the levels, ``auto`` leaves them on the processor.
+    """
 
     plans: RegistrationPlans
     spec: DatasetSpec
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        device_named(self.device)
 
     def source(self, images: NewImages) -> FolderCases:
         """See :class:`PairModel`."""
@@ -101,7 +113,7 @@ class PlannedEngine:
 
     def mapper(self, method: str | None) -> tuple[PairMapper, Origin]:
         """See :class:`PairModel`; there is one method."""
-        return EnginePredictor(self.plans.optimisation), Origin(self.plans.dataset_name, f"{OPTIMISE}__{self.plans.plans_name}")
+        return EnginePredictor(self.plans.optimisation, engine_part(self.device)), Origin(self.plans.dataset_name, f"{OPTIMISE}__{self.plans.plans_name}")
 
 
 def _cases(images: NewImages, spec: DatasetSpec, preprocessor: Preprocessor | None, ndim: int | None) -> FolderCases:

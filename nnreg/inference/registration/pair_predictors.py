@@ -35,14 +35,15 @@ class NetworkPredictor:
 
 @dataclass(frozen=True)
 class EnginePredictor:
-    """The engine, pair by pair, with the plan's settings."""
+    """The engine, pair by pair, with the plan's settings, on a device by its name."""
 
     settings: Optimisation
+    device: str = "cpu"
 
     def transforms(self, pair: Pair, source: CaseSource) -> PairTransforms:
         """See :class:`PairMapper`."""
-        found = run_engine(pair, source, self.settings, preset=self.settings.preset)
-        return PairTransforms(found.transform, found.start, {"succeeded": found.succeeded, **_similarity(found)})
+        found = run_engine(pair, source, self.settings, preset=self.settings.preset, device=self.device)
+        return PairTransforms(found.transform, found.start, {"succeeded": found.succeeded, **_judged(found)})
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,17 @@ class Refined:
     first: PairMapper
     settings: Optimisation
     preset: str
+    device: str = "cpu"
 
     def transforms(self, pair: Pair, source: CaseSource) -> PairTransforms:
         """See :class:`PairMapper`."""
         start = self.first.transforms(pair, source)
-        found = run_engine(pair, source, self.settings, preset=self.preset, initial=start.transform)
-        transform = found.transform if found.succeeded else start.transform
-        return PairTransforms(transform, start.alignment, start.notes | {"refined": found.succeeded, **_similarity(found)})
+        found = run_engine(pair, source, self.settings, preset=self.preset, initial=start.transform, device=self.device)
+        transform = found.transform if found.rose else start.transform
+        return PairTransforms(transform, start.alignment, start.notes | {"refined": found.rose, **_judged(found)})
 
 
-def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, preset: str, initial: Transform | None = None) -> Registration:
+def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, preset: str, initial: Transform | None = None, device: str = "cpu") -> Registration:
     """Register a pair of a source as the plans say.
 
     Raises
@@ -93,10 +95,12 @@ def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, pres
             radius=settings.radius,
             smoothness=settings.smoothness,
             symmetric=settings.symmetric,
+            device=device,
         )
     except RegistrationError as error:
         raise RegistrationError(f"pair {pair.name}: {error}") from error
 
 
-def _similarity(found: Registration) -> dict[str, object]:
-    return {"similarity": {"measure": found.similarity, "aligned": found.similarity_before, "after": found.similarity_after}}
+def _judged(found: Registration) -> dict[str, object]:
+    similarity = {"measure": found.similarity, "aligned": found.similarity_before, "after": found.similarity_after}
+    return {"similarity": similarity, "failure_probability": round(found.failure_probability, 4)}

@@ -11,6 +11,7 @@ from typing import Any
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import Pair, check_pair_names, pairs_among
+from nnreg.dataset.raw import Case
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
 from nnreg.evaluation.registration.pictures import overview_of_transform
@@ -98,8 +99,7 @@ def _predict_pair(mapper: PairMapper, source: CaseSource, pair: Pair, output: Pa
         output / pair.name,
         transforms,
         fixed=fixed,
-        moving=moving,
-        moving_labels=source.labels(pair.moving),
+        moving=Case(moving, source.labels(pair.moving)),
         ending=ending,
         picture=overview_of_transform if options.pictures else None,
         field=options.field,

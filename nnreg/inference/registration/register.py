@@ -8,16 +8,19 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.arrays import Floats
 from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import read_label_map
-from nnreg.engine import Registration, register
+from nnreg.engine import Constraints, Registration, register, uncertainty_map
+from nnreg.engine.constraints import FREE
+from nnreg.errors import GeometryError
 from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import no_empty_folders, refuse_overwriting, writable_folder, write_json
 from nnreg.geometry.itk import write_itk
@@ -27,7 +30,16 @@ from nnreg.imageio.image import as_stored
 from nnreg.progress import Progress
 
 SCHEMA_VERSION = 1
-OUTPUTS = ("transform.h5", "inverse_transform.h5", "field.nii.gz", "warped.nii.gz", "warped_labels.nii.gz", "measures.json", "overview.png")
+OUTPUTS = (
+    "transform.h5",
+    "inverse_transform.h5",
+    "field.nii.gz",
+    "warped.nii.gz",
+    "warped_labels.nii.gz",
+    "uncertainty.nii.gz",
+    "measures.json",
+    "overview.png",
+)
 
 
 @dataclass(frozen=True)
@@ -43,10 +55,11 @@ class PairFiles:
     fixed_points: Path | str | None = None
     moving_points: Path | str | None = None
     initial: Sequence[Path | str] = ()
+    preserve: Path | str | None = None
 
     def all(self) -> list[Path | str | None]:
         """Every file that is read."""
-        beside = (self.fixed_mask, self.moving_mask, self.fixed_labels, self.moving_labels, self.fixed_points, self.moving_points)
+        beside = (self.fixed_mask, self.moving_mask, self.fixed_labels, self.moving_labels, self.fixed_points, self.moving_points, self.preserve)
         return [*self.fixed, *self.moving, *beside, *files_of(self.initial)]
 
 
@@ -57,6 +70,7 @@ def register_files(
     guided: bool = True,
     picture: bool = True,
     field: bool = False,
+    uncertainty: bool = False,
     on_progress: Progress | None = None,
     **options: Any,
 ) -> Registration:
@@ -75,10 +89,12 @@ def register_files(
         Whether to draw ``overview.png``.
     field
         Whether to write ``field.nii.gz``: what ``transform.h5`` holds already, affine part included, for programs that read displacements alone.
+    uncertainty
+        Whether to write ``uncertainty.nii.gz``: three more registrations.
     on_progress
         Called with (done, total, what is being done).
     **options
-        preset, similarity, alignment, affine_only, symmetric, radius, smoothness: as in :func:`nnreg.engine.register`.
+        preset, similarity, alignment, affine_only, symmetric, radius, smoothness, device, constraints: as in :func:`nnreg.engine.register`.
 
     Returns
     -------
@@ -95,10 +111,12 @@ def register_files(
         refuse_overwriting(output / name, files.all())
     with no_empty_folders():
         writable_folder(output)  # told before the work, not after it
-        return _registered(files, output, guided=guided, picture=picture, field=field, on_progress=on_progress, **options)
+        result = _registered(files, guided=guided, on_progress=on_progress, **options)
+        write_registration(output, result, files=files, guided=guided, picture=picture, field=field, uncertainty=uncertainty)
+        return result
 
 
-def _registered(files: PairFiles, output: Path, *, guided: bool, picture: bool, field: bool, on_progress: Progress | None, **options: Any) -> Registration:
+def _registered(files: PairFiles, *, guided: bool, constraints: Constraints = FREE, **options: Any) -> Registration:
     started = time.perf_counter()
     fixed, moving = _image(files.fixed), _image(files.moving)
     initial = read_transforms(files.initial, fixed=fixed.space, moving=moving.space) if files.initial else None
@@ -106,6 +124,8 @@ def _registered(files: PairFiles, output: Path, *, guided: bool, picture: bool, 
     masks = [_beside(path, *side) for path, side in zip((files.fixed_mask, files.moving_mask), sides, strict=True)]
     labels = [_beside(path, *side) for path, side in zip((files.fixed_labels, files.moving_labels), sides, strict=True)]
     points = [_points(path, image) for path, (image, _) in zip((files.fixed_points, files.moving_points), sides, strict=True)]
+    if files.preserve is not None:
+        constraints = replace(constraints, preserve=_beside(files.preserve, *sides[0]))
     result = register(
         fixed=fixed,
         moving=moving,
@@ -117,22 +137,22 @@ def _registered(files: PairFiles, output: Path, *, guided: bool, picture: bool, 
         moving_points=points[1],
         guided=guided,
         initial=initial,
-        on_progress=on_progress,
+        constraints=constraints,
         **options,
     )
     # what is not one of the engine's stages
     result.timings["reading"] = time.perf_counter() - started - sum(result.timings.values())
-    write_registration(output, result, files=files, guided=guided, picture=picture, field=field)
     return result
 
 
-def write_registration(output: Path, result: Registration, *, files: PairFiles, guided: bool, picture: bool, field: bool) -> None:
+def write_registration(output: Path, result: Registration, *, files: PairFiles, guided: bool, picture: bool, field: bool, uncertainty: bool = False) -> None:
     """Write all that belongs to a result; nothing is in `output` before everything is written."""
+    doubt = _uncertainty(result) if uncertainty else None
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix=".registration.", dir=output) as temporary:
         part = Path(temporary)
         write_itk(part / "transform.h5", result.transform)
-        write_itk(part / "inverse_transform.h5", result.inverse)
+        _write_inverse(part / "inverse_transform.h5", result)
         if field:
             write_itk(part / "field.nii.gz", result.transform, result.fixed.space)
         colour = result.moving.array.dtype == np.uint8 and result.moving.channels in (3, 4)
@@ -140,6 +160,8 @@ def write_registration(output: Path, result: Registration, *, files: PairFiles, 
         write_image(part / "warped.nii.gz", warped, result.fixed.space)
         if result.annotations.moving_labels is not None:
             write_image(part / "warped_labels.nii.gz", result.warped_labels(result.annotations.moving_labels), result.fixed.space)
+        if doubt is not None:
+            write_image(part / "uncertainty.nii.gz", doubt[None], result.fixed.space)
         if picture:
             overview_of_transform(part / "overview.png", result.fixed, result.moving, Image(warped, result.fixed.space), result.transform)
         result.timings["writing"] = time.perf_counter() - started
@@ -150,6 +172,22 @@ def write_registration(output: Path, result: Registration, *, files: PairFiles, 
             elif (output / name).exists():
                 # of an earlier run, and no part of this result
                 (output / name).unlink()
+
+
+def _write_inverse(path: Path, result: Registration) -> None:
+    """The inverse; a registration that failed may have none, and its other files are written all the same."""
+    try:
+        write_itk(path, result.inverse)
+    except GeometryError:
+        if result.succeeded:
+            raise
+
+
+def _uncertainty(result: Registration) -> Floats:
+    started = time.perf_counter()
+    found = uncertainty_map(result)
+    result.timings["uncertainty"] = time.perf_counter() - started
+    return found
 
 
 def _content(result: Registration, files: PairFiles, guided: bool) -> dict[str, Any]:

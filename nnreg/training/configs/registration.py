@@ -12,7 +12,7 @@ TRAINER_CONFIGS["unetreg_velocity"] = TrainerConfig(
     architecture="unetreg", architecture_kwargs={"integration_steps": 7}, description="unetreg with a stationary velocity field, integrated in 7 steps"
 )
 TRAINER_CONFIGS["fine_tune"] = TrainerConfig(
-    training={"learning_rate": 1e-4}, description="registration: learning rate 1e-4, a tenth of the planned one, to go on from -pretrained_weights"
+    training={"learning_rate": 1e-4}, description="registration: learning rate 1e-4, a tenth of the planned one or less, to go on from -pretrained_weights"
 )
 TRAINER_CONFIGS["joint"] = TrainerConfig(
     architecture="dual_pyramid",

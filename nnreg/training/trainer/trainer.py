@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
+from nnreg.devices import device_named
 from nnreg.errors import ConfigurationError, TrainingError
 from nnreg.files import make_folder, read_json, write_json, write_text
 from nnreg.inference.trained_networks import Predictor
@@ -39,7 +40,6 @@ from nnreg.training.runtime_utils.runtime import (
     autocast_type,
     channels_last,
     determinism,
-    device_named,
     fastest_convolutions,
     needs_scaler,
     seed_everything,
