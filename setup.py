@@ -35,7 +35,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["nnreg", "nnreg.*"]),
-    package_data={"nnreg": ["py.typed", "training/importers/templates/*.yaml"]},
+    package_data={"nnreg": ["py.typed", "training/importers/templates/*.yaml", "report/templates/*"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
@@ -56,6 +56,8 @@ setup(
         "PyYAML>=6.0",
         "shtab>=1.6",
         "safetensors>=0.4",
+        "Jinja2>=3.1",
+        "pillow>=10.0",
     ],
     extras_require={
         "zarr": ["zarr>=3.0"],
@@ -64,6 +66,7 @@ setup(
         "wandb": ["wandb>=0.17"],
         "interop": ["nibabel>=5", "nitransforms>=25"],
         "dask": ["distributed>=2024.1"],
+        "browser": ["playwright>=1.45"],
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6", "zarr>=3.0; python_version >= '3.11'"],
     },

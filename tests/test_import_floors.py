@@ -24,6 +24,7 @@ FLOORS: dict[str, int] = {
     "inference": 4,
     "evaluation": 4,
     "groups": 5,
+    "report": 5,
     "tasks": 5,
     "api": 5,
     "cli": 6,

@@ -133,7 +133,7 @@ class Tiny:
         from nnreg.cli.train import main
 
         length = ["--epochs", str(epochs), "--iterations_per_epoch", str(iterations)]
-        return main([self.id, self.configuration, str(fold), *length, "-device", "cpu", "--quiet", *self.where, *map(str, more)])
+        return main([self.id, self.configuration, str(fold), *length, "-device", "cpu", "--quiet", "--no_report", *self.where, *map(str, more)])
 
     def train(self, fold: int | str, *more: object, epochs: int = 1, iterations: int = 1) -> Path:
         """``nnreg_train``, which must succeed."""
@@ -144,7 +144,20 @@ class Tiny:
         """``nnreg_predict`` of the test images, without pictures, by default without refinement; returns its exit code."""
         from nnreg.cli.predict import main
 
-        given = ["-i", str(images or self.raw / "imagesTs"), "-o", str(output), "-d", self.id, "-c", self.configuration, "-device", "cpu", "--no_pictures"]
+        given = [
+            "-i",
+            str(images or self.raw / "imagesTs"),
+            "-o",
+            str(output),
+            "-d",
+            self.id,
+            "-c",
+            self.configuration,
+            "-device",
+            "cpu",
+            "--no_pictures",
+            "--no_report",
+        ]
         return main([*given, *([] if refine else ["--no_refinement"]), *self.where, *map(str, more)])
 
     def predict(self, output: Path, *more: object, images: Path | None = None, refine: bool = False) -> dict[str, Any]:

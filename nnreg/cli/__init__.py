@@ -21,6 +21,7 @@ COMMANDS = {
     "export_model": "a trained model as one file to share",
     "install_model": "a shared model into this workspace",
     "evaluate": "predictions against labels, landmarks and true fields",
+    "report": "a page of results to look at and to show",
     "find_best_configuration": "which configuration or ensemble segments best",
     "ensemble": "mean probabilities of several predictions",
     "determine_postprocessing": "whether largest components help",

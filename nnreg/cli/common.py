@@ -55,6 +55,10 @@ class Parser(argparse.ArgumentParser):
         """``-q``, and what nnU-Net calls it."""
         self.add_argument("-q", "--quiet", *aliases, action="store_true", help="no progress bar")
 
+    def add_no_report(self) -> None:
+        """``--no_report``."""
+        self.add_argument("--no_report", action="store_true", help="write no report.html at the end")
+
     def add_processes(self, what: str) -> None:
         """``-np``."""
         self.add_argument("-np", "--processes", type=positive, metavar="N", help=f"{what} at a time (default: nnReg_n_proc, else the number of cores)")

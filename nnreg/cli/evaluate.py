@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, folder, positive, run, workspace_of
+from nnreg.progress import progress_bar
 from nnreg.task import TASKS, imported
 
 
@@ -26,6 +27,7 @@ def parser() -> Parser:
     result.add_argument("-np", "--processes", type=positive, metavar="N", help="pairs evaluated at a time (default: nnReg_n_proc, else the number of cores)")
     result.add_argument("--no_surface", action="store_true", help="leave out surface distances, which take most of the time")
     result.add_argument("--no_labels", action="store_true", help="leave out labels, for cases that have none")
+    result.add_no_report()
     result.add_quiet()
     result.add_workspace()
     return result
@@ -57,6 +59,18 @@ def _work(options: argparse.Namespace) -> None:
     write_summary(output, summary)
     print(shown)
     print(f"\nsummary: {output}")
+    if not options.no_report:
+        from nnreg.report import REPORT_FILE, report_after
+
+        report_after(
+            predictions,
+            print,
+            output=output.with_name(REPORT_FILE),
+            summary=output,
+            raw=raw,
+            workspace=workspace_of(options),
+            on_progress=progress_bar("report", quiet=options.quiet),
+        )
 
 
 if __name__ == "__main__":

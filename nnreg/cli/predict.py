@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, folder, run
+from nnreg.cli.common import Parser, folder, run, workspace_of
 from nnreg.cli.prediction import DEFAULT_TRAINER, dataset_plans, trained_model
 from nnreg.errors import ConfigurationError, PredictionError
+from nnreg.progress import progress_bar
 from nnreg.task import TASKS, imported, usable_tasks
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def _parser(say: Callable[[str], None] = lambda problem: None) -> tuple[Parser, 
     result.add_argument("--no_pictures", action="store_true", help="draw no overview")
     result.add_argument("--continue_prediction", "--c", action="store_true", help="keep what is finished")
     result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    result.add_no_report()
     result.add_quiet("--disable_progress_bar")
     result.add_workspace()
     return result, _groups(result, say)
@@ -78,6 +80,16 @@ def _work(options: argparse.Namespace) -> None:
     _check_belonging(options, plans.task)
     configuration = options.configuration or (None if options.model_folder else plans.recommended)
     print(imported(TASKS[plans.task].predict_command)(options, configuration))
+    if not options.no_report:
+        from nnreg.report import report_after
+
+        report_after(
+            options.output,
+            print,
+            workspace=workspace_of(options),
+            labels=getattr(options, "labels", None),
+            on_progress=progress_bar("report", quiet=options.quiet),
+        )
 
 
 def planned(options: argparse.Namespace) -> Plans:

@@ -57,6 +57,7 @@ def parser() -> Parser:
     result.add_argument(
         "-device", "--device", default="cpu", help="cpu, cuda or cuda:1: where levels are refined; alignment stays on the processor (default: cpu)"
     )
+    result.add_argument("--report", action="store_true", help="also write report.html, as nnreg_report OUT does: it takes as long as a fast registration")
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_quiet()
     return result
@@ -105,6 +106,10 @@ def _work(options: argparse.Namespace) -> int:
     for note in (*result.fixed.notes, *result.moving.notes):
         print(f"nnreg_register: {note}", file=sys.stderr)
     print(_report(result, Path(options.output)))
+    if options.report:
+        from nnreg.report import report_after
+
+        report_after(options.output, print)
     if not result.succeeded:
         inverse = "" if (Path(options.output) / "inverse_transform.h5").exists() else ", it has no inverse"
         print(

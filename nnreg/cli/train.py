@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def parser() -> Parser:
         help="processes that share every batch: a GPU each, or with -device cpu processes on processors (several hosts: torchrun)",
     )
     result.add_argument("--num_workers", type=int, metavar="N", help="processes that load data (default: 0 on a CPU)")
+    result.add_no_report()
     result.add_quiet()
     result.add_workspace()
     add_labelled(result)
@@ -110,10 +111,18 @@ def _train_fold(options: argparse.Namespace, fold: int | str, overrides: dict[st
         validate_best=options.val_best,
         pretrained_weights=options.pretrained_weights,
         save_probabilities=options.npz,
-        listeners=Listeners(line=bar.write, step=bar.step),
+        listeners=Listeners(line=bar.write, step=bar.step, finished=lambda folder: _report(options, folder, bar.write)),
         ranks=Ranks.of_environment(),
     )
     bar.close()
+
+
+def _report(options: argparse.Namespace, fold: Path, say: Callable[[str], None]) -> None:
+    """The page of a fold that is trained and validated."""
+    from nnreg.report import report_after
+
+    if not options.no_report:
+        report_after(fold, say, workspace=workspace_of(options))
 
 
 def _train_by_several(options: argparse.Namespace, fold: int | str, overrides: dict[str, Any]) -> None:

@@ -81,3 +81,11 @@ def values_in(path: Path) -> set[int]:
         return set(unique(whole_numbers(read_image(path), path).array))
     volume = open_image(path).volume()
     return {value for box in volume.boxes() for value in unique(whole_numbers_of_block(volume.read(box), path))}
+
+
+def folder_beside(images: Path, kind: str) -> Path | None:
+    """``labelsTs`` (or another `kind`) beside ``imagesTs``, if it is there."""
+    if not images.name.startswith("images"):
+        return None
+    folder = images.with_name(kind + images.name.removeprefix("images"))
+    return folder if folder.is_dir() else None

@@ -76,6 +76,83 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
     return result
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Slices of one view, of square pixels.
+
+    Attributes
+    ----------
+    name
+        Of the view; empty in 2D.
+    grid : Space
+        (slices, rows, columns) of the page; (rows, columns) alone in 2D.
+    slabs : tuple of Space
+        Each slice with its neighbours, as the Jacobian needs them; beyond the first and last slice of the image there are none.
+    numbers : tuple of int
+        Which slice of the image each is, from 1.
+    total
+        How many the image has.
+    """
+
+    name: str
+    grid: Space
+    slabs: tuple[Space, ...]
+    numbers: tuple[int, ...]
+    total: int
+
+    def sized(self, size: int) -> Stack:
+        """The same slices with square pixels, at most `size` on a side."""
+        slabs = tuple(_square_pixels(space, size) for space in self.slabs)
+        return Stack(self.name, _square_pixels(self.grid, size), slabs, self.numbers, self.total)
+
+
+def stacks(fixed: Image, *, count: int, size: int, centre: Sequence[int] | None = None) -> list[Stack]:
+    """Per view up to `count` slices, evenly through what is seen, with at most `size` square pixels on a side and none finer than the image's."""
+    if fixed.space.ndim == 2:
+        [(_, space)] = planes(fixed)
+        return [Stack("", space, (space,), (1,), 1).sized(size)]
+    middle = list(_centre(fixed) if centre is None else centre)
+    axes, spans, result = _array_axes(fixed.space), _spans(fixed), []
+    for name, _ in planes(fixed, middle):
+        axis = next(axes[through][0] for plane, (through, _), _, _ in PLANES if plane == name)
+        chosen, total = _evenly(*spans[axis], middle[axis], count), fixed.space.shape[axis]
+        slabs = [dict(planes(fixed, [*middle[:axis], index, *middle[axis + 1 :]]))[name] for index in chosen]
+        grid = _every(slabs[0], chosen[0] - _first_of_slab(chosen[0], total), chosen)
+        result.append(Stack(name, grid, tuple(slabs), tuple(index + 1 for index in chosen), total).sized(size))
+    return result
+
+
+def _first_of_slab(at: int, size: int) -> int:
+    return min(max(at - min(THICKNESS, size) // 2, 0), size - min(THICKNESS, size))
+
+
+def _every(slab: Space, position: int, chosen: Sequence[int]) -> Space:
+    """The grid of evenly spaced slices, of which the first is the one at `position` of the slab."""
+    turn = np.eye(4)
+    turn[0, 0], turn[0, 3] = chosen[1] - chosen[0] if len(chosen) > 1 else 1, position
+    return Space.from_matrix([len(chosen), *slab.shape[1:]], slab.matrix @ turn)
+
+
+def _evenly(first: int, last: int, middle: int, count: int) -> list[int]:
+    """Up to `count` indices with one step between them, among them `middle`; the outermost ones, which show little, are left out."""
+    step = max(1, -(-(last - first + 1) // (count + 1)))
+    return [index for index in range(middle - step * (count // 2), middle + step * (count // 2) + 1, step) if first <= index <= last][:count] or [middle]
+
+
+def _square_pixels(space: Space, size: int) -> Space:
+    """The same slice with square pixels, at most `size` on a side and none finer than the finest of the grid."""
+    n = space.ndim
+    extent, spacing = space.extent[-2:], np.asarray(space.spacing[-2:])
+    pitch = max(float(spacing.min()), float(extent.max()) / size)
+    shape = [max(1, round(float(side) / pitch)) for side in extent]
+    scale, shift = np.eye(n + 1), np.zeros(n)
+    for axis in (n - 2, n - 1):
+        scale[axis, axis] = pitch / space.spacing[axis]
+        shift[axis] = (space.shape[axis] - 1 - (shape[axis - n + 2] - 1) * scale[axis, axis]) / 2
+    scale[:n, n] = shift
+    return Space.from_matrix([*space.shape[:-2], *shape], space.matrix @ scale)
+
+
 def page(array: Reals) -> Reals:
     """The middle slice (C, rows, columns)."""
     return array if array.ndim == 3 else array[:, array.shape[1] // 2]
@@ -141,7 +218,7 @@ def _turned(space: Space, order: list[tuple[int, int]], senses: list[int], at: i
         start = 0 if step > 0 else size - 1
         if at is not None and position == 0:
             thickness = min(THICKNESS, size)
-            step, start, size = 1, min(max(at - thickness // 2, 0), size - thickness), thickness
+            step, start, size = 1, _first_of_slab(at, size), thickness
         turn[axis, position], turn[axis, n] = step, start
         shape.append(size)
     return Space.from_matrix(shape, space.matrix @ turn)
@@ -149,9 +226,14 @@ def _turned(space: Space, order: list[tuple[int, int]], senses: list[int], at: i
 
 def _centre(fixed: Image) -> list[int]:
     """Index of the middle of the foreground."""
+    return [(first + last) // 2 for first, last in _spans(fixed)]
+
+
+def _spans(fixed: Image) -> list[tuple[int, int]]:
+    """First and last index of the foreground along every axis."""
     brightness = fixed.array.astype(np.float32).mean(axis=0)
     foreground = brightness > brightness.mean()
     if not foreground.any():
-        return [size // 2 for size in foreground.shape]
-    spans = [np.flatnonzero(foreground.any(axis=tuple(other for other in range(foreground.ndim) if other != axis))) for axis in range(foreground.ndim)]
-    return [int(span[0] + span[-1]) // 2 for span in spans]
+        return [(0, size - 1) for size in foreground.shape]
+    seen = [np.flatnonzero(foreground.any(axis=tuple(other for other in range(foreground.ndim) if other != axis))) for axis in range(foreground.ndim)]
+    return [(int(span[0]), int(span[-1])) for span in seen]

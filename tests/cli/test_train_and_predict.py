@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from tiny import tree
 
-from nnreg.cli import evaluate
+from nnreg.cli import evaluate, predict, train
 from nnreg.geometry import resample_image
 from nnreg.geometry.itk import read_itk
 from nnreg.imageio import read_image
@@ -106,6 +106,23 @@ def test_the_inverse_is_written_and_the_field_left_out_where_asked(plane, tmp_pa
     forward, back = (read_itk(folder / name) for name in ("transform.h5", "inverse_transform.h5"))
     assert np.abs(forward.map_points(points) - points).max() > 1
     assert np.abs(back.map_points(forward.map_points(points)) - points).max() < 0.2  # a sixth of a voxel, of a rough field
+
+
+def test_a_page_is_made_at_the_end_of_the_training_the_prediction_and_the_evaluation(plane, tmp_path):
+    copy = plane.copy(tmp_path / "copy")
+    given = ["-d", copy.id, *copy.where, "-q"]
+    assert train.main([copy.id, copy.configuration, "0", "--val", "-device", "cpu", "-q", *copy.where]) == 0
+    assert "Decisions and their reasons" in (copy.fold(0) / "report.html").read_text()
+    out = tmp_path / "out"
+    options = ["-c", copy.configuration, "-device", "cpu", "--no_refinement", "--no_pictures"]
+    assert predict.main(["-i", str(copy.raw / "imagesTs"), "-o", str(out), *options, *given]) == 0
+    before = (out / "report.html").read_text()
+    assert "Means over all pairs" not in before
+    assert evaluate.main([str(out), "-np", "1", "--no_surface", *given]) == 0
+    after = (out / "report.html").read_text()
+    assert "Means over all pairs" in after
+    assert "linear alignment" in after
+    assert "pre_alignment" in after  # the plans of the model, from the workspace
 
 
 def test_warped_labels_keep_their_values_and_lie_on_the_fixed_grid(plane, tmp_path):

@@ -47,6 +47,8 @@ def _raw(tmp_path, images, **spec):
         image_paths=lambda case: (tmp_path / case,),
         read_image=lambda case: images[case],
         read_keypoints=lambda case: None,
+        read_labels=lambda case: None,
+        digest=lambda case: case,
         label_path=lambda case: None,
         mask_path=lambda case: None,
         subject=lambda case: case,

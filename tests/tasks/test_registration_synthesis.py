@@ -45,7 +45,7 @@ def test_samples_are_functions_of_the_index_and_teach(plane, pairs, recipe):
     first, second = (PairSamples(plane.arrays, pairs, resolved, 4, "train", True) for _ in range(2))
     sample, again = first[3], [second[index] for index in (1, 3)][1]
     assert all(torch.equal(value, again[name]) for name, value in sample.items())
-    assert sample.keys() == {"fixed", "moving", "fixed_input", "moving_input", "fixed_labels", "moving_labels", "label_subset"}
+    assert sample.keys() == {"fixed", "moving", "fixed_input", "moving_input", "fixed_labels", "moving_labels", "label_subset", "labels_known"}
     objective = RegistrationObjective(resolved, TrainerConfig())
     batch = collate([first[index] for index in range(2)])
     field = torch.zeros(2, 2, *resolved.grid, requires_grad=True)

@@ -39,7 +39,7 @@ def overview_of_labels(path: Path | str, image: Image, labels: Integers, *, trut
         Label values and what they are called, for the headline.
     """
     maps = [labels, *([] if truth is None else [truth.array[0]])]
-    shown = planes(image, _middle(labels) if labels.any() else None)
+    shown = planes(image, middle_of_labels(labels) if labels.any() else None)
     titles = ("image", "prediction", *(() if truth is None else ("truth", "green right, red extra, blue missed")))
     greys = window(image.array)
     with sheet(path, [panel_height(space.shape, space.spacing) for _, space in shown], titles, _headline(labels, names)) as axes:
@@ -48,7 +48,7 @@ def overview_of_labels(path: Path | str, image: Image, labels: Integers, *, trut
             axes[row][0].set_ylabel(name, fontsize=9)
 
 
-def _middle(labels: Integers) -> list[int]:
+def middle_of_labels(labels: Integers) -> list[int]:
     """The labelled slice nearest to the middle of all that is labelled, per axis."""
     result = []
     for axis in range(labels.ndim):

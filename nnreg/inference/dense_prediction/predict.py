@@ -31,6 +31,7 @@ from nnreg.inference.registration.cases import refuse_own_folder
 from nnreg.inference.registration.prefetch import Behind, ahead
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.progress import Progress
+from nnreg.run_record import run_record
 
 PICTURES = "overview"
 _drawing = threading.Lock()  # matplotlib is not made for several threads
@@ -88,6 +89,8 @@ def predict_cases(
     predictor.spec.write(output / SPEC)
     cases = source.cases[options.part :: options.parts]
     record = PredictionRecord(output / (PREDICTION_FILE if options.parts == 1 else f"prediction_part_{options.part}.json"), predictor, model)
+    if cases:
+        record.content |= run_record() | {"images_folder": str(source.files(cases[0])[0].parent.absolute())}
     finished_before = [case for case in cases if _is_finished(output, case, predictor, source, options)]
     kept = record.keep(finished_before) if options.continue_prediction else []
     on_progress(len(kept), len(cases), "")

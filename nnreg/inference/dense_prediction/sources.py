@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.dataset import RawDataset
+from nnreg.dataset.label_files import folder_beside
 from nnreg.dataset.large import LargeLabels, large
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.target_spec import WHOLE, label_targets, stem_of_target
@@ -25,7 +26,7 @@ from nnreg.imageio.image import check_same_space
 from nnreg.imageio.lazy import Box
 from nnreg.inference.dense_prediction.large import ENDING as LARGE_ENDING
 from nnreg.inference.dense_prediction.large import LargePrepared
-from nnreg.inference.registration.cases import cases_in, check_axes, folder_beside
+from nnreg.inference.registration.cases import cases_in, check_axes
 from nnreg.planning.dense_prediction.plans import DensePlans
 from nnreg.preprocessing.dense_prediction.case import DensePreprocessor
 from nnreg.preprocessing.dense_prediction.reoriented import turn_for, turned_image, turned_lazily

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nnreg.dataset import RawDataset
 from nnreg.dataset.keypoints import ENDING as KEYPOINT_ENDING
 from nnreg.dataset.keypoints import check_inside, read_keypoints
-from nnreg.dataset.label_files import read_label_map
+from nnreg.dataset.label_files import folder_beside, read_label_map
 from nnreg.dataset.pairs import Pair
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
@@ -278,11 +278,3 @@ def cases_in(folder: Path, channels: int) -> dict[str, list[Path]]:
                 "Add or remove channel files."
             )
     return {case: [files[i] for i in sorted(files)] for case, files in found.items()}
-
-
-def folder_beside(images: Path, kind: str) -> Path | None:
-    """``labelsTs`` (or another `kind`) beside ``imagesTs``, if it is there."""
-    if not images.name.startswith("images"):
-        return None
-    folder = images.with_name(kind + images.name.removeprefix("images"))
-    return folder if folder.is_dir() else None

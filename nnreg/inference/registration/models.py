@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from nnreg.dataset.label_files import folder_beside
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.devices import device_named
 from nnreg.engine.device import engine_part
 from nnreg.inference.predictor import TrainedModel
-from nnreg.inference.registration.cases import FolderCases, NewImages, folder_beside
+from nnreg.inference.registration.cases import FolderCases, NewImages
 from nnreg.inference.registration.method import mapper_named, method_of
 from nnreg.inference.registration.pair_predictors import EnginePredictor, PairMapper
 from nnreg.planning.decision import Decision

@@ -26,6 +26,7 @@ from nnreg.inference.registration.pair_predictors import NetworkPredictor, PairM
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.plans import registration_plans
 from nnreg.progress import Progress
+from nnreg.run_record import run_record
 
 PREDICTION_FILE = "prediction.json"
 SCHEMA_VERSION = 1
@@ -64,7 +65,9 @@ def predict_pairs(
         The content of ``prediction.json``.
     """
     writable_folder(output)
-    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | origin.told()
+    content: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | origin.told() | run_record()
+    if pairs:
+        content["images_folder"] = str(source.paths(pairs[0].moving)[0].parent.absolute())
     earlier = _earlier(output, content) if options.continue_prediction else {}
     content["pairs"] = []
     for done, pair in enumerate(pairs):

@@ -28,6 +28,7 @@ from nnreg.geometry.transform_files import files_of, read_transforms
 from nnreg.imageio import Image, check_finite, check_same_space, read_channels, write_image
 from nnreg.imageio.image import as_stored
 from nnreg.progress import Progress
+from nnreg.run_record import run_record
 
 SCHEMA_VERSION = 1
 OUTPUTS = (
@@ -195,8 +196,10 @@ def _content(result: Registration, files: PairFiles, guided: bool) -> dict[str, 
     guides = {"labels": (truth.fixed_labels, truth.moving_labels), "points": (truth.fixed_points, truth.moving_points)}
     return {
         "schema_version": SCHEMA_VERSION,
+        **run_record(),
         "fixed": [str(path) for path in files.fixed],
         "moving": [str(path) for path in files.moving],
+        **{side: str(path) for side, path in (("fixed_labels", files.fixed_labels), ("moving_labels", files.moving_labels)) if path is not None},
         **result.measures,
         # what guided a registration says little about how good it is elsewhere
         "guided_by": [name for name, pair in guides.items() if guided and all(side is not None for side in pair)],

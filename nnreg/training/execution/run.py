@@ -165,6 +165,8 @@ def _told(trainer: nnRegTrainer, summary: dict[str, Any]) -> dict[str, Any]:
         number = trainer.plans.dataset_name[7:10]
         trainer.listeners.line(f"results: {trainer.output_folder}")
         trainer.listeners.line(f"next: nnreg_predict -d {number} -c {trainer.configuration_name}{more} -i IMAGES -o OUT")
+    if trainer.ranks.leads:
+        trainer.listeners.finished(trainer.output_folder)
     return summary
 
 

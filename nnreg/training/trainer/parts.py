@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from nnreg.progress import Progress
+from nnreg.run_record import run_record
 from nnreg.training.logging.log import mean_terms
 from nnreg.training.run_folders import SOURCE
 from nnreg.training.runtime_utils.reading import read_terms
@@ -30,6 +32,8 @@ class Listeners:
 
     line: Callable[[str], None] | None = None
     step: Progress = field(default=lambda done, total, what: None)
+    finished: Callable[[Path], None] = field(default=lambda folder: None)
+    """Called with the fold's folder when all of it is written."""
 
 
 def epoch_numbers(train_terms: Sequence[Mapping[str, Tensor]], validation_terms: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
@@ -77,10 +81,8 @@ def opening_lines(trainer: TrainingRun) -> list[str]:
 
 def debug_information(trainer: TrainingRun) -> dict[str, Any]:
     """What ``debug.json`` holds: the resolved configuration, the network and what made them."""
-    from nnreg import __version__
-
     return {
-        "nnreg_version": __version__,
+        **run_record(),
         "torch_version": str(torch.__version__),
         "trainer": trainer.name,
         SOURCE: trainer.source,
