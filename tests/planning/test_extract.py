@@ -45,7 +45,6 @@ def _raw(tmp_path, images, **spec):
         spec=SimpleNamespace(**values),
         cases=tuple(images),
         image_paths=lambda case: (tmp_path / case,),
-        read_labels=lambda case: None,
         read_image=lambda case: images[case],
         read_keypoints=lambda case: None,
         read_labels=lambda case: None,
