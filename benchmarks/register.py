@@ -30,6 +30,8 @@ from nnreg.geometry.itk import read_itk
 from nnreg.imageio import ENDINGS, Image, read_image, write_image
 
 PEERS = ("ants_syn", "greedy", "elastix", "convexadam", "fireants")
+COMMAND_SHARE, COMMAND_OF_GREEDY = 1.5, 8  # CPU seconds of the command: at most so many times the engine's, and Greedy's by that
+COMMAND_MB, COMMAND_WRITTEN_MB = 700, 60  # of one pair of brains
 OWN = ("nnreg-fast", "nnreg-default", "nnreg-accurate")
 FOLDING_BAR = 0.01  # percent
 
@@ -193,6 +195,7 @@ FIGURES = (
     "seconds",
     "cpu_seconds",
     "peak_mb",
+    "written_mb",
 )
 
 
@@ -242,7 +245,21 @@ def missed(summary: dict[str, dict[str, float]], options: argparse.Namespace) ->
                 problems.append(
                     f"{name} took {summary[name]['cpu_seconds']:.1f} CPU seconds, wanted 1/{share} of greedy's {summary['greedy']['cpu_seconds']:.1f}"
                 )
-    return problems
+    return problems + _command_missed(summary)
+
+
+def _command_missed(summary: dict[str, dict[str, float]]) -> list[str]:
+    """The bars of the whole command: its CPU seconds beside the engine's and Greedy's, its memory and what it writes."""
+    command = summary.get("nnreg_command-default", {})
+    bars = {
+        "peak_mb": COMMAND_MB,
+        "written_mb": COMMAND_WRITTEN_MB,
+        "cpu_seconds": min(
+            COMMAND_SHARE * summary.get("nnreg-default", {}).get("cpu_seconds", float("inf")),
+            summary.get("greedy", {}).get("cpu_seconds", float("inf")) / COMMAND_OF_GREEDY,
+        ),
+    }
+    return [f"nnreg_command-default: {name} {command[name]:.1f}, wanted at most {bar:.1f}" for name, bar in bars.items() if command.get(name, 0) > bar]
 
 
 def main() -> int:

@@ -133,10 +133,12 @@ class _Descent:
         return Refined(self.field, tuple(history))
 
     def _evaluate(self, look: bool = True) -> Any:
-        volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped)
         if look and self.view.changed(self.field):
             for group in self.groups:
                 group.term.restrict(self.view.valid)
+        # an image is sampled where its term looks; a term that says nothing looks everywhere
+        ranges = getattr(self.groups[0].term, "ranges", None) if len(self.groups) == 1 else None
+        volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped, ranges=ranges)
         value: Any = 0.0
         for (group, part), scale in zip(self._parts(), self.scales, strict=True):
             value = value + scale * group.term(self.warped[part], self.gradient[part])

@@ -140,8 +140,7 @@ class Registration:
             "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("header", unaligned), ("after", self.warped.array))},
         }
         if self.field is not None and min(self.field.space.shape) > 1:
-            content["sdlogj"] = metrics.sdlogj(self.field.displacement)
-            content["folding_count"], content["folding_percent"] = metrics.folding(self.field.displacement)
+            content["sdlogj"], content["folding_count"], content["folding_percent"] = metrics.regularity(self.field.displacement)
         if annotations.fixed_labels is not None and annotations.moving_labels is not None:
             content["dice"] = self._dice(annotations.fixed_labels, annotations.moving_labels, stages)
         if annotations.fixed_points is not None and annotations.moving_points is not None:

@@ -411,11 +411,13 @@ def resample_image(
     """
     _check(image, moving)
     values = np.asarray(image, dtype=np.float32)
-    finite = np.isfinite(values)
+    # the sum of finite numbers of this size is finite: one pass, no array of truth values
+    whole = bool(np.isfinite(values.sum(dtype=np.float64)))
+    finite = np.isfinite(values) if not whole else None
     if outside is None:
-        outside = float(values.min(where=finite, initial=np.inf)) if finite.any() else float("nan")
+        outside = float(values.min()) if finite is None else float(values.min(where=finite, initial=np.inf)) if finite.any() else float("nan")
     smooth = functools.partial(_smooth_for, moving=moving, fixed=fixed) if antialias else np.asarray
-    if finite.all():
+    if finite is None:
         return _linear(smooth(values), moving, fixed, transform, outside)
     nearest = _nearest(values, moving, fixed, transform, outside)
     weights = _linear(smooth(finite.astype(np.float32)), moving, fixed, transform, 0.0)

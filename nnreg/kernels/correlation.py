@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
-from nnreg.arrays import Floats
+from nnreg.arrays import Floats, ShortIntegers
 from nnreg.kernels import lncc_cpu
 from nnreg.kernels.threads import in_parts
 
@@ -15,6 +17,7 @@ Radii = tuple[int, int, int]
 
 # a sum of squares about the mean below this share of the sum of squares is rounding: the window is flat
 FLAT = np.float32(100 * np.finfo(np.float32).eps)
+NEARLY_ALL = 0.9  # of a volume: to leave out less saves nothing
 EMPTY = np.empty((0, 1, 1), np.float32)
 
 
@@ -78,6 +81,24 @@ class Windows:
         )
         scored = fixed.size if mask is None else int(np.count_nonzero(mask > 0))
         return cls(fixed, inside, mean, inverse, inverse_count, radii, offset, floor, scored)
+
+    @functools.cached_property
+    def ranges(self) -> ShortIntegers | None:
+        """Where the other volume has a say, as :func:`nnreg.kernels.volumes.sample` takes it; None if that is nearly everywhere.
+
+        In scores, in their gradient, and by its own slope where that is not zero. Windows of a flat fixed volume, as in the air around a head without its
+        skull, score nothing whatever the other one holds.
+        """
+        scored = self.inverse > 0
+        width, some = scored.shape[2], scored.any(axis=2)
+        first = np.where(some, scored.argmax(axis=2), width)
+        last = np.where(some, width - scored[:, :, ::-1].argmax(axis=2), 0)
+        for axis in (0, 1):
+            reach = 2 * (self.radii[axis] + 1) + 1
+            first, last = minimum_filter1d(first, reach, axis=axis, mode="nearest"), maximum_filter1d(last, reach, axis=axis, mode="nearest")
+        first, last = np.maximum(first - self.radii[2] - 1, 0), np.minimum(last + self.radii[2] + 1, width)
+        ranges = np.stack([np.minimum(first, last), last], axis=-1).reshape(-1, 2).astype(np.int32)
+        return ranges if (ranges[:, 1] - ranges[:, 0]).sum() < NEARLY_ALL * self.inverse.size else None
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Windows:
         """The same windows, of which only those centred on `chosen` (D, H, W) voxels (and in the mask) are scored."""

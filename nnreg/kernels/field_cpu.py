@@ -1,7 +1,7 @@
 """Compiled loops of the deformable engine on one volume: sampling and composition.
 
 A volume is (C, D, H, W), a field (N, D, H, W) in voxels with N = 3, or N = 2 and D = 1 for an image of two axes, component k along axis k. Float32, contiguous.
-Each row is done in two steps: where its voxels come from (plain arithmetic, whole vectors at a time), then the eight loads and the blending.
+A few rows at a time are done in two steps: where their voxels come from (plain arithmetic, whole vectors at a time), then the eight loads and the blending.
 """
 
 from __future__ import annotations
@@ -11,14 +11,21 @@ import numpy as np
 from nnreg.arrays import Floats, ShortIntegers
 from nnreg.kernels.compiled import compiled
 
+BLOCK = 2048  # voxels of whole rows that are done together, in the core's first cache
+VECTORS = 32  # values: loops over a multiple of so many use whole vectors to their end
+STEP = 8  # values that are looked at together where a row is searched for its first
+TOGETHER = 4  # steps that a few rows of an inverse take together
+FEW = 16  # less than one voxel of so many that has not settled: they go on alone
 LARGEST = 2**31 - 1  # voxels: positions in a volume are counted with 32 bits, because vectors of them are twice as long
+
+Steps = tuple[np.uint64, np.uint64, np.uint64]  # to the next voxel along z, y and x; 0 on an axis of one
 
 
 @compiled
-def _locate(base: ShortIntegers, weight: Floats, position: Floats, size: int) -> None:
-    """Lower neighbour along one axis (added to ``base * size``) and the weight of the upper one, positions clamped to the grid (NaN to its start)."""
+def _locate(base: ShortIntegers, weight: Floats, position: Floats, count: int, size: int) -> None:
+    """Lower neighbours of `count` positions along one axis (added to ``base * size``) and weights of the upper ones, clamped to the grid (NaN to its start)."""
     top, last = np.float32(size - 1), np.int32(max(size - 2, 0))
-    for x in range(base.shape[0]):
+    for x in range(np.uint64(count)):
         # written so that NaN fails the comparison and becomes 0: it must not become an index
         inside = position[x] if position[x] > 0 else np.float32(0.0)
         inside = inside if inside < top else top
@@ -28,34 +35,84 @@ def _locate(base: ShortIntegers, weight: Floats, position: Floats, size: int) ->
 
 
 @compiled
-def _blend(row: Floats, flat: Floats, base: ShortIntegers, weights: Floats, steps: tuple[np.uint64, np.uint64, np.uint64]) -> None:
-    """Trilinear values of a flattened volume: weights (3, W), `steps` to the upper neighbour along z, y and x (0 on an axis of one voxel)."""
+def _value(volume: Floats, near: np.uint64, steps: Steps, along_z: np.float32, along_y: np.float32, along_x: np.float32) -> np.float32:
+    """Trilinear value of a flat volume between `near` and the voxels after it, by the weights of those."""
     step_z, step_y, step_x = steps
-    along_z, along_y, along_x = weights[0], weights[1], weights[2]
-    for x in range(row.shape[0]):
-        near = np.uint64(base[x])
-        far = near + step_y
-        wx, wy = along_x[x], along_y[x]
-        one, other = flat[near], flat[far]
-        one += wx * (flat[near + step_x] - one)
-        other += wx * (flat[far + step_x] - other)
-        front = one + wy * (other - one)
-        near, far = near + step_z, far + step_z
-        one, other = flat[near], flat[far]
-        one += wx * (flat[near + step_x] - one)
-        other += wx * (flat[far + step_x] - other)
-        back = one + wy * (other - one)
-        row[x] = front + along_z[x] * (back - front)
+    far = near + step_y
+    one, other = volume[near], volume[far]
+    one += along_x * (volume[near + step_x] - one)
+    other += along_x * (volume[far + step_x] - other)
+    front = one + along_y * (other - one)
+    near, far = near + step_z, far + step_z
+    one, other = volume[near], volume[far]
+    one += along_x * (volume[near + step_x] - one)
+    other += along_x * (volume[far + step_x] - other)
+    back = one + along_y * (other - one)
+    return front + along_z * (back - front)
 
 
 @compiled
-def _steps(shape: tuple[int, int, int]) -> tuple[np.uint64, np.uint64, np.uint64]:
+def _blend(target: Floats, to: int, volume: Floats, first: int, base: ShortIntegers, weights: Floats, at: int, count: int, steps: Steps) -> None:
+    """Trilinear values of the channel of a flat volume from `first` on, for `count` places of ``base[at:]``, into ``target[to:]``; weights (3, N)."""
+    along_z, along_y, along_x = weights[0], weights[1], weights[2]
+    channel, start, here = np.uint64(first), np.uint64(at), np.uint64(to)
+    for x in range(np.uint64(count)):
+        target[here + x] = _value(volume, channel + np.uint64(base[start + x]), steps, along_z[start + x], along_y[start + x], along_x[start + x])
+
+
+@compiled
+def _blend_onto(
+    target: Floats,
+    to: int,
+    added: Floats,
+    scale: np.float32,
+    volume: Floats,
+    first: int,
+    base: ShortIntegers,
+    weights: Floats,
+    at: int,
+    count: int,
+    steps: Steps,
+) -> None:
+    """The same, added to ``scale added[to:]``."""
+    along_z, along_y, along_x = weights[0], weights[1], weights[2]
+    channel, start, here = np.uint64(first), np.uint64(at), np.uint64(to)
+    for x in range(np.uint64(count)):
+        value = _value(volume, channel + np.uint64(base[start + x]), steps, along_z[start + x], along_y[start + x], along_x[start + x])
+        target[here + x] = scale * added[here + x] + value
+
+
+@compiled
+def _steps(shape: tuple[int, int, int]) -> Steps:
     depth, height, width = shape
     return np.uint64(height * width if depth > 1 else 0), np.uint64(width if height > 1 else 0), np.uint64(1 if width > 1 else 0)
 
 
 @compiled
-def sample(start: int, stop: int, result: Floats, image: Floats, field: Floats, matrix: Floats) -> None:
+def _block_rows(width: int) -> tuple[int, int]:
+    """How many rows are done together, and for how many voxels there is room then: whole vectors."""
+    rows = max(1, BLOCK // width)
+    return rows, -(-rows * width // VECTORS) * VECTORS
+
+
+@compiled
+def _place_row(moved: Floats, at: int, line: int, height: int, x0: int, count: int) -> None:
+    """Indices of `count` voxels of a row from x0 on into ``moved[:, at:]`` (3, N)."""
+    on_z, on_y, on_x, start = moved[0], moved[1], moved[2], np.uint64(at)
+    z, y = np.float32(line // height), np.float32(line % height)
+    for x in range(np.uint64(count)):
+        on_z[start + x], on_y[start + x], on_x[start + x] = z, y, np.float32(x0 + np.int32(x))
+
+
+@compiled
+def _add(target: Floats, at: int, values: Floats, first: int, scale: np.float32, count: int) -> None:
+    start, here = np.uint64(at), np.uint64(first)
+    for x in range(np.uint64(count)):
+        target[start + x] += scale * values[here + x]
+
+
+@compiled
+def sample(start: int, stop: int, result: Floats, image: Floats, field: Floats, matrix: Floats, ranges: ShortIntegers) -> None:
     """Rows start to stop (counted through all planes) of ``image(matrix (x + field(x)))``, border values outside.
 
     Parameters
@@ -65,61 +122,164 @@ def sample(start: int, stop: int, result: Floats, image: Floats, field: Floats, 
     field : (2 or 3, D', H', W') in voxels of `result`, or (0, 1, 1, 1) for none
     matrix : (3, 4)
         From indices of `result` to indices of `image`.
+    ranges : (D' * H', 2), or (0, 2) for all
+        First voxel of each row that is wanted, and the one after the last; others are left as they are.
     """
     channels, depth, height, width = image.shape
-    flat = image.reshape(channels, depth * height * width)
-    steps = _steps((depth, height, width))
     components, count = field.shape[0], result.shape[3]
-    base, weights = np.empty(count, np.int32), np.empty((3, count), np.float32)
-    moved, position = np.empty((3, count), np.float32), np.empty(count, np.float32)
-    for line in range(start, stop):
-        z, y = line // result.shape[2], line % result.shape[2]
-        for x in range(count):
-            moved[0, x], moved[1, x], moved[2, x] = np.float32(z), np.float32(y), np.float32(x)
-        for k in range(components):
-            target, shift = moved[3 - components + k], field[k, z, y]
-            for x in range(count):
-                target[x] += shift[x]
-        base[:] = 0
+    flat, flat_result, flat_field = image.reshape(-1), result.reshape(-1), field.reshape(-1)
+    size, own, steps = depth * height * width, result.shape[1] * result.shape[2] * count, _steps((depth, height, width))
+    rows, room = _block_rows(count)
+    base, weights = np.zeros(room, np.int32), np.zeros((3, room), np.float32)
+    moved, position = np.zeros((3, room), np.float32), np.zeros(room, np.float32)
+    on_z, on_y, on_x = moved[0], moved[1], moved[2]
+    for block in range(start, stop, rows):
+        after, filled = min(block + rows, stop), 0
+        for line in range(block, after):
+            x0, x1 = (ranges[line, 0], ranges[line, 1]) if ranges.shape[0] else (0, count)
+            _place_row(moved, filled, line, result.shape[2], x0, x1 - x0)
+            for k in range(components):
+                _add(moved[3 - components + k], filled, flat_field, k * own + line * count + x0, np.float32(1.0), x1 - x0)
+            filled += max(x1 - x0, 0)
+        whole = -(-filled // VECTORS) * VECTORS
+        for x in range(np.uint64(whole)):
+            base[x] = 0
         for axis in range(3):
             a, b, c, d = matrix[axis, 0], matrix[axis, 1], matrix[axis, 2], matrix[axis, 3]
-            on_z, on_y, on_x = moved[0], moved[1], moved[2]
-            for x in range(count):
+            for x in range(np.uint64(whole)):
                 position[x] = a * on_z[x] + b * on_y[x] + c * on_x[x] + d
-            _locate(base, weights[axis], position, depth if axis == 0 else height if axis == 1 else width)
+            _locate(base, weights[axis], position, whole, depth if axis == 0 else height if axis == 1 else width)
         for channel in range(channels):
-            _blend(result[channel, z, y], flat[channel], base, weights, steps)
+            if not ranges.shape[0]:
+                _blend(flat_result, channel * own + block * count, flat, channel * size, base, weights, 0, filled, steps)
+                continue
+            filled = 0
+            for line in range(block, after):
+                x0, x1 = ranges[line, 0], ranges[line, 1]
+                _blend(flat_result, channel * own + line * count + x0, flat, channel * size, base, weights, filled, x1 - x0, steps)
+                filled += max(x1 - x0, 0)
+
+
+@compiled
+def _displaced(inner: Floats, components: int, first: int, size: int, count: int) -> bool:
+    some = np.float32(0.0)
+    for k in range(components):
+        start = np.uint64(first + k * size)
+        for x in range(np.uint64(count)):
+            some += np.abs(inner[start + x])
+    return some != 0
+
+
+@compiled
+def _moving_part(inner: Floats, components: int, first: int, size: int, width: int) -> tuple[int, int]:
+    """First voxel of a row of a flat field that is displaced, and the one after the last, in steps of STEP; NaN counts as displaced."""
+    low, high = 0, width
+    while low < width and not _displaced(inner, components, first + low, size, min(STEP, width - low)):
+        low = min(low + STEP, width)
+    while high > low and not _displaced(inner, components, first + max(high - STEP, low), size, min(STEP, high - low)):
+        high = max(high - STEP, low)
+    return low, high
 
 
 @compiled
 def compose(start: int, stop: int, result: Floats, outer: Floats, inner: Floats, scale: np.float32) -> None:
-    """Rows start to stop of ``scale inner(x) + outer(x + scale inner(x))``: all fields on one grid, `outer` continued from its border."""
+    """Rows start to stop of ``scale inner(x) + outer(x + scale inner(x))``: all fields on one grid, `outer` continued from its border.
+
+    Where the inner field is zero, as an update in the air around a head is, that is the outer one.
+    """
     components, depth, height, width = outer.shape
-    flat = outer.reshape(components, depth * height * width)
-    steps = _steps((depth, height, width))
-    base, weights = np.empty(width, np.int32), np.empty((3, width), np.float32)
-    position = np.empty(width, np.float32)
-    for line in range(start, stop):
-        z, y = line // height, line % height
-        base[:] = 0
+    flat, flat_inner, flat_result = outer.reshape(-1), inner.reshape(-1), result.reshape(-1)
+    size, steps = depth * height * width, _steps((depth, height, width))
+    rows, room = _block_rows(width)
+    base, weights, moved = np.zeros(room, np.int32), np.zeros((3, room), np.float32), np.zeros((3, room), np.float32)
+    parts = np.zeros((rows, 2), np.int64)
+    for block in range(start, stop, rows):
+        after, filled = min(block + rows, stop), 0
+        for line in range(block, after):
+            x0, x1 = _moving_part(flat_inner, components, line * width, size, width)
+            parts[line - block, 0], parts[line - block, 1] = x0, x1
+            _place_row(moved, filled, line, height, x0, x1 - x0)
+            for k in range(components):
+                _add(moved[3 - components + k], filled, flat_inner, k * size + line * width + x0, scale, x1 - x0)
+            filled += x1 - x0
+        whole = -(-filled // VECTORS) * VECTORS
+        for x in range(np.uint64(whole)):
+            base[x] = 0
         for axis in range(3):
-            for x in range(width):
-                position[x] = np.float32(z if axis == 0 else y if axis == 1 else x)
-            if axis >= 3 - components:
-                shift = inner[axis - 3 + components, z, y]
-                for x in range(width):
-                    position[x] += scale * shift[x]
-            _locate(base, weights[axis], position, depth if axis == 0 else height if axis == 1 else width)
+            _locate(base, weights[axis], moved[axis], whole, depth if axis == 0 else height if axis == 1 else width)
         for c in range(components):
-            row, shift = result[c, z, y], inner[c, z, y]
-            _blend(row, flat[c], base, weights, steps)
-            for x in range(width):
-                row[x] += scale * shift[x]
+            filled = 0
+            for line in range(block, after):
+                x0, x1, first = parts[line - block, 0], parts[line - block, 1], c * size + line * width
+                for x in range(np.uint64(first), np.uint64(first + x0)):
+                    flat_result[x] = flat[x]
+                _blend_onto(flat_result, first + x0, flat_inner, scale, flat, c * size, base, weights, filled, x1 - x0, steps)
+                for x in range(np.uint64(first + x1), np.uint64(first + width)):
+                    flat_result[x] = flat[x]
+                filled += x1 - x0
+
+
+@compiled
+def _step_all(v: Floats, left: Floats, square: Floats, first: int, size: int, components: int, count: int, tolerance: np.float32) -> int:
+    """Take what is `left` (3, N) from ``v[:, first:]`` where it is longer than the tolerance, and tell how often it is."""
+    start, n = np.uint64(first), np.uint64(count)
+    for x in range(n):
+        square[x] = np.float32(0.0)
+    for k in range(components):
+        rest, own = left[k], start + np.uint64(k * size)
+        for x in range(n):
+            rest[x] += v[own + x]
+            square[x] += rest[x] * rest[x]
+    unsettled = 0
+    for x in range(n):
+        unsettled += square[x] > tolerance * tolerance
+    for k in range(components):
+        rest, own = left[k], start + np.uint64(k * size)
+        for x in range(n):
+            v[own + x] -= rest[x] * np.float32(square[x] > tolerance * tolerance)
+    return unsettled
+
+
+@compiled
+def _settle(v: Floats, flat: Floats, voxel: tuple[int, int, int], shape: tuple[int, int, int, int], limits: tuple[np.float32, int, np.float32]) -> None:
+    """Fixed point iterations of one voxel of a flat field: `limits` are tolerance, iterations and shortest step."""
+    components, depth, height, width = shape
+    z, y, x = voxel
+    tolerance, iterations, shortest = limits
+    size, steps = depth * height * width, _steps((depth, height, width))
+    here, axis = np.uint64((z * height + y) * width + x), 3 - components
+    zero, half = np.float32(0.0), np.float32(0.5)
+    step, before = np.float32(1.0), np.float32(np.inf)
+    for _ in range(iterations):
+        pz = np.float32(z) + (v[here] if components == 3 else zero)
+        py, px = np.float32(y) + v[here + np.uint64((1 - axis) * size)], np.float32(x) + v[here + np.uint64((2 - axis) * size)]
+        # written so that NaN becomes 0: it must not become an index
+        pz, py, px = pz if pz > 0 else zero, py if py > 0 else zero, px if px > 0 else zero
+        pz, py, px = min(pz, np.float32(depth - 1)), min(py, np.float32(height - 1)), min(px, np.float32(width - 1))
+        iz, iy, ix = min(int(pz), max(depth - 2, 0)), min(int(py), max(height - 2, 0)), min(int(px), max(width - 2, 0))
+        wz, wy, wx = pz - np.float32(iz), py - np.float32(iy), px - np.float32(ix)
+        near = np.uint64((iz * height + iy) * width + ix)
+        a = v[here] + _value(flat, near, steps, wz, wy, wx)
+        b = v[here + np.uint64(size)] + _value(flat, near + np.uint64(size), steps, wz, wy, wx)
+        c = v[here + np.uint64(2 * size)] + _value(flat, near + np.uint64(2 * size), steps, wz, wy, wx) if components == 3 else zero
+        square = a * a + b * b + c * c
+        if not square > tolerance * tolerance:
+            break
+        # where the map expands to more than twice the size the full step swings ever wider: shorter ones converge
+        if square > np.float32(0.81) * before:
+            step = max(half * step, shortest)
+        before = square
+        v[here] -= step * a
+        v[here + np.uint64(size)] -= step * b
+        if components == 3:
+            v[here + np.uint64(2 * size)] -= step * c
 
 
 @compiled
 def invert(start: int, stop: int, result: Floats, field: Floats, tolerance: np.float32, iterations: int, shortest: np.float32) -> None:
     """Rows start to stop of fixed point iterations ``v <- v - s (v + u(x + v))``, `u` continued from its border, each voxel until it has settled.
+
+    A few rows at a time take the first steps together; what has not settled then goes on alone.
 
     Parameters
     ----------
@@ -131,48 +291,34 @@ def invert(start: int, stop: int, result: Floats, field: Floats, tolerance: np.f
     shortest
         The least that the step s may fall to.
     """
-    components, depth, height, width = field.shape
-    flat = field.reshape(components, depth * height * width)
-    step_z, step_y, step_x = _steps((depth, height, width))
-    first = 3 - components
-    one, zero, half = np.float32(1.0), np.float32(0.0), np.float32(0.5)
-    v, left = np.zeros(3, np.float32), np.zeros(3, np.float32)
-    for line in range(start, stop):
-        z, y = line // height, line % height
-        for x in range(width):
+    components, depth, height, width = shape = field.shape
+    flat, v = field.reshape(-1), result.reshape(-1)
+    size, steps = depth * height * width, _steps((depth, height, width))
+    rows, room = _block_rows(width)
+    base, weights, moved = np.zeros(room, np.int32), np.zeros((3, room), np.float32), np.zeros((3, room), np.float32)
+    left, square = np.zeros((3, room), np.float32), np.zeros(room, np.float32)
+    flat_left = left.reshape(-1)
+    for block in range(start, stop, rows):
+        after = min(block + rows, stop)
+        count, first = (after - block) * width, block * width
+        unsettled = count
+        for _ in range(TOGETHER):
+            if unsettled * FEW <= count:
+                break
+            for line in range(block, after):
+                _place_row(moved, (line - block) * width, line, height, 0, width)
             for k in range(components):
-                v[first + k] = result[k, z, y, x]
-            step, before = one, np.float32(np.inf)
-            for _ in range(iterations):
-                pz, py, px = np.float32(z) + v[0], np.float32(y) + v[1], np.float32(x) + v[2]
-                # written so that NaN becomes 0: it must not become an index
-                pz, py, px = pz if pz > 0 else zero, py if py > 0 else zero, px if px > 0 else zero
-                pz, py, px = min(pz, np.float32(depth - 1)), min(py, np.float32(height - 1)), min(px, np.float32(width - 1))
-                iz, iy, ix = min(int(pz), max(depth - 2, 0)), min(int(py), max(height - 2, 0)), min(int(px), max(width - 2, 0))
-                wz, wy, wx = pz - np.float32(iz), py - np.float32(iy), px - np.float32(ix)
-                near = np.uint64((iz * height + iy) * width + ix)
-                far = near + step_y
-                square = zero
-                for k in range(components):
-                    u = flat[k]
-                    a = u[near] + wx * (u[near + step_x] - u[near])
-                    b = u[far] + wx * (u[far + step_x] - u[far])
-                    c = u[near + step_z] + wx * (u[near + step_z + step_x] - u[near + step_z])
-                    d = u[far + step_z] + wx * (u[far + step_z + step_x] - u[far + step_z])
-                    a += wy * (b - a)
-                    c += wy * (d - c)
-                    left[k] = v[first + k] + a + wz * (c - a)
-                    square += left[k] * left[k]
-                if not square > tolerance * tolerance:
-                    break
-                # where the map expands to more than twice the size the full step swings ever wider: shorter ones converge
-                if square > np.float32(0.81) * before:
-                    step = max(half * step, shortest)
-                before = square
-                for k in range(components):
-                    v[first + k] -= step * left[k]
+                _add(moved[3 - components + k], 0, v, k * size + first, np.float32(1.0), count)
+            base[:] = 0
+            for axis in range(3):
+                _locate(base, weights[axis], moved[axis], room, depth if axis == 0 else height if axis == 1 else width)
             for k in range(components):
-                result[k, z, y, x] = v[first + k]
+                _blend(flat_left, k * room, flat, k * size, base, weights, 0, count, steps)
+            unsettled = _step_all(v, left, square, first, size, components, count, tolerance)
+        for x in range(count if unsettled else 0):
+            if not square[x] <= tolerance * tolerance:
+                line = block + x // width
+                _settle(v, flat, (line // height, line % height, x % width), shape, (tolerance, iterations, shortest))
 
 
 @compiled
@@ -229,13 +375,13 @@ def spread(start: int, stop: int, result: Floats, values: Floats, field: Floats)
 
 
 @compiled
-def approach(start: int, stop: int, result: Floats, exact: Floats, received: Floats, own: np.float32) -> None:
-    """Move voxels start to stop of result (N, V) to the weighted mean of `exact` (weight `own`) and what they received: sums (N, V), then weights (1, V)."""
+def approach(start: int, stop: int, result: Floats, received: Floats, own: np.float32) -> None:
+    """Move voxels start to stop of result (N, V) to the weighted mean of itself (weight `own`) and what they received: sums (N, V), then weights (1, V)."""
     components = result.shape[0]
     for i in range(start, stop):
         weight = np.float32(1.0) / (received[components, i] + own)
         for k in range(components):
-            result[k, i] += (own * (exact[k, i] - result[k, i]) - received[k, i]) * weight
+            result[k, i] -= received[k, i] * weight
 
 
 @compiled

@@ -6,7 +6,7 @@ import numpy as np
 
 from nnreg.arrays import Floats
 from nnreg.kernels import field_cpu, volumes
-from nnreg.kernels.backend import by_array, copied, placed, zeros
+from nnreg.kernels.backend import by_array, placed, zeros
 from nnreg.kernels.threads import in_parts
 from nnreg.kernels.volumes import block_means
 
@@ -15,29 +15,23 @@ SHORTEST_STEP = np.float32(0.1)  # enough for maps that expand twentyfold along 
 ITERATIONS = 40
 COARSE_VOXELS = 300_000
 LARGEST_RESIDUAL, MOST_UNSETTLED = 0.5, 0.01  # voxels, and share of the voxels: beyond, an inverse is none
-BALANCING_STEPS = 2
-OWN_WEIGHT = np.float32(0.8)  # of the exact inverse at a voxel beside what is wanted of it between voxels
+OWN_WEIGHT = np.float32(0.7)  # of the exact inverse at a voxel beside what is wanted of it between voxels
 
 
 def inverted_volume(field: Floats) -> Floats:
     """Field of the inverse of a map with the field u (N, D, H, W), voxels, such that little is left either way round.
 
     With ``v(x) + u(x + v(x)) = 0`` in every voxel, going there by v and back by u leaves nothing, but going there by u lands between voxels, where v is
-    interpolated and wrong by up to half a voxel. The error is shared: v is moved to what ``v(x + u(x)) = -u(x)`` asks for, by weighted least squares.
-    On brains the 95th percentiles go from 0.19 and 0.00 voxels to 0.10 and 0.10.
+    interpolated and wrong by up to half a voxel. The error is shared: v is moved towards what ``v(x + u(x)) = -u(x)`` asks for, by weighted least squares.
+    On brains the 95th percentiles go from 0.12 and 0.01 voxels to 0.06 and 0.06; a second step of the same kind takes 3 % more off the larger one.
     """
-    exact = _exact(field)
-    result = copied(exact)
-    for _ in range(BALANCING_STEPS):
-        missing = zeros((len(field) + 1, *field.shape[1:]), field)
-        volumes.sample(result, field, out=missing[:-1])
-        missing[:-1] += field
-        missing[-1] = 1
-        received = volumes.spread(missing, field)
-        del missing  # large fields are inverted in the memory of eight
-        result = approach(result, exact, received)
-        del received
-    return result
+    result = _exact(field)
+    missing = zeros((len(field) + 1, *field.shape[1:]), field)
+    volumes.compose(result, field, out=missing[:-1])
+    missing[-1] = 1
+    received = volumes.spread(missing, field)
+    del missing  # large fields are inverted in the memory of eight
+    return approach(result, received)
 
 
 def residual(field: Floats, inverse: Floats) -> Floats:
@@ -80,7 +74,7 @@ def settle(start: Floats, field: Floats) -> Floats:
 
 
 @by_array
-def approach(result: Floats, exact: Floats, received: Floats) -> Floats:
+def approach(result: Floats, received: Floats) -> Floats:
     """The weighted mean of the exact inverse (N, D, H, W) and of what is wanted of it between voxels: sums (N, D, H, W), then weights (1, D, H, W)."""
-    in_parts(field_cpu.approach, exact[0].size, *(volume.reshape(len(volume), -1) for volume in (result, exact, received)), OWN_WEIGHT)
+    in_parts(field_cpu.approach, result[0].size, *(volume.reshape(len(volume), -1) for volume in (result, received)), OWN_WEIGHT)
     return result

@@ -95,7 +95,7 @@ def on_matrix(start: int, stop: int, sums: Doubles, gradient: Floats, image: Flo
             base[:] = 0
             for axis in range(3):
                 _positions(position[axis], matrix, axis, z, y)
-                _locate(base, weights[axis], position[axis], depth if axis == 0 else height if axis == 1 else width)
+                _locate(base, weights[axis], position[axis], count, depth if axis == 0 else height if axis == 1 else width)
             slopes[:] = 0
             for channel in range(channels):
                 _slopes(slopes, gradient[channel, z, y], flat[channel], base, weights, steps)

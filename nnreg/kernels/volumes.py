@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from nnreg.arrays import Doubles, Floats
+from nnreg.arrays import Doubles, Floats, ShortIntegers
 from nnreg.errors import GeometryError
 from nnreg.kernels import field_cpu, smooth_cpu
 from nnreg.kernels.backend import by_array
 from nnreg.kernels.threads import in_parts
 
 NO_FIELD = np.empty((0, 1, 1, 1), np.float32)
+EVERYWHERE = np.empty((0, 2), np.int32)
 IDENTITY = np.eye(3, 4, dtype=np.float32)
 SPREAD_PARTS = 2
 TRUNCATE = 3.0  # widths at which a Gaussian ends
@@ -24,7 +25,13 @@ TRUNCATE = 3.0  # widths at which a Gaussian ends
 
 @by_array
 def sample(
-    image: Floats, field: Floats | None = None, *, shape: tuple[int, int, int] | None = None, matrix: Floats = IDENTITY, out: Floats | None = None
+    image: Floats,
+    field: Floats | None = None,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    matrix: Floats = IDENTITY,
+    out: Floats | None = None,
+    ranges: ShortIntegers | None = None,
 ) -> Floats:
     """``image(matrix (x + field(x)))`` on the grid of `field` (or of `shape`), border values outside.
 
@@ -37,6 +44,8 @@ def sample(
         From indices of the grid to indices of `image`.
     out : array, shape (C, *grid), optional
         Takes the result.
+    ranges : array, shape (rows of the grid, 2), optional
+        First voxel of each row that is wanted, and the one after the last; the others of `out` are left as they are.
     """
     if image[0].size > field_cpu.LARGEST:
         raise GeometryError(f"a volume of {image[0].size} voxels is too large to be sampled at once; {field_cpu.LARGEST} is the limit. Use a coarser grid.")
@@ -44,7 +53,7 @@ def sample(
     if grid is None:
         raise GeometryError("sampling needs a field or the shape of a grid.")
     result = np.empty((image.shape[0], *grid), np.float32) if out is None else out
-    in_parts(field_cpu.sample, grid[0] * grid[1], result, image, NO_FIELD if field is None else field, matrix)
+    in_parts(field_cpu.sample, grid[0] * grid[1], result, image, NO_FIELD if field is None else field, matrix, EVERYWHERE if ranges is None else ranges)
     return result
 
 

@@ -46,9 +46,15 @@ def _places(field: Tensor | None, grid: tuple[int, ...], matrix: Floats, sizes: 
 
 
 def sample(
-    image: Tensor, field: Tensor | None = None, *, shape: tuple[int, ...] | None = None, matrix: Floats = volumes.IDENTITY, out: Tensor | None = None
+    image: Tensor,
+    field: Tensor | None = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+    matrix: Floats = volumes.IDENTITY,
+    out: Tensor | None = None,
+    ranges: None = None,
 ) -> Tensor:
-    """See :func:`nnreg.kernels.volumes.sample`."""
+    """See :func:`nnreg.kernels.volumes.sample`; every row is sampled whole."""
     grid = tuple(field.shape[1:]) if field is not None else shape
     assert grid is not None
     places = _places(field, grid, matrix, tuple(image.shape[1:]), image.device)
@@ -135,10 +141,10 @@ def settle(start: Tensor, field: Tensor) -> Tensor:
     return result
 
 
-def approach(result: Tensor, exact: Tensor, received: Tensor) -> Tensor:
+def approach(result: Tensor, received: Tensor) -> Tensor:
     """See :func:`nnreg.kernels.inversion.approach`."""
     own = float(inversion.OWN_WEIGHT)
-    return result + (own * (exact - result) - received[:-1]) / (received[-1:] + own)
+    return result - received[:-1] / (received[-1:] + own)
 
 
 def unsettled(field: Tensor, inverse: Tensor) -> tuple[float, float]:

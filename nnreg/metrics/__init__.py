@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nnreg.metrics.additional import METRICS, NSD_2MM, SDLOGJ_LEARN2REG, AdditionalMetric, Metric, additional_metrics
-from nnreg.metrics.jacobian import folding, folding_count, folding_percent, sdlogj, sdlogj_learn2reg
+from nnreg.metrics.jacobian import folding, folding_count, folding_percent, regularity, sdlogj, sdlogj_learn2reg
 from nnreg.metrics.overlap import confusion, dice
 from nnreg.metrics.points import point_distances, tre
 from nnreg.metrics.similarity import mae, mse, ncc, psnr, rmse, ssim
@@ -44,6 +44,7 @@ __all__ = [
     "nsd",
     "point_distances",
     "psnr",
+    "regularity",
     "rmse",
     "sdlogj",
     "sdlogj_learn2reg",

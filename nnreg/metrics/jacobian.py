@@ -32,8 +32,7 @@ def sdlogj(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
     """
     if is_tensor(field):
         return float(_reductions().sdlogj(*_tensors(field, mask)))
-    determinants = _determinants(field, mask)
-    return _deviation(np.log(determinants[determinants > 0]))
+    return regularity(field, mask)[0]
 
 
 def sdlogj_learn2reg(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
@@ -47,6 +46,14 @@ def sdlogj_learn2reg(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) ->
     return _deviation(np.log(np.clip(_determinants(field, mask, border=2) + 3, 1e-9, 1e9)))
 
 
+def regularity(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[float, float, float]:
+    """:func:`sdlogj`, then what :func:`folding` gives, of determinants that are computed once."""
+    if is_tensor(field):
+        return (sdlogj(field, mask), *folding(field, mask))
+    determinants = _determinants(field, mask)
+    return (_deviation(np.log(determinants[determinants > 0])), *_folded(determinants, field))
+
+
 def folding(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[float, float]:
     """Voxels whose Jacobian determinant (central differences) is zero or negative: how many per field, and their percentage.
 
@@ -55,7 +62,10 @@ def folding(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[fl
     if is_tensor(field):
         count, percent = _reductions().folding(*_tensors(field, mask))
         return float(count), float(percent)
-    determinants = _determinants(field, mask)
+    return _folded(_determinants(field, mask), field)
+
+
+def _folded(determinants: Doubles, field: ArrayOrTensor) -> tuple[float, float]:
     if not determinants.size:
         return NAN, NAN
     folded = np.count_nonzero(determinants <= 0)

@@ -112,6 +112,7 @@ def test_determinants_agree_with_itk(shape, smooth_field):
     assert metrics.sdlogj(field, inside) == pytest.approx(np.log(values[values > 0]).std(), rel=1e-3)
     assert metrics.folding_percent(field, inside) == pytest.approx(100 * (values <= 0).mean())
     assert metrics.folding_count(field, inside) == (values <= 0).sum()
+    assert metrics.regularity(field, inside) == (metrics.sdlogj(field, inside), *metrics.folding(field, inside))
 
 
 def test_learn2regs_figure_is_what_its_evaluation_computes(shape, smooth_field):

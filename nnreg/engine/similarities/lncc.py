@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
-from nnreg.arrays import Floats
+from nnreg.arrays import Floats, ShortIntegers
 from nnreg.engine.grids import Level, volume_of
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity
@@ -26,11 +27,22 @@ class LocalCorrelation:
 
     def __init__(self, fixed: Floats, radii: tuple[int, int, int]) -> None:
         self.fixed, self.radii, self.floor = fixed, radii, _floor(radii)
-        self.restrict(None)
+        self.valid: Floats | None = None
 
     def restrict(self, valid: Floats | None) -> None:
         """See :class:`nnreg.engine.similarity_terms.Term`."""
-        self.windows = [Windows.of(channel, self.radii, floor=self.floor, mask=valid) for channel in self.fixed]
+        self.valid = valid
+        self.__dict__.pop("windows", None)
+
+    @functools.cached_property
+    def windows(self) -> list[Windows]:
+        """Of each channel, computed when first asked for: a level is restricted before it is compared."""
+        return [Windows.of(channel, self.radii, floor=self.floor, mask=self.valid) for channel in self.fixed]
+
+    @property
+    def ranges(self) -> ShortIntegers | None:
+        """Where warped channels have a say, as :func:`nnreg.kernels.volumes.sample` takes it; None for everywhere."""
+        return self.windows[0].ranges if len(self.windows) == 1 else None
 
     def __call__(self, warped: Floats, gradient: Floats) -> float:
         """See :class:`nnreg.engine.similarity_terms.Term`."""
