@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, run
-from nnreg.cli.prediction import DEFAULT_TRAINER
+from nnreg.cli.prediction import add_model_options
 
 
 def parser() -> Parser:
@@ -19,11 +19,7 @@ def parser() -> Parser:
     result.add_argument("-o", "--output", required=True, metavar="FILE", help="MODEL.zip")
     result.add_argument("-d", "--dataset", metavar="ID", help="dataset the model was trained on")
     result.add_argument("-c", "--configuration", metavar="NAME", help="as in nnreg_train")
-    result.add_argument("-tr", "--trainer", default=DEFAULT_TRAINER, metavar="NAME", help="as in nnreg_train")
-    result.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="as in nnreg_train")
-    result.add_argument("-m", "--model_folder", metavar="DIR", help="a folder TRAINER__PLANS__CONFIGURATION, instead of -d, -c, -tr and -p")
-    result.add_argument("-f", "--folds", nargs="+", default=[], metavar="K", help="folds (default: all trained ones)")
-    result.add_argument("-chk", "--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold")
+    add_model_options(result, "folds (default: all trained ones)")
     result.add_argument("--licence", metavar="NAME", help="of the weights, for the card: CC-BY-4.0")
     result.add_argument("--notes", default="", metavar="TEXT", help="what else the card says")
     result.add_workspace()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nnreg.cli.common import Parser, folder, run, workspace_of
-from nnreg.cli.prediction import DEFAULT_TRAINER, dataset_plans, trained_model
+from nnreg.cli.prediction import add_model_options, dataset_plans, trained_model
 from nnreg.errors import ConfigurationError, PredictionError
 from nnreg.progress import progress_bar
 from nnreg.task import TASKS, imported, usable_tasks
@@ -38,11 +38,7 @@ def _parser(say: Callable[[str], None] = lambda problem: None) -> tuple[Parser, 
         metavar="NAME",
         help="2d, 3d_lowres, 3d_fullres, 3d_cascade_fullres, or optimise: no network, each pair by itself (default: what the plans recommend)",
     )
-    result.add_argument("-tr", "--trainer", default=DEFAULT_TRAINER, metavar="NAME", help="as in nnreg_train")
-    result.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="as in nnreg_train")
-    result.add_argument("-m", "--model_folder", metavar="DIR", help="a folder TRAINER__PLANS__CONFIGURATION, instead of -d, -c, -tr and -p")
-    result.add_argument("-f", "--folds", nargs="+", default=[], metavar="K", help="folds that are averaged (default: all trained ones)")
-    result.add_argument("-chk", "--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold")
+    add_model_options(result, "folds that are averaged (default: all trained ones)")
     result.add_argument("--no_pictures", action="store_true", help="draw no overview")
     result.add_argument("--continue_prediction", "--c", action="store_true", help="keep what is finished")
     result.add_argument("-device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")

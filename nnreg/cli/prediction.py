@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 DEFAULT_TRAINER = "nnRegTrainer"
 
 
+def add_model_options(parser: argparse.ArgumentParser, folds: str) -> None:
+    """Which model, beside -d and -c; `folds` says what is done with its folds."""
+    parser.add_argument("-tr", "--trainer", default=DEFAULT_TRAINER, metavar="NAME", help="as in nnreg_train")
+    parser.add_argument("-p", "--plans_identifier", default="nnRegPlans", metavar="NAME", help="as in nnreg_train")
+    parser.add_argument("-m", "--model_folder", metavar="DIR", help="a folder TRAINER__PLANS__CONFIGURATION, instead of -d, -c, -tr and -p")
+    parser.add_argument("-f", "--folds", nargs="+", default=[], metavar="K", help=folds)
+    parser.add_argument("-chk", "--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold")
+
+
 def trained_model(options: argparse.Namespace, configuration: str | None) -> TrainedModel:
     """The model that the options name, and which of its networks predict where."""
     from nnreg.inference.predictor import ModelFolder, TrainedModel
