@@ -42,7 +42,7 @@ def nnreg(job: Job) -> None:
     write_itk(Path(job["output"]) / "field.nii.gz", result.transform, fixed.space)
 
 
-def nnreg_command(job: Job) -> None:
+def whole_command(job: Job) -> None:
     """``nnreg_register`` from its start to its end, with the preset that the method's name ends in: what it costs besides the engine, and what it writes."""
     import subprocess
 
@@ -54,7 +54,7 @@ def nnreg_command(job: Job) -> None:
     start = ["--alignment", "none"] if job["aligned"] else []
     command = [sys.executable, "-m", "nnreg.cli.register", job["fixed"], job["moving"], "-o", str(output / "command"), *masks, *start]
     with measured(job):
-        subprocess.run([*command, "--preset", job["method"].removeprefix("nnreg_command-")], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "--preset", job["method"].removeprefix("command-")], check=True, stdout=subprocess.DEVNULL)
     written = sum(path.stat().st_size for path in (output / "command").iterdir()) / 1e6
     cost = json.loads((output / "cost.json").read_text())
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -205,7 +205,7 @@ def fireants(job: Job) -> None:
 
 METHODS: dict[str, Callable[[Job], None]] = {
     **{f"nnreg-{preset}": nnreg for preset in ("affine", "fast", "default", "accurate")},
-    **{f"nnreg_command-{preset}": nnreg_command for preset in ("fast", "default", "accurate")},
+    **{f"command-{preset}": whole_command for preset in ("fast", "default", "accurate")},
     **{f"ants_{name}": ants for name in ("affine", "syn", "syn_cc")},
     "greedy": greedy,
     "elastix": elastix,

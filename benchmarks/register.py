@@ -250,7 +250,7 @@ def missed(summary: dict[str, dict[str, float]], options: argparse.Namespace) ->
 
 def _command_missed(summary: dict[str, dict[str, float]]) -> list[str]:
     """The bars of the whole command: its CPU seconds beside the engine's and Greedy's, its memory and what it writes."""
-    command = summary.get("nnreg_command-default", {})
+    command = summary.get("command-default", {})
     bars = {
         "peak_mb": COMMAND_MB,
         "written_mb": COMMAND_WRITTEN_MB,
@@ -259,7 +259,7 @@ def _command_missed(summary: dict[str, dict[str, float]]) -> list[str]:
             summary.get("greedy", {}).get("cpu_seconds", float("inf")) / COMMAND_OF_GREEDY,
         ),
     }
-    return [f"nnreg_command-default: {name} {command[name]:.1f}, wanted at most {bar:.1f}" for name, bar in bars.items() if command.get(name, 0) > bar]
+    return [f"command-default: {name} {command[name]:.1f}, wanted at most {bar:.1f}" for name, bar in bars.items() if command.get(name, 0) > bar]
 
 
 def main() -> int:

@@ -130,4 +130,4 @@ def test_bash_completes_commands_and_their_options(tmp_path, capsys):
         return subprocess.run(["bash", "-c", ask, script, *words], capture_output=True, text=True, check=False).stdout.split()
 
     assert completed("reg") == ["register"]
-    assert completed("register", "--pre") == ["--preset"]
+    assert completed("register", "--pres") == ["--preset", "--preserve"]
