@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -15,7 +16,6 @@ from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
 from nnreg.engine.constraints import FREE, Constraints
 from nnreg.engine.evidence import gather
-from nnreg.engine.failure import judge
 from nnreg.engine.grids import Level, pyramid
 from nnreg.engine.guidance import Guides, check_belongs
 from nnreg.engine.options import EngineOptions
@@ -210,15 +210,14 @@ class _Engine:
         """By default the similarity rose where it says so, or could not be measured under the headers alone."""
         field = None if state.field is None else as_map(self._on_whole(state.field), self.images[0].space)
         transform = Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim)
-        with self.clock.stage("failure"):
-            failure = judge(gather(self.fixed, self.moving, transform, None if field is None else similarity))
+        evidence = functools.partial(gather, self.fixed, self.moving, transform, None if field is None else similarity)
         return Registration(
             *self.images,
             transform=transform,
             start=begun.start,
             alignment=begun.alignment,
             field=field,
-            failure=failure,
+            evidence=evidence,
             rose=bool(state.after > state.before or np.isnan(state.before)) if rose is None else rose,
             similarity=similarity,
             similarity_before=state.before,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from nnreg import metrics
 from nnreg.engine.affine import Alignment
-from nnreg.engine.failure import Failure
+from nnreg.engine.failure import Evidence, Failure, judge
 from nnreg.engine.options import EngineOptions
 from nnreg.geometry import FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.imageio import Image
@@ -57,8 +58,8 @@ class Registration:
         What the deformable part started from: the linear alignment, or the initial transform that was given.
     field : FieldMap or None
         The deformable part on the fixed grid; None after linear alignment only.
-    failure : Failure
-        How likely the registration failed, and what that rests on.
+    evidence : function
+        Measures what says whether the registration failed; `failure` asks it once, when it is first wanted.
     rose : bool
         Whether the similarity rose, or could not be measured under the headers alone.
     similarity : str
@@ -80,7 +81,7 @@ class Registration:
     start: Transform
     alignment: Alignment | None
     field: FieldMap | None
-    failure: Failure
+    evidence: Callable[[], Evidence]
     rose: bool
     similarity: str
     similarity_before: float
@@ -90,6 +91,14 @@ class Registration:
     timings: dict[str, float] = dataclasses.field(default_factory=dict)
     annotations: Annotations = Annotations()
     masks: tuple[Image | None, Image | None] = (None, None)
+
+    @functools.cached_property
+    def failure(self) -> Failure:
+        """How likely the registration failed, and what that rests on; measured when first asked for."""
+        started = time.perf_counter()
+        found = judge(self.evidence())
+        self.timings["failure"] = time.perf_counter() - started
+        return found
 
     @property
     def failure_probability(self) -> float:
