@@ -230,7 +230,7 @@ def test_a_pair_that_is_written_again_takes_the_place_of_the_old_one(pair, tmp_p
 
 def test_learn2reg_is_three_dimensional(pair, tmp_path):
     with pytest.raises(TransformError, match="three-dimensional"):
-        write_learn2reg(tmp_path / "disp.nii.gz", pair["transforms"].transform, fixed=pair["fixed"].space, moving=pair["moving"].space)
+        write_learn2reg(tmp_path / "disp.nii.gz", pair["transforms"].transform, fixed=pair["fixed"].space, moving=pair["moving"].image.space)
     assert not list(tmp_path.iterdir())
 
 

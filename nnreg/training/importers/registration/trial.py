@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import ConfigurationError, NnRegError
 from nnreg.planning.configuration import Architecture, Normalization
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationTraining
@@ -16,6 +17,7 @@ from nnreg.training.trainer.checkpoint import WEIGHTS, load_checkpoint, load_wei
 from nnreg.training.trainer.optimizers import check_names
 
 PLANS = SimpleNamespace(channel_names={"0": "image"})  # all that a network asks of the plans
+SPEC = DatasetSpec(channel_names={"0": "image"}, numTraining=1, file_ending=".nii.gz")
 
 
 def stages(strides: Sequence[Sequence[int]], features: Sequence[int], blocks: int) -> dict[str, object]:
@@ -44,7 +46,7 @@ def check_recipe(recipe: TrainerConfig, shape: Sequence[int], where: str) -> Non
     try:
         resolved = resolve_configuration(_stand_in(shape), recipe, "imported", {})
         check_names(resolved.training)
-        task, known = task_named(REGISTRATION), {"plans": PLANS, "spec": None, "configuration": resolved}
+        task, known = task_named(REGISTRATION), {"plans": PLANS, "spec": SPEC, "configuration": resolved}
         task.objective(recipe=recipe, **known)
         if "architecture.strides" in recipe.training:
             task.memory_gb(build=lambda: task.network(recipe=recipe, **known), **known)
@@ -55,7 +57,7 @@ def check_recipe(recipe: TrainerConfig, shape: Sequence[int], where: str) -> Non
 def check_weights(path: Path, recipe: TrainerConfig, shape: Sequence[int]) -> None:
     """Raise a TrainingError unless the weights in a file are those of the recipe's network, whose stages it says."""
     resolved = resolve_configuration(_stand_in(shape), recipe, "imported", {})
-    network = task_named(REGISTRATION).network(plans=PLANS, spec=None, configuration=resolved, recipe=recipe)
+    network = task_named(REGISTRATION).network(plans=PLANS, spec=SPEC, configuration=resolved, recipe=recipe)
     load_weights(network, load_checkpoint(path, weights_only=True)[WEIGHTS], path)
 
 
