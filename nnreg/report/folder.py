@@ -12,7 +12,7 @@ from nnreg.errors import EvaluationError
 from nnreg.evaluation.evaluation import task_of_predictions
 from nnreg.evaluation.registration.folder import ALIGNMENT_FILE, PREDICTION_FILE, TRANSFORM_FILE
 from nnreg.files import read_json
-from nnreg.task import DENSE_PREDICTION, REGISTRATION
+from nnreg.task import DEFAULT_TASK, TASKS
 
 MEASURES_FILE, SUMMARY_FILE, VALIDATION_SUMMARY = "measures.json", "summary.json", "validation_summary.json"
 VALIDATION, LOG_FILE, DEBUG_FILE, METHOD_FILE = "validation_raw", "training_log.txt", "debug.json", "prediction_method.json"
@@ -107,7 +107,7 @@ class Results:
     @property
     def registers(self) -> bool:
         """Whether pairs were registered."""
-        return self.task != DENSE_PREDICTION
+        return TASKS[self.task].registers_pairs
 
     @property
     def two_contrasts(self) -> bool | None:
@@ -185,7 +185,7 @@ def _pair_alone(folder: Path) -> Results:
         labels=labels,
         record=record,
     )
-    return Results(folder=folder, task=REGISTRATION, alone=True, predictions=folder, items=(item,), record=record)
+    return Results(folder=folder, task=DEFAULT_TASK, alone=True, predictions=folder, items=(item,), record=record)
 
 
 def _stem(path: str) -> str:
@@ -219,8 +219,8 @@ def _require(folder: Path, name: str, because: str) -> None:
 
 def _predictions(folder: Path, predictions: Path, summary_path: Path | None) -> Results:
     path = predictions / PREDICTION_FILE
-    record, task = _mapping(path), task_of_predictions(predictions, REGISTRATION)
-    key = "cases" if task == DENSE_PREDICTION else "pairs"
+    record, task = _mapping(path), task_of_predictions(predictions, DEFAULT_TASK)
+    key = "pairs" if TASKS[task].registers_pairs else "cases"
     if not isinstance(record.get(key), list) or not record[key] or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in record[key]):
         raise EvaluationError(f"{path}: expected a list of {key}, each with a name, found none. Predict again, or wait until the first is finished.")
     summary = {} if summary_path is None else _summary(summary_path, record, path)
@@ -260,14 +260,14 @@ def _cases_of(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _item(entry: Mapping[str, Any], measured: Mapping[str, Any], folder: Path, task: str) -> Item:
     name, seconds = entry["name"], entry.get("seconds")
-    if task != DENSE_PREDICTION:
+    if TASKS[task].registers_pairs:
         for file in (TRANSFORM_FILE, ALIGNMENT_FILE):
             _require(folder / name, file, f"the pair in {PREDICTION_FILE}")
     return Item(
         name=name,
         fixed=str(entry.get("fixed", name)),
         moving=str(entry.get("moving", "")),
-        folder=folder if task == DENSE_PREDICTION else folder / name,
+        folder=folder / name if TASKS[task].registers_pairs else folder,
         seconds=sum(seconds.values()) if isinstance(seconds, Mapping) else seconds,
         figures=measured.get("metrics", {}),
         labels=measured.get("labels", {}),
@@ -297,7 +297,7 @@ def _fold(folder: Path) -> Results:
     about: dict[str, Any] = {"debug": debug, "method": method, "curves": curves, "epochs": epochs}
     predictions = folder / VALIDATION
     if not (predictions / PREDICTION_FILE).is_file():
-        return Results(folder=folder, task=str(plans.get("task", REGISTRATION)), plans=plans, dataset=dataset, **about)
+        return Results(folder=folder, task=str(plans.get("task", DEFAULT_TASK)), plans=plans, dataset=dataset, **about)
     found = _predictions(folder, predictions, _first_file(folder / VALIDATION_SUMMARY))
     return replace(found, plans=plans or found.plans, dataset=dataset or found.dataset, **about)
 
