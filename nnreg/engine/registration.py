@@ -159,7 +159,7 @@ class _Engine:
 
     def run(self, initial: Transform | None) -> Registration:
         plan = schedule(self.preset, self.fixed.space)
-        self.clock.expect(self.preset.rounds * (len(plan.factors) + 1) + 2)  # alignment and failure once, measures after every round
+        self.clock.expect(self.preset.rounds * (len(plan.factors) + 1) + 1)  # alignment once, measures after every round
         with self.clock.stage("alignment"):
             begun = self._aligned() if initial is None else self._given(initial)
         levels = pyramid(self.fixed, begun.view.moving, begun.view.world, plan.factors)
