@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -25,6 +26,8 @@ UNWRITABLE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROF
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+BLOCK = 2**22  # bytes read at once
+
 LONGEST_NAME = 200  # file systems end at 255 bytes, and endings are added
 
 _watching: list[list[Path]] = []  # of each open block of `no_empty_folders`: the folders made since, outer ones first
@@ -203,6 +206,28 @@ def read_json(path: Path | str, error: type[NnRegError] = NnRegError) -> Any:
         raise error(f"{path}: is not valid JSON ({damaged}). Mend it or make it again.") from damaged
     except OSError as unreadable:
         raise error(f"{path}: cannot be read ({unreadable.strerror}).") from unreadable
+
+
+def content_digest(paths: Iterable[Path | None]) -> str:
+    """Of names and content of files, and of folders with all that they hold (Zarr); None and absent files count for nothing.
+
+    Content, because size and time of a file do not tell all that changes.
+    """
+    found = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        for file in _files_of(path):
+            found.update(f"{file.name} {file.stat().st_size}\n".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    found.update(block)
+    return found.hexdigest()
+
+
+def _files_of(path: Path | None) -> list[Path]:
+    """A file by itself, of a folder all files; none where it is absent."""
+    if path is None:
+        return []
+    return sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path] if path.is_file() else []
 
 
 def check_component(name: str, what: str, where: Path | str, error: type[NnRegError] = NnRegError) -> str:

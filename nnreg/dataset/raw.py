@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from nnreg.dataset.pairs import pairs_among, require_names, subjects_of
 from nnreg.dataset.spec import FILE_NAME, CaseFiles, DatasetSpec
 from nnreg.dataset.target_spec import label_targets
 from nnreg.errors import DatasetError, GeometryError, did_you_mean
+from nnreg.files import content_digest
 from nnreg.geometry import index_points_to_world
 from nnreg.imageio import ENDINGS, Image, check_finite, is_image_file, read_channels, read_image
 from nnreg.imageio.image import check_same_space
@@ -60,7 +60,6 @@ class Case:
         return None if self.keypoints_voxel is None else index_points_to_world(self.keypoints_voxel, self.image.space)
 
 
-BLOCK = 2**22  # bytes read at once
 STORED_SUFFIXES = ("_seg", "_mask", "_maps", "_locations")  # of the arrays beside that of the image, in the preprocessed dataset
 
 
@@ -145,16 +144,9 @@ class RawDataset:
 
     def digest(self, case: str) -> str:
         """Of the content of all files of a case: images, labels of every target, masks, keypoints. Size and time of a file do not tell all that changes."""
-        found = hashlib.blake2b(digest_size=8)
         targets = sorted({*self.spec.targets, ""})
         beside = [path for target in targets for path in (self.label_path(case, target), self.mask_path(case, target))]
-        for path in (*self.image_paths(case), *dict.fromkeys(beside), self.keypoints_path(case)):
-            for file in _files_of(path):
-                found.update(f"{file.name} {file.stat().st_size}\n".encode())
-                with file.open("rb") as stream:
-                    while block := stream.read(BLOCK):
-                        found.update(block)
-        return found.hexdigest()
+        return content_digest((*self.image_paths(case), *dict.fromkeys(beside), self.keypoints_path(case)))
 
     def field_path(self, pair: Pair) -> Path | None:
         """The true displacement of a pair (ITK, mm, on the fixed grid), None where it is not known."""
@@ -323,13 +315,6 @@ class RawDataset:
 
     def _require_names(self) -> None:
         require_names(self.spec, {*self.cases, *self.test_cases}, str(self.folder / FILE_NAME))
-
-
-def _files_of(path: Path | None) -> list[Path]:
-    """A file by itself, of a Zarr folder all files; none where it is absent."""
-    if path is None:
-        return []
-    return sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path] if path.is_file() else []
 
 
 def _check_names(cases: Sequence[str], spec: DatasetSpec, folder: Path) -> None:
