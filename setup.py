@@ -68,7 +68,10 @@ setup(
         "dask": ["distributed>=2024.1"],
         "browser": ["playwright>=1.45"],
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "hypothesis>=6", "zarr>=3.0; python_version >= '3.11'"],
+        "dev": [
+            *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"),
+            *("hypothesis>=6", "distributed>=2024.1", "zarr>=3.0; python_version >= '3.11'"),
+        ],
     },
     entry_points={"console_scripts": ["nnreg = nnreg.cli.umbrella:main", *(f"nnreg_{command_name(module)} = nnreg.cli.{module}:main" for module in COMMANDS)]},
 )

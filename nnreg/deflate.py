@@ -31,7 +31,8 @@ def packing(path: Path) -> Iterator[Path]:
     plain = path.with_suffix("")
     try:
         yield plain
-        with plain.open("rb") as source, igzip.open(path, "wb", compresslevel=LEVEL) as target:
+        # neither name nor time in the header: the same content is the same file
+        with plain.open("rb") as source, path.open("wb") as packed, igzip.IGzipFile("", "wb", LEVEL, packed, mtime=0) as target:
             shutil.copyfileobj(source, target, BLOCK)
     finally:
         plain.unlink(missing_ok=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from nnreg.errors import NnRegError, WorkerError
 
@@ -24,6 +25,9 @@ def default_processes() -> int:
             raise NnRegError(f"nnReg_n_proc: expected a positive number of processes, found {named!r}. Set it to 1 or more, or unset it.")
         return int(named)
     return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+_clusters: list[Executor] = []  # of each open block of `on_workers_of`
 
 
 def run_all(
@@ -42,7 +46,7 @@ def run_all(
     items
         The items. They are handed out as workers become free.
     processes
-        1 runs in this process, with the same result.
+        1 runs in this process, with the same result. Inside :func:`on_workers_of` the workers of the cluster are taken, whatever it says.
     name
         What an item is called in messages.
 
@@ -53,29 +57,80 @@ def run_all(
     WorkerError
         For any other failure, with the item and the worker's traceback; or if a worker was killed, which is nearly always memory.
     """
-    if processes <= 1:
+    if _clusters:
+        yield from _handed_out(_clusters[-1], work, items, name)
+    elif processes <= 1:
         for item in items:
             yield item, _guarded(work, item, name(item))
-        return
-    # spawn: forking a process that has used torch's or blosc2's threads can hang
-    context = multiprocessing.get_context("spawn")
-    waiting = iter(items)
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread_each) as pool:
-        running: dict[Future[Any], Item] = {}
-        try:
-            for item in waiting:
-                running[pool.submit(_guarded, work, item, name(item))] = item
-                if len(running) >= 2 * processes:
-                    yield from _finished(running)
-            while running:
+    else:
+        # spawn: forking a process that has used torch's or blosc2's threads can hang
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=one_thread_each) as pool:
+            try:
+                yield from _handed_out(LocalWorkers(pool, processes), work, items, name)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Executor(Protocol):
+    """Workers that take one item each."""
+
+    @property
+    def workers(self) -> int:
+        """How many there are now."""
+        ...
+
+    @property
+    def died(self) -> type[Exception]:
+        """What a call raises whose worker was killed."""
+        ...
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Hand out a call."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalWorkers:
+    """Processes of this machine."""
+
+    pool: ProcessPoolExecutor
+    workers: int
+    died: type[Exception] = BrokenExecutor
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """See :class:`Executor`."""
+        return self.pool.submit(function, *arguments)
+
+
+@contextlib.contextmanager
+def on_workers_of(cluster: Executor) -> Iterator[None]:
+    """Every :func:`run_all` in the block hands its items to the workers of `cluster`."""
+    _clusters.append(cluster)
+    try:
+        yield
+    finally:
+        _clusters.remove(cluster)
+
+
+def _handed_out(workers: Executor, work: Callable[[Item], Result], items: Iterable[Item], name: Callable[[Item], str]) -> Iterator[tuple[Item, Result]]:
+    """Two items a worker are under way, so that none waits and a million items need no more memory than a few."""
+    running: dict[Future[Any], Item] = {}
+    try:
+        for item in items:
+            running[workers.submit(_guarded, work, item, name(item))] = item
+            if len(running) >= 2 * max(1, workers.workers):
                 yield from _finished(running)
-        except BrokenProcessPool as broken:
-            cases = ", ".join(name(item) for item in running.values())
-            raise WorkerError(
-                f"a worker was killed while on one of: {cases}. The system does that when memory runs out: use fewer processes (-np 1) or free memory."
-            ) from broken
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        while running:
+            yield from _finished(running)
+    except workers.died as broken:
+        cases = ", ".join(name(item) for item in running.values())
+        raise WorkerError(
+            f"a worker was killed while on one of: {cases}. The system does that when memory runs out: use fewer processes (-np 1) or free memory."
+        ) from broken
+    finally:
+        for future in running:
+            future.cancel()
 
 
 def _finished(running: dict[Future[Any], Item]) -> Iterator[tuple[Item, Any]]:
@@ -94,6 +149,7 @@ def _guarded(work: Callable[[Item], Result], item: Item, name: str) -> Result:
         raise WorkerError(f"{name}: {type(error).__name__}: {error}\n{traceback.format_exc()}") from error
 
 
-def _one_thread_each() -> None:
+def one_thread_each() -> None:
+    """Workers share the cores by being many."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = "1"

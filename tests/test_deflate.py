@@ -23,6 +23,14 @@ def test_a_file_under_gz_is_packed_and_others_are_not(tmp_path):
     assert gzip.decompress((tmp_path / "a.bin.gz").read_bytes()) == (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
+def test_the_same_content_is_the_same_file(tmp_path, monkeypatch):
+    for name, now in (("a.bin.gz", 1e9), ("b.bin.gz", 2e9)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        with packing(tmp_path / name) as plain:
+            plain.write_bytes(CONTENT)
+    assert (tmp_path / "a.bin.gz").read_bytes() == (tmp_path / "b.bin.gz").read_bytes()
+
+
 def test_what_failed_leaves_nothing(tmp_path):
     def half() -> None:
         with packing(tmp_path / "a.gz") as plain:

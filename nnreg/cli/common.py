@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import sys
 from collections.abc import Callable, Sequence
@@ -60,8 +61,9 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--no_report", action="store_true", help="write no report.html at the end")
 
     def add_processes(self, what: str) -> None:
-        """``-np``."""
-        self.add_argument("-np", "--processes", type=positive, metavar="N", help=f"{what} at a time (default: nnReg_n_proc, else the number of cores)")
+        """``-np`` and ``--dask``."""
+        self.add_argument("-np", "--processes", type=positive, metavar="N", help=f"{what} at a time (default: nnReg_n_proc, else the cores, at most 8)")
+        self.add_argument("--dask", metavar="ADDRESS", help=f"{what} on the workers of this Dask scheduler (tcp://HOST:8786), or of `local` ones")
 
     def add_dataset(self) -> None:
         """``-d``."""
@@ -117,7 +119,7 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
     """
     options = parser.parse_args(arguments)
     try:
-        with no_empty_folders():
+        with no_empty_folders(), _workers(options):
             return work(options) or 0
     except NnRegError as error:
         end_bars()
@@ -130,6 +132,17 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
         end_bars()
         print(f"{parser.prog}: interrupted; what was finished is kept, run the command again to go on.", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _workers(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """The workers of ``--dask``, where a command has that and it was given."""
+    address = getattr(options, "dask", None)
+    if address is None:
+        return contextlib.nullcontext()
+    from nnreg.cluster import on_cluster
+    from nnreg.parallel import default_processes
+
+    return on_cluster(address, options.processes or default_processes())
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnreg.cli.common import Parser, folder, positive, run, workspace_of
+from nnreg.cli.common import Parser, folder, run, workspace_of
 from nnreg.progress import progress_bar
 from nnreg.task import TASKS, imported
 
@@ -24,7 +24,7 @@ def parser() -> Parser:
     result.add_argument(
         "-o", "--output", type=_json_or_folder, metavar="FILE", help="summary file ending in .json, or a folder for summary.json (default: PREDICTIONS)"
     )
-    result.add_argument("-np", "--processes", type=positive, metavar="N", help="pairs evaluated at a time (default: nnReg_n_proc, else the number of cores)")
+    result.add_processes("pairs")
     result.add_argument("--no_surface", action="store_true", help="leave out surface distances, which take most of the time")
     result.add_argument("--no_labels", action="store_true", help="leave out labels, for cases that have none")
     result.add_no_report()

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from nnreg.cli.common import Parser, positive, run, workspace_of
+from nnreg.cli.common import Parser, run, workspace_of
 from nnreg.cli.import_options import add_labelled, labelled_flags, read_source, with_output
 
 ATLAS = (
@@ -48,7 +48,7 @@ def parser() -> Parser:
     )
     result.add_argument("--template", metavar="NAME", help="print a file to copy, every key explained: synthetic or targets (--template synthetic > my.yaml)")
     result.add_argument("-d", "--dataset", type=int, metavar="ID", help="number of the new dataset (default: the first that is free)")
-    result.add_argument("-np", "--processes", type=positive, metavar="N", help="workers (default: one per core)")
+    result.add_processes("cases")
     add_labelled(result)
     atlas = result.add_argument_group("images onto an atlas")
     atlas.add_argument("--data_base_dir", metavar="DIR", help="folder with fixed/ and moving/")

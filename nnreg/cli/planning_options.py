@@ -25,8 +25,8 @@ def add_datasets(parser: Parser) -> None:
 
 
 def add_processes(parser: Parser) -> None:
-    """``-np`` and ``-q``."""
-    parser.add_argument("-np", "--processes", type=positive, metavar="N", help="worker processes (default: nnReg_n_proc, else the cores, at most 8)")
+    """``-np``, ``--dask`` and ``-q``."""
+    parser.add_processes("cases")
     parser.add_quiet("--no_pbar")
 
 

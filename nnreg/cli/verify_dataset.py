@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nnreg.cli.common import EXIT_ERROR, Parser, positive, run, workspace_of
+from nnreg.cli.common import EXIT_ERROR, Parser, run, workspace_of
 from nnreg.progress import progress_bar
 
 
@@ -17,7 +17,7 @@ def parser() -> Parser:
     )
     result.add_dataset()
     result.add_workspace()
-    result.add_argument("-np", "--processes", type=positive, metavar="N", help="workers (default: nnReg_n_proc, else the cores of this machine, at most 8)")
+    result.add_processes("cases")
     result.add_quiet()
     return result
 

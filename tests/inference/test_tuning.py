@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 
-from nnreg.cli import plan_and_preprocess, plan_experiment, synthesize, tune
+from nnreg.cli import extract_fingerprint, plan_and_preprocess, plan_experiment, synthesize, tune
 from nnreg.cli.common import duration
 from nnreg.engine import PRESETS
+from nnreg.errors import PlansError
 from nnreg.inference.registration import tuning
 from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.planning.registration.tuning import PLANNED
@@ -119,6 +120,9 @@ def test_a_changed_file_is_measured_again_and_replanning_forgets(root, count):
     pair = _pairs(root)[0]
     points = root / "nnReg_raw" / DATASET / "keypointsTr" / f"{pair['fixed']}.csv"
     points.write_text(points.read_text() + "\n")
+    with pytest.raises(PlansError, match="have changed since it was made"):
+        _tune(root, write=False)
+    assert extract_fingerprint.main(["-d", "900", "--workspace", str(root), "-q", "-np", "1"]) == 0
     _tune(root, write=False)
     assert count["done"] == len(plans.tuning.scores)
     assert plan_experiment.main(["-d", "900", "--workspace", str(root), "-device", "cpu"]) == 0

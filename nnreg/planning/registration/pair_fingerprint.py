@@ -62,7 +62,7 @@ class PairMeasurement:
     fixed, moving
         Cases.
     files
-        What the files of both cases were when they were measured: size and time of change, as a digest.
+        A digest of the files of both cases when they were measured.
     header_overlap
         Share of the fixed field of view that the headers put inside the moving one.
     field_of_view_mismatch
