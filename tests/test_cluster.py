@@ -61,7 +61,7 @@ def test_errors_are_those_of_one_process(scheduler: str) -> None:
 
 @pytest.mark.slow
 def test_work_that_kills_every_worker_is_named() -> None:
-    with on_cluster("local", 2), pytest.raises(WorkerError, match="a worker was killed while on one of: .*7"):
+    with on_cluster("local", 2), pytest.raises(WorkerError, match=r"a worker was killed while on one of: .*7"):
         list(run_all(_always_killed, [7], processes=1))
 
 
