@@ -62,12 +62,17 @@ class Parser(argparse.ArgumentParser):
 
     def add_processes(self, what: str) -> None:
         """``-np`` and ``--dask``."""
-        self.add_argument("-np", "--processes", type=positive, metavar="N", help=f"{what} at a time (default: nnReg_n_proc, else the cores, at most 8)")
-        self.add_argument("--dask", metavar="ADDRESS", help=f"{what} on the workers of this Dask scheduler (tcp://HOST:8786), or of `local` ones")
+        add_processes(self, what)
 
     def add_dataset(self) -> None:
         """``-d``."""
         self.add_argument("-d", "--dataset", required=True, metavar="ID", help="dataset id or folder name: 1, 001 or Dataset001_Name")
+
+
+def add_processes(options: argparse._ActionsContainer, what: str, default: str = "nnReg_n_proc, else the cores, at most 8") -> None:
+    """``-np`` and ``--dask``."""
+    options.add_argument("-np", "--processes", type=positive, metavar="N", help=f"{what} at a time (default: {default})")
+    options.add_argument("--dask", metavar="ADDRESS", help=f"{what} on the workers of this Dask scheduler (tcp://HOST:8786), or of `local` ones")
 
 
 def folder(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -153,6 +154,17 @@ def test_the_command_optimises_without_a_model(plane, tmp_path, capsys):
     assert "Dice" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # two processes that import everything
+@pytest.mark.parametrize("method", ["engine", "network"])
+def test_several_processes_write_the_same(plane, tmp_path, method, one_thread):
+    contents = [plane.predict(tmp_path / str(n), "-f", "0", "--method", method, "-np", str(n), refine=True) for n in (1, 2)]
+    names = [[pair["name"] for pair in content["pairs"]] for content in contents]
+    assert names[0] == names[1]
+    for name in names[0]:
+        for path in (tmp_path / "1" / name).iterdir():
+            assert (tmp_path / "2" / name / path.name).read_bytes() == path.read_bytes(), path
+
+
 @pytest.mark.parametrize(("method", "note"), [("network", None), ("refined", "refined"), ("engine", "succeeded")])
 def test_a_prediction_goes_the_way_it_is_told(plane, tmp_path, method, note, capsys):
     content = plane.predict(tmp_path, "-f", "0", "--method", method, refine=True)
@@ -160,6 +172,18 @@ def test_a_prediction_goes_the_way_it_is_told(plane, tmp_path, method, note, cap
     assert f"predicting by {method}: asked for by --method" in capsys.readouterr().out
     for pair in content["pairs"]:
         assert {"refined", "succeeded"} & pair.keys() == ({note} if note else set())
+
+
+def test_another_process_is_sent_no_arrays(plane, tmp_path):
+    from nnreg.dataset.spec import DatasetSpec
+    from nnreg.inference.registration.cases import FolderCases
+
+    cases = FolderCases(plane.raw / "imagesTs", None, DatasetSpec.read(plane.preprocessed / "dataset.json"), None)
+    case = cases.cases[0]
+    array = cases.image(case).array
+    sent = pickle.dumps(cases)
+    assert array.tobytes()[:64] not in sent
+    assert np.array_equal(pickle.loads(sent).image(case).array, array)
 
 
 def test_masks_beside_the_images_are_found(plane, tmp_path):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import workspace_of
+from nnreg.cli.common import add_processes, workspace_of
 from nnreg.cli.prediction import dataset_plans, trained_model
 from nnreg.planning.registration.engine_settings import METHODS, NETWORK
 from nnreg.progress import progress_bar
@@ -31,6 +31,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
         choices=METHODS,
         help="the network alone, the engine going on from it (refined), or the engine alone (default: what was best in the validation of the folds)",
     )
+    add_processes(group, "pairs", "1, with all threads; more take one thread and their own memory each")
     group.add_argument("--no_refinement", dest="method", action="store_const", const=NETWORK, help="the same as --method network")
 
 
@@ -49,6 +50,7 @@ def register_images(options: argparse.Namespace, configuration: str | None) -> s
         inverse=options.inverse,
         pictures=not options.no_pictures,
         continue_prediction=options.continue_prediction,
+        processes=options.processes or 1,
     )
     content = register(model, images, output, options=wanted, on_note=print, on_progress=progress_bar("predicting", quiet=options.quiet))
     return f"{len(content['pairs'])} pairs by {content['model']} in {output.absolute()}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +143,10 @@ class FolderCases:
         self._files = cases_in(folder, self.channels) | dict(extra or {})
         self._images: dict[str, Image] = {}
         self._preprocessed: dict[tuple[str, str], PreprocessedCase] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arrays that are kept: another process reads what it needs."""
+        return self.__dict__ | {"_images": {}, "_preprocessed": {}}
 
     @property
     def cases(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
-from nnreg.inference.predictor import Predictor, TrainedModel
+from nnreg.inference.predictor import PairTransforms, Predictor, TrainedModel
 from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImages, TrainingCases, refuse_own_folder
 from nnreg.inference.registration.export import DONE, write_pair
 from nnreg.inference.registration.models import Origin, PairModel, PlannedEngine, TrainedPairs
 from nnreg.inference.registration.pair_predictors import NetworkPredictor, PairMapper
+from nnreg.parallel import run_all
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.plans import registration_plans
 from nnreg.progress import Progress
@@ -34,7 +36,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is written beside the transforms, whether finished pairs are kept, and by which of ``METHODS`` pairs are predicted.
+    """What is written beside the transforms, whether finished pairs are kept, by which of ``METHODS`` pairs are predicted, and how many at a time.
 
     Without a `method` it is what validation found best.
     """
@@ -45,6 +47,7 @@ class PredictOptions:
     field: bool = True
     inverse: bool = False
     continue_prediction: bool = False
+    processes: int = 1
 
 
 def predict_pairs(
@@ -69,29 +72,52 @@ def predict_pairs(
     if pairs:
         content["images_folder"] = str(source.paths(pairs[0].moving)[0].parent.absolute())
     earlier = _earlier(output, content) if options.continue_prediction else {}
-    content["pairs"] = []
-    for done, pair in enumerate(pairs):
-        on_progress(done, len(pairs), pair.name)
-        if pair.name in earlier and (output / pair.name / DONE).is_file():
-            content["pairs"].append(earlier[pair.name])
-            continue
-        started = time.monotonic()
-        notes = _predict_pair(mapper, source, pair, output, options)
-        content["pairs"].append(
-            {
-                "name": pair.name,
-                "fixed": pair.fixed,
-                "moving": pair.moving,
-                "fixed_images": [path.name for path in source.paths(pair.fixed)],
-                "moving_images": [path.name for path in source.paths(pair.moving)],
-                "seconds": round(time.monotonic() - started, 3),
-                **notes,
-            }
-        )
-        write_json(output / PREDICTION_FILE, content)
-    write_json(output / PREDICTION_FILE, content)
-    on_progress(len(pairs), len(pairs), "done")
-    return content
+    entries = {pair.name: earlier[pair.name] for pair in pairs if pair.name in earlier and (output / pair.name / DONE).is_file()}
+    missing = [pair for pair in pairs if pair.name not in entries]
+
+    def write() -> dict[str, Any]:
+        listed = content | {"pairs": [entries[pair.name] for pair in pairs if pair.name in entries]}
+        write_json(output / PREDICTION_FILE, listed)
+        return listed
+
+    on_progress(len(entries), len(pairs), missing[0].name if missing else "done")
+    # a list of many pairs is not written after each of them: the time of that grows with its square
+    written, often = len(entries), max(1, len(pairs) // 100)
+    try:
+        for pair, entry in run_all(_PairWork(mapper, source, output, options), missing, processes=options.processes, name=lambda pair: pair.name):
+            entries[pair.name] = entry
+            on_progress(len(entries), len(pairs), pair.name)
+            if len(entries) - written >= often:
+                write()
+                written = len(entries)
+    except BaseException:
+        if len(entries) > written:
+            write()
+        raise
+    return write()
+
+
+@dataclass(frozen=True)
+class _PairWork:
+    """Predicts a pair into its folder, in whatever process; returns its entry of ``prediction.json``."""
+
+    mapper: PairMapper
+    source: CaseSource
+    output: Path
+    options: PredictOptions
+
+    def __call__(self, pair: Pair) -> dict[str, Any]:
+        started, source = time.monotonic(), self.source
+        notes = _predict_pair(self.mapper, source, pair, self.output, self.options)
+        return {
+            "name": pair.name,
+            "fixed": pair.fixed,
+            "moving": pair.moving,
+            "fixed_images": [path.name for path in source.paths(pair.fixed)],
+            "moving_images": [path.name for path in source.paths(pair.moving)],
+            "seconds": round(time.monotonic() - started, 3),
+            **notes,
+        }
 
 
 def _predict_pair(mapper: PairMapper, source: CaseSource, pair: Pair, output: Path, options: PredictOptions) -> dict[str, Any]:
@@ -181,7 +207,36 @@ def register_images(
     mapper, origin = model.mapper(options.method)
     if origin.method is not None:
         on_note(f"predicting by {origin.method.value}: {origin.method.because}")
-    return predict_pairs(mapper, source, pairs, output, origin=origin, options=options, on_progress=on_progress)
+    return predict_pairs(_Opened.of(mapper, model, options.method), source, pairs, output, origin=origin, options=options, on_progress=on_progress)
+
+
+_opened: dict[str, PairMapper] = {}  # in this process, by the token of their run; the latest alone
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The mapper of a model: networks cannot be sent to another process, which opens the model once instead."""
+
+    token: str
+    model: PairModel
+    method: str | None
+
+    @classmethod
+    def of(cls, mapper: PairMapper, model: PairModel, method: str | None) -> _Opened:
+        """With the mapper that this process has opened."""
+        result = cls(secrets.token_hex(8), model, method)
+        result._keep(mapper)
+        return result
+
+    def transforms(self, pair: Pair, source: CaseSource) -> PairTransforms:
+        """See :class:`PairMapper`."""
+        if self.token not in _opened:
+            self._keep(self.model.mapper(self.method)[0])
+        return _opened[self.token].transforms(pair, source)
+
+    def _keep(self, mapper: PairMapper) -> None:
+        _opened.clear()
+        _opened[self.token] = mapper
 
 
 def predict_dataset(
