@@ -22,6 +22,7 @@ COMMANDS = {
     "install_model": "a shared model into this workspace",
     "evaluate": "predictions against labels, landmarks and true fields",
     "report": "a page of results to look at and to show",
+    "reproduce": "run what made a results folder once more, and compare",
     "find_best_configuration": "which configuration or ensemble segments best",
     "ensemble": "mean probabilities of several predictions",
     "determine_postprocessing": "whether largest components help",

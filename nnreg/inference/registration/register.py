@@ -28,7 +28,7 @@ from nnreg.geometry.transform_files import files_of, read_transforms
 from nnreg.imageio import Image, check_finite, check_same_space, read_channels, write_image
 from nnreg.imageio.image import as_stored
 from nnreg.progress import Progress
-from nnreg.run_record import run_record
+from nnreg.run_record import digests, run_record
 
 SCHEMA_VERSION = 1
 OUTPUTS = (
@@ -197,6 +197,7 @@ def _content(result: Registration, files: PairFiles, guided: bool) -> dict[str, 
     return {
         "schema_version": SCHEMA_VERSION,
         **run_record(),
+        "read": digests(files.all()),
         "fixed": [str(path) for path in files.fixed],
         "moving": [str(path) for path in files.moving],
         **{side: str(path) for side, path in (("fixed_labels", files.fixed_labels), ("moving_labels", files.moving_labels)) if path is not None},
