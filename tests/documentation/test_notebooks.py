@@ -11,7 +11,12 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "documentation").rglob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def _marked(path: Path) -> Any:
+    """A whole dataset, planned and trained, takes minutes."""
+    return pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem == "dataset" else ())
+
+
+@pytest.mark.parametrize("path", map(_marked, NOTEBOOKS))
 def test_a_notebook_runs_and_holds_no_output(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
