@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
+
+import numpy as np
 
 from nnreg.dataset.pair import Pair
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import DatasetError, did_you_mean
+
+MOST_OF_ALL = 250_000  # pairs under pairing ``all``, those of 500 cases: 10,000 cases have a hundred million, more than any training sees
 
 
 def pairs_among(spec: DatasetSpec, cases: Collection[str]) -> tuple[Pair, ...]:
@@ -23,7 +28,7 @@ def pairs_among(spec: DatasetSpec, cases: Collection[str]) -> tuple[Pair, ...]:
     Returns
     -------
     tuple of Pair
-        In the order of the names, or as listed.
+        In the order of the names, or as listed. Under pairing ``all``, of more than 500 cases MOST_OF_ALL pairs, drawn at random and always the same.
 
     Raises
     ------
@@ -41,8 +46,29 @@ def _pairs_among(spec: DatasetSpec, names: Sequence[str]) -> tuple[Pair, ...]:
     if spec.pairing == "atlas":
         return tuple(Pair(str(spec.atlas), case) for case in names if case != spec.atlas) if spec.atlas in names else ()
     if spec.pairing == "groups":
-        return tuple(Pair(a, b) for a, b in permutations(names, 2) if a in spec.groups and spec.groups.get(a) == spec.groups.get(b))
-    return tuple(Pair(a, b) for a, b in permutations(names, 2) if spec.groups.get(a, a) != spec.groups.get(b, b))
+        members: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            if name in spec.groups:
+                members[spec.groups[name]].append(name)
+        return tuple(Pair(a, b) for a in names if a in spec.groups for b in members[spec.groups[a]] if a != b)
+    return tuple(Pair(a, b) for a, b in _any_two(names) if spec.groups.get(a, a) != spec.groups.get(b, b))
+
+
+def too_many(cases: Collection[str]) -> bool:
+    """Whether so many cases form more pairs under pairing ``all`` than are looked at."""
+    return len(cases) * (len(cases) - 1) > MOST_OF_ALL
+
+
+def _any_two(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Two different names in either order: all that there are, or MOST_OF_ALL drawn with a fixed seed, in their order."""
+    if not too_many(names):
+        yield from permutations(names, 2)
+        return
+    count = len(names) * (len(names) - 1)
+    drawn = np.sort(np.random.default_rng(0).choice(count, MOST_OF_ALL, replace=False))
+    first, second = np.divmod(drawn, len(names) - 1)
+    for a, b in zip(first.tolist(), (second + (second >= first)).tolist(), strict=True):
+        yield names[a], names[b]
 
 
 def pairs_within(pairs: Iterable[Pair], cases: Collection[str]) -> tuple[Pair, ...]:
@@ -121,4 +147,4 @@ def require_names(spec: DatasetSpec, cases: Collection[str], where: str) -> None
         raise DatasetError(problem)
 
 
-__all__ = ["Pair", "check_names", "check_pair_names", "pairs_among", "pairs_within", "require_names", "subjects_of"]
+__all__ = ["Pair", "check_names", "check_pair_names", "pairs_among", "pairs_within", "require_names", "subjects_of", "too_many"]

@@ -44,6 +44,26 @@ def test_all_pairs_every_two_different_subjects_both_ways():
     assert {pair.swapped for pair in pairs} == set(pairs)
 
 
+def test_of_very_many_cases_pairs_are_drawn(monkeypatch):
+    monkeypatch.setattr("nnreg.dataset.pairs.MOST_OF_ALL", 40)
+    names = [f"c{number:02d}" for number in range(20)]
+    drawn = pairs_among(spec(pairing="all", groups={"c00": "s", "c01": "s"}), names)
+    assert 38 <= len(drawn) <= 40  # two pairs of one subject may be among the drawn
+    assert len(set(drawn)) == len(drawn)
+    assert list(drawn) == sorted(drawn, key=lambda pair: (pair.fixed, pair.moving))
+    assert all(pair.fixed != pair.moving and {pair.fixed, pair.moving} != {"c00", "c01"} for pair in drawn)
+    assert drawn == pairs_among(spec(pairing="all", groups={"c00": "s", "c01": "s"}), names[::-1])
+    assert len({side for pair in drawn for side in (pair.fixed, pair.moving)}) > 15
+    assert len(pairs_among(spec(pairing="all"), names[:6])) == 30
+
+
+def test_ten_thousand_cases_make_no_hundred_million_pairs():
+    names = [f"c{number:05d}" for number in range(10_000)]
+    assert len(pairs_among(spec(pairing="all"), names)) == 250_000
+    groups = {name: name[:5] for name in names}
+    assert len(pairs_among(spec(pairing="groups", groups=groups), names)) == 10_000 * 9
+
+
 def test_atlas_is_fixed_everywhere():
     pairs = pairs_among(spec(pairing="atlas", atlas="b"), ["a", "b", "c"])
     assert pairs == (Pair("b", "a"), Pair("b", "c"))

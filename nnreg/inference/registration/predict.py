@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nnreg.dataset import RawDataset
-from nnreg.dataset.pairs import Pair, check_pair_names, pairs_among
+from nnreg.dataset.pairs import MOST_OF_ALL, Pair, check_pair_names, pairs_among, too_many
 from nnreg.dataset.raw import Case
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
@@ -264,6 +264,11 @@ def predict_dataset(
 
 def _chosen(spec: DatasetSpec, source: FolderCases, images: NewImages, options: PredictOptions) -> list[Pair]:
     """The pairs to register, with every file there."""
+    if images.pairs is None and spec.pairing == "all" and too_many(source.cases):
+        raise PredictionError(
+            f"{images.folder}: its {len(source.cases)} cases form {len(source.cases) * (len(source.cases) - 1)} pairs under pairing 'all', more than "
+            f"{MOST_OF_ALL}. Name those to register with --pairs, or the one to register to with --fixed."
+        )
     chosen = list(images.pairs) if images.pairs is not None else list(pairs_among(spec, source.cases))
     if not chosen:
         names = ", ".join(source.cases[:8])
