@@ -164,7 +164,11 @@ def test_the_template_as_printed(tmp_path, capsys, monkeypatch, one_thread):
     assert (network["name"], network["strides"]) == ("globalnet", [[1] * 3, *[[2] * 3] * 3])
 
 
-@pytest.mark.parametrize("names", [["localnet3d"], ["unetreg3d"], ["mse", "resolution"]], ids=" and ".join)
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(["localnet3d"], marks=pytest.mark.slow), pytest.param(["unetreg3d"], marks=pytest.mark.slow), ["mse", "resolution"]],
+    ids=" and ".join,
+)
 def test_the_experiments_as_printed(tmp_path, capsys, one_thread, names):
     content = merged(lowered(TEMPLATE), "wandb: {enabled: false}", "training: {epochs: 1}", *(lowered(SNIPPETS[name]) for name in names))
     said, fold = trained(tmp_path, yaml.safe_dump(content), capsys)

@@ -71,6 +71,7 @@ def test_the_stage_before_has_to_be_trained_and_is_named(staged, capsys):
     assert tree(staged.results) == before
 
 
+@pytest.mark.slow  # two trainings
 def test_a_cascade_is_trained_resumed_validated_and_predicts(staged, tmp_path):
     first, second = (Tiny(staged.root, staged.dataset, name) for name in ("2d_lowres", "2d_cascade"))
     first.train(0)

@@ -130,6 +130,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return place
 
 
+@pytest.mark.slow  # two processes, each with its own torch
 def test_dense_prediction_by_two_is_that_of_one(dense, tmp_path):
     """Parts of one and two samples, Dice over the batch, a head without gradient; then one goes on from what two left."""
     more = ["--set", "batch_size=3", "--set", "validation_iterations=3", "--set", "architecture.base_features=4", "--set", "lr_schedule=constant"]
@@ -197,6 +198,7 @@ def test_machines_without_what_is_needed_are_told(monkeypatch):
         check_devices("cpu", 2)
 
 
+@pytest.mark.slow  # two processes, each with its own torch
 def test_a_killed_process_ends_all_in_a_line_and_the_training_goes_on(plane, tmp_path, capsys):
     place = plane.copy(tmp_path)
     more = ["--set", "batch_size=2", "-tr", "rank_work:Killed"]

@@ -133,6 +133,7 @@ def test_a_mistake_in_a_synthetic_run_is_told(tmp_path, content, message):
         read_run(written(tmp_path, content))
 
 
+@pytest.mark.slow  # a training at the size that the file names
 def test_a_synthetic_run_trains_from_its_file(tmp_path, capsys, one_thread):
     content = {
         "image_size": [16, 20, 18],
@@ -383,6 +384,7 @@ def test_the_flags_of_an_atlas_registration(atlas):
     assert read_run(atlas, run_validation=False).recipe.training["validate_every"] == 0
 
 
+@pytest.mark.slow  # a training at the size that the file names
 def test_a_folder_onto_an_atlas_trains(atlas, tmp_path, one_thread):
     short = ["--epochs", "2", "--iterations_per_epoch", "1"]
     assert train_command.main(["--from_config", str(atlas), *short, "-device", "cpu", "-q", "--workspace", str(tmp_path)]) == 0
