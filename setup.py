@@ -42,7 +42,7 @@ setup(
         "scipy>=1.11",
         "batchgenerators>=0.25",
         "batchgeneratorsv2>=0.3",
-        "SimpleITK>=2.3",
+        "SimpleITK>=2.4",
         "blosc2>=3.0",
         "h5py>=3.8",
         "isal>=1.7",
@@ -60,7 +60,7 @@ setup(
         "pillow>=10.0",
     ],
     extras_require={
-        "zarr": ["zarr>=3.0"],
+        "zarr": ["zarr>=3.0", "tifffile>=2025.5.26"],
         "monai": ["monai>=1.5"],
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.17"],
@@ -70,7 +70,7 @@ setup(
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
         "dev": [
             *("pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"),
-            *("hypothesis>=6", "distributed>=2024.1", "zarr>=3.0; python_version >= '3.11'"),
+            *("hypothesis>=6", "distributed>=2024.1", "zarr>=3.0; python_version >= '3.11'", "tifffile>=2025.5.26; python_version >= '3.11'"),
         ],
     },
     entry_points={"console_scripts": ["nnreg = nnreg.cli.umbrella:main", *(f"nnreg_{command_name(module)} = nnreg.cli.{module}:main" for module in COMMANDS)]},
