@@ -58,7 +58,7 @@ def test_the_result_applies_itself_to_images_labels_and_points(pair, registered)
     again = registered.apply(moving)
     assert again.space == fixed.space
     assert np.array_equal(again.array, registered.warped.array)
-    assert np.array_equal(registered.apply(moving.array), registered.warped)  # an array of the moving shape lies where it does
+    assert np.array_equal(registered.apply(moving.array).array, registered.warped.array)  # an array of the moving shape lies where it does
     labels = (moving.array > np.median(moving.array)).astype(np.uint8)
     assert set(np.unique(registered.apply(labels, labels=True).array)) <= {0, 1}
     points = index_points_to_world([[5.0, 6.0]], fixed.space)
