@@ -1,4 +1,4 @@
-"""Every pair of visits in the space in their middle: both directions of the engine meet halfway, least squares measure what is left, all pairs are brought to agree."""
+"""Every pair of visits in the space in their middle: the engine's two directions meet halfway, least squares measure what is left, all pairs agree."""
 
 from __future__ import annotations
 

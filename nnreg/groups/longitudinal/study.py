@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.errors import DatasetError, NnRegError
-from nnreg.files import write_json, writable_folder
+from nnreg.files import writable_folder, write_json
 from nnreg.groups.longitudinal.subject import Settings, follow, kept, save
 from nnreg.groups.longitudinal.visits import Subject, Visit
 from nnreg.progress import Progress

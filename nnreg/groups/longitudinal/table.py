@@ -57,7 +57,9 @@ def _draw_change(drawn: Any, found: Followed) -> None:
     low, high = window(found.mean)
     axes = drawn.subplots(1, len(views), squeeze=False)[0]
     for axis, (name, space) in zip(axes, views, strict=True):
-        grey, change, inside = (page(resample_image(array, moving=found.grid, fixed=space))[0] for array in (found.mean[:1], last[None], found.labels[0][None] > 0))
+        grey, change, inside = (
+            page(resample_image(array, moving=found.grid, fixed=space))[0] for array in (found.mean[:1], last[None], found.labels[0][None] > 0)
+        )
         aspect = space.spacing[-2] / space.spacing[-1]
         axis.imshow(grey, cmap="gray", vmin=low, vmax=high, aspect=aspect)
         image = axis.imshow(100 * np.expm1(change), cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.5 * (inside > 0.5), aspect=aspect)

@@ -5,4 +5,17 @@ from nnreg.groups.series.correct import Corrected, Correction, correct, correct_
 from nnreg.groups.series.frames import Series, read_series
 from nnreg.groups.series.rigid import Motion, Settings
 
-__all__ = ["Corrected", "Correction", "Cycle", "Motion", "Series", "Settings", "Tracked", "correct", "correct_series", "follow_points", "read_series", "track_series"]
+__all__ = [
+    "Corrected",
+    "Correction",
+    "Cycle",
+    "Motion",
+    "Series",
+    "Settings",
+    "Tracked",
+    "correct",
+    "correct_series",
+    "follow_points",
+    "read_series",
+    "track_series",
+]

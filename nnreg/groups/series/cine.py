@@ -16,7 +16,7 @@ from nnreg.dataset.label_files import read_label_map
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import ConfigurationError, RegistrationError
-from nnreg.files import write_json, write_text, writable_folder
+from nnreg.files import writable_folder, write_json, write_text
 from nnreg.geometry import FieldMap, Transform
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
@@ -202,7 +202,9 @@ def _regions(series: Series, first: int, labels: Path | str | None) -> dict[int,
 
 def _centres(regions: dict[int, npt.NDArray[np.bool_]], cavity: int) -> Doubles:
     if cavity not in regions or cavity == 0:
-        raise ConfigurationError(f"the cavity is label {cavity}, which the labels do not have; they have {', '.join(str(label) for label in regions if label)}.")
+        raise ConfigurationError(
+            f"the cavity is label {cavity}, which the labels do not have; they have {', '.join(str(label) for label in regions if label)}."
+        )
     return cavity_centres(regions[cavity].astype(np.uint8), 1)
 
 
@@ -237,21 +239,33 @@ def track_series(
     cycle: Cycle | None = None,
     *,
     labels: Path | str | None = None,
+    stop: bool = False,
     processes: int = 1,
     on_note: Callable[[str], None] | None = None,
     on_progress: Progress | None = None,
 ) -> Tracked:
     """:func:`follow_points`, and its results in a folder: ``strain.tsv``, ``strain.png``, ``transforms/``, ``summary.json``.
 
+    Parameters
+    ----------
+    stop
+        Refuse a series of which a frame cannot be used; else it is left out, and the summary names it.
+    on_note
+        Called with a line on frames that are left out.
+
     Raises
     ------
     NnRegError
-        As :func:`follow_points`.
+        As :func:`follow_points`; and with `stop`, naming the frames.
     """
     output, work = writable_folder(output), Path(output) / "work"
+    empty = [int(number) for number in np.flatnonzero(~series.usable)]
+    said = f"{series.files[0]}: frames {names_of(empty)} are constant, or have values that are not finite"
+    if empty and stop:
+        raise RegistrationError(f"{said}. Repair them, or run without --stop to leave them out.")
     found = follow_points(series, work, cycle, labels=labels, processes=processes, on_progress=on_progress)
-    if found.skipped and on_note is not None:
-        on_note(f"{series.files[0]}: frames {names_of(list(found.skipped))} are left out: {next(iter(found.skipped.values()))}.")
+    if empty and on_note is not None:
+        on_note(f"{said}; they are left out.")
     write_transforms(output / "transforms", [Transform((each,), series.space.ndim) for each in found.fields], found.numbers)
     write_text(output / "strain.tsv", table_text(_rows(found)))
     draw_strain(output / "strain.png", found)
@@ -279,7 +293,9 @@ def draw_strain(path: Path, found: Tracked) -> None:
         axes = drawn.subplots(len(known), 1, sharex=True, squeeze=False)[:, 0]
         for axis, name in zip(axes, known, strict=True):
             for label in found.regions:
-                axis.plot(times, [getattr(strain[label], name) for strain in found.strains], marker=".", linewidth=1.1, label=f"label {label}" if label else "all")
+                axis.plot(
+                    times, [getattr(strain[label], name) for strain in found.strains], marker=".", linewidth=1.1, label=f"label {label}" if label else "all"
+                )
             axis.set_ylabel(f"{name}, %", fontsize=9)
             axis.grid(color="0.9")
         axes[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.dataset.label_files import read_label_map
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
-from nnreg.errors import ConfigurationError, NnRegError, RegistrationError, did_you_mean
-from nnreg.files import write_json, writable_folder
+from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
+from nnreg.files import writable_folder, write_json
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_itk
 from nnreg.groups.maps import Maps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,7 @@ def framewise_displacement(parameters: Sequence[Parameters | None]) -> Doubles:
     NaN for the first frame, and where a frame or the one before has no parameters.
     """
     result = np.full(len(parameters), np.nan)
-    for number, (before, after) in enumerate(zip(parameters, parameters[1:]), start=1):
+    for number, (before, after) in enumerate(itertools.pairwise(parameters), start=1):
         if before is not None and after is not None:
             turned = np.abs(np.radians(after.degrees) - np.radians(before.degrees)).sum()
             result[number] = SPHERE_MM * turned + np.abs(np.subtract(after.mm, before.mm)).sum()

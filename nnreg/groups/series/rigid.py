@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.engine.linear import Fit, Pair, Parameters, optimise
@@ -29,6 +30,7 @@ ITERATIONS = 40
 TOLERANCE = 1e-8  # of the similarity: a shift by 0.01 voxels changes it by some millionths
 COARSE_VOXELS = 16  # an axis of fewer is not pooled
 LEAST_OVERLAP = 0.5
+SMOOTHING = 1.0  # voxels
 UNLIKE = 0.5  # of the median similarity of all frames: a frame below shows something else
 FEW = 5  # frames whose contrast with the reference decides the similarity, spread over the series
 
@@ -100,9 +102,7 @@ def typical_frame(series: Series) -> int:
     return int(some[np.argmax([np.corrcoef(series.frames[number].ravel(), middle)[0, 1] for number in some])])
 
 
-def estimate(
-    series: Series, settings: Settings, work: Path, *, mask: Floats | None = None, processes: int = 1, on_progress: Progress | None = None
-) -> Motion:
+def estimate(series: Series, settings: Settings, work: Path, *, mask: Floats | None = None, processes: int = 1, on_progress: Progress | None = None) -> Motion:
     """Find the rigid map from the reference to each frame.
 
     Parameters
@@ -323,7 +323,9 @@ def _one(job: _Job, number: int, frame: Floats, start: Doubles) -> tuple[int, An
 
 
 def _prepared(frame: Floats, space: Space, mask: Floats | None, name: str) -> PreparedImage:
-    return prepare(frame, space, mask, name)
+    """A frame smoothed a little: linear sampling blurs what lies between voxels, and draws the maximum to where both images are blurred alike."""
+    found = prepare(frame, space, mask, name)
+    return replace(found, image=np.asarray(gaussian_filter(found.image, (0, *(SMOOTHING,) * space.ndim), mode="nearest")))
 
 
 def _moved(frame: Floats, space: Space, matrix: Doubles) -> Floats:
