@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.geometry import FieldMap
-from nnreg.groups.longitudinal.halfway import Positions
+from nnreg.groups.longitudinal.positions import Positions
 
 Labels = npt.NDArray[np.integer]
 LEAST_DETERMINANT = 1e-3  # where a map folds, its logarithm is taken of this

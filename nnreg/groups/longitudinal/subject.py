@@ -16,9 +16,10 @@ from nnreg.errors import RegistrationError
 from nnreg.files import content_digest, plain, read_json, write_json
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_itk
+from nnreg.groups.halfway import Between, round_trip
 from nnreg.groups.longitudinal.change import LabelChange, Volumes, rate
-from nnreg.groups.longitudinal.halfway import Between, Positions, positions, round_trip
 from nnreg.groups.longitudinal.mid_space import middle, middle_grid
+from nnreg.groups.longitudinal.positions import Positions, positions
 from nnreg.groups.longitudinal.visits import Subject
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
@@ -122,7 +123,7 @@ def follow(subject: Subject, work: Path, settings: Settings, *, processes: int =
 
     Linear maps of all pairs, in both directions, give the space in the middle (:mod:`nnreg.groups.longitudinal.mid_space`). Every visit is resampled into it
     once. There all pairs are registered in both directions by the engine, what is left is measured by least squares, and the pairs are brought to agree
-    (:mod:`nnreg.groups.longitudinal.halfway`).
+    (:mod:`nnreg.groups.halfway`, :mod:`nnreg.groups.longitudinal.positions`).
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def follow(subject: Subject, work: Path, settings: Settings, *, processes: int =
     placed = [_placed(member, image, matrix, grid, work / "placed") for member, image, matrix in zip(members, images, to_visits, strict=True)]
     maps = Maps(work / "maps", settings.deformable())
     maps.make([(placed[i], placed[j]) for i, j in order], processes=processes, on_progress=on_progress)
-    between = Between(work / "halfway", maps, settings.smoothness)
+    between = Between(work / "halfway", maps, smoothness=settings.smoothness)
     between.make([(placed[i], placed[j]) for i, j in order if i < j], processes=processes, on_progress=on_progress)
     found = positions(between, placed, grid)
     volumes = Volumes.of(found, to_visits)

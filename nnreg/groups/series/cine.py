@@ -18,6 +18,7 @@ from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import ConfigurationError, RegistrationError
 from nnreg.files import writable_folder, write_json, write_text
 from nnreg.geometry import FieldMap, Transform
+from nnreg.groups.halfway import Between, from_first
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
 from nnreg.groups.plots import figure
@@ -146,8 +147,10 @@ def follow_points(
     maps = Maps(work / "steps", cycle.engine)
     maps.make([(members[one], members[other]) for one, other in pairs], processes=processes, on_progress=on_progress)
     chain = [FieldMap(np.zeros((series.space.ndim, *series.space.shape), np.float32), series.space).volume]
+    between = Between(work / "between", maps, both_ways=False, with_halves=False)
+    between.make([(members[one], members[other]) for one, other in pairs], processes=processes, on_progress=on_progress)
     for one, other in pairs:
-        chain.append(volumes.compose(_step(maps, members[one], members[other], series), chain[-1]))
+        chain.append(volumes.compose(from_first(between.fields(members[one], members[other])[0]), chain[-1]))
     doubtful = {f"{one} and {other}": maps.failure(members[one], members[other]) for one, other in pairs}
     closure = chain.pop() if cycle.closed else None
     if closure is not None:
@@ -155,7 +158,7 @@ def follow_points(
     fields = [_as_map(found, series) for found in chain]
     missed = [0.0] * len(fields)
     if cycle.to_first:
-        fields, missed = _held_against_first(series, numbers, members, fields, regions[0], Maps(work / "first", cycle.engine), processes, on_progress)
+        fields, missed = _held_against_first(series, numbers, members, fields, regions[0], work / "first", processes, on_progress)
     centres = None if cycle.cavity is None else _centres(regions, cycle.cavity)
     strains = [{label: region_strain(found, where, centres) for label, where in regions.items()} for found in fields]
     left = None if closure is None else np.linalg.norm(closure, axis=0).reshape(series.space.shape)
@@ -184,10 +187,6 @@ def _as_map(found: Floats, series: Series) -> FieldMap:
     return FieldMap(np.ascontiguousarray(found if series.space.ndim == 3 else found[:, 0], dtype=np.float32), series.space)
 
 
-def _step(maps: Maps, fixed: Member, moving: Member, series: Series) -> Floats:
-    return maps.transform(fixed, moving).sampled_on(series.space).volume
-
-
 def _regions(series: Series, first: int, labels: Path | str | None) -> dict[int, npt.NDArray[np.bool_]]:
     if labels is None:
         return {0: foreground(prepare(series.frame(first), series.space, None, f"frame {first}")) > 0.5}
@@ -214,7 +213,7 @@ def _held_against_first(
     members: dict[int, Member],
     fields: list[FieldMap],
     where: npt.NDArray[np.bool_],
-    maps: Maps,
+    work: Path,
     processes: int,
     on_progress: Progress | None,
 ) -> tuple[list[FieldMap], list[float]]:
@@ -223,11 +222,12 @@ def _held_against_first(
     placed = []
     for number, found in zip(numbers[1:], fields[1:], strict=True):
         seen = resampled(series.frame(number), series.space, Transform((found,), series.space.ndim), LINEAR)
-        placed.append(_written(seen, series, maps.folder / "frames" / f"chained_{number:04d}.nii.gz"))
-    maps.make([(first, member) for member in placed], processes=processes, on_progress=on_progress)
+        placed.append(_written(seen, series, work / "frames" / f"chained_{number:04d}.nii.gz"))
+    between = Between(work, None, with_halves=False)
+    between.make([(first, member) for member in placed], processes=processes, on_progress=on_progress)
     result, missed = [fields[0]], [0.0]
     for found, member in zip(fields[1:], placed, strict=True):
-        left = _step(maps, first, member, series)
+        left = from_first(between.fields(first, member)[0])
         result.append(_as_map(volumes.compose(found.volume, left), series))
         missed.append(float(np.linalg.norm(left, axis=0).reshape(where.shape)[where].mean()))
     return result, missed

@@ -30,7 +30,7 @@ ITERATIONS = 40
 TOLERANCE = 1e-8  # of the similarity: a shift by 0.01 voxels changes it by some millionths
 COARSE_VOXELS = 16  # an axis of fewer is not pooled
 LEAST_OVERLAP = 0.5
-SMOOTHING = 1.0  # voxels
+SMOOTHING = 1.5  # voxels. On a brain of 3.5 mm with 2 % noise rotations were wrong by up to 0.16 degrees without, 0.05 with 1.0, 0.03 with 1.5
 UNLIKE = 0.5  # of the median similarity of all frames: a frame below shows something else
 FEW = 5  # frames whose contrast with the reference decides the similarity, spread over the series
 

@@ -1,4 +1,4 @@
-"""Every pair of visits in the space in their middle: the engine's two directions meet halfway, least squares measure what is left, all pairs agree."""
+"""Pairs of images on one grid, measured from halfway between them: from what the engine found, or from nothing, by least squares. Kept, as maps are."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from nnreg.arrays import Floats
 from nnreg.engine.prepared_image import PreparedImage, prepare
 from nnreg.files import atomic_path, content_digest
-from nnreg.geometry import FieldMap, Space
-from nnreg.groups.longitudinal.least_squares import measured
+from nnreg.geometry import FieldMap
+from nnreg.groups.least_squares import halves, measured
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
 from nnreg.kernels import volumes
@@ -40,22 +40,34 @@ def round_trip(field: FieldMap, back: FieldMap, where: Floats) -> float:
     return float(np.linalg.norm(moved, axis=0)[where > 0].mean())
 
 
+def from_first(displacement: Floats) -> Floats:
+    """The inverse of :func:`from_halfway`: the field of the map on the grid of the first image, array (ndim, D, H, W), voxels."""
+    back = inverted_volume(np.ascontiguousarray(displacement / np.float32(-2)))
+    return np.asarray(volumes.sample(displacement, back))
+
+
 @dataclass(frozen=True)
 class Between:
-    """Displacements between members that lie on one grid, kept in a folder beside the engine's maps.
+    """Displacements between members that lie on one grid, kept in a folder.
 
     Attributes
     ----------
     folder
-    maps : Maps
-        Of every pair, both ways.
+    maps : Maps or None
+        Of the engine, where measuring starts; from no displacement without.
+    both_ways
+        Whether the engine registered both directions: they meet halfway then, so that neither image is the fixed one.
     smoothness
         Factor on the distance over which changes are smoothed.
+    with_halves
+        Whether each half of the data is measured too.
     """
 
     folder: Path
-    maps: Maps
-    smoothness: float
+    maps: Maps | None
+    both_ways: bool = True
+    smoothness: float = 1.0
+    with_halves: bool = True
 
     def make(self, pairs: Sequence[tuple[Member, Member]], *, processes: int = 1, on_progress: Progress | None = None) -> None:
         """Measure the pairs that are not there yet, or whose files have changed."""
@@ -65,7 +77,7 @@ class Between:
                 on_progress(number, len(jobs), f"measuring {job.name()}")
 
     def fields(self, first: Member, second: Member) -> Floats:
-        """From `first` to `second`, seen from halfway: array (3, ndim, D, H, W), voxels; by all data, and by each half of them."""
+        """From `first` to `second`, seen from halfway: array (1 or 3, ndim, D, H, W), voxels; by all data, and by each half of them."""
         with np.load(self.path(first, second), allow_pickle=False) as content:
             return np.asarray(content["fields"])
 
@@ -75,7 +87,9 @@ class Between:
 
     def made_from(self, first: Member, second: Member) -> str:
         """What tells whether they would be others now."""
-        return content_digest((*first.files, first.mask, *second.files, second.mask)) + repr((self.maps.options, self.smoothness))
+        return content_digest((*first.files, first.mask, *second.files, second.mask)) + repr(
+            (self.maps and self.maps.options, self.both_ways, self.smoothness, self.with_halves)
+        )
 
 
 @dataclass(frozen=True)
@@ -95,12 +109,26 @@ def _measure(job: _Job) -> None:
             if str(content["made_from"]) == made_from:
                 return
     first, second = (_prepared(member) for member in (job.first, job.second))
-    ways = [job.between.maps.transform(*pair).sampled_on(first.space) for pair in ((job.first, job.second), (job.second, job.first))]
-    start = (from_halfway(ways[0]) - from_halfway(ways[1])) / np.float32(2)
-    images = [side.image.reshape(-1, *start.shape[1:]) for side in (first, second)]
-    found = measured(images[0], images[1], start, first.space.spacing, _both_seen(first, second, start), job.between.smoothness)
+    start = _start(job, first)
+    images = [np.ascontiguousarray(side.image.reshape(-1, *start.shape[1:])) for side in (first, second)]
+    weights, between = _both_seen(first, second, start), job.between
+    spacing = first.space.spacing
+    found = [measured(images[0], images[1], start, spacing, weights, between.smoothness)]
+    if between.with_halves:
+        found += halves(images[0], images[1], found[0], spacing, weights, between.smoothness)
     with atomic_path(path) as temporary:
-        np.savez(temporary, fields=np.stack([found.whole, found.one, found.other]), made_from=np.asarray(made_from))
+        np.savez(temporary, fields=np.stack(found), made_from=np.asarray(made_from))
+
+
+def _start(job: _Job, first: PreparedImage) -> Floats:
+    """What the engine found, seen from halfway, (ndim, D, H, W)."""
+    maps, space = job.between.maps, first.space
+    if maps is None:
+        return np.zeros((space.ndim, *(space.shape if space.ndim == 3 else (1, *space.shape))), np.float32)
+    there = from_halfway(maps.transform(job.first, job.second).sampled_on(space))
+    if not job.between.both_ways:
+        return there
+    return (there - from_halfway(maps.transform(job.second, job.first).sampled_on(space))) / np.float32(2)
 
 
 def _prepared(member: Member) -> PreparedImage:
@@ -117,39 +145,3 @@ def _both_seen(first: PreparedImage, second: PreparedImage, field: Floats) -> Fl
             seen = volumes.sample(np.ascontiguousarray(side.mask.reshape(1, *field.shape[1:])), np.ascontiguousarray(field * np.float32(sign)))[0]
             result = seen if result is None else result * seen
     return result
-
-
-@dataclass(frozen=True, eq=False)
-class Positions:
-    """Where a point of the middle space is found in each image, each list with a FieldMap for each of them, which sum to zero.
-
-    Attributes
-    ----------
-    whole : by all data
-    one, other : by either half of the data. That they differ is error.
-    """
-
-    whole: list[FieldMap]
-    one: list[FieldMap]
-    other: list[FieldMap]
-
-
-def positions(between: Between, members: Sequence[Member], space: Space) -> Positions:
-    """Displacements of images from their middle.
-
-    With ``w_ij`` from image i to image j, seen from halfway and antisymmetric, the least squares solution of ``u_j - u_i = w_ij`` for all pairs whose sum is
-    zero is the mean ``u_j = sum_i w_ij / count``. It is exact for two images, and to first order for more, whose displacements have to be small: those of one
-    subject are.
-    """
-    shape = (3, space.ndim, *(space.shape if space.ndim == 3 else (1, *space.shape)))
-    sums = [np.zeros(shape, np.float32) for _ in members]
-    for j, later in enumerate(members):
-        for i, earlier in enumerate(members[:j]):
-            found = between.fields(earlier, later) / np.float32(len(members))
-            sums[j] += found
-            sums[i] -= found
-    return Positions(*([_as_map(way[kind], space) for way in sums] for kind in range(3)))
-
-
-def _as_map(field: Floats, space: Space) -> FieldMap:
-    return FieldMap(np.ascontiguousarray(field if space.ndim == 3 else field[:, 0]), space)
