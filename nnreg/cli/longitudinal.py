@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnreg.cli.common import Parser, folder, print_table, run, workspace_of
+from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
 from nnreg.progress import progress_bar
@@ -31,7 +32,9 @@ def parser() -> Parser:
     result.add_argument("--labels", metavar="DIR", help="label maps CASE.ending (default: labelsTr beside imagesTr)")
     result.add_argument("--masks", metavar="DIR", help="masks CASE.ending (default: masksTr beside imagesTr)")
     result.add_argument("--times", metavar="CSV", help="columns case, time: in any unit (default: visits in the order of their names)")
-    result.add_argument("--alignment", default="rigid", help="linear maps to the middle: none, rigid, affine; volumes count their scaling (default: rigid)")
+    result.add_argument(
+        "--alignment", default="rigid", help=f"linear maps to the middle: {', '.join(ALIGNMENTS)}; volumes count their scaling (default: rigid)"
+    )
     result.add_argument("--preset", default="default", help=", ".join(PRESETS))
     result.add_argument("--similarity", default="auto", help=f"auto (chosen from each pair), {', '.join(similarity_names())}")
     result.add_argument("--smoothness", type=float, default=1.0, metavar="FACTOR", help="0.25 to 4: more takes less noise and less detail (default: 1)")

@@ -180,3 +180,21 @@ def test_rates() -> None:
     found = rate([0, 1, 2], [0, 1, 2])
     assert (found.slope, found.error) == (pytest.approx(1), pytest.approx(0))
     assert np.isnan(rate([1, 1], [0, 2]).slope)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name either images with -i or a raw dataset with -d"),
+        (["-i", "none"], "no such folder"),
+        (["-i", "visits.csv", "--labels", "x"], "--labels is for a folder"),
+        (["-i", "none", "--alignment", "elastic"], "elastic"),
+    ],
+)
+def test_the_command_answers_mistakes_in_a_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nnreg.cli.longitudinal import main
+
+    assert main(["-o", str(tmp_path / "out"), *words]) == 2
+    found = capsys.readouterr().err.strip()
+    assert said in found
+    assert "\n" not in found

@@ -18,14 +18,14 @@ from nnreg.groups.series.strain import cavity_centres, green_lagrange, region_st
 from nnreg.imageio import write_image
 from nnreg.imageio.itk_files import write_series
 
-SPACE = Space((18, 22, 20), (2.0, 1.8, 1.8), (-17.0, 3.0, 9.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+SPACE = Space((22, 24, 24), (1.4, 1.3, 1.3), (-17.0, 3.0, 9.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 MOTION = [Parameters(angles, shifts) for angles, shifts in (((0, 0, 0), (0, 0, 0)), ((1, -2, 0.5), (0.6, -1, 0.4)), ((-1.5, 1, 2), (-1, 0.3, 1.2)))]
 PLANE = Space.plain((28, 30), (1.5, 1.5))
 
 
 def moving_body() -> np.ndarray:
     """Frames (3, *SPACE.shape) of a body that moves by MOTION."""
-    fine = Space.from_matrix([36, 44, 40], SPACE.matrix @ np.diag([0.5, 0.5, 0.5, 1.0]))
+    fine = Space.from_matrix([44, 48, 48], SPACE.matrix @ np.diag([0.5, 0.5, 0.5, 1.0]))
     image, _ = anatomy(fine, 3)
     poses = [Transform.affine(np.linalg.inv(each.matrix(SPACE))) for each in MOTION]
     return np.concatenate([resample_image(image, moving=fine, fixed=SPACE, transform=pose, antialias=True) for pose in poses])
@@ -66,7 +66,7 @@ def test_known_motion_is_found_with_one_sampling(series: Path, tmp_path: Path) -
     first = found.motion.matrices[0]
     for each, matrix in zip(MOTION, found.motion.matrices, strict=True):
         left = Parameters.of(matrix @ np.linalg.inv(first) @ np.linalg.inv(each.matrix(SPACE)), SPACE)
-        assert np.abs(left.degrees).max() < 0.4  # 20 voxels a side: a tenth is for frames of usual size, see the documentation
+        assert np.abs(left.degrees).max() < 0.4  # of 24 voxels a side: a tenth is for frames of usual size
         assert np.abs(left.mm).max() < 0.1
     again = resampled(read_series(series).frame(1), SPACE, found.transforms[1])
     np.testing.assert_array_equal(found.frames[1], again[0])
@@ -115,6 +115,12 @@ def test_what_is_no_series_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "one.nii.gz", moving_body()[:1], SPACE, 2.0)
     with pytest.raises(ImageError, match="has one frame"):
         read_series(tmp_path / "one.nii.gz")
+    write_series(tmp_path / "untimed.nii", moving_body(), SPACE, 2.0)
+    content = bytearray((tmp_path / "untimed.nii").read_bytes())
+    content[92:96] = bytes(4)  # pixdim[4]
+    (tmp_path / "untimed.nii").write_bytes(content)
+    with pytest.raises(ImageError, match="has 0 s from frame to frame"):
+        read_series(tmp_path / "untimed.nii")
     for number in range(2):
         write_image(tmp_path / "frames" / f"{number}.nii.gz", beating()[0][number][None], PLANE)
     with pytest.raises(ImageError, match="--repetition"):
@@ -172,3 +178,22 @@ def test_deformable_frames(tmp_path: Path) -> None:
     found = correct_series(plane_series(frames), tmp_path, Correction(model="deformable"))
     assert np.nanmean(found.dvars_after) < np.nanmean(found.dvars_before)
     assert any(not isinstance(stage, AffineMap) for transform in found.transforms for stage in transform.stages)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--cavity", "3"], "--cavity is for --model strain"),
+        (["--model", "strain", "--mask", "m.nii.gz"], "--mask is for --model rigid or deformable"),
+        (["--interpolation", "nearest"], "interpolation 'nearest' is unknown"),
+        ([], "does not exist"),
+    ],
+)
+def test_the_command_answers_mistakes_in_a_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nnreg.cli.series import main
+
+    assert main(["-i", str(tmp_path / "none.nii.gz"), "-o", str(tmp_path / "out"), *words]) == 2
+    found = capsys.readouterr().err.strip()
+    assert said in found
+    assert "\n" not in found
+    assert not (tmp_path / "out").exists()

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from nnreg.arrays import Doubles, Floats
+from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
-from nnreg.errors import RegistrationError
+from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
 from nnreg.files import content_digest, plain, read_json, write_json
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_itk
@@ -27,7 +28,6 @@ from nnreg.imageio import Image, write_image
 from nnreg.progress import Progress
 from nnreg.run_record import run_record
 
-ALIGNMENTS = ("none", "rigid", "affine")
 LIKELY_FAILED = 0.5  # probability from which a pair of visits is named in the summary
 
 
@@ -37,7 +37,7 @@ class Settings:
 
     Attributes
     ----------
-    alignment : "none", "rigid" or "affine"
+    alignment : "none", "centre", "rigid" or "affine"
         The linear maps to the middle space. Scaling by an affine map counts in the volumes all the same.
     preset, similarity, smoothness, device
         Of the engine, for the deformable part.
@@ -50,6 +50,8 @@ class Settings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.alignment not in ALIGNMENTS:
+            raise ConfigurationError(f"alignment {self.alignment!r} is unknown; {did_you_mean(self.alignment, ALIGNMENTS)}")
         self.linear(), self.deformable()
 
     def linear(self) -> EngineOptions:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.linalg import expm
 from scipy.ndimage import gaussian_filter
 
 from nnreg.arrays import Doubles, Floats
@@ -17,6 +18,7 @@ from nnreg.engine.similarity import SAME_CONTRAST, GlobalCorrelation, MutualInfo
 from nnreg.errors import ConfigurationError, NnRegError, RegistrationError, did_you_mean
 from nnreg.files import content_digest, read_json, write_json
 from nnreg.geometry import Space, Transform, resample_image
+from nnreg.groups.longitudinal.mid_space import logarithm
 from nnreg.groups.series.frames import Series
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
@@ -145,6 +147,8 @@ class _Estimate:
         matrices, similarity, said = starts, [float("nan")] * len(starts), ""
         for number in range(rounds):
             found, similarity = self._round(number, matrices, self._mean(matrices) if self.settings.reference == MEAN else None)
+            if self.settings.reference == MEAN:
+                found = self._shared(matrices, found)
             moved = max((self.frame.distance(one, other) for one, other in zip(matrices, found, strict=True)), default=0.0)
             matrices, said = found, f"{number + 1} rounds, the last moved a frame by up to {moved:.3f} voxels"
             if moved < SETTLED:
@@ -218,6 +222,11 @@ class _Estimate:
             if number not in self.failed:
                 total += _moved(self.series.frame(number), self.series.space, matrix)
         return total.astype(np.float32)
+
+    def _shared(self, before: list[Doubles], after: list[Doubles]) -> list[Doubles]:
+        """A little less than all of each step: the mean of the others lies off by what the frame itself does, divided by their number, to the other side."""
+        count = len(before) - len(self.failed)
+        return [old @ expm((1 - 1 / count) * logarithm(np.linalg.inv(old) @ new)) for old, new in zip(before, after, strict=True)]
 
     def _round(self, number: int, starts: list[Doubles], total: Floats | None) -> tuple[list[Doubles], list[float]]:
         """Every frame once more, in groups that are kept."""
