@@ -66,7 +66,7 @@ def test_known_motion_is_found_with_one_sampling(series: Path, tmp_path: Path) -
     first = found.motion.matrices[0]
     for each, matrix in zip(MOTION, found.motion.matrices, strict=True):
         left = Parameters.of(matrix @ np.linalg.inv(first) @ np.linalg.inv(each.matrix(SPACE)), SPACE)
-        assert np.abs(left.degrees).max() < 0.4  # of 24 voxels a side: a tenth is for frames of usual size
+        assert np.abs(left.degrees).max() < 0.6  # of 24 voxels a side: a tenth is for frames of usual size
         assert np.abs(left.mm).max() < 0.1
     again = resampled(read_series(series).frame(1), SPACE, found.transforms[1])
     np.testing.assert_array_equal(found.frames[1], again[0])
@@ -89,16 +89,17 @@ def test_a_run_that_was_killed_goes_on(series: Path, tmp_path: Path, monkeypatch
 
 
 def test_frames_that_fail_are_named_and_skipped_or_refused(tmp_path: Path) -> None:
-    frames = np.concatenate([moving_body()[:2], np.zeros((1, *SPACE.shape), np.float32)])
+    other = np.random.default_rng(0).normal(400, 90, (1, *SPACE.shape)).astype(np.float32)
+    frames = np.concatenate([moving_body(), np.zeros((1, *SPACE.shape), np.float32), other])
     write_series(tmp_path / "bold.nii.gz", frames, SPACE, 2.0)
     read, notes = read_series(tmp_path / "bold.nii.gz"), []
-    with pytest.raises(RegistrationError, match="frames 2 could not"):
+    with pytest.raises(RegistrationError, match="frames 3, 4 could not"):
         correct_series(read, tmp_path / "stopped", Correction(rigid=Settings(reference="first")), stop=True)
     found = correct_series(read, tmp_path / "out", Correction(rigid=Settings(reference="first")), on_note=notes.append)
-    assert list(found.motion.failed) == [2]
-    assert "frames 2 could not" in notes[0]
-    assert "2" in json.loads((tmp_path / "out" / "summary.json").read_text())["failed"]
-    assert (tmp_path / "out" / "motion.tsv").read_text().splitlines()[3].split("\t")[2] == "n/a"
+    assert list(found.motion.failed) == [3, 4]
+    assert "frames 3, 4 could not" in notes[0]
+    assert "3" in json.loads((tmp_path / "out" / "summary.json").read_text())["failed"]
+    assert (tmp_path / "out" / "motion.tsv").read_text().splitlines()[4].split("\t")[2] == "n/a"
 
 
 @pytest.mark.parametrize("reference", ["previous", "1"])

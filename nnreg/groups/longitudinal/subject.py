@@ -144,11 +144,11 @@ def follow(subject: Subject, work: Path, settings: Settings, *, processes: int =
     if len(subject.visits) < 2:
         raise RegistrationError(f"subject {subject.name!r} has one visit ({subject.visits[0].name}); a change needs two. Add one, or leave the subject out.")
     members = [visit.member for visit in subject.visits]
+    images = _alike(members)
     order = list(itertools.permutations(range(len(members)), 2))
     linear = Maps(work / "linear", settings.linear())
     linear.make([(members[i], members[j]) for i, j in order], processes=processes, on_progress=on_progress)
     to_visits = middle({(i, j): _matrix(linear.transform(members[i], members[j])) for i, j in order}, len(members))
-    images = [member.image() for member in members]
     grid = middle_grid([image.space for image in images], to_visits)
     placed = [_placed(member, image, matrix, grid, work / "placed") for member, image, matrix in zip(members, images, to_visits, strict=True)]
     maps = Maps(work / "maps", settings.deformable())
@@ -170,6 +170,18 @@ def follow(subject: Subject, work: Path, settings: Settings, *, processes: int =
     failures = {(members[i].name, members[j].name): maps.failure(placed[i], placed[j]) for i, j in order}
     changes = volumes.changes(regions, float(np.prod(grid.spacing)), own)
     return Followed(subject, grid, to_visits, found, volumes, changes, mean, regions, trips, failures)
+
+
+def _alike(members: list[Member]) -> list[Image]:
+    """The images, which have as many axes and channels each."""
+    images = [member.image() for member in members]
+    for member, image in zip(members, images, strict=True):
+        if (image.ndim, image.channels) != (images[0].ndim, images[0].channels):
+            raise RegistrationError(
+                f"{member.files[0]}: has {image.ndim} axes and {image.channels} channels, {members[0].files[0]} {images[0].ndim} and {images[0].channels}. "
+                "Give every visit the same channels, in the same order."
+            )
+    return images
 
 
 def _matrix(transform: Transform) -> Doubles:
@@ -204,7 +216,7 @@ def _labels(members: list[Member], images: list[Image], transforms: list[Transfo
     for member, image, transform in zip(members, images, transforms, strict=True):
         labels = member.label_map(image)
         own.append(None if labels is None else _volumes_of(labels))
-        if labels is not None:
+        if labels is not None and labels.array.any():
             regions.append(resample_labels(labels.array, moving=labels.space, fixed=grid, transform=transform)[0])
     return regions, own
 

@@ -134,7 +134,8 @@ def _subject(name: str, members: Sequence[Member], times: Mapping[str, float] | 
     ordered = sorted(members, key=lambda member: member.name)
     visits = [Visit(member, float(number) if times is None else times[member.name]) for number, member in enumerate(ordered)]
     short = [replace(visit, member=replace(visit.member, name=visit.name.removeprefix(f"{name}_"))) for visit in visits]
-    return Subject(name, tuple(sorted(short, key=lambda visit: visit.time)), times is not None)
+    kept = short if len({visit.name for visit in short}) == len(visits) else visits
+    return Subject(name, tuple(sorted(kept, key=lambda visit: visit.time)), times is not None)
 
 
 def _times(path: Path | str | None, members: Sequence[Member]) -> dict[str, dict[str, float]] | None:

@@ -20,12 +20,13 @@ from nnreg.files import content_digest, read_json, write_json
 from nnreg.geometry import Space, Transform, resample_image
 from nnreg.groups.longitudinal.mid_space import logarithm
 from nnreg.groups.series.frames import Series
+from nnreg.groups.series.gauss_newton import fit_rigid
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
 
 MEAN, FIRST, PREVIOUS = REFERENCES = ("mean", "first", "previous")
 SIMILARITIES = ("auto", "ncc", "nmi")
-ROUNDS = 3  # of means, at most
+ROUNDS = 5  # of means, at most: two do, but for few frames
 SETTLED = 0.01  # voxels: a round that moves no frame by more is the last
 CHUNK = 16  # frames that are registered and kept together, whatever the number of processes
 ITERATIONS = 40
@@ -147,6 +148,7 @@ class _Estimate:
         matrices, similarity, said = starts, [float("nan")] * len(starts), ""
         for number in range(rounds):
             found, similarity = self._round(number, matrices, self._mean(matrices) if self.settings.reference == MEAN else None)
+            self._mark_unlike(similarity)
             if self.settings.reference == MEAN:
                 found = self._shared(matrices, found)
             moved = max((self.frame.distance(one, other) for one, other in zip(matrices, found, strict=True)), default=0.0)
@@ -157,16 +159,21 @@ class _Estimate:
         return self._finished(matrices, similarity, f"each frame to {to}, {said}")
 
     def _finished(self, matrices: list[Doubles], similarity: list[float], said: str) -> Motion:
-        usual = float(np.nanmedian([value for number, value in enumerate(similarity) if number not in self.failed]))
-        for number, value in enumerate(similarity):
-            if number not in self.failed and value < UNLIKE * usual:
-                self.failed[number] = f"it does not look like the others: similarity {value:.2f}, {usual:.2f} is usual"
+        self._mark_unlike(similarity)
         good = [number for number in range(len(matrices)) if number not in self.failed]
         if len(good) < 2:
             raise RegistrationError(f"{self.series.files[0]}: fewer than two frames could be registered. The first reason: {next(iter(self.failed.values()))}.")
         nearest = [min(good, key=lambda other, number=number: abs(other - number)) for number in range(len(matrices))]  # type: ignore[misc]
         values = [float("nan") if number in self.failed else value for number, value in enumerate(similarity)]
         return Motion([matrices[number] for number in nearest], values, dict(sorted(self.failed.items())), f"{said}; frame {self.first} came first; {self.why}")
+
+    def _mark_unlike(self, similarity: list[float]) -> None:
+        """Frames that show something else have failed, and do not count in the mean."""
+        known = {number: value for number, value in enumerate(similarity) if number not in self.failed and np.isfinite(value)}
+        usual = float(np.median(list(known.values()))) if known else 0.0
+        for number, value in known.items():
+            if value < UNLIKE * usual:
+                self.failed[number] = f"it does not look like the others: similarity {value:.2f}, {usual:.2f} is usual"
 
     def _similarity(self) -> tuple[Callable[[Floats], Similarity], str]:
         """What compares frames, and why."""
@@ -224,9 +231,14 @@ class _Estimate:
         return total.astype(np.float32)
 
     def _shared(self, before: list[Doubles], after: list[Doubles]) -> list[Doubles]:
-        """A little less than all of each step: the mean of the others lies off by what the frame itself does, divided by their number, to the other side."""
-        count = len(before) - len(self.failed)
-        return [old @ expm((1 - 1 / count) * logarithm(np.linalg.inv(old) @ new)) for old, new in zip(before, after, strict=True)]
+        """The steps of a round, a little shorter, less what all frames did together.
+
+        The mean of the others lies off by what the frame itself does, divided by their number, to the other side. What all do together moves the mean alone.
+        """
+        good = [number for number in range(len(before)) if number not in self.failed]
+        steps = [(1 - 1 / len(good)) * logarithm(np.linalg.inv(old) @ new) for old, new in zip(before, after, strict=True)]
+        common = np.mean([steps[number] for number in good], axis=0)
+        return [old @ expm(step - common) for old, step in zip(before, steps, strict=True)]
 
     def _round(self, number: int, starts: list[Doubles], total: Floats | None) -> tuple[list[Doubles], list[float]]:
         """Every frame once more, in groups that are kept."""
@@ -279,6 +291,8 @@ class _Frame:
         """A rigid map from `start`."""
         pair = Pair(reference, moving)
         parameters = Parameters("rigid", self.centre, self.radius, 10.0 ** round(np.log10(self.voxel)))
+        if similarity is GlobalCorrelation:
+            return fit_rigid(pair, parameters, start, iterations=ITERATIONS, least_overlap=LEAST_OVERLAP)
         return optimise(pair, similarity(pair.fixed), parameters, start, iterations=ITERATIONS, least_overlap=LEAST_OVERLAP, tolerance=TOLERANCE)
 
     def distance(self, one: Doubles, other: Doubles) -> float:
