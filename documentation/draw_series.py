@@ -35,7 +35,7 @@ def head(folder):
         placed = (points + HEAD.centre) @ back[:3, :3].T + back[:3, 3] - HEAD.centre
         inside = ((placed / (42, 50, 36)) ** 2).sum(axis=-1) < 1
         texture = np.sin(placed / 5.3).sum(axis=-1) + np.cos((placed @ [1.0, 0.6, -0.5]) / 4.1)
-        frames.append(gaussian_filter(inside * (700 + 70 * texture), 0.6) + rng.normal(0, 12, HEAD.shape))
+        frames.append(gaussian_filter(inside * (700 + 70 * texture), 1.0) + rng.normal(0, 12, HEAD.shape))
     frames[33] = np.zeros(HEAD.shape)
     write_series(folder / "head.nii.gz", np.stack(frames).astype(np.float32), HEAD, 2.0)
 
