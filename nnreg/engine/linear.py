@@ -140,13 +140,10 @@ class Fit:
     settled: bool = True
 
 
-def optimise(
-    pair: Pair, similarity: Similarity, parameters: Parameters, start: Doubles, *, iterations: int, least_overlap: float, tolerance: float = 1e-5
-) -> Fit:
+def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: Doubles, *, iterations: int, least_overlap: float) -> Fit:
     """Maximise `similarity` from `start` over the maps of `parameters` by L-BFGS with exact gradients.
 
-    Below `least_overlap` of the fixed foreground in view the similarity is scaled down with the overlap, so that the images are not driven apart. It has
-    settled where an iteration adds less than `tolerance`.
+    Below `least_overlap` of the fixed foreground in view the similarity is scaled down with the overlap, so that the images are not driven apart.
     """
     best = Fit(start, -np.inf, 0.0)
 
@@ -162,10 +159,6 @@ def optimise(
         return -value * guard, -guard * np.einsum("pij,ij->p", slopes, pair.on_world(world, gradient))
 
     found = minimize(
-        cost,
-        np.zeros(parameters.count),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": iterations, "maxfun": 2 * iterations, "ftol": tolerance, "gtol": 1e-7},
+        cost, np.zeros(parameters.count), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-5, "gtol": 1e-7}
     )
     return replace(best, settled=found.nit < iterations and found.nfev < 2 * iterations)

@@ -1,4 +1,6 @@
-"""Rigid maps of frames of one contrast by Gauss and Newton's method: least squares of intensities, their gain and offset fitted along.
+"""Rigid maps of frames by Gauss and Newton's method: least squares of intensities, which are mapped onto each other along with it.
+
+By a line where contrasts are one, by a cubic where they differ: what is then maximised is a correlation ratio (Roche et al. 1998).
 
 It reaches what L-BFGS crawls to: rotations of a round object change the similarity hundreds of times less than translations do, and least squares do not
 mind. Differences from the frame to the reference are followed along the mean of both gradients, which takes fewer steps.
@@ -15,12 +17,17 @@ SETTLED = 1e-3  # voxels, at the radius of the object: a shorter step is the las
 FARTHEST = 2.0  # voxels at the radius, in a step
 
 
-def fit_rigid(pair: Pair, parameters: Parameters, start: Doubles, *, iterations: int, least_overlap: float) -> Fit:
+def fit_rigid(pair: Pair, parameters: Parameters, start: Doubles, *, degree: int, iterations: int, least_overlap: float) -> Fit:
     """The map of the largest correlation near `start`; the best that was seen if it has not settled within `iterations`.
 
-    Below `least_overlap` of the fixed foreground in view the correlation is scaled down with the overlap.
+    Parameters
+    ----------
+    degree
+        Of the polynomial that maps the intensities of the moving image onto those of the fixed one.
+    least_overlap
+        Below this share of the fixed foreground in view the correlation is scaled down with the overlap.
     """
-    problem, matrix, best = _Problem(pair, parameters), start, Fit(start, -np.inf, 0.0, settled=False)
+    problem, matrix, best = _Problem(pair, parameters, degree), start, Fit(start, -np.inf, 0.0, settled=False)
     unit = min(pair.fixed_space.spacing) / parameters.unit
     for _ in range(iterations):
         similarity, overlap, values = problem.at(matrix)
@@ -37,9 +44,9 @@ def fit_rigid(pair: Pair, parameters: Parameters, start: Doubles, *, iterations:
 class _Problem:
     """What stays the same while the map changes."""
 
-    def __init__(self, pair: Pair, parameters: Parameters) -> None:
+    def __init__(self, pair: Pair, parameters: Parameters, degree: int) -> None:
         n = pair.ndim
-        self.pair, self.shape, self.generators = pair, pair.fixed_space.shape, parameters.generators()
+        self.pair, self.shape, self.generators, self.degree = pair, pair.fixed_space.shape, parameters.generators(), degree
         self.fixed = pair.fixed.reshape(-1, *self.shape)
         self.slopes = self._gradient(self.fixed)
         indices = np.indices(self.shape).reshape(n, -1)
@@ -65,21 +72,28 @@ class _Problem:
         warped, valid = self.pair.sample(matrix)
         overlap, weights = self.pair.overlap(valid), valid.reshape(-1)
         moving = warped.reshape(self.fixed.shape)
-        gradient = (self.slopes + self._gradient(moving)) / np.float32(2)
         count = len(self.generators)
         normal, right, similarity = np.zeros((count, count)), np.zeros(count), 0.0
-        for fixed, image, slope in zip(self.fixed.reshape(len(moving), -1), moving.reshape(len(moving), -1), gradient, strict=True):
-            columns = np.stack([*(self._moved(generator, slope) for generator in self.generators), image, np.ones_like(image)])
+        for number, image in enumerate(moving.reshape(len(moving), -1)):
+            fixed = self.fixed[number].reshape(-1)
+            powers = np.stack([image**power for power in range(self.degree + 1)])
+            mapped = np.asarray(_solved(powers, fixed, weights) @ powers, dtype=np.float32)
+            slope = (self.slopes[number] + self._gradient(mapped.reshape(1, *self.shape))[0]) / np.float32(2)
+            columns = np.stack([self._moved(generator, slope) for generator in self.generators])
+            # intensities and movement together: one alone would take what is the other's
+            found = _solved(np.concatenate([columns, powers]), fixed, weights)
             gram = (columns * weights) @ columns.T
-            wanted = (columns * weights) @ fixed
-            # the reference as the frame, scaled and shifted in intensity, and moved
-            found = np.linalg.lstsq(gram.astype(float), wanted.astype(float), rcond=None)[0]
-            scale = found[count] if abs(found[count]) > 1e-6 else 1.0
-            normal += gram[:count, :count]
-            right += gram[:count, :count] @ (found[:count] / scale)
-            similarity += _correlation(fixed, image, weights) / len(moving)
+            normal += gram
+            right += gram @ found[:count]
+            similarity += _correlation(fixed, mapped, weights) / len(moving)
         values = np.linalg.lstsq(normal, right, rcond=1e-10)[0]
         return similarity, overlap, np.asarray(values)
+
+
+def _solved(columns: Floats, wanted: Floats, weights: Floats) -> Doubles:
+    """Least squares of ``factors @ columns`` to `wanted` (N,)."""
+    weighted = columns * weights
+    return np.asarray(np.linalg.lstsq((weighted @ columns.T).astype(float), (weighted @ wanted).astype(float), rcond=None)[0])
 
 
 def _correlation(one: Floats, other: Floats, weights: Floats) -> float:

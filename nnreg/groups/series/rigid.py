@@ -12,9 +12,9 @@ from scipy.linalg import expm
 from scipy.ndimage import gaussian_filter
 
 from nnreg.arrays import Doubles, Floats
-from nnreg.engine.linear import Fit, Pair, Parameters, optimise
+from nnreg.engine.linear import Fit, Pair, Parameters
 from nnreg.engine.prepared_image import PreparedImage, foreground, moments, prepare
-from nnreg.engine.similarity import SAME_CONTRAST, GlobalCorrelation, MutualInformation, Similarity, inner_correlation
+from nnreg.engine.similarity import SAME_CONTRAST, inner_correlation
 from nnreg.errors import ConfigurationError, NnRegError, RegistrationError, did_you_mean
 from nnreg.files import content_digest, read_json, write_json
 from nnreg.geometry import Space, Transform, resample_image
@@ -25,12 +25,13 @@ from nnreg.parallel import run_all
 from nnreg.progress import Progress
 
 MEAN, FIRST, PREVIOUS = REFERENCES = ("mean", "first", "previous")
-SIMILARITIES = ("auto", "ncc", "nmi")
+ONE, SEVERAL = "ncc", "cr"
+SIMILARITIES = ("auto", ONE, SEVERAL)
+DEGREES = {ONE: 1, SEVERAL: 3}  # of the polynomial between the intensities of two frames
 ROUNDS = 5  # of means, at most: two do, but for few frames
 SETTLED = 0.01  # voxels: a round that moves no frame by more is the last
 CHUNK = 16  # frames that are registered and kept together, whatever the number of processes
 ITERATIONS = 40
-TOLERANCE = 1e-8  # of the similarity: a shift by 0.01 voxels changes it by some millionths
 COARSE_VOXELS = 16  # an axis of fewer is not pooled
 LEAST_OVERLAP = 0.5
 SMOOTHING = 1.5  # voxels. On a brain of 3.5 mm with 2 % noise rotations were wrong by up to 0.16 degrees without, 0.05 with 1.0, 0.03 with 1.5
@@ -66,8 +67,8 @@ class Settings:
     ----------
     reference : "mean", "first", "previous" or the number of a frame
         Previous: each frame to the one before, and the maps composed.
-    similarity : "auto", "ncc" or "nmi"
-        Correlation for frames of one contrast, mutual information for others (diffusion weighting).
+    similarity : "auto", "ncc" or "cr"
+        Correlation for frames of one contrast, correlation ratio for others (diffusion weighting), which are registered to a frame where the mean is asked for.
     """
 
     reference: str = MEAN
@@ -144,18 +145,20 @@ class _Estimate:
         starts = self._chained()
         if self.settings.reference == PREVIOUS:
             return self._finished(*self._composed(starts), "each frame to the one before, composed")
-        rounds = ROUNDS if self.settings.reference == MEAN else 1
+        # a mean of several contrasts has none
+        to_mean = self.settings.reference == MEAN and self.similarity == ONE
+        rounds = ROUNDS if to_mean else 1
         matrices, similarity, said = starts, [float("nan")] * len(starts), ""
         for number in range(rounds):
-            found, similarity = self._round(number, matrices, self._mean(matrices) if self.settings.reference == MEAN else None)
+            found, similarity = self._round(number, matrices, self._mean(matrices) if to_mean else None)
             self._mark_unlike(similarity)
-            if self.settings.reference == MEAN:
+            if to_mean:
                 found = self._shared(matrices, found)
             moved = max((self.frame.distance(one, other) for one, other in zip(matrices, found, strict=True)), default=0.0)
             matrices, said = found, f"{number + 1} rounds, the last moved a frame by up to {moved:.3f} voxels"
             if moved < SETTLED:
                 break
-        to = "the mean of the others" if self.settings.reference == MEAN else f"frame {self.first}"
+        to = "the mean of the others" if to_mean else f"frame {self.first}"
         return self._finished(matrices, similarity, f"each frame to {to}, {said}")
 
     def _finished(self, matrices: list[Doubles], similarity: list[float], said: str) -> Motion:
@@ -175,17 +178,17 @@ class _Estimate:
             if value < UNLIKE * usual:
                 self.failed[number] = f"it does not look like the others: similarity {value:.2f}, {usual:.2f} is usual"
 
-    def _similarity(self) -> tuple[Callable[[Floats], Similarity], str]:
+    def _similarity(self) -> tuple[str, str]:
         """What compares frames, and why."""
         if self.settings.similarity != "auto":
-            return _BY_NAME[self.settings.similarity], f"{self.settings.similarity} was asked for"
+            return self.settings.similarity, f"{self.settings.similarity} was asked for"
         numbers = np.flatnonzero(self.series.usable)
         some = [int(number) for number in numbers[:: max(1, len(numbers) // FEW)] if number != self.first]
         pairs = [Pair(self.reference, self.prepared(number)) for number in some]
         inner = min(inner_correlation(pair.fixed, pair.moving, pair.body > 0) for pair in pairs)
-        name = "ncc" if inner >= SAME_CONTRAST else "nmi"
-        contrast = "one contrast" if name == "ncc" else "different contrasts"
-        return _BY_NAME[name], f"{contrast} (local correlation {inner:.2f} at least): {name}"
+        name = ONE if inner >= SAME_CONTRAST else SEVERAL
+        contrast = "one contrast" if name == ONE else "different contrasts"
+        return name, f"{contrast} (local correlation {inner:.2f} at least): {name}"
 
     def _chained(self) -> list[Doubles]:
         """On a coarse grid, outwards from the reference, each frame starting where its neighbour ended."""
@@ -271,9 +274,6 @@ class _Estimate:
         return matrices, similarity
 
 
-_BY_NAME: dict[str, Callable[[Floats], Similarity]] = {"ncc": GlobalCorrelation, "nmi": MutualInformation}
-
-
 @dataclass(frozen=True)
 class _Frame:
     """About which point maps turn, and how far the object reaches from it, mm."""
@@ -287,13 +287,11 @@ class _Frame:
         centre, spread = moments(foreground(side), side.space)
         return cls(tuple(centre.tolist()), 2 * float(np.sqrt(np.linalg.eigvalsh(spread).max())), min(side.space.spacing))
 
-    def fit(self, reference: PreparedImage, moving: PreparedImage, similarity: Callable[[Floats], Similarity], start: Doubles) -> Fit:
+    def fit(self, reference: PreparedImage, moving: PreparedImage, similarity: str, start: Doubles) -> Fit:
         """A rigid map from `start`."""
         pair = Pair(reference, moving)
         parameters = Parameters("rigid", self.centre, self.radius, 10.0 ** round(np.log10(self.voxel)))
-        if similarity is GlobalCorrelation:
-            return fit_rigid(pair, parameters, start, iterations=ITERATIONS, least_overlap=LEAST_OVERLAP)
-        return optimise(pair, similarity(pair.fixed), parameters, start, iterations=ITERATIONS, least_overlap=LEAST_OVERLAP, tolerance=TOLERANCE)
+        return fit_rigid(pair, parameters, start, degree=DEGREES[similarity], iterations=ITERATIONS, least_overlap=LEAST_OVERLAP)
 
     def distance(self, one: Doubles, other: Doubles) -> float:
         """How far two maps differ at most at the ends of the object, voxels."""
@@ -316,7 +314,7 @@ class _Job:
     count: int
     frames: tuple[tuple[int, Floats, Doubles], ...]
     frame: _Frame
-    similarity: Callable[[Floats], Similarity]
+    similarity: str
 
     def name(self) -> str:
         return f"frames {self.frames[0][0]} to {self.frames[-1][0]}"
