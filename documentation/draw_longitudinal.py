@@ -16,7 +16,7 @@ from nnreg.groups.members import Member
 from nnreg.imageio import write_image
 
 SPACE = Space.plain((40, 48, 44), (1.5, 1.5, 1.5))
-ORGANS = ((np.array([-10.0, 4.0, 2.0]), 11.0, 0.03), (np.array([11.0, -3.0, -2.0]), 12.0, -0.04))  # middle and radius in mm, growth of volume a year
+ORGANS = ((np.array([-11.0, 3.0, 2.0]), 9.0, 0.03), (np.array([12.0, -3.0, -2.0]), 9.0, -0.04))  # middle and radius in mm, growth of volume a year
 YEARS = (0.0, 1.0, 2.5)
 
 
@@ -30,15 +30,15 @@ def visit(years, seed):
     for middle, radius, growth in ORGANS:
         scale = (1 + growth * years) ** (1 / 3)
         offset = points - middle
-        fade = np.exp(-((np.linalg.norm(offset, axis=-1, keepdims=True) / (1.3 * radius)) ** 6))
+        fade = np.exp(-((np.linalg.norm(offset, axis=-1, keepdims=True) / (1.6 * radius)) ** 6))
         points = points + (1 / scale - 1) * offset * fade
     body = ((points / (26, 30, 26)) ** 2).sum(axis=-1) < 1
-    texture = np.sin(points / 1.9).sum(axis=-1) + np.cos((points @ [1.0, 0.7, -0.4]) / 1.6)
+    texture = np.sin(points / 1.2).sum(axis=-1) + np.cos((points @ [1.0, 0.7, -0.4]) / 1.1)
     labels = np.zeros(SPACE.shape, np.int16)
     for value, (middle, radius, _) in enumerate(ORGANS, start=1):
         labels[np.linalg.norm(points - middle, axis=-1) < radius] = value
-    image = body * (400 + 45 * texture + 120 * (labels == 1) - 130 * (labels == 2))
-    return (gaussian_filter(image, 0.6) + rng.normal(0, 6, SPACE.shape)).astype(np.float32)[None], labels[None]
+    image = body * (400 + 60 * texture + 120 * (labels == 1) - 130 * (labels == 2))
+    return (gaussian_filter(image, 0.6) + rng.normal(0, 4, SPACE.shape)).astype(np.float32)[None], labels[None]
 
 
 def main():
