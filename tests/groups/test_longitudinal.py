@@ -122,6 +122,7 @@ def test_growth_is_found_and_kept(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "s1" / "report.json").stat().st_mtime_ns == made
 
 
+@pytest.mark.slow
 def test_visits_in_another_order_shrink_by_what_they_grew(folder: Path, tmp_path: Path) -> None:
     settings = Settings(preset="fast", similarity="lncc")
     subject = subjects_in_folder(folder)[0]

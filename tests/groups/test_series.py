@@ -68,7 +68,7 @@ def test_known_motion_is_found_with_one_sampling(series: Path, tmp_path: Path) -
         left = Parameters.of(matrix @ np.linalg.inv(first) @ np.linalg.inv(each.matrix(SPACE)), SPACE)
         assert np.abs(left.degrees).max() < 0.6  # of 24 voxels a side: a tenth is for frames of usual size
         assert np.abs(left.mm).max() < 0.1
-    again = resampled(read_series(series).frame(1), SPACE, found.transforms[1])
+    again = resampled(found.series.frame(1), found.series.space, found.transforms[1])
     np.testing.assert_array_equal(found.frames[1], again[0])
     assert np.nanmean(found.dvars_after) < 0.5 * np.nanmean(found.dvars_before)
     rows = (tmp_path / "out" / "motion.tsv").read_text().splitlines()
@@ -174,6 +174,7 @@ def test_two_frames_say_what_closing_them_means(tmp_path: Path) -> None:
         follow_points(plane_series(beating()[0]), tmp_path, Cycle(first=9))
 
 
+@pytest.mark.slow
 def test_deformable_frames(tmp_path: Path) -> None:
     frames = beating()[0]
     found = correct_series(plane_series(frames), tmp_path, Correction(model="deformable"))

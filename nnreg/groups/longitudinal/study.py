@@ -10,7 +10,8 @@ from typing import Any
 
 from nnreg.errors import DatasetError, NnRegError
 from nnreg.files import writable_folder, write_json
-from nnreg.groups.longitudinal.subject import Settings, follow, kept, save
+from nnreg.groups.longitudinal.results import kept, save
+from nnreg.groups.longitudinal.subject import Settings, follow
 from nnreg.groups.longitudinal.visits import Subject, Visit
 from nnreg.progress import Progress
 from nnreg.run_record import run_record

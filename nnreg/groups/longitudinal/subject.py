@@ -14,9 +14,7 @@ from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import ConfigurationError, RegistrationError, did_you_mean
-from nnreg.files import content_digest, plain, read_json, write_json
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
-from nnreg.geometry.itk import write_itk
 from nnreg.groups.halfway import Between, round_trip
 from nnreg.groups.longitudinal.change import LabelChange, Volumes, rate
 from nnreg.groups.longitudinal.mid_space import middle, middle_grid
@@ -26,7 +24,6 @@ from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
 from nnreg.imageio import Image, write_image
 from nnreg.progress import Progress
-from nnreg.run_record import run_record
 
 LIKELY_FAILED = 0.5  # probability from which a pair of visits is named in the summary
 
@@ -225,39 +222,3 @@ def _volumes_of(labels: Image) -> dict[int, float]:
     values, counts = np.unique(labels.array, return_counts=True)
     voxel = float(np.prod(labels.space.spacing))
     return {int(value): float(count) * voxel for value, count in zip(values, counts, strict=True) if value}
-
-
-def made_from(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """What tells whether results are those of these files and settings."""
-    times = [(visit.name, visit.time) for visit in subject.visits]
-    return {"files": content_digest(subject.files()), "settings": repr((settings, times))}
-
-
-def save(found: Followed, folder: Path, settings: Settings) -> dict[str, Any]:
-    """Write transforms, Jacobians, mean, labels, table and picture; ``report.json`` last, so that a folder with it is complete.
-
-    Returns
-    -------
-    dict
-        The report.
-    """
-    from nnreg.groups.longitudinal.table import draw, write_table
-
-    for number, visit in enumerate(found.subject.visits):
-        write_itk(folder / f"to_{visit.name}.h5", found.transform(number))
-        if number:
-            write_image(folder / f"log_jacobian_{visit.name}.nii.gz", found.volumes.since_first(number)[None], found.grid)
-    write_image(folder / "mean.nii.gz", found.mean.astype(np.float32), found.grid)
-    write_image(folder / "labels.nii.gz", found.labels[0][None], found.grid)
-    write_table(folder / "volumes.csv", found)
-    draw(folder / "overview.png", found)
-    report: dict[str, Any] = plain(run_record() | found.report() | {"made_from": made_from(found.subject, settings)})
-    write_json(folder / "report.json", report)
-    return report
-
-
-def kept(subject: Subject, folder: Path, settings: Settings) -> dict[str, Any] | None:
-    """The report of a run that is complete and of the same files and settings; None otherwise."""
-    path = folder / "report.json"
-    report = read_json(path) if path.is_file() else {}
-    return report if report.get("made_from") == made_from(subject, settings) else None

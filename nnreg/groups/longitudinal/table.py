@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +13,9 @@ from nnreg.evaluation.registration.pictures import window
 from nnreg.evaluation.slices import page, planes
 from nnreg.files import write_text
 from nnreg.geometry import resample_image
+from nnreg.groups.longitudinal.subject import Followed
 from nnreg.groups.plots import figure
 from nnreg.imageio import Image
-
-if TYPE_CHECKING:
-    from nnreg.groups.longitudinal.subject import Followed
 
 MOST_CURVES = 8
 COLUMNS = ("subject", "visit", "time", "label", "volume_mm3", "change_percent", "error_percent", "own_labels_mm3")

@@ -22,9 +22,9 @@ from nnreg.groups.halfway import Between, from_first
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
 from nnreg.groups.plots import figure
-from nnreg.groups.series.correct import write_transforms
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.resampling import LINEAR, resampled
+from nnreg.groups.series.results import write_transforms
 from nnreg.groups.series.strain import RegionStrain, cavity_centres, region_strain
 from nnreg.groups.series.table import UNKNOWN, table_text, written
 from nnreg.imageio import check_same_space, write_image

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nnreg.arrays import Doubles
 from nnreg.files import write_text
 from nnreg.groups.plots import figure
-
-if TYPE_CHECKING:
-    from nnreg.groups.series.correct import Corrected
+from nnreg.groups.series.correct import Corrected
 
 UNKNOWN = "n/a"  # as BIDS has it
 
