@@ -124,7 +124,7 @@ class _Linear:
 
         usual = float((np.square(self.gradients).sum(axis=(0, 1)) * weights).mean()) / len(field)
         right = -np.einsum("ckzyx,czyx->kzyx", self.gradients, self.differences * weights) - penalty.filtered(field * self.voxel, waves)
-        found = _conjugate_gradients(product, right, lambda x: penalty.filtered(x, 1 / (waves + np.float32(usual + 1e-12))))
+        found = _conjugate_gradients(product, right, lambda x: penalty.filtered(x, np.float32(1) / (waves + np.float32(usual + 1e-12))))
         return found / self.voxel
 
 

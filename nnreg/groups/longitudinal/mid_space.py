@@ -46,7 +46,7 @@ def middle(matrices: Mapping[tuple[int, int], Doubles], count: int) -> list[Doub
     -------
     list of arrays (ndim+1, ndim+1)
     """
-    both = {(i, j): _between(matrix, np.linalg.inv(matrices[j, i])) for (i, j), matrix in matrices.items()}
+    both = {(i, j): _between(matrix, np.asarray(np.linalg.inv(matrices[j, i]), np.float64)) for (i, j), matrix in matrices.items()}
     size = next(iter(matrices.values())).shape[0]
     maps = [np.eye(size) if i == 0 else both[0, i] for i in range(count)]
     for _ in range(ROUNDS):
@@ -81,7 +81,10 @@ def middle_grid(spaces: Sequence[Space], maps: Sequence[Doubles]) -> Space:
     lengths = np.linalg.norm(steps, axis=1)
     left, _, right = np.linalg.svd((steps / lengths[:, None]).mean(axis=0))
     direction, spacing = left @ right, np.exp(np.log(lengths).mean(axis=0))
-    corners = np.concatenate([apply_matrix(np.linalg.inv(matrix), space.corners()) for space, matrix in zip(spaces, maps, strict=True)]) @ direction
+    corners = (
+        np.concatenate([apply_matrix(np.asarray(np.linalg.inv(matrix), np.float64), space.corners()) for space, matrix in zip(spaces, maps, strict=True)])
+        @ direction
+    )
     low, high = corners.min(axis=0), corners.max(axis=0)
     shape = np.ceil((high - low) / spacing - 0.01).astype(int) + 1
     grid = Space(tuple(shape[::-1].tolist()), tuple(spacing[::-1].tolist()), (0.0,) * n, tuple(direction.ravel().tolist()))

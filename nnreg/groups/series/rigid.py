@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ class _Estimate:
         self.reference = self.prepared(self.first)
         self.frame = _Frame.of(self.reference)
         self.similarity, self.why = self._similarity()
-        self.made_from = content_digest(series.files) + repr((settings, None if mask is None else int(self.mask.sum()), series.repetition))
+        seen = None if self.mask is None else blake2b(self.mask.tobytes(), digest_size=8).hexdigest()
+        self.made_from = content_digest(series.files) + repr((settings, seen, series.repetition))
         self.failed = {int(number): "it is constant, or has values that are not finite" for number in np.flatnonzero(~series.usable)}
 
     def prepared(self, number: int) -> PreparedImage:

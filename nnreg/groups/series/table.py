@@ -46,7 +46,7 @@ def _axes(found: Corrected) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def draw_motion(path: Path, found: Corrected) -> None:
     """Translations, rotations, framewise displacement and DVARS over time."""
     turns, shifts = _axes(found)
-    times = np.arange(len(found.parameters)) * found.series.repetition
+    times = np.arange(len(found.parameters), dtype=np.float64) * found.series.repetition
     missing = (float("nan"),) * (len(turns) + len(shifts))
     values = np.array([missing if each is None else (*each.mm, *each.degrees) for each in found.parameters])
     with figure(path, 9, 7) as drawn:
