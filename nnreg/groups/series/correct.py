@@ -25,6 +25,7 @@ from nnreg.progress import Progress
 
 RIGID, DEFORMABLE = MODELS = ("rigid", "deformable")
 ROUNDS = 2  # of deformable means
+COARSE = "frames have several contrasts: motion from one contrast to another is found to about a degree and a tenth of a voxel, check it"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Corrected:
             "frames": len(self.frames),
             "repetition_s": self.series.repetition,
             "registered": self.motion.because,
+            "note": COARSE if self.motion.several else None,
             "failed": {number: f"{reason}; it lies as the nearest frame does" for number, reason in self.motion.failed.items()},
             "framewise_displacement_mm": {"mean": _mean(self.displacement), "largest": at_most(self.displacement.tolist())},
             "dvars_percent": {"before": _mean(self.dvars_before), "after": _mean(self.dvars_after)},

@@ -10,7 +10,7 @@ from nnreg.errors import RegistrationError
 from nnreg.files import writable_folder, write_json
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_itk
-from nnreg.groups.series.correct import Corrected, Correction, correct
+from nnreg.groups.series.correct import COARSE, Corrected, Correction, correct
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.table import draw_motion, write_motion
 from nnreg.imageio import write_image
@@ -38,7 +38,7 @@ def correct_series(
     stop
         Refuse a series of which a frame cannot be registered; else such frames lie as their nearest neighbour does, and the summary names them.
     on_note
-        Called with a line on frames that failed.
+        Called with a line on frames that failed, and on frames of several contrasts.
 
     Raises
     ------
@@ -54,6 +54,8 @@ def correct_series(
             raise RegistrationError(f"{said}.")
         if on_note is not None:
             on_note(f"{said}; each lies as the nearest frame does.")
+    if found.motion.several and on_note is not None:
+        on_note(f"{series.files[0]}: {COARSE}.")
     series.write(output / "corrected.nii.gz", found.frames)
     write_image(output / "mean.nii.gz", found.mean.reshape(1, *series.stored.shape), series.stored)
     write_transforms(output / "transforms", found.transforms)

@@ -28,7 +28,7 @@ from nnreg.progress import Progress
 MEAN, FIRST, PREVIOUS = REFERENCES = ("mean", "first", "previous")
 ONE, SEVERAL = "ncc", "cr"
 SIMILARITIES = ("auto", ONE, SEVERAL)
-DEGREES = {ONE: 1, SEVERAL: 3}  # of the polynomial between the intensities of two frames
+KNOTS = {ONE: 2, SEVERAL: 16}  # of the map between the intensities of two frames
 ROUNDS = 5  # of means, at most: two do, but for few frames
 SETTLED = 0.01  # voxels: a round that moves no frame by more is the last
 CHUNK = 16  # frames that are registered and kept together, whatever the number of processes
@@ -52,12 +52,15 @@ class Motion:
         To the reference; NaN for frames that failed.
     failed : frame number to the reason
     because : how it was found, in words
+    several
+        Whether frames have several contrasts: motion from one to another is then found coarsely.
     """
 
     matrices: list[Doubles]
     similarity: list[float]
     failed: dict[int, str]
     because: str
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,8 @@ class _Estimate:
             raise RegistrationError(f"{self.series.files[0]}: fewer than two frames could be registered. The first reason: {next(iter(self.failed.values()))}.")
         nearest = [min(good, key=lambda other, number=number: abs(other - number)) for number in range(len(matrices))]  # type: ignore[misc]
         values = [float("nan") if number in self.failed else value for number, value in enumerate(similarity)]
-        return Motion([matrices[number] for number in nearest], values, dict(sorted(self.failed.items())), f"{said}; frame {self.first} came first; {self.why}")
+        because = f"{said}; frame {self.first} came first; {self.why}"
+        return Motion([matrices[number] for number in nearest], values, dict(sorted(self.failed.items())), because, self.similarity == SEVERAL)
 
     def _mark_unlike(self, similarity: list[float]) -> None:
         """Frames that show something else have failed, and do not count in the mean."""
@@ -293,7 +297,7 @@ class _Frame:
         """A rigid map from `start`."""
         pair = Pair(reference, moving)
         parameters = Parameters("rigid", self.centre, self.radius, 10.0 ** round(np.log10(self.voxel)))
-        return fit_rigid(pair, parameters, start, degree=DEGREES[similarity], iterations=ITERATIONS, least_overlap=LEAST_OVERLAP)
+        return fit_rigid(pair, parameters, start, knots=KNOTS[similarity], iterations=ITERATIONS, least_overlap=LEAST_OVERLAP)
 
     def distance(self, one: Doubles, other: Doubles) -> float:
         """How far two maps differ at most at the ends of the object, voxels."""
