@@ -30,6 +30,8 @@ COMMANDS = {
     "evaluate_simple": "two folders of label maps compared",
     "accumulate_crossval_results": "the validation of all folds joined",
     "register": "register one pair without training",
+    "longitudinal": "visits of subjects: Jacobians and volumes over time, without bias to one visit",
+    "series": "motion correction of a 4D series, strain of a cine",
     "apply_transform": "images, labels or points through transforms",
     "compose": "several transforms as one",
     "convert_transform": "between ITK, ANTs and Learn2Reg",
