@@ -21,7 +21,8 @@ FEWEST_TRIED, MOSTLY = 3, 0.75  # pairs that every similarity was tried on, and 
 BETTER = 0.02  # of the error that labels or keypoints see: less comes by chance
 ASTRAY = 0.1  # of Dice, lost by linear alignment: it took a wrong turn
 ONE, SCALE, DIFFERENT, MIXED = "one contrast", "one scale", "different contrasts", "mixed contrasts"
-SUITS = {ONE: "lncc", SCALE: "mse", DIFFERENT: "nmi"}  # the engine's similarity for each; where contrasts are mixed the pilot's own choice for each pair
+# the engine's similarity for each; where contrasts are mixed the pilot's own choice for each pair
+SUITS = {ONE: "lncc", SCALE: "mse", DIFFERENT: "nmi+gradient"}
 
 
 @rule("modality_relation")
