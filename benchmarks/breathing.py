@@ -126,7 +126,7 @@ class Breath:
 
 def _hull(plane: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     points = np.argwhere(plane)
-    if len(points) < 10:
+    if not len(points) or np.ptp(points, axis=0).min() < 2:
         return plane
     corners = points[ConvexHull(points).vertices]
     inside = Delaunay(corners).find_simplex(np.argwhere(np.ones_like(plane))) >= 0

@@ -295,4 +295,4 @@ def warped(found: Image, seed: int) -> Image:
 
 SOUND: tuple[tuple[str, Callable[[Image, int], Image]], ...] = (("plain", _same), ("partial", _partly), ("header", _moved), ("noisy", shaded))
 # not from left to right, and no slices of brains: turned about, a flipped one is a flip from left to right, which no similarity tells from a brain
-FLIPS = (("oasis35", 0), ("oasis35", 1), ("ixi2mm", 0), ("ixi2mm", 1), ("acdc_ed_es", 1), ("msd_hippocampus", 1), ("histology", 1))
+FLIPS = (("oasis35", 0), ("oasis35", 1), ("ixi2mm", 1), ("ixi2mm", 2), ("acdc_ed_es", 1), ("msd_hippocampus", 1), ("histology", 1))
