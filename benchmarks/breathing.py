@@ -84,6 +84,15 @@ class Breath:
         space = self.moving.space
         return resample_image(self.lungs[None].astype(np.float32), moving=space, fixed=space, transform=Transform((self.truth,), 3))[0] > 0.5
 
+    @property
+    def masks(self) -> dict[str, Image]:
+        """Of the lungs, as :func:`nnreg.engine.register` takes them."""
+        space = self.moving.space
+        return {
+            "fixed_mask": Image(self.fixed_lungs[None].astype(np.uint8), space),
+            "moving_mask": Image(self.lungs[None].astype(np.uint8), space),
+        }
+
     def _flow(self, inner: bool) -> Array:
         """Displacement (3, D, H, W), voxels of the scan, of what flows on one side of the ribs."""
         spacing = np.asarray(self.moving.space.spacing)
@@ -166,7 +175,9 @@ def main() -> int:
     for seed, amplitude in enumerate(options.amplitudes):
         breath = Breath(Image(np.maximum(scan.array, AIR), scan.space), lungs.array[0] > 0, amplitude, seed)
         for preset in options.presets:
-            print(json.dumps({"amplitude": amplitude, "preset": preset, **measured(breath, preset=preset)}), flush=True)
+            for masks in ({}, breath.masks):
+                row = measured(breath, preset=preset, **masks)
+                print(json.dumps({"amplitude": amplitude, "preset": preset, "masks": bool(masks), **row}), flush=True)
     return 0
 
 

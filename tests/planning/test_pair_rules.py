@@ -200,6 +200,9 @@ class TestTriedSimilarities:
     def test_what_certainly_looks_alike_is_one_contrast_whatever_suits_it(self, fingerprint, measurement, seen, expected):
         assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi+gradient": [0.9]}, seen=seen) == expected
 
+    def test_trials_of_other_similarities_decide_nothing(self, fingerprint, measurement):
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.9], "other": [0.9]}) == relation.ONE
+
     def test_pairs_without_truth_decide_nothing(self, fingerprint, measurement):
         assert relation.modality_relation(fingerprint(measured=[measurement(trials=()) for _ in range(6)])).value == relation.ONE
 
