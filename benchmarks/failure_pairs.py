@@ -85,6 +85,9 @@ class Pairs:
             for number, pair in enumerate(self._couples(dataset, half)[:PER_DATASET]):
                 kind, change = SOUND[number % len(SOUND)] if dataset != "acdc_ed_es" else SOUND[0]
                 yield _case(half, dataset, f"sound_{kind}", number, pair, on_moving=partial(change, seed=number))
+        for dataset in ("oasis35", "ixi2mm", "acdc_ed_es"):
+            for number, pair in enumerate(self._couples(dataset, half)[:3]):
+                yield _case(half, dataset, "sound_turned", number, pair, on_moving=partial(turned, seed=number))
         yield from self._mixed(half)
 
     def _mixed(self, half: str) -> Iterator[Case]:
@@ -261,6 +264,12 @@ def _moved(found: Image, seed: int) -> Image:
     """In a header that is turned by some degrees and far off."""
     rotation = _rotation(found.ndim, 18.0 * (-1) ** seed, seed)
     matrix = _around(found, rotation, np.full(found.ndim, 0.4 * float(found.space.extent.max()))) @ found.space.matrix
+    return Image(found.array, Space.from_matrix(found.space.shape, matrix))
+
+
+def turned(found: Image, seed: int) -> Image:
+    """In a header that is turned by one or two right angles, as where the orientation was lost."""
+    matrix = _around(found, _rotation(found.ndim, 90.0 * (1 + seed % 2), seed), np.zeros(found.ndim)) @ found.space.matrix
     return Image(found.array, Space.from_matrix(found.space.shape, matrix))
 
 
