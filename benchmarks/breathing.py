@@ -170,10 +170,12 @@ def main() -> int:
     parser.add_argument("lungs", type=Path, help="label map on its grid, lungs above 0")
     parser.add_argument("--amplitudes", type=float, nargs="+", default=[10, 15, 20, 25], help="mm at the diaphragm")
     parser.add_argument("--presets", nargs="+", default=["default"])
+    parser.add_argument("--pool", type=int, nargs=3, default=[1, 1, 1], help="voxels of each array axis that are made one, to save time")
     options = parser.parse_args()
     scan, lungs = read_image(options.scan), read_image(options.lungs)
+    scan, lungs = pooled(Image(np.maximum(scan.array, AIR), scan.space), options.pool), pooled(Image(lungs.array > 0, lungs.space), options.pool)
     for seed, amplitude in enumerate(options.amplitudes):
-        breath = Breath(Image(np.maximum(scan.array, AIR), scan.space), lungs.array[0] > 0, amplitude, seed)
+        breath = Breath(scan, lungs.array[0] > 0.5, amplitude, seed)
         for preset in options.presets:
             for masks in ({}, breath.masks):
                 row = measured(breath, preset=preset, **masks)
