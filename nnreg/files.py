@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,11 +18,14 @@ import numpy as np
 
 from nnreg.documents import parse_json
 from nnreg.errors import NnRegError
+from nnreg.temporaries import temporary_beside
 
 # what the user can mend: permissions, a file where a folder should be, a read-only or full disk
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PROBE = b"\0" * 2**16
+MANY = 1000  # files: more are sent to disk in one go
 
 COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 BLOCK = 2**22  # bytes read at once
@@ -86,25 +88,51 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise NnRegError(f"{path}: is a folder, a file was expected. Name a file in it.")
-    temporary = _temporary(path)
-    try:
+    with _told(path):
         make_folder(path.parent)
-        yield temporary
-        _flush(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise NnRegError(f"{path}: cannot be written ({error.strerror}). {_remedy(error)}") from error
+    temporary = temporary_beside(path, _ending(path))
+    try:
+        with _told(path, temporary):
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
     finally:
-        with contextlib.suppress(NotADirectoryError):  # a parent is a file: said above
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _temporary(path: Path) -> Path:
-    """A hidden name beside `path` with its last suffix, or the last two of a compressed file."""
-    suffixes = path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]
-    return path.with_name(f".{secrets.token_hex(4)}{''.join(suffixes).lower()}")
+def _ending(path: Path) -> str:
+    """The last suffix, or the last two of a compressed file."""
+    return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
+
+
+@contextlib.contextmanager
+def _told(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Say in one line that `path` cannot be written, where that is why the block failed."""
+    try:
+        yield
+    except NnRegError:
+        raise
+    except Exception as error:
+        reason = _unwritable(error, temporary)
+        if reason is None:
+            raise
+        raise NnRegError(f"{path}: cannot be written ({os.strerror(reason)}). {_remedy(reason)}") from error
+
+
+def _unwritable(error: Exception, temporary: Path | None) -> int | None:
+    """Why a file could not be written, as the system's number; None if that was not what failed.
+
+    Writers of arrays, networks and HDF5 raise errors of their own: whether the disk is full is asked of it, with what was written still there.
+    """
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return error.errno
+    if temporary is None or not temporary.is_file():
+        return None
+    try:
+        with temporary.open("ab", buffering=0) as file:
+            return None if file.write(PROBE) == len(PROBE) else errno.ENOSPC
+    except OSError as full:
+        return full.errno if full.errno in FULL else None
 
 
 @contextlib.contextmanager
@@ -117,16 +145,33 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         If the folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
+    with _told(path):
         make_folder(path.parent)
-        temporary.mkdir()
-        yield temporary
-        _put_in_place(temporary, path)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise NnRegError(f"{path}: cannot be written ({error.strerror}). {_remedy(error)}") from error
+    temporary = temporary_beside(path, f".{path.name}")
+    try:
+        with _told(path):
+            temporary.mkdir()
+            yield temporary
+            _flush_all(temporary)
+            _put_in_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def folder_to_write(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` for what is moved from it; it is removed in the end, and what is left in it.
+
+    Raises
+    ------
+    NnRegError
+        If it cannot be written, or the disk is full.
+    """
+    temporary = temporary_beside(path, ".part")
+    try:
+        with _told(path):
+            temporary.mkdir()
+            yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -136,7 +181,7 @@ def _put_in_place(new: Path, path: Path) -> None:
     if not path.is_dir():
         new.rename(path)
         return
-    stale = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    stale = temporary_beside(path, f".{path.name}")
     path.rename(stale)
     try:
         new.rename(path)
@@ -146,8 +191,8 @@ def _put_in_place(new: Path, path: Path) -> None:
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def _remedy(error: OSError) -> str:
-    if error.errno in FULL:
+def _remedy(reason: int) -> str:
+    if reason in FULL:
         return "Make room there and run it again, or choose a folder on another disk."
     return "Choose a folder you may write to, or change its permissions."
 
@@ -155,6 +200,15 @@ def _remedy(error: OSError) -> str:
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _flush_all(folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if len(files) > MANY:  # the chunks of an image
+        os.sync()
+        return
+    for path in files:
+        _flush(path)
 
 
 def writable_folder(path: Path | str) -> Path:
@@ -168,9 +222,9 @@ def writable_folder(path: Path | str) -> Path:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise NnRegError(f"{path}: is a file, a folder was expected. Choose another output folder.")
-    probe = path / f".{secrets.token_hex(4)}.probe"
     try:
         make_folder(path)
+        probe = temporary_beside(path / "probe", ".probe")
         probe.touch()
         probe.unlink()
     except OSError as error:

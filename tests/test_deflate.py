@@ -1,11 +1,12 @@
 """Streams that every program reads, and those that are none."""
 
 import gzip
+import io
 import zlib
 
 import pytest
 
-from nnreg.deflate import DamagedError, gunzipped, packing, zlib_stream
+from nnreg.deflate import DamagedError, check_stream, packing, unpacked, zlib_stream
 
 CONTENT = bytes(range(256)) * 999
 
@@ -45,8 +46,24 @@ def test_what_failed_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda whole: whole[:-6], lambda whole: whole[:-8] + b"12345678", lambda whole: whole[:2] + b"no gzip at all", lambda whole: whole + b"junk"]
 )
-def test_a_damaged_stream_is_refused(damage):
+def test_a_damaged_stream_is_refused(tmp_path, damage):
     whole = gzip.compress(CONTENT)
-    assert gunzipped(whole + whole) == CONTENT * 2
-    with pytest.raises(DamagedError):
-        gunzipped(damage(whole))
+    path = tmp_path / "a.gz"
+    path.write_bytes(whole + whole)
+    with unpacked(path) as file:
+        assert file.read() == CONTENT * 2
+    path.write_bytes(damage(whole))
+    with pytest.raises(DamagedError), unpacked(path) as file:
+        file.read()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_a_stream_is_counted_and_its_checksum_compared(pack):
+    whole = pack(CONTENT)
+    check_stream(io.BytesIO(whole), len(CONTENT))
+    for damaged in (whole[:-6], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        with pytest.raises(DamagedError):
+            check_stream(io.BytesIO(damaged), len(CONTENT))
+    for wrong in (len(CONTENT) - 1, len(CONTENT) + 1):
+        with pytest.raises(DamagedError, match="promised"):
+            check_stream(io.BytesIO(whole), wrong)

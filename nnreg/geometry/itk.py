@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from nnreg.deflate import packing
 from nnreg.errors import ImageError, TransformError
 from nnreg.files import atomic_path
 from nnreg.geometry.itk_space import place, space_of
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Stage, Transform
+from nnreg.imageio.itk_writing import write_by_itk
 from nnreg.imageio.nifti import read_nifti_voxels, without_scale
 from nnreg.imageio.text_headers import check_text_header
 from nnreg.quiet import caught
@@ -135,9 +135,9 @@ def write_itk(path: Path | str, transform: Transform, reference: Space | None = 
             image = place(sitk.GetImageFromArray(stored(field), isVector=True), field.space)
             if ".nii" in path.name:
                 image.SetMetaData("intent_code", "1007")
-            write_vectors(temporary, image)
+            write_by_itk(image, temporary)
         elif path.name.endswith(".mat"):
-            sitk.WriteTransform(_single_matrix(path, transform), str(temporary))
+            _write_transform(temporary, _single_matrix(path, transform))
         elif path.name.endswith((".h5", ".hdf5")):
             from nnreg.geometry.itk_hdf5 import FIELD_CHUNK, write_composite
 
@@ -145,23 +145,35 @@ def write_itk(path: Path | str, transform: Transform, reference: Space | None = 
             parts = [(stored_parts(part, FIELD_CHUNK), part.space) if isinstance(part, FieldMap) else _stage_to_itk(part) for part in stages]
             write_composite(temporary, parts, transform.ndim)
         elif path.name.endswith(TRANSFORM_ENDINGS):
-            sitk.WriteTransform(to_itk(transform), str(temporary))
+            _write_transform(temporary, to_itk(transform))
         else:
             raise TransformError(f"{path}: unknown ending. Use one of {', '.join(TRANSFORM_ENDINGS + FIELD_ENDINGS)}.")
 
 
-def write_vectors(path: Path, image: sitk.Image) -> None:
-    """Write a vector image, compressed.
+def _write_transform(path: Path, transform: sitk.Transform) -> None:
+    """Write text or a matrix, and read it again: ITK does not notice that a disk is full.
 
     Raises
     ------
     OSError
-        If the disk is full.
+        If the file does not hold the transform.
     """
-    with packing(path) as plain:
-        sitk.WriteImage(image, str(plain), useCompression=True)
-        if plain != path and plain.stat().st_size < sitk.GetArrayViewFromImage(image).nbytes:  # ITK says nothing of a full disk
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with caught():
+        try:
+            sitk.WriteTransform(transform, str(path))
+            if _parts(sitk.ReadTransform(str(path))) == _parts(transform):
+                return
+        except RuntimeError as error:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _parts(transform: sitk.Transform) -> list[tuple[str, tuple[float, ...], bytes]]:
+    """What tells transforms apart."""
+    if transform.GetName() == "CompositeTransform":
+        composite = sitk.CompositeTransform(transform)
+        return [part for i in range(composite.GetNumberOfTransforms()) for part in _parts(composite.GetNthTransform(i))]
+    return [(transform.GetName(), transform.GetFixedParameters(), np.asarray(transform.GetParameters()).tobytes())]
 
 
 def _single_matrix(path: Path, transform: Transform) -> sitk.Transform:

@@ -21,6 +21,7 @@ from nnreg.files import atomic_path, write_text
 from nnreg.geometry.itk_space import place
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, Transform
+from nnreg.imageio.itk_writing import write_by_itk
 
 NIFTI: Final = (".nii.gz", ".nii")
 FNIRT_INTENT: Final = 2006  # of FSL: a field of displacements
@@ -131,8 +132,8 @@ def _apply(matrix: Doubles, points: Doubles) -> Doubles:
 def _write_vectors(path: Path, vectors: Doubles, space: Space) -> None:
     """Vectors (Z, Y, X, 3) as NIfTI of five axes, the fifth of components, intent 1007."""
     image = place(sitk.GetImageFromArray(vectors.astype(np.float32), isVector=True), space)
-    with atomic_path(path) as temporary, packing(temporary) as plain:
-        sitk.WriteImage(image, str(plain))
+    with atomic_path(path) as temporary:
+        write_by_itk(image, temporary)
 
 
 # -- FSL ----------------------------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ def _write_fnirt(path: Path, transform: Transform, grids: Grids) -> None:
     vectors = _apply(_to_fsl(grids.moving), _moved(transform, grids.fixed)) - _apply(_to_fsl(grids.fixed), _world(grids.fixed))
     image = sitk.JoinSeries([place(sitk.GetImageFromArray(vectors[..., axis].astype(np.float32)), grids.fixed) for axis in range(3)])
     with atomic_path(path) as temporary, packing(temporary) as plain:
-        sitk.WriteImage(image, str(plain))
+        write_by_itk(image, plain)
         with plain.open("r+b") as file:
             file.seek(INTENT_OFFSET)
             file.write(FNIRT_INTENT.to_bytes(2, "little"))

@@ -12,12 +12,13 @@ import SimpleITK as sitk
 from nnreg.arrays import AnyArray, Reals
 from nnreg.errors import ImageError, TransformError
 from nnreg.files import atomic_path
-from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, VECTOR_INTENTS, read_itk, write_itk, write_vectors
+from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, VECTOR_INTENTS, read_itk, write_itk
 from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
 from nnreg.geometry.other_programs import OTHER_FORMS, write_other
 from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
-from nnreg.imageio.nifti import read_nifti_voxels
+from nnreg.imageio.itk_writing import write_by_itk
+from nnreg.imageio.nifti import read_nifti_header, read_nifti_voxels
 from nnreg.imageio.promises import load_member, load_npy
 
 FORMATS = ("itk", "learn2reg", "ants", *OTHER_FORMS)
@@ -75,7 +76,7 @@ def is_learn2reg(path: Path) -> bool:
     if not path.name.endswith((".nii", ".nii.gz")) or not path.is_file():
         return False
     try:
-        header, _ = read_nifti_voxels(path)
+        header = read_nifti_header(path)
     except ImageError as error:
         raise TransformError(str(error)) from error
     plain = len(header.shape) == 4
@@ -184,7 +185,7 @@ def write_learn2reg(path: Path, transform: Transform, *, fixed: Space | None, mo
     # a plain 4D array, not an image of vectors, whose axes would be (x, y, z, 1, 3)
     image = sitk.GetImageFromArray(np.ascontiguousarray(displacement.transpose(3, 2, 1, 0)), isVector=False)
     with atomic_path(path) as temporary:
-        write_vectors(temporary, image)
+        write_by_itk(image, temporary)
 
 
 def _write_ants(prefix: str, transform: Transform, fixed: Space | None) -> list[Path]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from nnreg.deflate import packing
 from nnreg.errors import GeometryError, ImageError
-from nnreg.files import atomic_path, writable_folder
+from nnreg.files import atomic_path, folder_to_write, writable_folder
 from nnreg.geometry import Space
 from nnreg.geometry.itk_space import place, space_of
 from nnreg.imageio.endings import ending_of, is_lossy
 from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
+from nnreg.imageio.itk_writing import write_by_itk
 from nnreg.imageio.nifti import NiftiHeader, read_nifti_voxels
 from nnreg.imageio.sidecar import read_space, write_space
 from nnreg.imageio.text_headers import check_size, check_text_header
@@ -29,7 +27,6 @@ from nnreg.quiet import STDERR, STDOUT, caught
 
 CORNER_TOLERANCE = 0.1  # of the smallest voxel: how far a corner may move when a header is rounded to what ITK can represent
 PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"  # ITK's switch: take the nearest rectangular grid instead of refusing
-ROOM = 2**20  # bytes for a header and what a file system needs for itself
 NOT_ORTHONORMAL = "orthonormal"  # what its refusal says
 
 
@@ -281,42 +278,20 @@ def _to_sitk(path: Path, array: npt.NDArray[np.generic], space: Space) -> sitk.I
 
 
 def _write(image: sitk.Image, temporary: Path, path: Path) -> None:
-    failure: RuntimeError | None = None
     writable_folder(path.parent)
-    with caught() as said:
-        try:
-            with packing(temporary) as plain:
-                sitk.WriteImage(image, str(plain), useCompression=True)
-        except RuntimeError as error:
-            failure = error
-    if failure is not None:
-        raise ImageError(
-            f"{path}: cannot be written ({(said or str(failure).splitlines())[-1]}). Check the free space and the folder's permissions."
-        ) from failure
-    if not _is_whole(image, temporary):
-        raise ImageError(f"{path}: cannot be written, its disk is full. Make room there and run it again, or choose a folder on another disk.")
-
-
-def _is_whole(image: sitk.Image, path: Path) -> bool:
-    """Whether a file just written holds the image. ITK does not notice that a disk is full, so where it nearly is the file is read again."""
-    values = sitk.GetArrayViewFromImage(image)
-    if shutil.disk_usage(path.parent).free > values.nbytes + ROOM:
-        return True
-    with caught():
-        try:
-            found = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-        except RuntimeError:
-            return False
-    return found.tobytes() == values.tobytes()
+    try:
+        write_by_itk(image, temporary)
+    except RuntimeError as error:
+        raise ImageError(f"{path}: cannot be written ({error}). Check the free space and the folder's permissions.") from error
 
 
 def _write_with_data_file(path: Path, image: sitk.Image) -> None:
     """Header and data file: made under their final names in a folder of their own, because the header names the data file."""
     writable_folder(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        _write(image, Path(folder) / path.name, path)
+    with folder_to_write(path) as folder:
+        _write(image, folder / path.name, path)
         # the data first: a header never stands there without them
-        for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == path.name):
+        for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
             part.replace(path.parent / part.name)
 
 

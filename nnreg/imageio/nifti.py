@@ -6,21 +6,28 @@ as 1 mm, all without a word. So header and voxels are read here, and ITK's grid 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Doubles
-from nnreg.deflate import DamagedError, gunzipped
+from nnreg.deflate import GZIP, DamagedError, unpacked
 from nnreg.errors import ImageError
+from nnreg.imageio.promises import check_promise
 
 # datatype codes of nifti1.h; colours have three or four bytes per voxel
 DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8", 128: "u1", 2304: "u1"}
 COLOURS = {128: 3, 2304: 4}
+LONGEST_HEADER = 544  # bytes of NIfTI-2 and its mark of extensions
+LARGEST_OFFSET = 2**26  # bytes of header and extensions
+MOST_BEYOND = 2**20  # bytes after the last voxel that other programs may have put there
 _UNIT_MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # metre, millimetre, micrometre; an unknown unit counts as mm, as in ITK
 
 
@@ -72,17 +79,78 @@ def read_nifti_voxels(path: Path) -> tuple[NiftiHeader, npt.NDArray[Any]]:
     ImageError
         If the file is no NIfTI, is truncated, fails its checksum, or holds no real numbers.
     """
-    data = _bytes(path)
-    header = _parse(data, path)
-    count = int(np.prod(header.shape, dtype=np.int64)) * header.components
-    needed = header.offset + count * header.dtype.itemsize
-    if len(data) < needed:
-        raise ImageError(f"{path}: is truncated: its header promises {needed} bytes, it holds {len(data)}. Copy or make the file again.")
-    stored = np.frombuffer(data, dtype=header.dtype, count=count, offset=header.offset)
+    header, data = _header_and_data(path)
+    stored = data.view(header.dtype)
     voxels = _scaled(stored, header)
     if header.components > 1:
         return header, np.ascontiguousarray(voxels.reshape(-1, header.components).T).reshape(header.components, *header.shape[::-1])
     return header, voxels.reshape(1, *header.shape[::-1])
+
+
+def read_nifti_header(path: Path) -> NiftiHeader:
+    """The header alone.
+
+    Raises
+    ------
+    ImageError
+        If it is none.
+    """
+    with _told(path), unpacked(path) as file:
+        return _parse(file.read(LONGEST_HEADER), path)
+
+
+def _header_and_data(path: Path) -> tuple[NiftiHeader, npt.NDArray[np.uint8]]:
+    """Header and the bytes of the voxels; what is inflated is what the header promises, and the little that may follow."""
+    with _told(path), unpacked(path) as file:
+        head = file.read(LONGEST_HEADER)
+        header = _parse(head, path)
+        size = math.prod(header.shape) * header.components * header.dtype.itemsize
+        check_promise(path, header.offset + size, path.stat().st_size, compressed=is_gzip(path))
+        if header.offset > LARGEST_OFFSET:
+            raise ImageError(f"{path}: its header puts the voxels at byte {header.offset}, expected {LARGEST_OFFSET} at most. Mend its header.")
+        _skip(file, header.offset - len(head))
+        data = np.empty(size, np.uint8)
+        early = np.frombuffer(head[header.offset :][:size], np.uint8)
+        data[: early.size] = early
+        filled = early.size + _fill(file, memoryview(data)[early.size :])
+        if filled < size:
+            raise ImageError(
+                f"{path}: is truncated: its header promises {header.offset + size} bytes, it holds {header.offset + filled}. Copy or make the file again."
+            )
+        rest = len(file.read(MOST_BEYOND + 1))  # read to the end, where the checksum is
+        if rest > MOST_BEYOND and is_gzip(path):
+            raise ImageError(f"{path}: holds far more bytes than the {header.offset + size} its header promises. Check where it comes from, or make it again.")
+    return header, data
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzip: some programs write plain NIfTI under a .gz name."""
+    with path.open("rb") as file:
+        return file.read(2) == GZIP
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        raise ImageError(f"{path}: is truncated or damaged (gzip: {error}). Copy or make the file again.") from error
+
+
+def _skip(file: BinaryIO, count: int) -> None:
+    if count > 0:
+        file.read(count)
+
+
+def _fill(file: BinaryIO, target: memoryview) -> int:
+    """Read until `target` is full or the file ends; bytes read."""
+    filled = 0
+    while filled < len(target):
+        count = file.readinto(target[filled:])  # type: ignore[attr-defined]  # of every file that is buffered
+        if not count:
+            break
+        filled += count
+    return filled
 
 
 def without_scale(path: Path, header: NiftiHeader, voxels: npt.NDArray[Any]) -> bytes:
@@ -90,22 +158,12 @@ def without_scale(path: Path, header: NiftiHeader, voxels: npt.NDArray[Any]) -> 
 
     Nothing else of the header is touched, so that ITK makes of grid and intent what it makes of the file's own.
     """
-    data = _bytes(path)
-    layout, order = _layout_of(data, path)
-    head = bytearray(data[: header.offset])
+    with _told(path), unpacked(path) as file:
+        head = bytearray(file.read(header.offset))
+    layout, order = _layout_of(bytes(head), path)
     struct.pack_into(order + "2h", head, layout.datatype[0], 16, 32)  # data type and bits per voxel lie side by side
     struct.pack_into(order + layout.slope[1], head, layout.slope[0], 1.0, 0.0)
     return bytes(head) + voxels.astype(np.dtype(order + "f4")).tobytes()
-
-
-def _bytes(path: Path) -> bytes:
-    content = path.read_bytes()
-    if content[:2] != b"\x1f\x8b":  # some programs write plain NIfTI under a .gz name
-        return content
-    try:
-        return gunzipped(content)
-    except DamagedError as error:
-        raise ImageError(f"{path}: is truncated or damaged (gzip: {error}). Copy or make the file again.") from error
 
 
 def _scaled(stored: npt.NDArray[Any], header: NiftiHeader) -> npt.NDArray[Any]:

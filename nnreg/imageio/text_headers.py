@@ -1,50 +1,106 @@
-"""Headers of text (MetaImage, NRRD), held against what ITK does not look at: numbers that are none, and more voxels than the file has."""
+"""Headers of text (MetaImage, NRRD), held against what ITK does not look at.
+
+Numbers that are none, more voxels than the file has, streams that are damaged, and data in files that lie elsewhere.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import SimpleITK as sitk
 
+from nnreg.deflate import DamagedError, check_stream
 from nnreg.errors import ImageError
 from nnreg.imageio.promises import check_promise
 from nnreg.quiet import caught
 
+METAIMAGE = (".mha", ".mhd")
 HEADER_BYTES = 2**16  # longer headers of text are none
 # lines that say where the grid lies, in MetaImage and in NRRD
 PLACES = re.compile(
     r"^(Offset|Position|Origin|ElementSpacing|ElementSize|TransformMatrix|Rotation|Orientation|space origin|space directions)\s*[=:](.*)$", re.M
 )
-DATA_FILE = re.compile(r"^(?:ElementDataFile\s*=|data ?file:)(.*)$", re.M | re.I)
-RAW = re.compile(r"^(?:encoding: *raw|CompressedData *= *False)\s*$", re.M | re.I)
+DATA_FILE = re.compile(r"^[ \t]*(?:ElementDataFile[ \t]*[=:]|data ?file[ \t]*:)(.*)$", re.M | re.I)
+LISTED = re.compile(r"^LIST\b", re.I)
+PACKED = re.compile(r"^(?:encoding: *(?:gz|gzip)|CompressedData *[=:] *[Tt1].*)\s*$", re.M | re.I)
+# values as text, bzip2: what they take is not known beforehand
+UNCOUNTED = re.compile(r"^(?:encoding: *(?!raw)|BinaryData *[=:] *[^Tt1\s])", re.M | re.I)
+PACKED_SIZE = re.compile(r"^CompressedDataSize *= *(\d+)\s*$", re.M)
+SKIPPED = re.compile(r"^(?:(?:line|byte) ?skip|HeaderSize)\b", re.M | re.I)
 
 
-def check_text_header(path: Path) -> None:
-    """Refuse a header of MetaImage or NRRD that ITK would misread without a word.
+@dataclass(frozen=True)
+class TextHeader:
+    """The lines before the voxels, and the byte of the file after them."""
+
+    text: str
+    end: int
+    is_nrrd: bool
+
+
+def check_text_header(path: Path, *, promised: int | None = None) -> None:
+    """Refuse a file of MetaImage or NRRD that ITK would misread without a word.
+
+    Parameters
+    ----------
+    path
+    promised
+        Bytes of voxels; as the header says if absent.
 
     Raises
     ------
     ImageError
-        If its grid is no finite numbers, or its data cannot hold the voxels that it promises.
+        If its grid is no finite numbers, its data lie outside its folder, cannot hold the voxels that it promises, or fail their checksum.
     """
     header = _text_header(path)
-    _check_numbers(path, header)
-    data = _data_file(path, header)
-    if data is not None:
-        check_size(path, data.stat().st_size, compressed=not RAW.search(header))
+    _check_numbers(path, header.text)
+    data, start = _data_file(path, header)
+    if data is None:
+        return
+    promised = _promised(path) if promised is None else promised
+    if promised is None:
+        return
+    packed = PACKED.search(header.text) is not None
+    check_promise(path, promised, data.stat().st_size - start, compressed=packed or UNCOUNTED.search(header.text) is not None)
+    if packed and not SKIPPED.search(header.text):
+        _check_stream(path, data, start, promised, header)
 
 
-def _text_header(path: Path) -> str:
+def _check_stream(path: Path, data: Path, start: int, promised: int, header: TextHeader) -> None:
+    """ITK keeps what it has when a stream breaks off or is damaged, and says nothing."""
+    size = PACKED_SIZE.search(header.text)
+    with data.open("rb") as file:
+        file.seek(start)
+        try:
+            check_stream(file, promised, gzip=True if header.is_nrrd else None, most=int(size[1][:18]) if size else None)
+        except DamagedError as error:
+            raise ImageError(f"{path}: its voxels are truncated or damaged ({error}). Copy or make the file again.") from error
+
+
+def _text_header(path: Path) -> TextHeader:
     """The lines before the voxels, as far as they can be read as text."""
     with path.open("rb") as file:
-        text = file.read(HEADER_BYTES).decode("latin-1").replace("\r\n", "\n")
+        raw = file.read(HEADER_BYTES)
+    is_nrrd = raw.startswith(b"NRRD")
     # NRRD ends its header by an empty line, MetaImage by the line that names the data
-    named = DATA_FILE.search(text)
-    return text.partition("\n\n")[0] if text.startswith("NRRD") or named is None else text[: named.end()]
+    if is_nrrd:
+        ends = [(raw.find(mark), len(mark)) for mark in (b"\n\n", b"\r\n\r\n") if mark in raw]
+        end, size = min(ends, default=(len(raw), 0))
+        return TextHeader(_lines(raw[:end]), end + size, is_nrrd)
+    named = DATA_FILE.search(raw.decode("latin-1"))
+    if named is None and path.suffix.lower() not in METAIMAGE:
+        return TextHeader("", 0, is_nrrd)  # ITK says what it is not
+    if named is None:
+        raise ImageError(f"{path}: its header names no data (no ElementDataFile in its first {HEADER_BYTES} bytes). Make the file again.")
+    return TextHeader(_lines(raw if LISTED.match(named[1].strip()) else raw[: named.end()]), named.end() + 1, is_nrrd)
+
+
+def _lines(raw: bytes) -> str:
+    return raw.decode("latin-1").replace("\r\n", "\n")
 
 
 def _check_numbers(path: Path, header: str) -> None:
@@ -68,12 +124,41 @@ def _is_finite(word: str) -> bool:
         return word == "none"  # NRRD's direction of an axis that lies nowhere in space
 
 
-def _data_file(path: Path, header: str) -> Path | None:
-    """The file that holds the voxels; None where there are several, or none to be found."""
-    named = DATA_FILE.search(header)
+def _data_file(path: Path, header: TextHeader) -> tuple[Path | None, int]:
+    """The file that holds the voxels, and where they begin in it; None where there are several, or none to be found.
+
+    Raises
+    ------
+    ImageError
+        If a name leads out of the folder of the header.
+    """
+    named = DATA_FILE.search(header.text)
     name = "LOCAL" if named is None else named[1].strip()
-    found = path if name.upper() == "LOCAL" else path.parent / name
-    return found if found.is_file() else None
+    if name.upper() == "LOCAL":
+        return path, header.end
+    for one in _names(name, header.text[named.end() :] if named else ""):
+        if ".." in PurePosixPath(one.replace("\\", "/")).parts or PurePosixPath(one).is_absolute() or PureWindowsPath(one).drive:
+            raise ImageError(f"{path}: its header names the data file {one[:80]!r}, expected one in its own folder. Do not use it, or put the data beside it.")
+    found = path.parent / name
+    return (found if found.is_file() else None), 0
+
+
+def _names(name: str, after: str) -> list[str]:
+    """Of one file, of a pattern with its numbers, or of the list that follows."""
+    return [line.strip() for line in after.splitlines() if line.strip()] if LISTED.match(name) else [name]
+
+
+def _promised(path: Path) -> int | None:
+    """Bytes of voxels that a header promises, as ITK reads it; None where it cannot, which it tells when it reads the file."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with caught():
+        try:
+            reader.ReadImageInformation()
+            one = sitk.Image([1] * len(reader.GetSize()), reader.GetPixelID())
+        except RuntimeError:
+            return None
+    return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * one.GetSizeOfPixelComponent()
 
 
 def check_size(path: Path, held: int, *, compressed: bool) -> None:
@@ -84,9 +169,6 @@ def check_size(path: Path, held: int, *, compressed: bool) -> None:
     ImageError
         If that is more than they can hold.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with caught(), contextlib.suppress(RuntimeError):
-        reader.ReadImageInformation()
-        values = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-        check_promise(path, values * sitk.Image([1] * len(reader.GetSize()), reader.GetPixelID()).GetSizeOfPixelComponent(), held, compressed=compressed)
+    promised = _promised(path)
+    if promised is not None:
+        check_promise(path, promised, held, compressed=compressed)
