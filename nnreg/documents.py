@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from nnreg.errors import NnRegError
@@ -12,6 +15,8 @@ from nnreg.errors import NnRegError
 DEEPEST = 100  # levels of lists and mappings: ours have at most ten
 MOST_PARTS = 2_000_000  # lists and mappings, with aliases written out
 MOST_ALIASES = 50
+# what content of a wrong type or size raises in code that expects the right one
+ODD = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError, MemoryError, EOFError, struct.error)
 
 
 def parse_json(text: str, where: str, error: type[NnRegError] = NnRegError) -> Any:
@@ -43,6 +48,26 @@ def parse_yaml(text: str, where: str, error: type[NnRegError] = NnRegError) -> A
         return yaml.load(text, Loader=_loader())
 
     return _parsed(load, "YAML", where, error)
+
+
+@contextlib.contextmanager
+def understood(where: str | Path, error: type[NnRegError], remedy: str = "Mend it or make it again.") -> Iterator[None]:
+    """Around the code that takes a file's content apart: what is missing in it, or of another type, is told in one line.
+
+    Raises
+    ------
+    NnRegError
+        Of the given class, with `where` in front.
+    """
+    try:
+        yield
+    except NnRegError:
+        raise
+    except KeyError as missing:
+        raise error(f"{where}: {str(missing)[:100]} is missing. {remedy}") from missing
+    except ODD as problem:
+        reason = (" ".join(str(problem).split()) or type(problem).__name__)[:200]
+        raise error(f"{where}: holds what cannot be understood ({reason}). {remedy}") from problem
 
 
 def _parsed(load: Callable[[], Any], kind: str, where: str, error: type[NnRegError]) -> Any:
@@ -96,4 +121,4 @@ def _endless(value: Any) -> bool:
     return True
 
 
-__all__ = ["parse_json", "parse_yaml"]
+__all__ = ["ODD", "parse_json", "parse_yaml", "understood"]

@@ -197,6 +197,22 @@ def _remedy(reason: int) -> str:
     return "Choose a folder you may write to, or change its permissions."
 
 
+def link(path: Path, name: Path) -> None:
+    """Give a file a second name, in place of another file of that name.
+
+    Raises
+    ------
+    OSError
+        If the file system has no links.
+    """
+    temporary = temporary_beside(name, _ending(name))
+    try:
+        temporary.hardlink_to(path)
+        temporary.replace(name)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -282,6 +298,20 @@ def _files_of(path: Path | None) -> list[Path]:
     if path is None:
         return []
     return sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path] if path.is_file() else []
+
+
+def read_object(path: Path | str, error: type[NnRegError] = NnRegError) -> dict[str, Any]:
+    """Read JSON that has keys.
+
+    Raises
+    ------
+    NnRegError
+        Of the given class, if the file is missing, is not JSON, or is a list, a number or a text.
+    """
+    content = read_json(path, error)
+    if not isinstance(content, dict):
+        raise error(f"{path}: expected an object with keys, found {type(content).__name__} {str(content)[:40]!r}. Mend it or make it again.")
+    return content
 
 
 def check_component(name: str, what: str, where: Path | str, error: type[NnRegError] = NnRegError) -> str:

@@ -17,7 +17,7 @@ UNKNOWN = "another process"
 
 
 @contextlib.contextmanager
-def held(folder: Path, what: str, error: type[NnRegError] = NnRegError) -> Iterator[None]:
+def held(folder: Path, what: str, error: type[NnRegError] = NnRegError, *, name: str = LOCK_FILE) -> Iterator[None]:
     """Hold `folder` while the block runs. The operating system lets go of it when the process ends, however it ends.
 
     Parameters
@@ -28,13 +28,15 @@ def held(folder: Path, what: str, error: type[NnRegError] = NnRegError) -> Itera
         Is being done: ``trained``.
     error
         Class of what is raised.
+    name
+        Of the lock: work that shares a folder in parts holds one for each part.
 
     Raises
     ------
     NnRegError
         Of the given class, if another process holds it: the message names process, host and time.
     """
-    path = folder / LOCK_FILE
+    path = folder / name
     descriptor = _taken(path)
     if descriptor is None:
         raise error(f"{folder}: is being {what} by {_holder(path)}. Wait until it ends, or end it.")
@@ -59,9 +61,11 @@ def _taken(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError:  # a file system without locks
+            return descriptor
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor

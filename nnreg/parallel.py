@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from nnreg.errors import NnRegError, WorkerError
 
+NO_MEMORY = ("allocate memory", "bad_alloc", "bad allocation", "out of memory", "Cannot allocate", "Unable to allocate", "returned NULL without setting")
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -146,7 +148,14 @@ def _guarded(work: Callable[[Item], Result], item: Item, name: str) -> Result:
     except (NnRegError, KeyboardInterrupt):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise WorkerError(f"{name}: memory is not enough. Use fewer processes (-np 1), or free memory.\n{traceback.format_exc()}") from error
         raise WorkerError(f"{name}: {type(error).__name__}: {error}\n{traceback.format_exc()}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says, in the words of Python, of C++ or of torch, that memory was not enough."""
+    return isinstance(error, MemoryError) or (isinstance(error, (RuntimeError, SystemError)) and any(word in str(error) for word in NO_MEMORY))
 
 
 def one_thread_each() -> None:

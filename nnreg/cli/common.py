@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import difflib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from nnreg import __version__
 from nnreg.errors import NnRegError
 from nnreg.files import no_empty_folders
+from nnreg.parallel import is_out_of_memory
 from nnreg.progress import end_bars
 
 if TYPE_CHECKING:
@@ -133,6 +135,15 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
         # one line: a worker's traceback is shown by --debug
         print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
         return EXIT_ERROR
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _ended(parser, options, error, f"{where}{error.strerror or _first_line(error)}. Check the disk, the folder and its permissions.")
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _ended(parser, options, error, "memory is not enough. Use fewer processes (-np 1), smaller images, or free memory.")
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {_first_line(error)} ({Path(place.filename).name}, line {place.lineno})"
+        return _ended(parser, options, error, f"{told}. A file may be damaged; if none is, this is a fault of nnReg: report it with what --debug shows.")
     except KeyboardInterrupt:
         end_bars()
         print(f"{parser.prog}: interrupted; what was finished is kept, run the command again to go on.", file=sys.stderr)
@@ -148,6 +159,19 @@ def _workers(options: argparse.Namespace) -> contextlib.AbstractContextManager[N
     from nnreg.parallel import default_processes
 
     return on_cluster(address, options.processes or default_processes())
+
+
+def _ended(parser: Parser, options: argparse.Namespace, error: Exception, message: str) -> int:
+    """What no part of the package has a word for, in one line too."""
+    end_bars()
+    if options.debug:
+        raise error
+    print(f"{parser.prog}: {message}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

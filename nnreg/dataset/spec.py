@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnreg.dataset.pair import Pair
+from nnreg.documents import understood
 from nnreg.errors import DatasetError, did_you_mean
 from nnreg.files import read_json, write_json
 from nnreg.imageio.endings import ENDINGS
@@ -132,9 +133,10 @@ class DatasetSpec:
         if isinstance(content, Mapping):
             content = {OLD_NAMES[key] if key in OLD_NAMES and OLD_NAMES[key] not in content else key: value for key, value in content.items()}
             content = {"task": told_task(content) or DEFAULT_TASK, **content}
-        spec = from_mapping(cls, content, where=where, error=DatasetError)
-        for problem in spec.contradictions():
-            raise DatasetError(f"{where}: {problem}")
+        with understood(where, DatasetError):
+            spec = from_mapping(cls, content, where=where, error=DatasetError)
+            for problem in spec.contradictions():
+                raise DatasetError(f"{where}: {problem}")
         return spec
 
     def to_dict(self) -> dict[str, Any]:

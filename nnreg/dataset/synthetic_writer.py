@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +18,7 @@ from nnreg.dataset.raw import RawDataset
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.synthetic import STRUCTURES, SyntheticEllipsoids
 from nnreg.errors import DatasetError
-from nnreg.files import writable_folder
+from nnreg.files import folder_to_write, writable_folder
 from nnreg.geometry import FieldMap, Space, Transform, warp_points
 from nnreg.geometry.itk import write_itk
 from nnreg.imageio import write_image
@@ -101,17 +99,13 @@ def write_synthetic_dataset(
     space = Space.plain(tuple(shape), tuple(spacing) if spacing is not None else None)
     writable_folder(folder.parent)
     # under another name until it is whole: an interrupted run leaves no half dataset behind
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with folder_to_write(folder) as part:
         plan = SyntheticPlan(part, pairs, test_pairs, space.shape, space.spacing, seed, keypoints, dict(options))
         for done, (number, _) in enumerate(run_all(partial(_write_pair, plan), range(pairs + test_pairs), processes=processes), start=1):
             if on_progress is not None:
                 on_progress(done, pairs + test_pairs, plan.pair(number).name)
         _spec(plan, folder.name).write(part / FILE_NAME)
-        part.chmod(0o755)  # mkdtemp makes folders for their owner only
         part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return RawDataset.open(folder)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from nnreg.deflate import DamagedError
 from nnreg.errors import ImageError, TransformError
 from nnreg.files import atomic_path
 from nnreg.geometry.itk_space import place, space_of
@@ -22,6 +26,7 @@ from nnreg.imageio.itk_writing import write_by_itk
 from nnreg.imageio.nifti import read_nifti_voxels, without_scale
 from nnreg.imageio.text_headers import check_text_header
 from nnreg.quiet import caught
+from nnreg.seal import is_sealed, seal
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 FIELD_ENDINGS = (*NIFTI_ENDINGS, ".mha", ".mhd", ".nrrd")
@@ -29,6 +34,9 @@ VECTOR_INTENTS = (1006, 1007)  # of nifti1.h: displacements, vectors
 NOT_FINITE = "holds values that are not finite (NaN or infinity), which move nothing anywhere. Replace them, by 0 where nothing is known."
 COARSEST_STEP = 1 / 256  # of the smallest voxel, that displacements in large files are rounded to
 ROUNDED_VOXELS = 1_000_000
+HDF5_ENDINGS = (".h5", ".hdf5")
+LONGEST_READ, SLOWEST_READ = 60.0, 2**20  # seconds for a file, and bytes a second beyond that
+MATLAB_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of a number, by the third digit of its type: MATLAB's description of level 4
 TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
 
 
@@ -144,6 +152,7 @@ def write_itk(path: Path | str, transform: Transform, reference: Space | None = 
             stages = reversed(transform.simplified().stages)
             parts = [(stored_parts(part, FIELD_CHUNK), part.space) if isinstance(part, FieldMap) else _stage_to_itk(part) for part in stages]
             write_composite(temporary, parts, transform.ndim)
+            seal(temporary)
         elif path.name.endswith(TRANSFORM_ENDINGS):
             _write_transform(temporary, to_itk(transform))
         else:
@@ -213,6 +222,12 @@ def _readable(path: Path) -> Iterator[Path]:
     try:
         if path.name.endswith(FIELD_ENDINGS) and not path.name.endswith(NIFTI_ENDINGS):
             check_text_header(path)
+        if path.name.endswith(HDF5_ENDINGS) and not _is_ours(path):
+            with _read_apart(path) as copy:
+                yield copy
+            return
+        if path.name.endswith(".mat"):
+            check_matlab(path)
         if not path.name.endswith(NIFTI_ENDINGS):
             yield path
             return
@@ -233,6 +248,54 @@ def _readable(path: Path) -> Iterator[Path]:
         plain = Path(folder) / "field.nii"
         plain.write_bytes(without_scale(path, header, voxels))
         yield plain
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is one that this package wrote, and whole."""
+    try:
+        return is_sealed(path)
+    except DamagedError as error:
+        raise TransformError(f"is damaged ({error}). Copy or make the file again.") from error
+
+
+@contextlib.contextmanager
+def _read_apart(path: Path) -> Iterator[Path]:
+    """What another process made of a transform in HDF5: ITK's reader ends its process on some damaged files."""
+    with tempfile.TemporaryDirectory(prefix="nnreg_") as folder:
+        copy = Path(folder) / "transform.h5"
+        command = [sys.executable, "-I", str(Path(__file__).with_name("read_apart.py")), str(path.resolve()), str(copy)]
+        try:
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=LONGEST_READ + path.stat().st_size / SLOWEST_READ)
+        except subprocess.TimeoutExpired as error:
+            raise TransformError("is not a transform that ITK can read (it found no end).") from error
+        if done.returncode != 0:
+            reason = done.stderr.decode(errors="replace").strip().splitlines() if done.returncode > 0 else []
+            told = reason[-1].rstrip(".")[:200] if reason else "it is damaged: the reader breaks off"
+            raise TransformError(f"is not a transform that ITK can read ({told}).")
+        yield copy
+
+
+def check_matlab(path: Path) -> None:
+    """Refuse a file of MATLAB 4 whose matrices have other sizes than it holds: ITK allocates what is promised.
+
+    Raises
+    ------
+    TransformError
+        It names no file.
+    """
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            head = file.read(20)
+            kind = struct.unpack_from("<i", head)[0] if len(head) == 20 else -1
+            order = "<" if 0 <= kind < 5000 else ">"
+            kind, rows, columns, imaginary, name = struct.unpack(f"{order}5i", head) if len(head) == 20 else (-1, 0, 0, 0, 0)
+            if min(kind, rows, columns, imaginary) < 0 or name < 1 or imaginary > 1:
+                raise TransformError("is not a whole file of matrices. Copy or make it again.")
+            at += 20 + name + rows * columns * (1 + imaginary) * MATLAB_BYTES.get(kind // 10 % 10, 8)
+    if at != size:
+        raise TransformError(f"is truncated or damaged: its matrices need {at} bytes, it has {size}. Copy or make it again.")
 
 
 def check_finite(path: Path, transform: Transform) -> None:

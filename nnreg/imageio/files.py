@@ -20,6 +20,7 @@ from nnreg.imageio.itk_files import ITK, JPEG, NIFTI, PNG
 from nnreg.imageio.lazy import LazyImage, largest_whole, size_on_disk
 from nnreg.imageio.tiff import TIFF
 from nnreg.imageio.zarr_files import ZARR
+from nnreg.parallel import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -69,7 +70,9 @@ def read_image(path: Path | str, *, npz_key: str | None = None) -> Image:
     """
     try:
         found = _read(Path(path), npz_key)
-    except MemoryError as error:
+    except (MemoryError, RuntimeError, SystemError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ImageError(f"{path}: does not fit into memory ({error}). Cut or resample it, or free memory.") from error
     return Image(found.array.astype(_computable(found.array.dtype), copy=False), found.space, found.notes, found.repetition)
 

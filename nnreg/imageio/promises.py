@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,18 @@ def load_member(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> npt.NDA
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(file)
+    check_member(path, shape, dtype, entry)
+    return np.asarray(archive[name])
+
+
+def check_member(path: Path, shape: Sequence[int], dtype: np.dtype[Any], entry: zipfile.ZipInfo) -> None:
+    """Refuse an array in the archive `path` whose header promises more than its entry holds.
+
+    Raises
+    ------
+    ImageError
+        It names both numbers.
+    """
     promised = math.prod(shape) * dtype.itemsize
     check_promise(path, promised, entry.file_size, compressed=False)
     check_promise(path, promised, entry.compress_size, compressed=entry.compress_type != zipfile.ZIP_STORED)
-    return np.asarray(archive[name])

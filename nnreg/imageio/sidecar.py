@@ -45,12 +45,12 @@ def space_from(content: Any, shape: Sequence[int], where: str) -> Space:
     for key in KEYS:
         try:
             value = tuple(np.asarray(content[key], dtype=float).ravel().tolist()) if content.get(key) is not None else getattr(plain, key)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ImageError(f"{where}: {key} is {content[key]!r}, expected numbers.") from error
         if len(value) != len(getattr(plain, key)):
             raise ImageError(f"{where}: {key} has {len(value)} values, an image of shape {tuple(shape)} needs {len(getattr(plain, key))}.")
         values.append(value)
     try:
         return Space(tuple(map(int, shape)), *values)
-    except GeometryError as error:
+    except (GeometryError, ArithmeticError) as error:
         raise ImageError(f"{where}: {error} Mend the spacing, origin or direction.") from error

@@ -13,7 +13,7 @@ from torch import nn
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.devices import device_named
 from nnreg.errors import ConfigurationError, PredictionError
-from nnreg.files import read_json
+from nnreg.files import read_object
 from nnreg.inference.trained_networks import PairTransforms, Predictor
 from nnreg.planning.plans import Configuration, Plans, configuration_without
 from nnreg.task import task_named
@@ -82,10 +82,12 @@ class ModelFolder:
         for fold in folds:
             path = self.path / f"fold_{fold}" / checkpoint
             content = load_checkpoint(path)
+            if not {"configuration", "custom_network"} <= content["init"].keys():
+                raise PredictionError(f"{path}: its init says nothing of configuration and custom_network. Use another checkpoint, or train anew.")
             stored = configuration_without(content["init"]["configuration"], self.plans.retired)
             configuration = from_mapping(type(configuration), stored, where=str(path), error=PredictionError)
             own = _resolved(content, trainer, path) if content["init"]["custom_network"] else None
-            network = self._network(configuration) if own is None else self._own_network(own, content["init"]["overrides"])
+            network = self._network(configuration) if own is None else self._own_network(own, content["init"].get("overrides") or {})
             load_weights(network, content["network_weights"], path)
             networks.append(network.to(device).eval())
         return Predictor(plans=self.plans, configuration=configuration, networks=networks, device=device)
@@ -144,7 +146,7 @@ def _configuration_of(model: Path) -> str | None:
     if len(parts) == 3:
         return parts[2]
     fold = next(iter(sorted(model.glob("fold_*/debug.json"))), None)
-    return None if fold is None else str(read_json(fold, PredictionError).get("configuration_name"))
+    return None if fold is None else str(read_object(fold, PredictionError).get("configuration_name"))
 
 
 _UNNAMED = "{path}: its network is made by code of your own, which {name!r} does not name here. Say -tr as in training, in the folder of that code."
@@ -154,7 +156,7 @@ def _resolved(content: Mapping[str, Any], asked: str | None, path: Path) -> Reso
     """The trainer asked for, which may import modules of the current folder; one that a checkpoint names imports nothing."""
     if asked is not None:
         return resolve_trainer(asked, beside=Path())
-    name = str(content["trainer_name"])
+    name = str(content.get("trainer_name"))
     try:
         return registered_trainer(name)
     except ConfigurationError as error:

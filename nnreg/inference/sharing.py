@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nnreg import __version__
-from nnreg.documents import parse_json
+from nnreg.documents import parse_json, understood
 from nnreg.errors import ConfigurationError, PredictionError
 from nnreg.files import COMPONENT, atomic_folder, atomic_path, check_component, plain, writable_folder
 from nnreg.inference.predictor import ModelFolder
@@ -28,6 +28,7 @@ MANIFEST, CARD = "manifest.json", "MODEL_CARD.md"
 WEIGHTS, STATE = "weights.safetensors", "checkpoint.json"
 SHARED = ("plans.json", "dataset.json")  # of a model folder
 OF_FOLD = ("validation_summary.json", "prediction_method.json", "progress.png", "training_log.txt")
+LARGEST_TEXT = 2**26  # bytes of a text: weights and pictures are stored as they are
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)  # the same model is the same file
 
 
@@ -165,7 +166,7 @@ def install_model(path: Path, workspace: Workspace) -> Path:
         If it is no model file, is damaged, a checksum is wrong, a name in it is not plain, or the model is there already.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with understood(path, PredictionError, "Copy it again, or do not use it."), zipfile.ZipFile(path) as archive:
             manifest = _manifest(archive, path)
             target = workspace.results / manifest.dataset / manifest.model
             if target.exists():
@@ -176,7 +177,7 @@ def install_model(path: Path, workspace: Workspace) -> Path:
                 for fold in manifest.folds:
                     _restore(part / f"fold_{fold}", path)
                 ModelFolder.open(part)  # what it does not understand is not installed
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         if not path.is_file():
             raise PredictionError(f"{path}: does not exist.") from error
         raise PredictionError(f"{path}: is no model file, or is damaged ({error}). Copy it again.") from error
@@ -185,6 +186,9 @@ def install_model(path: Path, workspace: Workspace) -> Path:
 
 def _manifest(archive: zipfile.ZipFile, path: Path) -> Manifest:
     names = [entry.filename for entry in archive.infolist()]
+    for entry in archive.infolist():
+        if entry.compress_type != zipfile.ZIP_STORED and entry.file_size > LARGEST_TEXT:
+            raise PredictionError(f"{path}: {entry.filename[:80]!r} inflates to {entry.file_size} bytes, expected {LARGEST_TEXT} at most. Do not use it.")
     if MANIFEST not in names:
         raise PredictionError(f"{path}: holds no {MANIFEST}, so it is no model file. nnreg_export_model writes them.")
     content = parse_json(archive.read(MANIFEST).decode(errors="replace"), f"{path}: {MANIFEST}", PredictionError)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from nnreg.documents import understood
 from nnreg.errors import PlansError, did_you_mean
 from nnreg.files import read_json, write_json
 from nnreg.planning.configuration import Architecture, Configuration, LossTerm, Normalization, Training
@@ -114,8 +115,9 @@ class Plans:
             Unknown or missing key, wrong type, values that contradict each other.
         """
         found = plans_class(content, where, cls)
-        plans = from_mapping(found, without_retired(resolved(content, where), found.retired), where=where, error=PlansError)
-        check_plans(plans, where)
+        with understood(where, PlansError, "Mend the plans file or plan the dataset again."):
+            plans = from_mapping(found, without_retired(resolved(content, where), found.retired), where=where, error=PlansError)
+            check_plans(plans, where)
         return plans
 
     def replace(self, **changes: Any) -> Self:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnreg.errors import ConfigurationError, DatasetError, did_you_mean
+from nnreg.errors import ConfigurationError, DatasetError, PreprocessingError, did_you_mean
 from nnreg.files import read_json, writable_folder
+from nnreg.lock import held
 from nnreg.planning.plans import Plans
 from nnreg.task import DEFAULT_PLANNER, DEFAULT_TASK_MEANS, TASKS, imported, usable_tasks
 from nnreg.workspace import Workspace
@@ -69,7 +71,9 @@ def plan_and_preprocess(workspace: Workspace, dataset: int | str, *, task: str |
     '3d_fullres'
     """
     name = task_of(workspace, dataset, task)
-    plans: Plans = imported(TASKS[name].pipeline).plan_and_preprocess(workspace, dataset, **_planner(name, planner), **_allowed(name, options))
+    arguments = {**_planner(name, planner), **_allowed(name, options)}
+    with _alone(workspace, workspace.dataset_name(dataset)):
+        plans: Plans = imported(TASKS[name].pipeline).plan_and_preprocess(workspace, dataset, **arguments)
     return plans
 
 
@@ -88,8 +92,14 @@ def preprocess_dataset(
     name = workspace.dataset_name(dataset)
     task = read_plans(writable_folder(workspace.preprocessed / name), plans_name, name).task
     pipeline = imported(TASKS[task].pipeline)
-    folders: dict[str, Path] = pipeline.preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=configurations, **options)
+    with _alone(workspace, name):
+        folders: dict[str, Path] = pipeline.preprocess_dataset(workspace, dataset, plans_name=plans_name, configurations=configurations, **options)
     return folders
+
+
+def _alone(workspace: Workspace, name: str) -> contextlib.AbstractContextManager[None]:
+    """Of two processes that preprocess one dataset, the second is told of the first."""
+    return held(writable_folder(workspace.preprocessed / name), "planned or preprocessed", PreprocessingError)
 
 
 def _allowed(task: str, options: dict[str, Any]) -> dict[str, Any]:

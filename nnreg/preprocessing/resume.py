@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.errors import PreprocessingError
-from nnreg.files import plain, read_json, write_json
+from nnreg.files import plain, read_object, write_json
 
 MADE_FOR = ".made_for.json"
 
@@ -29,10 +29,10 @@ def keep_what_is_true(folder: Path, planned: Mapping[str, Any], files: Mapping[s
     """
     now = {"planned": plain(planned), "files": dict(files)}
     marker = folder / MADE_FOR
-    before = read_json(marker, PreprocessingError) if marker.is_file() else {}
+    before = read_object(marker, PreprocessingError) if marker.is_file() else {}
     if before == now:
         return
-    if before.get("planned") != now["planned"]:
+    if before.get("planned") != now["planned"] or not isinstance(before.get("files"), dict):
         shutil.rmtree(folder, ignore_errors=True)
     else:
         for case, size in before["files"].items():

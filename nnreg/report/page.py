@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import EvaluationError, NnRegError
-from nnreg.files import plain, read_json, write_text
+from nnreg.files import plain, read_object, write_text
 from nnreg.progress import Progress
 from nnreg.report.content import cards, curve_charts, dataset_rows, decisions, figure_columns, label_chart, label_names, label_table, mean_table, run_rows
 from nnreg.report.folder import Results, read_results
@@ -91,7 +91,7 @@ def _with_workspace(results: Results, workspace: Workspace | None) -> Results:
         "plans": workspace.results / name / model / "plans.json",
         "dataset": workspace.results / name / model / "dataset.json",
     }
-    return replace(results, **{key: read_json(path, EvaluationError) for key, path in files.items() if not getattr(results, key) and path.is_file()})
+    return replace(results, **{key: read_object(path, EvaluationError) for key, path in files.items() if not getattr(results, key) and path.is_file()})
 
 
 def _path(place: Path | str | None) -> Path | None:

@@ -11,7 +11,7 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import available_folds, fold_cases
 from nnreg.errors import TrainingError, did_you_mean
-from nnreg.files import read_json
+from nnreg.files import read_json, read_object
 from nnreg.planning.plans import Configuration, Plans
 from nnreg.training.configs.names import DEFAULT_TRAINER, former_results_name, results_name
 from nnreg.workspace import Workspace
@@ -55,7 +55,7 @@ def model_folder(workspace: Workspace, dataset: int | str, trainer: str, plans: 
 
 
 def _debug_files(model: Path) -> list[dict[str, Any]]:
-    return [read_json(path, TrainingError) for path in model.glob(f"fold_*/{DEBUG_FILE}")]
+    return [read_object(path, TrainingError) for path in model.glob(f"fold_*/{DEBUG_FILE}")]
 
 
 def check_source(model: Path, trainer: str, source: str) -> None:

@@ -10,7 +10,7 @@ from nnreg.dataset.keypoints import read_keypoints
 from nnreg.dataset.sources.collected import Collected, Wanted, case_name, needed
 from nnreg.dataset.writing import NewCase
 from nnreg.errors import DatasetError
-from nnreg.files import read_json
+from nnreg.files import read_json, read_object
 from nnreg.imageio.endings import stem_of
 
 TRAINING, TESTING = ("training", "numTraining"), ("test", "registration_test")
@@ -41,7 +41,7 @@ def read_listed(source: Path, wanted: Wanted) -> Collected:
     path = _file(source)
     if path is None:
         raise DatasetError(f"{source}: is no dataset that lists its images: expected one .json with 'training': [{{'image': ...}}, ...].")
-    content = read_json(path, DatasetError)
+    content = read_object(path, DatasetError)
     cases = dict(_cases(path, content.get("training"), test=False))
     for name, case in _cases(path, content.get("test"), test=True):
         cases.setdefault(name, case)

@@ -12,12 +12,13 @@ from typing import Any
 from nnreg.dataset import RawDataset
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import WHOLE, case_of, stem_of_target
+from nnreg.documents import understood
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense_prediction.case import label_files
 from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder
 from nnreg.evaluation.registration.folder import PREDICTION_FILE
 from nnreg.evaluation.summary import write_summary
-from nnreg.files import atomic_path, read_json, write_json
+from nnreg.files import atomic_path, read_object, write_json
 from nnreg.progress import Progress
 from nnreg.task import DENSE_PREDICTION
 
@@ -123,7 +124,7 @@ def accumulate(
         }
         write_json(folder / PREDICTION_FILE, content)
         write_summary(folder / SUMMARY, evaluate_dense_folder(folder, raw, surface=False, processes=processes, on_progress=on_progress))
-    return Crossval(model, folds, dict(sorted(found.items())), folder, read_json(folder / SUMMARY, EvaluationError))
+    return Crossval(model, folds, dict(sorted(found.items())), folder, read_object(folder / SUMMARY, EvaluationError))
 
 
 def validated(model: Path, fold: str) -> dict[str, Path]:
@@ -138,7 +139,8 @@ def validated(model: Path, fold: str) -> dict[str, Path]:
     found = label_files(folder) if folder.is_dir() else {}
     if (folder / PREDICTION_FILE).is_file():
         # not what an earlier validation, of another split, has left there
-        cases = [entry["name"] for entry in read_json(folder / PREDICTION_FILE, EvaluationError)["cases"]]
+        with understood(folder / PREDICTION_FILE, EvaluationError, "Validate the fold again."):
+            cases = [str(entry["name"]) for entry in read_object(folder / PREDICTION_FILE, EvaluationError)["cases"]]
         spec = DatasetSpec.read(model / FILE_NAME) if (model / FILE_NAME).is_file() else None
         targets = list(spec.targets) if spec is not None and len(spec.targets) > 1 else []
         named = {stem_of_target(case, target, bool(targets)) for case in cases for target in targets or [WHOLE]}

@@ -16,7 +16,7 @@ from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense_prediction.case import LabelMeasure, evaluate_files, joined_targets, key_of, label_files
 from nnreg.evaluation.dense_prediction.values import ValueMeasure, value_key
 from nnreg.evaluation.registration.folder import PREDICTION_FILE
-from nnreg.files import read_json
+from nnreg.files import read_object
 from nnreg.imageio import is_image_file
 from nnreg.progress import Progress
 
@@ -58,7 +58,7 @@ def evaluate_dense_folder(
     """
     targets = outputs_of_predictions(predictions, raw)
     found = label_files(predictions) if chosen is None else chosen
-    model = read_json(predictions / PREDICTION_FILE, EvaluationError).get("model") if (predictions / PREDICTION_FILE).is_file() else None
+    model = read_object(predictions / PREDICTION_FILE, EvaluationError).get("model") if (predictions / PREDICTION_FILE).is_file() else None
     meta = {"dataset": raw.name, "model": model, "predictions": predictions.absolute().name}
     summaries = {}
     for target, its_maps in _by_target(found, tuple(targets), raw).items():

@@ -19,7 +19,7 @@ from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder, outp
 from nnreg.evaluation.dense_prediction.postprocessing import FILE_NAME as POSTPROCESSING
 from nnreg.evaluation.dense_prediction.postprocessing import apply_to_folder, determine_for_targets, write_steps
 from nnreg.evaluation.summary import write_summary
-from nnreg.files import read_json, write_json, write_text
+from nnreg.files import read_object, write_json, write_text
 from nnreg.inference.dense_prediction.ensemble import EnsembleCase, ensemble_cases, member_files
 from nnreg.progress import Progress
 
@@ -144,7 +144,7 @@ def _ensemble(
         shutil.rmtree(folder, ignore_errors=True)
         ensemble_cases(cases, folder, spec, dataset=raw.name, model=name, processes=processes, on_progress=on_progress)
         write_summary(folder / SUMMARY, evaluate_dense_folder(folder, raw, surface=False, processes=processes))
-    return Contestant(name, (first.model, second.model), folder, score_of(read_json(folder / SUMMARY, EvaluationError)))
+    return Contestant(name, (first.model, second.model), folder, score_of(read_object(folder / SUMMARY, EvaluationError)))
 
 
 def _postprocess(best: Contestant, raw: RawDataset, processes: int) -> float:

@@ -19,7 +19,7 @@ from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import Output, case_of, outputs_of, target_of
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_prediction.case import label_files
-from nnreg.files import read_json, writable_folder, write_json
+from nnreg.files import read_object, writable_folder, write_json
 from nnreg.imageio import as_stored, open_image, read_image, write_image
 from nnreg.imageio.files import is_large
 from nnreg.imageio.image import check_same_space
@@ -205,7 +205,7 @@ def ensemble_folders(
             raise PredictionError(f"{folder} and {folders[0]}: do not hold the same cases, {what}. Predict the same images with every model.")
     spec = DatasetSpec.read(folders[0] / FILE_NAME)
     cases = [EnsembleCase(name, member_files(name, [found[name] for found in files], spec), path) for name, path in files[0].items()]
-    told = [read_json(folder / PREDICTION_FILE, PredictionError) if (folder / PREDICTION_FILE).is_file() else {} for folder in folders]
+    told = [read_object(folder / PREDICTION_FILE, PredictionError) if (folder / PREDICTION_FILE).is_file() else {} for folder in folders]
     names = [str(content.get("model", folder.name)) for content, folder in zip(told, folders, strict=True)]
     content = ensemble_cases(
         cases,

@@ -29,6 +29,7 @@ from nnreg.inference.dense_prediction.sources import DenseSource, NewCases, Prep
 from nnreg.inference.predictor import ModelFolder, Predictor, TrainedModel
 from nnreg.inference.registration.cases import refuse_own_folder
 from nnreg.inference.registration.prefetch import Behind, ahead
+from nnreg.lock import LOCK_FILE, held
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans
 from nnreg.progress import Progress
 from nnreg.run_record import run_record
@@ -84,7 +85,12 @@ def predict_cases(
     dict
         The content of ``prediction.json``.
     """
-    writable_folder(output)
+    lock = LOCK_FILE if options.parts == 1 else f"{LOCK_FILE}_{options.part}"
+    with held(writable_folder(output), "written to", PredictionError, name=lock):
+        return _predict_cases(predictor, source, output, model, options, on_progress)
+
+
+def _predict_cases(predictor: DensePredictor, source: DenseSource, output: Path, model: str, options: DenseOptions, on_progress: Progress) -> dict[str, Any]:
     predictor.plans.write(output / "plans.json")
     predictor.spec.write(output / SPEC)
     cases = source.cases[options.part :: options.parts]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from nnreg.arrays import Floats
-from nnreg.errors import PredictionError
+from nnreg.errors import ImageError, PredictionError
 from nnreg.files import atomic_path
+from nnreg.imageio.promises import check_member
 
 ENDING = ".npz"
 MEMBER = "probabilities.npy"
@@ -59,19 +62,28 @@ class Probabilities:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._opened() as file:
+        with self._damage_told(), self._opened() as file:
             self.shape, self._dtype = _header(file, path)
+            check_member(path, self.shape, self._dtype, zipfile.ZipFile(path).getinfo(MEMBER))
 
     def classes(self) -> Iterator[Floats]:
         """One array (*spatial) after the other."""
         size = int(np.prod(self.shape[1:])) * self._dtype.itemsize
-        with self._opened() as file:
+        with self._damage_told(), self._opened() as file:
             _header(file, self.path)
             for _ in range(self.shape[0]):
                 content = file.read(size)
                 if len(content) < size:
                     raise PredictionError(f"{self.path}: is cut short. Predict the case again with --save_probabilities.")
                 yield np.frombuffer(content, self._dtype).reshape(self.shape[1:]).astype(np.float32, copy=False)
+
+    @contextlib.contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, ImageError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PredictionError(f"{self.path}: is damaged ({reason}). Predict the case again with --save_probabilities.") from error
 
     def _opened(self) -> zipfile.ZipExtFile:
         try:

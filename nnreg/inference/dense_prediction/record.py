@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnreg.documents import understood
 from nnreg.errors import PredictionError
-from nnreg.files import read_json, write_json
+from nnreg.files import read_object, write_json
 from nnreg.inference.dense_prediction.predictor import DensePredictor
 
 PREDICTION_FILE = "prediction.json"
@@ -29,7 +30,8 @@ class PredictionRecord:
 
     def keep(self, cases: Sequence[str]) -> list[str]:
         """Take over the entries of those `cases` that an earlier record has; returns which."""
-        earlier = {entry["name"]: entry for entry in read_json(self.path, PredictionError)["cases"]} if self.path.is_file() else {}
+        with understood(self.path, PredictionError, "Predict into another folder, or without --continue_prediction."):
+            earlier = {entry["name"]: entry for entry in read_object(self.path, PredictionError)["cases"]} if self.path.is_file() else {}
         found = [case for case in cases if case in earlier]
         self.content["cases"] = [earlier[case] for case in found]
         return found

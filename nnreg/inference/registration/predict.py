@@ -14,9 +14,10 @@ from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import MOST_OF_ALL, Pair, check_pair_names, pairs_among, too_many
 from nnreg.dataset.raw import Case
 from nnreg.dataset.spec import DatasetSpec
+from nnreg.documents import understood
 from nnreg.errors import PredictionError
 from nnreg.evaluation.registration.pictures import overview_of_transform
-from nnreg.files import read_json, writable_folder, write_json
+from nnreg.files import read_json, read_object, writable_folder, write_json
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
 from nnreg.inference.predictor import PairTransforms, Predictor, TrainedModel
@@ -24,6 +25,7 @@ from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImage
 from nnreg.inference.registration.export import DONE, write_pair
 from nnreg.inference.registration.models import Origin, PairModel, PlannedEngine, TrainedPairs
 from nnreg.inference.registration.pair_predictors import NetworkPredictor, PairMapper
+from nnreg.lock import held
 from nnreg.parallel import run_all
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.plans import registration_plans
@@ -67,7 +69,13 @@ def predict_pairs(
     dict
         The content of ``prediction.json``.
     """
-    writable_folder(output)
+    with held(writable_folder(output), "written to", PredictionError):
+        return _predict_pairs(mapper, source, pairs, output, origin, options, on_progress)
+
+
+def _predict_pairs(
+    mapper: PairMapper, source: CaseSource, pairs: Sequence[Pair], output: Path, origin: Origin, options: PredictOptions, on_progress: Progress
+) -> dict[str, Any]:
     content: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | origin.told() | run_record()
     if pairs:
         content["images_folder"] = str(source.paths(pairs[0].moving)[0].parent.absolute())
@@ -144,12 +152,13 @@ def _earlier(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
     path = output / PREDICTION_FILE
     if not path.is_file():
         return {}
-    content = read_json(path, PredictionError)
+    content = read_object(path, PredictionError)
     for key in ("model", "method"):
         if content.get(key, now.get(key)) != now.get(key):
             found = f"{key} {content[key]}, now it is {now.get(key)}"
             raise PredictionError(f"{path}: its pairs were predicted by {found}. Predict into another folder, or without --continue_prediction.")
-    return {entry["name"]: entry for entry in content["pairs"]}
+    with understood(path, PredictionError, "Predict into another folder, or without --continue_prediction."):
+        return {str(entry["name"]): entry for entry in content["pairs"]}
 
 
 def predict_training_cases(predictor: Predictor, raw: RawDataset, arrays: Path, pairs: Sequence[Pair], output: Path, *, on_progress: Progress) -> None:

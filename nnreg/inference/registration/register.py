@@ -5,7 +5,6 @@ Beside prediction, not in the engine's room: it draws pictures, and those lie ab
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +19,14 @@ from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import read_label_map
 from nnreg.engine import Constraints, Registration, register, uncertainty_map
 from nnreg.engine.constraints import FREE
-from nnreg.errors import GeometryError
+from nnreg.errors import GeometryError, RegistrationError
 from nnreg.evaluation.registration.pictures import overview_of_transform
-from nnreg.files import no_empty_folders, refuse_overwriting, writable_folder, write_json
+from nnreg.files import folder_to_write, no_empty_folders, refuse_overwriting, writable_folder, write_json
 from nnreg.geometry.itk import write_itk
 from nnreg.geometry.transform_files import files_of, read_transforms
 from nnreg.imageio import Image, check_finite, check_same_space, read_channels, write_image
 from nnreg.imageio.image import as_stored
+from nnreg.lock import held
 from nnreg.progress import Progress
 from nnreg.run_record import digests, run_record
 
@@ -111,9 +111,9 @@ def register_files(
     for name in OUTPUTS:
         refuse_overwriting(output / name, files.all())
     with no_empty_folders():
-        writable_folder(output)  # told before the work, not after it
-        result = _registered(files, guided=guided, on_progress=on_progress, **options)
-        write_registration(output, result, files=files, guided=guided, picture=picture, field=field, uncertainty=uncertainty)
+        with held(writable_folder(output), "written to", RegistrationError):  # told before the work, not after it
+            result = _registered(files, guided=guided, on_progress=on_progress, **options)
+            write_registration(output, result, files=files, guided=guided, picture=picture, field=field, uncertainty=uncertainty)
         return result
 
 
@@ -150,8 +150,7 @@ def write_registration(output: Path, result: Registration, *, files: PairFiles, 
     """Write all that belongs to a result; nothing is in `output` before everything is written."""
     doubt = _uncertainty(result) if uncertainty else None
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix=".registration.", dir=output) as temporary:
-        part = Path(temporary)
+    with folder_to_write(output / "registration") as part:
         write_itk(part / "transform.h5", result.transform)
         _write_inverse(part / "inverse_transform.h5", result)
         if field:

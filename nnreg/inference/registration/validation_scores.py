@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnreg.dataset.pairs import Pair
+from nnreg.documents import understood
 from nnreg.errors import EvaluationError
-from nnreg.files import read_json
+from nnreg.files import read_object
 from nnreg.inference.registration.method import read_record
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.engine_settings import REFINED
@@ -78,8 +79,6 @@ def _refined(fold: Path, figure: str) -> dict[str, dict[str, float | None]] | No
 
 
 def _figures(path: Path) -> dict[str, dict[str, float | None]]:
-    content = read_json(path, EvaluationError)
-    try:
+    content = read_object(path, EvaluationError)
+    with understood(path, EvaluationError, "Validate the fold again: nnreg_train ... --val."):
         return {pair["name"]: {**pair["metrics"], "seconds": pair.get("seconds")} for pair in content["pairs"]}
-    except (KeyError, TypeError) as error:
-        raise EvaluationError(f"{path}: expected pairs, each with name and metrics. Validate the fold again: nnreg_train ... --val.") from error

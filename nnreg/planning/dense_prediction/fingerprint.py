@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.documents import understood
 from nnreg.errors import PlansError
 from nnreg.files import read_json, write_json
 from nnreg.typed import from_mapping, to_mapping
@@ -130,7 +131,8 @@ class DenseFingerprint:
         content = read_json(path, PlansError)
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
             raise PlansError(f"{path}: schema_version is {content.get('schema_version')!r}, expected {SCHEMA_VERSION}. Extract the fingerprint again.")
-        return from_mapping(cls, content, where=str(path), error=PlansError)
+        with understood(path, PlansError):
+            return from_mapping(cls, content, where=str(path), error=PlansError)
 
     def write(self, path: Path | str) -> None:
         """Write the fingerprint, whole or not at all."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnreg.documents import understood
 from nnreg.errors import PlansError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
@@ -197,7 +198,8 @@ class Fingerprint:
         if isinstance(content, dict) and content.get("schema_version") != SCHEMA_VERSION:
             found = content.get("schema_version")
             raise PlansError(f"{path}: schema_version is {found!r}, this nnReg reads {SCHEMA_VERSION}. Extract it again: nnreg_extract_fingerprint --clean.")
-        return from_mapping(cls, content, where=str(path), error=PlansError)
+        with understood(path, PlansError):
+            return from_mapping(cls, content, where=str(path), error=PlansError)
 
     def write(self, path: Path | str) -> None:
         """Write the fingerprint, whole or not at all."""

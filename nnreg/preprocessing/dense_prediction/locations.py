@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -12,8 +13,10 @@ import numpy.typing as npt
 
 from nnreg.arrays import Integers
 from nnreg.dataset.labels import Label
-from nnreg.errors import PreprocessingError
+from nnreg.documents import ODD
+from nnreg.errors import ImageError, PreprocessingError
 from nnreg.files import atomic_path
+from nnreg.imageio.promises import load_member
 
 SEED = 1234
 SLAB_VOXELS = 2**19  # looked at in one go
@@ -97,10 +100,10 @@ def read_locations(path: Path) -> dict[Label, Integers]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {_label(name): file[name] for name in file.files}
+            return {_label(name): load_member(file, name, path) for name in file.files}
     except FileNotFoundError as missing:
         raise PreprocessingError(f"{path}: does not exist. Preprocess the dataset again.") from missing
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile) as error:
+    except (*ODD, OSError, BadZipFile, zlib.error, ImageError) as error:
         raise PreprocessingError(f"{path}: is damaged ({error}). Remove it and preprocess the dataset again with --clean.") from error
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from nnreg.arrays import Integers
 from nnreg.dataset.labels import Label
+from nnreg.documents import understood
 from nnreg.errors import PreprocessingError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
@@ -76,11 +77,9 @@ class DenseProperties:
         """
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION or "box" not in content:
             raise PreprocessingError(f"{where}: is not a case of dense prediction, schema version {SCHEMA_VERSION}. Preprocess the dataset again.")
-        try:
+        with understood(where, PreprocessingError, "Preprocess the dataset again."):
             box = tuple((int(low), int(high)) for low, high in content["box"])
             return cls(content["case"], Space.from_dict(content["native"]), tuple(content["shape_before_crop"]), box)
-        except KeyError as error:
-            raise PreprocessingError(f"{where}: key {error} is missing. Preprocess the dataset again.") from error
 
 
 @dataclass(frozen=True, eq=False)

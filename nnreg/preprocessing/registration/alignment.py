@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Doubles
+from nnreg.documents import understood
 from nnreg.errors import PreprocessingError, RegistrationError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
@@ -96,8 +97,9 @@ def stored_alignment(path: Path, made_for: dict[str, Any]) -> CaseAlignment | No
     content = read_json(path, PreprocessingError)
     if not isinstance(content, dict) or content.get("made_for") != made_for:
         return None
-    fields = {key: content[key] for key in ("frame", "kind", "because", "similarity_before", "similarity_after")}
-    return CaseAlignment(matrix=np.asarray(content["matrix"], dtype=float), **fields)
+    with understood(path, PreprocessingError, "Remove it and preprocess the dataset again."):
+        fields = {key: content[key] for key in ("frame", "kind", "because", "similarity_before", "similarity_after")}
+        return CaseAlignment(matrix=np.asarray(content["matrix"], dtype=float), **fields)
 
 
 def store_alignment(path: Path, alignment: CaseAlignment, made_for: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Doubles
+from nnreg.documents import understood
 from nnreg.errors import PreprocessingError
 from nnreg.files import read_json, write_json
 from nnreg.geometry.space import Space
@@ -129,10 +130,11 @@ class ReferenceSpace:
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             raise PreprocessingError(f"{path}: is not a frame of schema version {SCHEMA_VERSION}. Preprocess the dataset again.")
         image = read_image(folder / FOLDER / IMAGE_FILE)
-        # the header of the image rounds to float32; the JSON does not
-        space = Space.from_dict(content["image_space"])
-        array = np.asarray(image.array, dtype=np.float32).reshape(-1, *space.shape)
-        return cls(content["case"], Space.from_dict(content["native"]), np.asarray(content["centre"], dtype=float), array, space, content["digest"])
+        with understood(path, PreprocessingError, "Preprocess the dataset again."):
+            # the header of the image rounds to float32; the JSON does not
+            space = Space.from_dict(content["image_space"])
+            array = np.asarray(image.array, dtype=np.float32).reshape(-1, *space.shape)
+            return cls(content["case"], Space.from_dict(content["native"]), np.asarray(content["centre"], dtype=float), array, space, content["digest"])
 
 
 def digest_of(image: Image) -> str:

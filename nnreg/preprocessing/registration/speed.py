@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.errors import PlansError
-from nnreg.files import read_json, write_json
+from nnreg.files import read_json, read_object, write_json
 from nnreg.planning.hardware import machine_name
 from nnreg.planning.registration.duration import Speed
 from nnreg.planning.registration.plans import RegistrationPlans
@@ -46,7 +46,7 @@ def machine_speed(folder: Path, plans: RegistrationPlans) -> Speed:
 def known_speeds(folder: Path) -> dict[str, Any]:
     """What was measured before, by what it was measured for."""
     path = folder / FILE_NAME
-    content: dict[str, Any] = read_json(path, PlansError) if path.is_file() else {}
+    content: dict[str, Any] = read_object(path, PlansError) if path.is_file() else {}
     return content
 
 

@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Doubles
+from nnreg.deflate import DamagedError
+from nnreg.documents import understood
 from nnreg.errors import PreprocessingError
 from nnreg.files import atomic_path, read_json, write_json
 from nnreg.geometry.space import Space
 from nnreg.preprocessing.chunks import chunks_and_blocks
+from nnreg.seal import is_sealed, seal
 
 if TYPE_CHECKING:
     from nnreg.dataset import Pair
@@ -73,7 +76,7 @@ class Properties:
         """
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             raise PreprocessingError(f"{where}: is not a case of schema version {SCHEMA_VERSION}. Preprocess the dataset again.")
-        try:
+        with understood(where, PreprocessingError, "Preprocess the dataset again."):
             native, working = Space.from_dict(content["native"]), Space.from_dict(content["working"])
             points = content["keypoints"]
             return cls(
@@ -84,8 +87,6 @@ class Properties:
                 alignment=content["alignment"],
                 keypoints=None if points is None else np.asarray(points, dtype=float).reshape(-1, working.ndim),
             )
-        except KeyError as error:
-            raise PreprocessingError(f"{where}: key {error} is missing. Preprocess the dataset again.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +122,7 @@ def write_array(path: Path, array: npt.NDArray[Any], patch: Sequence[int] | None
     chunks, blocks = chunks_and_blocks(array.shape, patch or array.shape[1:], array.itemsize)
     with atomic_path(path) as temporary:
         blosc2.asarray(np.ascontiguousarray(array), urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=_compression())
+        seal(temporary)
 
 
 def _compression() -> dict[str, Any]:
@@ -139,6 +141,7 @@ def create_array(path: Path, shape: Sequence[int], dtype: npt.DTypeLike, patch: 
     chunks, blocks = chunks_and_blocks(shape, patch, kind.itemsize)
     with atomic_path(path) as temporary:
         yield blosc2.full(tuple(shape), kind.type(fill), dtype=kind, urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks, cparams=_compression())
+        seal(temporary)
 
 
 def open_array(path: Path) -> Any:
@@ -147,13 +150,15 @@ def open_array(path: Path) -> Any:
     Raises
     ------
     PreprocessingError
-        If the file is missing or damaged.
+        If the file is missing or damaged: its bytes are compared with their checksum when it is first opened.
     """
     import blosc2
 
     if not path.is_file():
         raise PreprocessingError(f"{path}: does not exist. Preprocess the dataset again.")
     with _damage_told(path):
+        if not is_sealed(path):
+            raise ValueError("its checksum is not there")
         return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
 
 
@@ -174,7 +179,7 @@ def read_array(path: Path) -> npt.NDArray[Any]:
 def _damage_told(path: Path) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, DamagedError) as error:
         raise PreprocessingError(f"{path}: is damaged ({str(error).splitlines()[0]}). Remove it and preprocess the dataset again.") from error
 
 

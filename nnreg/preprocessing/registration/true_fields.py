@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.errors import PreprocessingError
-from nnreg.files import read_json, write_json
+from nnreg.files import read_object, write_json
 from nnreg.parallel import run_all
 from nnreg.preprocessing.registration.storage import FIELD, PreprocessedDataset, Properties, write_array
 
@@ -47,7 +47,7 @@ def place_true_fields(raw: RawDataset, folder: Path, *, processes: int = 1) -> i
         If a file holds no displacement field.
     """
     marker = folder / MADE_FOR
-    before: dict[str, str] = read_json(marker, PreprocessingError) if marker.is_file() else {}
+    before: dict[str, str] = read_object(marker, PreprocessingError) if marker.is_file() else {}
     if not before and not (raw.folder / "fieldsTr").is_dir():
         return 0
     ways = {way.name: way for pair in raw.pairs() for way in (pair, pair.swapped)}

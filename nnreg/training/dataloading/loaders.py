@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nnreg.errors import ConfigurationError
+from nnreg.errors import ConfigurationError, NnRegError, TrainingError
+from nnreg.parallel import is_out_of_memory
 
 
 class EpochSampler(Sampler[int]):
@@ -56,6 +57,30 @@ def build_loader(
         multiprocessing_context="spawn" if workers > 0 else None,
         collate_fn=collate,
     )
+
+
+def told_by_workers(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader, with the failures of its workers in one line.
+
+    Raises
+    ------
+    NnRegError
+        A worker's own.
+    TrainingError
+        If a worker was killed, or memory was not enough.
+    """
+    try:
+        yield from loader
+    except NnRegError as error:
+        # torch puts the worker's traceback before the message
+        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) if str(error).startswith("Caught ") else error from error
+    except (RuntimeError, MemoryError) as error:
+        if "DataLoader worker" not in str(error) and not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise TrainingError(
+            f"a process that loads data ended ({reason}). The system kills one when memory runs out: use fewer (--num_workers 0) and go on with -c."
+        ) from error
 
 
 def keep_resident(samples: Dataset[dict[str, Tensor]], device: torch.device) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnreg.errors import TrainingError
 from nnreg.files import write_text
 from nnreg.training.trainer.trainer import nnRegTrainer
 from nnreg.workspace import Workspace
 
-RUNNING, UNFINISHED = "running", "unfinished"
+UNFINISHED = "unfinished"
 
 
 def preprocess_missing(workspace: Workspace, trainer: nnRegTrainer) -> None:
@@ -28,7 +27,7 @@ def preprocess_missing(workspace: Workspace, trainer: nnRegTrainer) -> None:
     marker = arrays.with_name(f".{arrays.name}.preprocessing")
     if arrays.is_dir() and not marker.exists():
         return
-    with _alone(marker, arrays):
+    with _unfinished(marker):
         if trainer.listeners.line is not None:
             trainer.listeners.line(f"{arrays}: is not preprocessed yet, that comes first")
         preprocess_dataset(
@@ -41,18 +40,8 @@ def preprocess_missing(workspace: Workspace, trainer: nnRegTrainer) -> None:
 
 
 @contextmanager
-def _alone(marker: Path, arrays: Path) -> Iterator[None]:
-    """Two trainings that begin together must not both empty and fill one folder; what an error interrupts is known to be unfinished."""
-    if marker.is_file() and marker.read_text(encoding="utf-8") == UNFINISHED:
-        marker.unlink()
-    try:
-        with marker.open("x", encoding="utf-8") as file:
-            file.write(RUNNING)
-    except FileExistsError as error:
-        raise TrainingError(f"{arrays}: another training is preprocessing it. Begin again when that is done; if none is running, remove {marker}.") from error
-    try:
-        yield
-    except BaseException:
-        write_text(marker, UNFINISHED)
-        raise
-    marker.unlink()
+def _unfinished(marker: Path) -> Iterator[None]:
+    """What an error or a kill interrupts is known to be unfinished. Two that begin together are told of each other by the preprocessing."""
+    write_text(marker, UNFINISHED)
+    yield
+    marker.unlink(missing_ok=True)

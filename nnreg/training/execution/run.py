@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,24 +137,48 @@ def train(
         writable_folder(folder)
         with held(folder, "trained or validated", TrainingError):
             return _told(trainer, trainer.perform_actual_validation())
-    latest = resumable(folder) if continue_training else None
-    if latest is None and not continue_training and (folder / FINAL).is_file() and start is None and _finished(trainer):
+    goes_on = resumable(folder, trainer.plan.checkpoints.numbered(None)) if continue_training else []
+    if not goes_on and not continue_training and (folder / FINAL).is_file() and start is None and _finished(trainer):
         best = " --val_best" if validate_best else ""
         raise TrainingError(
             f"{folder}: is trained to its end. Continue it with more epochs (-c --epochs N), validate it (--val{best}), or remove the folder to train anew."
         )
-    if latest is not None:
-        trainer.load_checkpoint(latest)
+    if goes_on:
+        latest = _gone_on(trainer, goes_on)
         trainer.notes += [] if start is None else [f"{latest} goes on; {pretrained_weights} is not read again"]
     elif start is not None:
         start_from(trainer, start, Path(str(pretrained_weights)))
-    if latest is None:
+    if not goes_on:
         trainer.begin_after_stage_before()
     if trainer.ranks.leads:
         writable_folder(folder)  # not before: weights that do not fit leave no empty folder
     alone_here = held(folder, "trained or validated", TrainingError) if trainer.ranks.leads else contextlib.nullcontext()
     with left_in_order(trainer.ranks), alone_here:
         return _told(trainer, trainer.run_training())
+
+
+def _gone_on(trainer: nnRegTrainer, checkpoints: Sequence[Path]) -> Path:
+    """Load the first checkpoint that is whole, and say which ones are not.
+
+    Raises
+    ------
+    TrainingError
+        If none is: that of the first. If one does not fit the network, others will not either.
+    """
+    failures: list[TrainingError] = []
+    for path in checkpoints:
+        try:
+            load_checkpoint(path)
+        except TrainingError as error:
+            failures.append(error)
+            continue
+        trainer.load_checkpoint(path)
+        notes = [f"{str(failure).splitlines()[0]} Went on from {path.name}, epoch {trainer.current_epoch}, instead" for failure in failures]
+        trainer.notes += notes
+        for note in notes if trainer.listeners.line is not None and trainer.ranks.leads else ():
+            trainer.listeners.line(note)
+        return path
+    raise failures[0]
 
 
 def _told(trainer: nnRegTrainer, summary: dict[str, Any]) -> dict[str, Any]:

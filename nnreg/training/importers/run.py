@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.splits import FILE_NAME as SPLITS
 from nnreg.errors import ConfigurationError, DatasetError, NnRegError
-from nnreg.files import plain, read_json, writable_folder, write_json, write_text
+from nnreg.files import folder_to_write, plain, read_object, writable_folder, write_json, write_text
 from nnreg.planning.plans import Plans
 from nnreg.training.configs.overrides import resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
@@ -211,7 +210,7 @@ def _raw(dataset: ImportedDataset, folder: Path, source: Path) -> dict[str, Any]
     """The raw dataset, whole or not at all; returns its record, which an earlier import may have written."""
     asked = dataset.record()
     if folder.is_dir():
-        found: dict[str, Any] = read_json(folder / RECORD, DatasetError) if (folder / RECORD).is_file() else {}
+        found: dict[str, Any] = read_object(folder / RECORD, DatasetError) if (folder / RECORD).is_file() else {}
         other = next((key for key, value in asked.items() if found.get(key, {} if key == "content" else None) != value), None)
         if other is not None:
             what = {"dataset": "dataset.json", "split": "split into training and validation", "content": "files"}[other]
@@ -220,17 +219,13 @@ def _raw(dataset: ImportedDataset, folder: Path, source: Path) -> dict[str, Any]
         return found
     record: dict[str, Any] = {"source": str(source.resolve()), **asked}
     writable_folder(folder.parent)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with folder_to_write(folder) as part:
         dataset.write(part)
         dataset.spec.write(part / FILE_NAME)
         if dataset.split is not None:
             write_json(part / SPLITS, [{"train": list(dataset.split[0]), "val": list(dataset.split[1])}])
         write_json(part / RECORD, record)
-        part.chmod(0o755)  # mkdtemp makes folders for their owner only
         part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return record
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnreg.errors import TrainingError
-from nnreg.files import atomic_path
+from nnreg.errors import NnRegError, TrainingError
+from nnreg.files import atomic_path, link
 from nnreg.planning.training_options import Checkpoints
 
 WEIGHTS = "network_weights"
@@ -21,6 +23,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")  # where other programs p
 PARALLEL = "module."  # before every name, where a network was saved inside of DataParallel
 NAMED = 3  # of the layers that do not fit, how many a message names
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
+PREVIOUS = "checkpoint_previous.pth"  # while a training runs
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -53,15 +56,63 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", *, weights_o
     """
     if not path.is_file():
         raise TrainingError(f"{path}: does not exist. Train this fold first, or name another checkpoint (-chk, -pretrained_weights).")
-    try:
-        content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise TrainingError(f"{path}: is damaged or not a checkpoint ({str(error).strip().splitlines()[0]}). Use another checkpoint of the fold.") from error
+    content = read_tensors(path, device)
     if weights_only:
         return {WEIGHTS: _state_dict(content, path)}
     if not isinstance(content, dict) or not {WEIGHTS, "init"} <= content.keys():
         raise TrainingError(f"{path}: is no checkpoint of nnReg, which has network_weights and init. Weights alone are a start: -pretrained_weights {path}")
+    if not _is_state_dict(content[WEIGHTS]) or not isinstance(content["init"], dict):
+        raise TrainingError(f"{path}: its network_weights or init are not what nnReg writes. Use another checkpoint of the fold.")
     return content
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu", error: type[NnRegError] = TrainingError) -> Any:
+    """What a file of torch holds: tensors, plain values and what `safe_globals` allows. Nothing in it is run, and its checksums are compared.
+
+    Raises
+    ------
+    NnRegError
+        Of the given class, if it is damaged or holds anything else.
+    """
+    try:
+        _check_archive(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as problem:  # a damaged file fails anywhere in torch's reader
+        raise error(f"{path}: {_why_unreadable(problem)} Use another checkpoint of the fold.") from problem
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums, which torch does not, and refuse an archive that inflates to more than it is.
+
+    Raises
+    ------
+    zipfile.BadZipFile
+        If one is wrong.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise zipfile.BadZipFile("its parts are compressed, or more than the file")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+
+
+def _why_unreadable(problem: Exception) -> str:
+    """In words of ours: torch advises to switch the check off."""
+    found = re.search(r"(?:GLOBAL|global:?|class|type) +([\w.]+\.[\w.]+)", str(problem))
+    if isinstance(problem, pickle.UnpicklingError) and found is not None:
+        return f"holds the object {found[1]}, and code with it: nnReg reads tensors and plain values alone. Do not use it."
+    if isinstance(problem, pickle.UnpicklingError):
+        return "is damaged, or holds more than tensors and plain values."
+    reason = " ".join(str(problem).split(". ")[0].split())[:160].rstrip(".") or type(problem).__name__
+    return f"is damaged or not a checkpoint ({reason})."
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(name, str) and isinstance(part, Tensor) for name, part in value.items())
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Any]:
@@ -70,7 +121,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Any]:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
             break
-    if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if not _is_state_dict(content):
         wanted = f"network_weights, {', '.join(WRAPPERS)}, or tensors by name"
         raise TrainingError(f"{path}: holds no weights that nnReg knows. Expected {wanted}; save the network's state_dict().")
     prefixed = all(name.startswith(PARALLEL) for name in content)
@@ -130,9 +181,13 @@ def weights_in(content: Mapping[str, Any], where: Path | str) -> Mapping[str, An
     return found
 
 
-def resumable(folder: Path) -> Path | None:
-    """The checkpoint that ``-c`` goes on from: the latest, where none is kept the final, else the best; None in a fresh folder."""
-    return next((folder / name for name in (LATEST, FINAL, BEST) if (folder / name).is_file()), None)
+def resumable(folder: Path, numbered: str = "") -> list[Path]:
+    """The checkpoints that ``-c`` can go on from, the one to take first: the latest, where none is kept the final, then those before it.
+
+    `numbered` is the pattern of numbered files. A fresh folder has none.
+    """
+    others = sorted(folder.glob(numbered), key=lambda path: path.stat().st_mtime, reverse=True) if numbered else []
+    return [path for path in (*(folder / name for name in (LATEST, FINAL, PREVIOUS)), *others, folder / BEST) if path.is_file()]
 
 
 class CheckpointKeeper:
@@ -158,6 +213,7 @@ class CheckpointKeeper:
         if self.options.best_only:
             return
         if last or finished % self.options.latest_every == 0:
+            self._keep_previous()
             self.save(self.folder / LATEST)
         if self.options.every and finished % self.options.every == 0:
             self.save(self.folder / self.options.numbered(finished))
@@ -168,6 +224,14 @@ class CheckpointKeeper:
         self.save(self.folder / FINAL)
         if self.options.delete_latest:
             (self.folder / LATEST).unlink(missing_ok=True)
+        (self.folder / PREVIOUS).unlink(missing_ok=True)
+
+    def _keep_previous(self) -> None:
+        """A second name for the file that is about to be replaced: what goes on if the new one is damaged."""
+        latest = self.folder / LATEST
+        if latest.is_file():
+            with contextlib.suppress(OSError, NnRegError):  # file systems without links keep one checkpoint
+                link(latest, self.folder / PREVIOUS)
 
     def _prune(self) -> None:
         if not self.options.keep_last:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnreg.documents import understood
+from nnreg.errors import TrainingError
 from nnreg.training.logging import History
 from nnreg.training.runtime_utils.runtime import random_state, restore_random_state
 from nnreg.training.trainer.checkpoint import load_weights, weights_in
@@ -53,6 +55,12 @@ def restore_training(trainer: TrainingRun, content: Mapping[str, Any], path: Pat
         load_weights(trainer.average.module, evaluated, path)
     if weights_only:
         return
+    with understood(path, TrainingError, "Go on from another checkpoint, or train anew."):
+        _restore_course(trainer, content)
+
+
+def _restore_course(trainer: TrainingRun, content: Mapping[str, Any]) -> None:
+    """Where the training was, beside its weights."""
     trainer.optimizer.load_state_dict(content["optimizer_state"])
     if trainer.average is not None:
         trainer.average.n_averaged.fill_(content.get("averaged_steps", 0))

@@ -26,7 +26,7 @@ from nnreg.task import TASKS, task_named
 from nnreg.training.configs.overrides import recipe_with, resolve_configuration
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.dataloading.batch import Batch
-from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler, build_loader, keep_resident, to_device
+from nnreg.training.dataloading.loaders import EpochSampler, SharedSampler, build_loader, keep_resident, to_device, told_by_workers
 from nnreg.training.dataloading.shared_memory import fitting_workers
 from nnreg.training.distributed import ALONE, Ranks, Replica
 from nnreg.training.logging import History, Report, Silence
@@ -542,7 +542,7 @@ class nnRegTrainer:
         if isinstance(sampler, EpochSampler):  # an override may return any batches that can be gone through
             sampler.epoch = epoch
         begun = time.monotonic()
-        for done, batch in enumerate(loader, 1):
+        for done, batch in enumerate(told_by_workers(loader), 1):
             self._waited += time.monotonic() - begun
             yield batch
             begun = time.monotonic()

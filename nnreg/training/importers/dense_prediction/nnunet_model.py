@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,13 @@ import torch
 from torch import Tensor
 
 from nnreg.dataset.spec import FILE_NAME, OLD_NAMES, DatasetSpec
+from nnreg.documents import understood
 from nnreg.errors import ConfigurationError
 from nnreg.files import check_component, read_json
 from nnreg.task import DENSE_PREDICTION, task_named
 from nnreg.training.configs.trainer_config import TrainerConfig
 from nnreg.training.importers.dense_prediction.nnunet_plans import plans_from
-from nnreg.training.trainer.checkpoint import FINAL, load_weights, save_checkpoint
+from nnreg.training.trainer.checkpoint import FINAL, load_weights, read_tensors, save_checkpoint
 from nnreg.typed import to_mapping
 from nnreg.workspace import DATASET_PATTERN, Workspace
 
@@ -86,7 +85,11 @@ def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | Non
     ConfigurationError
         If something is missing or damaged, or the model uses what nnReg does not have.
     """
-    model = _read(source, checkpoint)
+    with understood(source, ConfigurationError, "A model of nnU-Net v2 was expected; copy it again."):
+        return _imported(_read(source, checkpoint), source, workspace, number)
+
+
+def _imported(model: NnunetModel, source: Path, workspace: Workspace, number: int | None) -> Path:
     contents = {fold: read_checkpoint(path) for fold, path in model.checkpoints.items()}
     first = next(iter(contents.values()))
     mirrored = tuple(int(axis) for axis in first.get("inference_allowed_mirroring_axes") or ())
@@ -127,8 +130,8 @@ def import_nnunet_model(source: Path, workspace: Workspace, *, number: int | Non
 def _read(source: Path, checkpoint: str) -> NnunetModel:
     if source.is_file():
         content = read_checkpoint(source)
-        init = content.get("init_args", {})
-        if not {"plans", "configuration", "dataset_json"} <= init.keys():
+        init = content.get("init_args")
+        if not isinstance(init, dict) or not {"plans", "configuration", "dataset_json"} <= init.keys():
             raise ConfigurationError(f"{source}: is no checkpoint of nnU-Net v2: init_args with plans, configuration and dataset_json were expected.")
         fold = source.parent.name.removeprefix("fold_") if source.parent.name.startswith("fold_") else str(init.get("fold", 0))
         return NnunetModel(init["plans"], init["dataset_json"], str(init["configuration"]), {fold: source})
@@ -147,12 +150,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ConfigurationError
         If it is damaged or holds anything else.
     """
-    try:
-        with torch.serialization.safe_globals(SAFE):
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ConfigurationError(f"{path}: is damaged, or holds more than weights and numbers ({str(error).strip().splitlines()[0]}).") from error
-    if not isinstance(content, dict) or "network_weights" not in content:
+    with torch.serialization.safe_globals(SAFE):
+        content = read_tensors(path, "cpu", ConfigurationError)
+    if not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
         raise ConfigurationError(f"{path}: is no checkpoint of nnU-Net v2: network_weights was expected.")
     return content
 

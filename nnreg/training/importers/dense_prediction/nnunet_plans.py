@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnreg.dataset.spec import DatasetSpec
+from nnreg.documents import understood
 from nnreg.errors import ConfigurationError
 from nnreg.planning.dense_prediction import settings
 from nnreg.planning.dense_prediction.plans import DenseConfiguration, DensePlans, DenseTraining
@@ -34,7 +35,7 @@ def plans_from(content: Mapping[str, Any], spec: DatasetSpec, dataset: str, mirr
     ConfigurationError
         If they name a network, normalisation or resampling that nnReg does not have.
     """
-    try:
+    with understood(f"{where}, plans.json", ConfigurationError, "Plans of nnU-Net v2 (2.2 or later) were expected."):
         configurations = {name: _configuration(name, content, spec, mirrored, where) for name in content["configurations"]}
         return DensePlans(
             dataset_name=dataset,
@@ -48,18 +49,30 @@ def plans_from(content: Mapping[str, Any], spec: DatasetSpec, dataset: str, mirr
             orientation="RAS" if content.get("image_reader_writer") == TURNS else "",
             because={"imported": "from nnU-Net's plans"},
         )
-    except KeyError as error:
-        raise ConfigurationError(f"{where}: nnU-Net's plans have no {error}. Plans of nnU-Net v2 (2.2 or later) were expected.") from error
 
 
-def _resolved(name: str, configurations: Mapping[str, Any]) -> dict[str, Any]:
-    own = dict(configurations[name])
-    parent = own.pop("inherits_from", None)
-    return own if parent is None else {**_resolved(parent, configurations), **own}
+def _resolved(name: str, configurations: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A configuration with what it inherits.
+
+    Raises
+    ------
+    ConfigurationError
+        If it inherits from itself, by whatever way.
+    """
+    found: dict[str, Any] = {}
+    passed: list[str] = []
+    parent: Any = name
+    while parent is not None:
+        if parent in passed:
+            raise ConfigurationError(f"{where}: configuration {name} inherits from itself ({' from '.join([*passed, parent])}). Mend inherits_from.")
+        passed.append(parent)
+        found = {**configurations[parent], **found}
+        parent = configurations[parent].get("inherits_from")
+    return {key: value for key, value in found.items() if key != "inherits_from"}
 
 
 def _configuration(name: str, content: Mapping[str, Any], spec: DatasetSpec, mirrored: Sequence[int], where: str) -> DenseConfiguration:
-    plan = _resolved(name, content["configurations"])
+    plan = _resolved(name, content["configurations"], where)
     patch = tuple(int(size) for size in plan["patch_size"])
     architecture = _architecture(plan["architecture"], f"{where}, configuration {name}")
     return DenseConfiguration(
