@@ -209,7 +209,7 @@ def read_itk(path: Path | str) -> Transform:
             result = _field(sitk.ReadImage(str(readable))) if is_field else from_itk(sitk.ReadTransform(str(readable)))
     except TransformError as error:
         raise TransformError(f"{path}: {error}") from error
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         kind = "displacement field" if is_field else "transform"
         raise TransformError(f"{path}: is not a {kind} that ITK can read ({_reason(str(error))}).") from error
     check_finite(path, result)

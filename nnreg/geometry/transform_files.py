@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
 from nnreg.imageio.itk_writing import write_by_itk
 from nnreg.imageio.nifti import read_nifti_header, read_nifti_voxels
-from nnreg.imageio.promises import load_member, load_npy
+from nnreg.imageio.promises import damage_told, load_member, load_npy
 
 FORMATS = ("itk", "learn2reg", "ants", *OTHER_FORMS)
 ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
@@ -96,8 +95,9 @@ def _read_learn2reg(path: Path, fixed: Space | None, moving: Space | None) -> Tr
     if not path.is_file():
         raise TransformError(f"{path}: does not exist.")
     try:
-        array = _learn2reg_array(path)
-    except (ImageError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        with damage_told():
+            array = _learn2reg_array(path)
+    except (ImageError, ValueError) as error:
         reason = str(error).strip().removeprefix(f"{path}: ").splitlines() or [type(error).__name__]
         raise TransformError(f"{path}: is not a Learn2Reg displacement that can be read ({reason[-1]}).") from error
     if not np.isfinite(array).all():

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.errors import ImageError
+from nnreg.errors import ImageError, NnRegError
 
 DEFLATE = 1032  # bytes that a byte of gzip, zlib, PNG or ZIP becomes at most: https://zlib.net/zlib_tech.html
 
@@ -32,16 +33,33 @@ def check_promise(path: Path, promised: int, held: int, *, compressed: bool) -> 
         )
 
 
+@contextlib.contextmanager
+def damage_told() -> Iterator[None]:
+    """Around libraries that read files of strangers: whatever they raise at damaged content is a ValueError with the first line of it.
+
+    Raises
+    ------
+    ValueError
+    """
+    try:
+        yield
+    except (NnRegError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+
+
 def load_npy(path: Path) -> npt.NDArray[Any] | np.lib.npyio.NpzFile:
     """The array of a ``.npy`` file, or the archive that it is instead. Mapped first: numpy then compares shape and length before it takes memory.
 
     Raises
     ------
-    ValueError, OSError, EOFError
+    ValueError
         If it is neither, is truncated, or holds Python objects.
     """
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        with damage_told():
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         if "mmap length" not in str(error):
             raise
@@ -56,18 +74,19 @@ def load_member(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> npt.NDA
     ------
     ImageError
         If its header promises more than the archive holds of it.
-    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error
+    ValueError
         If it is damaged.
     """
     member = archive.zip
     assert member is not None  # as long as the archive is open
-    entry = member.getinfo(name if name in member.namelist() else f"{name}.npy")
-    with member.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
-    check_member(path, shape, dtype, entry)
-    return np.asarray(archive[name])
+    with damage_told():
+        entry = member.getinfo(name if name in member.namelist() else f"{name}.npy")
+        with member.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read_header(file)
+        check_member(path, shape, dtype, entry)
+        return np.asarray(archive[name])
 
 
 def check_member(path: Path, shape: Sequence[int], dtype: np.dtype[Any], entry: zipfile.ZipInfo) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from numpy.lib import format as npy
 from nnreg.arrays import Floats
 from nnreg.errors import ImageError, PredictionError
 from nnreg.files import atomic_path
-from nnreg.imageio.promises import check_member
+from nnreg.imageio.promises import check_member, damage_told
 
 ENDING = ".npz"
 MEMBER = "probabilities.npy"
@@ -80,10 +79,12 @@ class Probabilities:
     @contextlib.contextmanager
     def _damage_told(self) -> Iterator[None]:
         try:
-            yield
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError, ImageError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PredictionError(f"{self.path}: is damaged ({reason}). Predict the case again with --save_probabilities.") from error
+            with damage_told():
+                yield
+        except (ValueError, ImageError) as error:
+            raise PredictionError(
+                f"{self.path}: is damaged ({str(error).removeprefix(f'{self.path}: ')}). Predict the case again with --save_probabilities."
+            ) from error
 
     def _opened(self) -> zipfile.ZipExtFile:
         try:

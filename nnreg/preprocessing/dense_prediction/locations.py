@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Integers
 from nnreg.dataset.labels import Label
-from nnreg.documents import ODD
 from nnreg.errors import ImageError, PreprocessingError
 from nnreg.files import atomic_path
-from nnreg.imageio.promises import load_member
+from nnreg.imageio.promises import damage_told, load_member
 
 SEED = 1234
 SLAB_VOXELS = 2**19  # looked at in one go
@@ -98,12 +95,12 @@ def read_locations(path: Path) -> dict[Label, Integers]:
     PreprocessingError
         If the file is missing or damaged.
     """
+    if not path.is_file():
+        raise PreprocessingError(f"{path}: does not exist. Preprocess the dataset again.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with damage_told(), np.load(path, allow_pickle=False) as file:
             return {_label(name): load_member(file, name, path) for name in file.files}
-    except FileNotFoundError as missing:
-        raise PreprocessingError(f"{path}: does not exist. Preprocess the dataset again.") from missing
-    except (*ODD, OSError, BadZipFile, zlib.error, ImageError) as error:
+    except (ValueError, ImageError) as error:
         raise PreprocessingError(f"{path}: is damaged ({error}). Remove it and preprocess the dataset again with --clean.") from error
 
 
