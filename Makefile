@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-lowest lint types bench docs dist sbom audit clean
+.PHONY: help setup demo test test-slow test-lowest test-faults test-nightly lint types bench docs dist sbom audit clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) ## make .venv with nnReg and its development tools
 
@@ -30,6 +30,14 @@ test-slow: setup ## the tests that take longer
 
 test-lowest: ## the fast tests with the oldest versions that setup.py admits
 	$(MAKE) test VENV=$(VENV)-lowest CONSTRAINTS=requirements/lowest.txt
+
+test-faults: setup ## kills at random moments, full disks, damaged files: minutes
+	$(BIN)/python -m pytest --doctest-modules tests/fuzz tests/test_full_disk.py tests/test_seal.py tests/test_temporaries.py tests/test_lock.py
+	$(BIN)/python -m tests.faults.kills 12
+
+test-nightly: setup ## many more damaged files and kills: hours
+	$(BIN)/python -m tests.fuzz.trial 100000
+	$(BIN)/python -m tests.faults.kills 200
 
 lint: setup ## style
 	$(BIN)/ruff check .

@@ -197,6 +197,12 @@ def _remedy(reason: int) -> str:
     return "Choose a folder you may write to, or change its permissions."
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the bytes of a file, whole or not at all."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def link(path: Path, name: Path) -> None:
     """Give a file a second name, in place of another file of that name.
 

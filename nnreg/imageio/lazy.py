@@ -164,7 +164,16 @@ class LazyImage:
         return np.concatenate([file.read(box).astype(self.dtype, copy=False) for file in self.files])
 
     def whole(self) -> Image:
-        """All of it, in memory."""
+        """All of it, in memory.
+
+        Raises
+        ------
+        ImageError
+            If its size is more than the memory of this machine.
+        """
+        size = math.prod(self.shape) * self.dtype.itemsize
+        if size > _memory():
+            raise ImageError(f"{self.path}: its {size / 2**30:.0f} GiB do not fit into memory ({_memory() / 2**30:.0f} GiB). Check its shape, {self.shape}.")
         return Image(np.ascontiguousarray(self.read([(0, size) for size in self.space.shape])), self.space)
 
     def volume(self, order: Sequence[int] = (0, 1, 2)) -> Volume:
@@ -245,6 +254,14 @@ def largest_whole() -> int:
     if not named.isdigit() or int(named) < 1:
         raise ImageError(f"{VARIABLE}: expected a positive number of voxels, found {named!r}. Mend or unset it.")
     return int(named)
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory; a great number where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 2**62
 
 
 def size_on_disk(path: Path) -> int:

@@ -19,6 +19,15 @@ from nnreg.imageio.promises import check_promise
 from nnreg.quiet import caught
 
 METAIMAGE = (".mha", ".mhd")
+METAIMAGE_LINE = re.compile(r"^[ \t]*(\w+)[ \t]*[=:][ \t]*(.*)$", re.M)
+# how many values a line has: the number of axes to that power
+METAIMAGE_COUNTS = {
+    **dict.fromkeys(("NDims", "ElementNumberOfChannels", "HeaderSize", "CompressedDataSize"), 0),
+    **dict.fromkeys(("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation"), 1),
+    **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
+}
+METAIMAGE_SIZES = ("NDims", "ElementNumberOfChannels", "DimSize", "CompressedDataSize")
+LONGEST_LINE = 16_000  # characters
 HEADER_BYTES = 2**16  # longer headers of text are none
 # lines that say where the grid lies, in MetaImage and in NRRD
 PLACES = re.compile(
@@ -57,6 +66,8 @@ def check_text_header(path: Path, *, promised: int | None = None) -> None:
         If its grid is no finite numbers, its data lie outside its folder, cannot hold the voxels that it promises, or fail their checksum.
     """
     header = _text_header(path)
+    if not header.is_nrrd and header.text:
+        _check_metaimage(path, header.text)
     _check_numbers(path, header.text)
     data, start = _data_file(path, header)
     if data is None:
@@ -101,6 +112,31 @@ def _text_header(path: Path) -> TextHeader:
 
 def _lines(raw: bytes) -> str:
     return raw.decode("latin-1").replace("\r\n", "\n")
+
+
+def _check_metaimage(path: Path, header: str) -> None:
+    """Refuse counts that are none: ITK's reader of MetaImage believes them, and ends the process.
+
+    Raises
+    ------
+    ImageError
+        It names the line.
+    """
+    lines = [(found[1], found[2].split()) for found in METAIMAGE_LINE.finditer(header)]
+    names = [name for name, _ in lines]
+    twice = next((name for name in names if names.count(name) > 1 and name in METAIMAGE_COUNTS), None)
+    if twice is not None or any(len(line) > LONGEST_LINE for line in header.splitlines()):
+        raise ImageError(f"{path}: its header has {twice + ' twice' if twice else 'a line without end'}. Mend its header.")
+    found = dict(lines)
+    axes = int(found["NDims"][0]) if "NDims" in found and found["NDims"] and re.fullmatch(r"[1-9]", found["NDims"][0]) else 0
+    if not axes:
+        raise ImageError(f"{path}: its header has NDims = {' '.join(found.get('NDims', ['nothing']))[:40]}, expected 2 or 3. Mend its header.")
+    for name, power in METAIMAGE_COUNTS.items():
+        values = found.get(name)
+        if values is not None and (
+            len(values) != axes**power or (name in METAIMAGE_SIZES and not all(re.fullmatch(r"[1-9]\d{0,9}", value) for value in values))
+        ):
+            raise ImageError(f"{path}: its header has {name} = {' '.join(values)[:60]}, which does not go with NDims = {axes}. Mend its header.")
 
 
 def _check_numbers(path: Path, header: str) -> None:

@@ -25,6 +25,7 @@ from nnreg.imageio.sidecar import KEYS, read_space, space_from
 
 CHANNEL_AXES = "SC"  # samples (RGB) and channels
 UNPACKED, DEFLATED = (1,), (8, 32946)  # TIFF's codes of compressions
+SMALL, MOST_OF_OTHERS = 2**28, 2**14  # bytes that need no check, and what a byte of LZW, JPEG, Zstandard and the like hardly ever becomes
 UNIT_MM = {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "micron": 1e-3, "um": 1e-3, "µm": 1e-3, "\\u00B5m": 1e-3, "nm": 1e-6}
 
 
@@ -160,6 +161,8 @@ def _only_series(file: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries
     packing = series[0].keyframe.compression
     if packing in (*UNPACKED, *DEFLATED):
         check_promise(path, series[0].nbytes, size, compressed=packing in DEFLATED)
+    elif series[0].nbytes > max(SMALL, MOST_OF_OTHERS * size):
+        check_promise(path, series[0].nbytes, size, compressed=True)
     return series[0]
 
 

@@ -18,7 +18,7 @@ from nnreg.evaluation.dense_prediction.case import label_files
 from nnreg.evaluation.dense_prediction.folder import evaluate_dense_folder
 from nnreg.evaluation.registration.folder import PREDICTION_FILE
 from nnreg.evaluation.summary import write_summary
-from nnreg.files import atomic_path, read_object, write_json
+from nnreg.files import copy_file, read_object, write_json
 from nnreg.progress import Progress
 from nnreg.task import DENSE_PREDICTION
 
@@ -110,11 +110,10 @@ def accumulate(
         if folder.is_dir() and output is None:
             shutil.rmtree(folder)
         for path in found.values():
-            with atomic_path(folder / path.name) as temporary:
-                shutil.copyfile(path, temporary)
+            copy_file(path, folder / path.name)
         for name in ("plans.json", FILE_NAME):
             if (model / name).is_file():
-                shutil.copyfile(model / name, folder / name)
+                copy_file(model / name, folder / name)
         content = {
             "schema_version": 1,
             "task": DENSE_PREDICTION,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.target_spec import WHOLE, Output, target_of
 from nnreg.errors import EvaluationError
 from nnreg.evaluation.dense_prediction.case import Label, evaluate_labels, key_of, label_files, summarise_dense
-from nnreg.files import read_json, write_json
+from nnreg.files import copy_file, read_json, write_json
 from nnreg.imageio import Image, read_image, write_image
 from nnreg.imageio.endings import stem_of
 from nnreg.imageio.image import check_same_space
@@ -144,7 +143,7 @@ def apply_to_folder(folder: Path, output: Path, steps: Sequence[Step], *, proces
         on_progress(done, len(files), path.name)
     for name in ("dataset.json", "plans.json", "prediction.json"):
         if (folder / name).is_file():
-            shutil.copyfile(folder / name, output / name)
+            copy_file(folder / name, output / name)
     return len(files)
 
 

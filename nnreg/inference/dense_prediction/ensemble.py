@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.dataset.target_spec import Output, case_of, outputs_of, target_of
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_prediction.case import label_files
-from nnreg.files import read_object, writable_folder, write_json
+from nnreg.files import copy_file, read_object, writable_folder, write_json
 from nnreg.imageio import as_stored, open_image, read_image, write_image
 from nnreg.imageio.files import is_large
 from nnreg.imageio.image import check_same_space
@@ -218,5 +217,5 @@ def ensemble_folders(
         on_progress=on_progress,
     )
     if (folders[0] / "plans.json").is_file():
-        shutil.copyfile(folders[0] / "plans.json", output / "plans.json")
+        copy_file(folders[0] / "plans.json", output / "plans.json")
     return content

@@ -82,9 +82,8 @@ class Probabilities:
             with damage_told():
                 yield
         except (ValueError, ImageError) as error:
-            raise PredictionError(
-                f"{self.path}: is damaged ({str(error).removeprefix(f'{self.path}: ')}). Predict the case again with --save_probabilities."
-            ) from error
+            reason = str(error).removeprefix(f"{self.path}: ").rstrip(".")
+            raise PredictionError(f"{self.path}: is damaged ({reason}). Predict the case again with --save_probabilities.") from error
 
     def _opened(self) -> zipfile.ZipExtFile:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from nnreg.arrays import Doubles
 from nnreg.documents import understood
 from nnreg.errors import PreprocessingError
-from nnreg.files import read_json, write_json
+from nnreg.files import copy_file, read_json, write_json
 from nnreg.geometry.space import Space
 from nnreg.planning import orientation
 from nnreg.planning.registration.foreground import find_foreground
@@ -147,5 +146,4 @@ def copy_reference(preprocessed: Path, model: Path) -> None:
     for name in (IMAGE_FILE, FRAME_FILE):
         source = preprocessed / FOLDER / name
         if source.is_file():
-            (model / FOLDER).mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, model / FOLDER / name)
+            copy_file(source, model / FOLDER / name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.target_spec import WHOLE, outputs_of
 from nnreg.errors import DatasetError, did_you_mean
+from nnreg.files import copy_file
 from nnreg.imageio import open_image, read_image
 from nnreg.imageio.endings import ending_of, stem_of
 from nnreg.imageio.files import is_large
@@ -229,7 +229,7 @@ def _copy_image(source: Path, target: Path) -> None:
         # a Zarr may be larger than the disk has room for twice
         target.symlink_to(source.resolve(), target_is_directory=True)
     else:
-        shutil.copyfile(source, target)
+        copy_file(source, target)
     geometry = source.with_name(f"{stem_of(source)}.json")
     if geometry.is_file():
-        shutil.copyfile(geometry, target.with_name(f"{stem_of(target)}.json"))
+        copy_file(geometry, target.with_name(f"{stem_of(target)}.json"))
