@@ -6,6 +6,7 @@ import contextlib
 import glob
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -76,7 +77,9 @@ def read_tensors(path: Path, device: torch.device | str = "cpu", error: type[NnR
     """
     try:
         _check_archive(path)
-        return torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # how a damaged file differs from torch's own is no advice to a user
+            return torch.load(path, map_location=device, weights_only=True)
     except Exception as problem:  # a damaged file fails anywhere in torch's reader
         raise error(f"{path}: {_why_unreadable(problem)} Use another checkpoint of the fold.") from problem
 
