@@ -88,7 +88,6 @@ def trial(count: int, seed: int, folder: Path, names: Sequence[str] = ()) -> tup
         target, bare = _damaged(path, job, np.random.default_rng([seed, number]))
         found = reader(path.name, target)
         kind = found["kind"]
-        counts[f"ms {path.name}"] += int(1000 * found.get("seconds", 0))
         if not number and any(first["kind"] not in ("read", "refused") for path in files for first in [reader.first[path.name]]):
             raise RuntimeError(f"the corpus itself is not read: {reader.first}")
         if kind == "read" and bare and path.name in CHECKED and found["told"] != reader.first[path.name]["told"]:
@@ -96,8 +95,11 @@ def trial(count: int, seed: int, folder: Path, names: Sequence[str] = ()) -> tup
         outside = [other for other in folder.iterdir() if other not in (corpus, job)]
         kind = "outside" if outside else kind
         counts[kind] += 1
+        if number % 500 == 499:
+            print(f"{number + 1}: {dict(counts)}", flush=True)
         if kind not in ("read", "refused"):
             findings.append(Finding(path.name, number, kind, found["told"]))
+            print(f"{path.name} {number}: {kind}\n{found['told']}\n", flush=True)
             kept = folder.parent / "findings" / f"{seed}_{number}_{kind}_{path.name}"
             kept.parent.mkdir(exist_ok=True)
             shutil.move(str(target), kept)
@@ -142,8 +144,6 @@ def main(arguments: Sequence[str]) -> int:
         kept = Path(folder) / "findings"
         if kept.is_dir() and "NNREG_FUZZ" in os.environ:
             shutil.copytree(kept, Path(os.environ["NNREG_FUZZ"]) / "findings", dirs_exist_ok=True)
-    for finding in findings:
-        print(f"{finding.name} {finding.seed}: {finding.kind}\n{finding.told}\n")
     print(dict(counts))
     return int(bool(findings))
 
