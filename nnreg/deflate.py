@@ -123,5 +123,5 @@ class _Inflating:
                     raise DamagedError("the stream holds more bytes than were promised")
                 if self.ended or not data:
                     return found
-        except isal_zlib.error as error:
+        except isal_zlib.error as error:  # type: ignore[misc]  # the stubs call it a value
             raise DamagedError(str(error).rstrip(".")) from error

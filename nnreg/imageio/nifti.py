@@ -112,7 +112,7 @@ def _header_and_data(path: Path) -> tuple[NiftiHeader, npt.NDArray[np.uint8]]:
         data = np.empty(size, np.uint8)
         early = np.frombuffer(head[header.offset :][:size], np.uint8)
         data[: early.size] = early
-        filled = early.size + _fill(file, memoryview(data)[early.size :])
+        filled = early.size + _fill(file, data.data[early.size :])
         if filled < size:
             raise ImageError(
                 f"{path}: is truncated: its header promises {header.offset + size} bytes, it holds {header.offset + filled}. Copy or make the file again."

@@ -91,7 +91,8 @@ def _with_workspace(results: Results, workspace: Workspace | None) -> Results:
         "plans": workspace.results / name / model / "plans.json",
         "dataset": workspace.results / name / model / "dataset.json",
     }
-    return replace(results, **{key: read_object(path, EvaluationError) for key, path in files.items() if not getattr(results, key) and path.is_file()})
+    found: dict[str, Any] = {key: read_object(path, EvaluationError) for key, path in files.items() if not getattr(results, key) and path.is_file()}
+    return replace(results, **found)
 
 
 def _path(place: Path | str | None) -> Path | None:

@@ -175,8 +175,8 @@ def _gone_on(trainer: nnRegTrainer, checkpoints: Sequence[Path]) -> Path:
         trainer.load_checkpoint(path)
         notes = [f"{str(failure).splitlines()[0]} Went on from {path.name}, epoch {trainer.current_epoch}, instead" for failure in failures]
         trainer.notes += notes
-        for note in notes if trainer.listeners.line is not None and trainer.ranks.leads else ():
-            trainer.listeners.line(note)
+        if trainer.listeners.line is not None and trainer.ranks.leads and notes:
+            trainer.listeners.line("\n".join(notes))
         return path
     raise failures[0]
 
