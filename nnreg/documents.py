@@ -42,9 +42,14 @@ def parse_yaml(text: str, where: str, error: type[NnRegError] = NnRegError) -> A
     import yaml
 
     def load() -> Any:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
-        if aliases > MOST_ALIASES:
-            raise ValueError(f"{aliases} aliases, at most {MOST_ALIASES} are read")
+        aliases = depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # one by one: what is deep takes PyYAML minutes
+            aliases += isinstance(event, yaml.AliasEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if aliases > MOST_ALIASES:
+                raise ValueError(f"more than {MOST_ALIASES} aliases")
+            if depth > DEEPEST:
+                raise ValueError(f"lists or mappings more than {DEEPEST} deep")
         return yaml.load(text, Loader=_loader())
 
     return _parsed(load, "YAML", where, error)
