@@ -135,6 +135,8 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except DamagedError as error:
         raise ImageError(f"{path}: is truncated or damaged (gzip: {error}). Copy or make the file again.") from error
+    except (ValueError, OverflowError, struct.error) as error:
+        raise ImageError(f"{path}: its NIfTI header holds what is no number of the right size ({error}). Copy or make the file again.") from error
 
 
 def _skip(file: BinaryIO, count: int) -> None:

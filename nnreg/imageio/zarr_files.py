@@ -18,6 +18,7 @@ from nnreg.geometry import Space
 from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.lazy import Box, LazyFile, LazyImage, boxes
+from nnreg.imageio.promises import damage_told
 from nnreg.imageio.sidecar import KEYS, read_space, space_from
 
 OURS = "nnreg"  # attribute that holds spacing, origin and direction
@@ -42,20 +43,22 @@ def open_zarr(path: Path) -> LazyImage:
     ImageError
         If it is no Zarr, holds several images, or has axes that are no image's.
     """
-    zarr = _zarr()
     if not path.is_dir():
         raise ImageError(f"{path}: is a file, a Zarr image is a folder. Unpack it.")
     try:
-        found = zarr.open(str(path), mode="r")
-        attributes = dict(found.attrs)
-        scales = _multiscales(attributes)
-        array = found if isinstance(found, zarr.Array) else found[_chosen(path, found, scales)]
-        attributes |= dict(array.attrs)
-    except ImageError:
-        raise
-    except Exception as error:  # damaged metadata fails in many ways
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise ImageError(f"{path}: cannot be opened as Zarr ({reason}). Its metadata are missing or damaged: copy or make it again.") from error
+        with damage_told():  # damaged metadata fail in many ways
+            return _opened(path)
+    except ValueError as error:
+        raise ImageError(f"{path}: cannot be opened as Zarr ({error}). Its metadata are missing or damaged: copy or make it again.") from error
+
+
+def _opened(path: Path) -> LazyImage:
+    zarr = _zarr()
+    found = zarr.open(str(path), mode="r")
+    attributes = dict(found.attrs)
+    scales = _multiscales(attributes)
+    array = found if isinstance(found, zarr.Array) else found[_chosen(path, found, scales)]
+    attributes |= dict(array.attrs)
     if not isinstance(array, zarr.Array) or array.dtype.kind not in "iufb" or 0 in array.shape:
         raise ImageError(f"{path}: holds no array of real numbers. Convert it.")
     geometry = _own(attributes)
