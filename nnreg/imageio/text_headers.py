@@ -27,6 +27,8 @@ METAIMAGE_COUNTS = {
     **dict.fromkeys(("TransformMatrix", "Rotation", "Orientation"), 2),
 }
 METAIMAGE_SIZES = ("NDims", "ElementNumberOfChannels", "DimSize", "CompressedDataSize")
+NRRD_LINE = re.compile(r"^(\w[\w ]*): *(.*)$", re.M)
+LONG_NUMBER = re.compile(r"\d{100}")
 LONGEST_LINE = 16_000  # characters
 HEADER_BYTES = 2**16  # longer headers of text are none
 # lines that say where the grid lies, in MetaImage and in NRRD
@@ -66,7 +68,9 @@ def check_text_header(path: Path, *, promised: int | None = None) -> None:
         If its grid is no finite numbers, its data lie outside its folder, cannot hold the voxels that it promises, or fail their checksum.
     """
     header = _text_header(path)
-    if not header.is_nrrd and header.text:
+    if header.is_nrrd:
+        _check_nrrd(path, header.text)
+    elif header.text:
         _check_metaimage(path, header.text)
     _check_numbers(path, header.text)
     data, start = _data_file(path, header)
@@ -137,6 +141,25 @@ def _check_metaimage(path: Path, header: str) -> None:
             len(values) != axes**power or (name in METAIMAGE_SIZES and not all(re.fullmatch(r"[1-9]\d{0,9}", value) for value in values))
         ):
             raise ImageError(f"{path}: its header has {name} = {' '.join(values)[:60]}, which does not go with NDims = {axes}. Mend its header.")
+
+
+def _check_nrrd(path: Path, header: str) -> None:
+    """Refuse sizes that are none: ITK's reader of NRRD ends the process on some.
+
+    Raises
+    ------
+    ImageError
+        It names the line.
+    """
+    found = {name.lower(): values.split() for name, values in NRRD_LINE.findall(header)}
+    if any(len(line) > LONGEST_LINE for line in header.splitlines()) or LONG_NUMBER.search(header):
+        raise ImageError(f"{path}: its header has a line or a number without end. Mend its header.")
+    axes = found.get("dimension", ["nothing"])
+    if len(axes) != 1 or not re.fullmatch(r"[1-9]", axes[0]):
+        raise ImageError(f"{path}: its header has dimension: {' '.join(axes)[:40]}, expected 2 to 4. Mend its header.")
+    sizes = found.get("sizes", [])
+    if len(sizes) != int(axes[0]) or not all(re.fullmatch(r"[1-9]\d{0,9}", size) for size in sizes):
+        raise ImageError(f"{path}: its header has sizes: {' '.join(sizes)[:60]}, which do not go with dimension: {axes[0]}. Mend its header.")
 
 
 def _check_numbers(path: Path, header: str) -> None:

@@ -96,3 +96,15 @@ def test_counts_of_a_metaimage_are_looked_at_before_itk_believes_them(tmp_path, 
     path.write_bytes(content[:start] + line.encode() + (b"\n" if start == end else b"") + content[end:])
     with pytest.raises(ImageError, match="Mend its header"):
         read_image(path)
+
+
+@pytest.mark.parametrize("line", ["dimension: 2147483648", "dimension: 3 3", "sizes: 8 7", "sizes: 8 -7 6", "sizes: 8 7 " + "1" * 5000])
+def test_sizes_of_an_nrrd_are_looked_at_before_itk_believes_them(tmp_path, line):
+    path = tmp_path / "a.nrrd"
+    write_image(path, VALUES, SPACE)
+    key = line.split()[0].encode()
+    content = path.read_bytes()
+    start = content.index(key)
+    path.write_bytes(content[:start] + line.encode() + content[content.index(b"\n", start) :])
+    with pytest.raises(ImageError, match="Mend its header"):
+        read_image(path)

@@ -205,7 +205,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save({"network_weights": {}, "extra": Evil()}, tmp_path / "checkpoint_final.pth")
-    with pytest.raises(NnRegError, match="holds more than weights"):
+    with pytest.raises(NnRegError, match="holds the object"):
         import_nnunet_model(tmp_path / "checkpoint_final.pth", Workspace.resolve(tmp_path / "work"))
 
 

@@ -105,7 +105,7 @@ def _check_archive(path: Path) -> None:
 
 def _why_unreadable(problem: Exception) -> str:
     """In words of ours: torch advises to switch the check off."""
-    found = re.search(r"(?:GLOBAL|global:?|class|type) +([\w.]+\.[\w.]+)", str(problem))
+    found = re.search(r"GLOBAL +([\w.]+)", str(problem))
     if isinstance(problem, pickle.UnpicklingError) and found is not None:
         return f"holds the object {found[1]}, and code with it: nnReg reads tensors and plain values alone. Do not use it."
     if isinstance(problem, pickle.UnpicklingError):
