@@ -1,4 +1,4 @@
-"""Commands killed at random moments and gone on with: ``python -m tests.faults.kills COUNT [SEED]`` compares what they end with to an uninterrupted run.
+"""Commands killed at random moments and gone on with: ``python -m tests.faults.kills COUNT [SEED [LAST]]`` compares what they end with to an uninterrupted run.
 
 A kill is SIGKILL to the whole group of processes. After it no file under a final name may be half written; after the command was run again every result must be
 the same, and nothing temporary be left.
@@ -97,18 +97,21 @@ def results(root: Path) -> dict[str, str]:
     for path in sorted(path for path in root.rglob("*") if path.is_file() and path.suffix not in LOGS and path.name != "debug.json"):
         relative = path.relative_to(root)
         if not any(part.startswith(".") for part in relative.parts):
-            found[str(relative)] = hashlib.sha256(_content(path, root)).hexdigest()[:16]
+            for part, content in _parts(path, root):
+                found[f"{relative}{part}"] = hashlib.sha256(content).hexdigest()[:16]
     return found
 
 
-def _content(path: Path, root: Path) -> bytes:
+def _parts(path: Path, root: Path) -> list[tuple[str, bytes]]:
+    """What is compared of a file; of a checkpoint each part by itself, so that one that differs is named."""
     if path.suffix == ".json":
-        return json.dumps(_without_times(json.loads(path.read_text())), sort_keys=True).replace(str(root), "").encode()
+        return [("", json.dumps(_without_times(json.loads(path.read_text())), sort_keys=True).replace(str(root), "").encode())]
     if path.suffix == ".pth":
         import torch
 
-        return repr(_digested(_without_times(torch.load(path, weights_only=True)))).replace(str(root), "").encode()
-    return path.read_bytes()
+        content = _without_times(torch.load(path, weights_only=True))
+        return [(f": {name}", repr(_digested(part)).replace(str(root), "").encode()) for name, part in content.items()]
+    return [("", path.read_bytes())]
 
 
 def _without_times(value: Any) -> Any:
@@ -130,8 +133,8 @@ def left_over(root: Path) -> list[str]:
     return [str(path.relative_to(root)) for path in root.rglob(".*") if path.name.startswith((".nnreg", ".lock"))]
 
 
-def trial(count: int, seed: int, folder: Path) -> list[str]:
-    """`count` kills, in turn of each command; what went wrong, in words."""
+def trial(count: int, seed: int, folder: Path, last: str = "register") -> list[str]:
+    """`count` kills, in turn of each command up to `last`, which is killed first; what went wrong, in words."""
     from tests.tiny import oblique_space, write_dataset
 
     chance, problems = random.Random(seed), []
@@ -143,13 +146,14 @@ def trial(count: int, seed: int, folder: Path) -> list[str]:
     write_dataset(raw, training, test_spaces=testing, pairing="groups", groups=subjects)
     before, seconds, wanted = {}, {}, {}
     plan = stages(root, raw)
+    plan = plan[: [stage.name for stage in plan].index(last) + 1]
     for stage in plan:
         before[stage.name] = folder / f"before_{stage.name}"
         shutil.copytree(root, before[stage.name])
         seconds[stage.name] = finished(stage)
         wanted[stage.name] = results(root)
     for number in range(count):
-        stage = plan[number % len(plan)]
+        stage = plan[-1 - number % len(plan)]
         shutil.rmtree(root)
         shutil.copytree(before[stage.name], root)
         moment = chance.uniform(0.15, 1.0) * seconds[stage.name]
@@ -177,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     """Print a line for each kill; 1 if something went wrong."""
     count, seed = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
     with tempfile.TemporaryDirectory(prefix="nnreg_kills_", dir=os.environ.get("NNREG_FAULTS")) as folder:
-        problems = trial(count, seed, Path(folder))
+        problems = trial(count, seed, Path(folder), *arguments[2:])
     print(f"{count} kills, {len(problems)} problems")
     for problem in problems:
         print(problem)
