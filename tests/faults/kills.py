@@ -122,7 +122,7 @@ def _without_times(value: Any) -> Any:
 
 def _digested(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _digested(item) for key, item in value.items()}
+        return {key: _digested(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, list):
         return [_digested(item) for item in value]
     return hashlib.sha256(value.detach().cpu().numpy().tobytes()).hexdigest() if hasattr(value, "detach") else value
