@@ -51,7 +51,7 @@ def blocks_of(fine: Space, coarse: Space) -> Blocks | None:
 
 def carried(field: Floats, old: Space, new: Space) -> Floats:
     """A field (N, D, H, W) in voxels of `old` on the grid of `new` in its voxels: two grids of one direction, as all levels of a pyramid are."""
-    if old.shape == new.shape:
+    if old.same_as(new):
         return field
     shape = new.shape if new.ndim == 3 else (1, *new.shape)
     result = volumes.sample(field, shape=(shape[0], shape[1], shape[2]), matrix=matrix_between(new, old))

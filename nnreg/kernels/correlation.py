@@ -18,6 +18,7 @@ Radii = tuple[int, int, int]
 # a sum of squares about the mean below this share of the sum of squares is rounding: the window is flat
 FLAT = np.float32(100 * np.finfo(np.float32).eps)
 NEARLY_ALL = 0.9  # of a volume: to leave out less saves nothing
+MEAN_OF = 10_000  # values that a mean is taken of, which only has to be near: each of them lies in another line of the cache
 EMPTY = np.empty((0, 1, 1), np.float32)
 NO_ROWS = np.empty(0, np.bool_)
 
@@ -150,7 +151,7 @@ class Windows:
 def _mean(image: Floats, mask: Floats | None) -> float:
     """Mean of a sample: it only has to be near, so that sums of squares keep their digits."""
     if mask is None:
-        step = max(1, image.size // 100_000)
+        step = max(1, image.size // MEAN_OF)
         return float(image.reshape(-1)[::step].mean(dtype=np.float64))
     inside = image[mask > 0]
     return float(inside.mean(dtype=np.float64)) if inside.size else 0.0

@@ -429,20 +429,20 @@ def block_means(start: int, stop: int, result: Floats, image: Floats, factors: t
     _, depth, height, width = result.shape
     fz, fy, fx = factors
     share = np.float32(1.0 / (fz * fy * fx))
+    sums = np.zeros(width * fx, np.float32)
     for line in range(start, stop):
         c, z, y = line // (depth * height), line // height % depth, line % height
         row = result[c, z, y]
-        row[:] = 0
-        for k in range(fz):
-            for j in range(fy):
-                source = image[c, z * fz + k, y * fy + j]
-                for x in range(width):
-                    total = source[x * fx]
-                    for i in range(1, fx):
-                        total += source[x * fx + i]
-                    row[x] += total
+        sums[:] = 0
+        for part in range(fz * fy):
+            source = image[c, z * fz + part // fy, y * fy + part % fy]
+            for x in range(width * fx):
+                sums[x] += source[x]
         for x in range(width):
-            row[x] *= share
+            total = sums[x * fx]
+            for i in range(1, fx):
+                total += sums[x * fx + i]
+            row[x] = share * total
 
 
 @compiled

@@ -7,18 +7,20 @@ import json
 import numpy as np
 import pytest
 
-from nnreg.engine import register, rounds
+from nnreg.engine import presets, register, result, rounds
 from nnreg.engine.constraints import Constraints
 from nnreg.engine.grids import as_map, blocks_of, continued
 from nnreg.geometry import Space, Transform
 from nnreg.imageio import Image
 from nnreg.inference.registration.register import PairFiles, write_registration
+from nnreg.metrics import regularity
 from tests.engine.pairs import error_voxels, known_pair
 
 
 @pytest.fixture
 def large(monkeypatch):
-    """Every level but the coarsest counts as large."""
+    """Every level but the coarsest counts as large, and small planes have two levels."""
+    monkeypatch.setitem(presets.COARSEST, 2, 12)
     monkeypatch.setattr(rounds, "FIELD_VOXELS", 0)
 
 
@@ -53,6 +55,16 @@ def test_what_is_written_covers_the_whole_fixed_image(large, tmp_path):
     content = json.loads((tmp_path / "measures.json").read_text())
     assert content["folding_count"] == 0
     assert 0 < content["sdlogj"] < 1
+
+
+def test_determinants_in_parts_are_those_of_the_whole(large, monkeypatch):
+    fixed, moving, *_ = known_pair(3, seed=2)
+    found = register(fixed=fixed, moving=moving, preset="fast", similarity="lncc")
+    monkeypatch.setattr(result, "PART_VOXELS", 3000)
+    measured = found.measures
+    assert [measured[name] for name in ("sdlogj", "folding_count", "folding_percent")] == pytest.approx(
+        regularity(found.field_on_fixed().displacement), abs=1e-6
+    )
 
 
 def test_regions_that_keep_their_volume_are_kept_on_the_full_grid(large):
