@@ -22,6 +22,7 @@ from torch.nn import functional as nnf
 from nnreg.files import read_json, write_json
 from nnreg.geometry import compose, identity_grid, integrate, warp
 from nnreg.kernels import volumes
+from nnreg.kernels.correlation import Windows
 from nnreg.losses import LNCC
 from nnreg.losses.lncc import lncc_value_and_gradient
 
@@ -31,7 +32,17 @@ ENOUGH_SECONDS = 20.0  # of repeating one piece of work
 # (kernel, opponent): how many times faster, share of its memory
 BARS = {("lncc", "monai"): (20.0, 0.25), ("warp", "monai"): (3.0, None), ("integrate", "torch"): (2.0, None)}
 # bytes a voxel that a kernel has to read or write at least once: images of one channel, fields of three components, float32
-LEAST_BYTES = {"lncc": 44, "warp": 4 * (1 + 3 + 1) + 4 * (1 + 1 + 3 + 1 + 3), "compose": 36, "integrate": STEPS * 36 + STEPS * 48, "gaussian": 24}
+LEAST_BYTES = {
+    "lncc": 44,
+    "warp": 4 * (1 + 3 + 1) + 4 * (1 + 1 + 3 + 1 + 3),
+    "compose": 36,
+    "integrate": STEPS * 36 + STEPS * 48,
+    "gaussian": 24,
+    # of a large level of the engine, whose field has half the voxels along each axis
+    "level: sample": 4 * 2 + 12 / 8,
+    "level: lncc": 4 * 5,
+    "level: force": 4 * 2 + 2 * 12 / 8,
+}
 Work = Callable[[], object]
 Name = tuple[str, str]  # kernel, program
 
@@ -129,12 +140,28 @@ def _array_works(image: np.ndarray, field: np.ndarray) -> dict[Name, Callable[[]
     result: dict[Name, Callable[[], Work]] = {
         ("compose", "nnreg"): lambda: lambda: volumes.compose(field, field),
         ("gaussian", "nnreg"): lambda: lambda: volumes.smooth(field, (SIGMA,) * 3),
+        ("level: sample", "nnreg"): lambda: _level_works(image, field)[0],
+        ("level: lncc", "nnreg"): lambda: _level_works(image, field)[1],
+        ("level: force", "nnreg"): lambda: _level_works(image, field)[2],
         ("warp", "scipy, forward only"): lambda: _scipy_warp(image, field),
         ("gaussian", "scipy"): lambda: _scipy_gaussian(field),
     }
     if importlib.util.find_spec("SimpleITK"):
         result["warp", "simpleitk, forward only"] = lambda: _simpleitk_warp(image, field)
     return result
+
+
+def _level_works(image: np.ndarray, field: np.ndarray) -> tuple[Work, Work, Work]:
+    """What an iteration of the engine does on the images of a large level: warp, local correlation, force on the coarser field."""
+    blocks = volumes.Blocks(image.shape, (2, 2, 2), (0, 0, 0))
+    coarse = volumes.block_means(field[(slice(None), *(slice(size // 2 * 2) for size in image.shape))], (2, 2, 2)) / 2
+    warped, gradient, force = np.empty((1, *image.shape), np.float32), image[None] - 0.5, np.empty_like(coarse)
+    windows = Windows.of(image, (2, 2, 2), floor=0.1)
+    return (
+        lambda: volumes.sample(image[None], coarse, blocks=blocks, out=warped),
+        lambda: windows.correlation(image, gradient[0]),
+        lambda: volumes.smooth_force(gradient, image[None], (0.6,) * 3, out=force, blocks=blocks),
+    )
 
 
 def _scipy_warp(image: np.ndarray, field: np.ndarray) -> Work:

@@ -204,11 +204,16 @@ def _air(array: npt.NDArray[Any], tight: Box, axis: int, end: int) -> int:
     low, high = tight[axis]
     size = array.shape[1 + axis]
     room = min(size - high if end else low, int(np.ceil(MARGIN * (high - low))))
-    line = np.moveaxis(array[(slice(None), *(slice(None) if other == axis else slice(first, last) for other, (first, last) in enumerate(tight)))], 1 + axis, 1)
-    line = line.reshape(*line.shape[:2], -1)
-    face = line[:, high - 1 if end else low]
-    beyond = line[:, high : high + room] if end else line[:, low - room : low][:, ::-1]
-    if not room or np.mean((face == beyond[:, 0, :1]).all(axis=0)) < AIR_SHARE:
+    if not room:
+        return 0
+
+    def planes(first: int, last: int) -> npt.NDArray[Any]:
+        part = array[(slice(None), *(slice(first, last) if other == axis else slice(*ends) for other, ends in enumerate(tight)))]
+        return np.moveaxis(part, 1 + axis, 1).reshape(len(array), last - first, -1)
+
+    face = planes(high - 1, high)[:, 0] if end else planes(low, low + 1)[:, 0]
+    beyond = planes(high, high + room) if end else planes(low - room, low)[:, ::-1]
+    if np.mean((face == beyond[:, 0, :1]).all(axis=0)) < AIR_SHARE:
         return 0
     same = (beyond == beyond[:, :1, :1]).all(axis=(0, 2))
     return int(room if same.all() else same.argmin())

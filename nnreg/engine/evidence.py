@@ -9,11 +9,10 @@ from scipy.ndimage import gaussian_filter
 from nnreg.arrays import Doubles, Floats
 from nnreg.engine.affine import align_sides
 from nnreg.engine.failure import Evidence
-from nnreg.engine.grids import pyramid, volume_of
+from nnreg.engine.grids import as_map, pyramid, volume_of
 from nnreg.engine.mind import mind
 from nnreg.engine.prepared_image import PreparedImage, foreground
 from nnreg.engine.presets import PRESETS, schedule
-from nnreg.engine.rounds import as_map
 from nnreg.engine.similarities import find_similarity
 from nnreg.engine.trial import descended
 from nnreg.errors import RegistrationError

@@ -9,11 +9,13 @@ import numpy as np
 
 from nnreg.arrays import AnyArray, Doubles, Floats
 from nnreg.engine.prepared_image import PreparedImage
-from nnreg.geometry import Space
+from nnreg.geometry import FieldMap, Space
 from nnreg.kernels import volumes
 from nnreg.kernels.backend import placed, zeros
+from nnreg.kernels.volumes import Blocks
 
 SMALLEST = 4  # voxels: an axis is not pooled below this
+NESTED = 1e-3  # voxels by which a grid of blocks may lie off
 
 
 def volume_of(array: Floats) -> Floats:
@@ -31,15 +33,53 @@ def matrix_between(fixed: Space, moving: Space, world: Doubles | None = None) ->
     return np.ascontiguousarray(result, dtype=np.float32)
 
 
+def blocks_of(fine: Space, coarse: Space) -> Blocks | None:
+    """How the voxels of `fine` make up those of `coarse`, a grid of its direction; None where they do not, or both are one grid."""
+    matrix = matrix_between(coarse, fine)
+    factors = np.rint(matrix.diagonal()[:3])
+    starts = matrix[:, 3] - (factors - 1) / 2
+    rounded = np.column_stack([np.diag(factors), np.rint(starts) + (factors - 1) / 2])
+    if np.abs(matrix - rounded).max() > NESTED or factors.max() == 1:
+        return None
+    shape = fine.shape if fine.ndim == 3 else (1, *fine.shape)
+    sizes = coarse.shape if coarse.ndim == 3 else (1, *coarse.shape)
+    axes = [(int(size), int(factor), round(float(start))) for size, factor, start in zip(shape, factors, starts, strict=True)]
+    if any(start < 0 or start + factor * own > size for (size, factor, start), own in zip(axes, sizes, strict=True)):
+        return None
+    return Blocks(*(tuple(axis[part] for axis in axes) for part in range(3)))  # type: ignore[arg-type]
+
+
 def carried(field: Floats, old: Space, new: Space) -> Floats:
     """A field (N, D, H, W) in voxels of `old` on the grid of `new` in its voxels: two grids of one direction, as all levels of a pyramid are."""
-    if old.shape == new.shape:
+    if old.same_as(new):
         return field
     shape = new.shape if new.ndim == 3 else (1, *new.shape)
     result = volumes.sample(field, shape=(shape[0], shape[1], shape[2]), matrix=matrix_between(new, old))
     scale = np.asarray(old.spacing, np.float32) / np.asarray(new.spacing, np.float32)
     carried_on: Floats = result * placed(scale.reshape(-1, 1, 1, 1), result)
     return carried_on
+
+
+def as_map(field: Floats, space: Space) -> FieldMap:
+    """A field on the grid of `space`, a volume, as a map."""
+    return FieldMap(field if space.ndim == 3 else np.ascontiguousarray(field[:, 0]), space)
+
+
+def continued(field: Floats, space: Space, whole: Space) -> tuple[Floats, Space]:
+    """A field (N, D, H, W) on `space` and its grid, both continued from the border over all of `whole`, a grid of its direction."""
+    ends = (space.to_index(whole.to_world(np.asarray(end, float)[None]))[0] for end in ((0,) * whole.ndim, np.asarray(whole.shape) - 1))
+    first, last = (np.asarray(end) for end in ends)
+    # a field reaches half a voxel beyond the centres on its border
+    low = np.maximum(0, np.ceil(-first - 0.5 - NESTED)).astype(int)
+    high = np.maximum(0, np.ceil(last - np.asarray(space.shape) + 0.5 - NESTED)).astype(int)
+    margins = list(zip(low.tolist(), high.tolist(), strict=True))
+    wide = np.pad(field, [(0, 0), *[(0, 0)] * (3 - len(margins)), *margins], mode="edge")
+    shape = wide.shape[4 - space.ndim :]
+    if shape == whole.shape:
+        return wide, whole
+    matrix = space.matrix.copy()
+    matrix[: space.ndim, space.ndim] = space.to_world(-low.astype(float))
+    return wide, Space.from_matrix(shape, matrix)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,15 @@ from nnreg.engine.grids import Level
 from nnreg.engine.similarity_terms import ChannelGroup, Landmarks, at_least
 from nnreg.kernels import volumes
 from nnreg.kernels.backend import as_number, copied, library, read, zeros
+from nnreg.kernels.volumes import Blocks
 
 CHECK = 5  # iterations between looks at the view and at the progress
 SETTLED = 0.02  # a level ends when that many iterations add less than this share of what it has gained
 SHRINK = 0.5
 SHARPEST = 0.2  # voxels: a narrower Gaussian is none
+# voxels of the images, squared: what means over blocks and interpolation between them spread an update by themselves, and each composition on the coarser
+# grid the field. Found by trial on four pairs of brains: Dice and SDlogJ of fields on the full grid, on average
+BLOCKS_SPREAD, COMPOSING_SPREADS = 1.4, 0.08
 LANDMARK_SMOOTHING = 4.0  # voxels over which a landmark pulls its surroundings along
 
 
@@ -56,13 +60,20 @@ class Refined:
 
 
 def refine(
-    level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None = None, held: Held | None = None
+    level: Level,
+    field: Floats,
+    groups: Sequence[ChannelGroup],
+    settings: Settings,
+    landmarks: Landmarks | None = None,
+    held: Held | None = None,
+    blocks: Blocks | None = None,
 ) -> Refined:
     """Raise the similarity of `groups` on `level`, starting from `field`, brought to what `held` allows.
 
-    The result is never worse than the start by the sum of the terms.
+    The result is never worse than the start by the sum of the terms. With `blocks` the field, the landmarks and what is held lie on the coarser grid of
+    those; the settings are in voxels of the level all the same.
     """
-    return _Descent(level, field, groups, settings, landmarks, held).run()
+    return _Descent(level, field, groups, settings, landmarks, held, blocks).run()
 
 
 def score(level: Level, field: Floats, group: ChannelGroup) -> float:
@@ -84,8 +95,17 @@ def common_view(level: Level) -> bool:
 
 
 class _Descent:
-    def __init__(self, level: Level, field: Floats, groups: Sequence[ChannelGroup], settings: Settings, landmarks: Landmarks | None, held: Held | None) -> None:
-        self.level, self.settings, self.groups, self.landmarks, self.held = level, settings, groups, landmarks, held
+    def __init__(
+        self,
+        level: Level,
+        field: Floats,
+        groups: Sequence[ChannelGroup],
+        settings: Settings,
+        landmarks: Landmarks | None,
+        held: Held | None,
+        blocks: Blocks | None,
+    ) -> None:
+        self.level, self.settings, self.groups, self.landmarks, self.held, self.blocks = level, settings, groups, landmarks, held, blocks
         if held is not None:
             field = field.copy()
             held.apply(field)
@@ -102,14 +122,18 @@ class _Descent:
             (width * level.spacing / finite[0], width * level.spacing / finite[1], width * level.spacing / finite[2])
             for width in (settings.update_smoothing, settings.field_smoothing, LANDMARK_SMOOTHING)
         )
-        self.view = _View(level)
+        self.longest_step = settings.step
+        if blocks is not None:
+            self.update_sigma, self.field_sigma = _on_blocks(self.update_sigma, blocks, BLOCKS_SPREAD), _on_blocks(self.field_sigma, blocks, COMPOSING_SPREADS)
+            self.longest_step /= max(blocks.factors)
+        self.view = _View(level, blocks)
         self.scales = [1.0] * len(groups)
 
     def run(self) -> Refined:
         """The same steps for arrays and tensors. What decides may be a tensor: it is multiplied with or chosen by, and read every CHECK iterations."""
         self._balance()
         first = highest = value = self._evaluate()
-        history, counted, step, going = [first], 0, self.settings.step, True
+        history, counted, step, going = [first], 0, self.longest_step, True
         for iteration in range(self.settings.iterations):
             look = iteration % CHECK == CHECK - 1
             going = self._force(step) & going
@@ -121,7 +145,7 @@ class _Descent:
             counted, highest = counted + going, at_least(value, highest)
             if len(history) > 2 * CHECK:
                 step = step * (1 - (1 - SHRINK) * (value - history[-1 - CHECK] < SETTLED * (highest - first)))
-                going = going & (step >= SHRINK**2 * self.settings.step * 1.01)
+                going = going & (step >= SHRINK**2 * self.longest_step * 1.01)
             if (look or self.compiled) and not read(going)[0]:
                 break
         *values, last = read(*history, counted)
@@ -138,7 +162,7 @@ class _Descent:
                 group.term.restrict(self.view.valid)
         # an image is sampled where its term looks; a term that says nothing looks everywhere
         ranges = getattr(self.groups[0].term, "ranges", None) if len(self.groups) == 1 else None
-        volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped, ranges=ranges)
+        volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped, ranges=ranges, blocks=self.blocks)
         value: Any = 0.0
         for (group, part), scale in zip(self._parts(), self.scales, strict=True):
             value = value + scale * group.term(self.warped[part], self.gradient[part])
@@ -158,14 +182,16 @@ class _Descent:
         if len(self.groups) == 1:
             return
         self._evaluate()
-        forces = [volumes.smooth_force(self.gradient[part], self.warped[part], self.update_sigma, out=self.update) for _, part in self._parts()]
+        forces = [
+            volumes.smooth_force(self.gradient[part], self.warped[part], self.update_sigma, out=self.update, blocks=self.blocks) for _, part in self._parts()
+        ]
         longest = read(*forces)
         self.scales = [group.weight * (longest[0] or 1.0) / length if length > 0 else 0.0 for group, length in zip(self.groups, longest, strict=True)]
         self.view.forget()
 
     def _force(self, step: Any) -> Any:
         """The next update, its longest vector of `step` voxels; whether there is any."""
-        longest: Any = volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update)
+        longest: Any = volumes.smooth_force(self.gradient, self.warped, self.update_sigma, out=self.update, blocks=self.blocks)
         if self.held is not None:
             longest = self.held.project(self.update)
         self.update *= step / (longest + (longest == 0))
@@ -192,16 +218,28 @@ class _Descent:
             self.held.settle(self.field)
 
 
-class _View:
-    """Which fixed voxels show something that the moving image has too: its field of view and both masks."""
+def _on_blocks(sigma: tuple[float, float, float], blocks: Blocks, own: float) -> tuple[float, float, float]:
+    """Widths of Gaussians in voxels of the field that spread as much as those in voxels of the images, less `own` where voxels are joined."""
+    widths = (
+        width if factor == 1 else volumes.width_of(max(0.0, volumes.spread_of(width) - own) / factor**2)
+        for width, factor in zip(sigma, blocks.factors, strict=True)
+    )
+    return next(widths), next(widths), next(widths)
 
-    def __init__(self, level: Level) -> None:
-        moving = level.moving
+
+class _View:
+    """Which fixed voxels show something that the moving image has too: its field of view and both masks.
+
+    With `blocks` all voxels of a block are told by its middle, where the field has a voxel.
+    """
+
+    def __init__(self, level: Level, blocks: Blocks | None = None) -> None:
+        moving, self.blocks, self.grid = level.moving, blocks, level.grid
         shape = moving.space.shape
         # zeros around: sampling continues the border, and the border is then outside
         self.inside = zeros((1,) * (4 - len(shape)) + tuple(size + 2 for size in shape), moving.image)
         self.inside[(0,) * (4 - len(shape)) + (slice(1, -1),) * len(shape)] = 1.0 if moving.mask is None else moving.mask
-        self.matrix = level.matrix.copy()
+        self.matrix = level.matrix.copy() if blocks is None else blocks.before(level.matrix)
         self.matrix[3 - len(shape) :, 3] += 1
         self.allowed = None if level.fixed.mask is None else (level.fixed.mask > 0.5).reshape(level.grid)
         self.valid: Floats | None = None
@@ -213,12 +251,13 @@ class _View:
     def changed(self, field: Floats) -> bool:
         """Look again; whether the valid voxels are not what they were."""
         seen = volumes.sample(self.inside, field, matrix=self.matrix)[0] > 0.5
-        if self.allowed is not None:
-            seen &= self.allowed
+        everything = read(seen.all())[0] and (self.allowed is None or read(self.allowed.all())[0])
         before, self.valid = self.valid, None
-        if not read(seen.all())[0]:
-            self.valid = zeros(tuple(seen.shape), field)
-            self.valid[:] = seen
+        if not everything:
+            self.valid = zeros(self.grid, field)
+            self.valid[:] = seen if self.blocks is None else self.blocks.repeated(seen)
+            if self.allowed is not None:
+                self.valid *= self.allowed
         if before is None or self.valid is None:
             return before is not self.valid
         return bool(read((before != self.valid).any())[0])

@@ -10,20 +10,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.arrays import Floats
 from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
 from nnreg.engine.constraints import FREE, Constraints
 from nnreg.engine.evidence import gather
-from nnreg.engine.grids import Level, pyramid
+from nnreg.engine.grids import Level, as_map, continued, pyramid
 from nnreg.engine.guidance import Guides, check_belongs
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import PreparedImage, foreground, prepare_shown
 from nnreg.engine.presets import schedule
 from nnreg.engine.refine import common_view
 from nnreg.engine.result import Annotations, Decision, Registration
-from nnreg.engine.rounds import Course, State, View, as_map
+from nnreg.engine.rounds import Course, State, View
 from nnreg.engine.similarities import find_similarity
 from nnreg.errors import RegistrationError
 from nnreg.geometry import AffineMap, Transform
@@ -203,12 +202,12 @@ class _Engine:
         return _Begun(initial, headers.through(initial, self.fixed.space), decision)
 
     def _aligned_only(self, begun: _Begun, found: Alignment) -> Registration:
-        state = State(None, found.similarity_before, found.similarity_after, (begun.decision,))
+        state = State(None, None, found.similarity_before, found.similarity_after, (begun.decision,))
         return self._result(begun, state, "of the linear alignment", rose=not found.similarity_after < found.similarity_before)
 
     def _result(self, begun: _Begun, state: State, similarity: str, *, rose: bool | None = None) -> Registration:
         """By default the similarity rose where it says so, or could not be measured under the headers alone."""
-        field = None if state.field is None else as_map(self._on_whole(state.field), self.images[0].space)
+        field = None if state.field is None or state.space is None else as_map(*continued(state.field, state.space, self.images[0].space))
         transform = Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim)
         evidence = functools.partial(gather, self.fixed, self.moving, transform, None if field is None else similarity)
         return Registration(
@@ -228,11 +227,6 @@ class _Engine:
             annotations=self.annotations,
             masks=self.masks,
         )
-
-    def _on_whole(self, field: Floats) -> Floats:
-        """A field on what the fixed image shows, continued through the air and padding around it."""
-        beyond = [(low, size - high) for (low, high), size in zip(self.boxes[0], self.images[0].space.shape, strict=True)]
-        return np.pad(field, [(0, 0), *[(0, 0)] * (3 - len(beyond)), *beyond], mode="edge")
 
 
 def _images(fixed: Image | Path | str, moving: Image | Path | str) -> tuple[Image, Image]:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnreg import metrics
+from nnreg.arrays import Floats
 from nnreg.engine.affine import Alignment
 from nnreg.engine.failure import Evidence, Failure, judge
+from nnreg.engine.grids import as_map, carried
 from nnreg.engine.options import EngineOptions
+from nnreg.engine.prepared_image import part_of
 from nnreg.geometry import FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.imageio import Image
+
+PART_VOXELS = 2**22  # of the fixed grid whose determinants are looked at together
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Registration:
     start : Transform
         What the deformable part started from: the linear alignment, or the initial transform that was given.
     field : FieldMap or None
-        The deformable part on the fixed grid; None after linear alignment only.
+        The deformable part on the fixed grid, for large images on one of half as many voxels along each axis, and linear between them; None after linear
+        alignment only.
     evidence : function
         Measures what says whether the registration failed; `failure` asks it once, when it is first wanted.
     rose : bool
@@ -110,6 +117,20 @@ class Registration:
         """Whether the similarity rose and nothing says that the registration failed; if not, `transform` is the best that was found, not to be trusted."""
         return self.rose and not self.failure.likely
 
+    def field_on_fixed(self) -> FieldMap | None:
+        """The deformable part on the fixed grid; None after linear alignment only."""
+        return None if self.field is None else as_map(carried(self.field.volume, self.field.space, self.fixed.space), self.fixed.space)
+
+    def _determinants(self, field: FieldMap) -> Iterator[Floats]:
+        """Jacobian determinants on the fixed grid, some planes at a time."""
+        size, *others = self.fixed.space.shape
+        rows = max(1, PART_VOXELS // prod(others))
+        for low in range(0, size, rows):
+            first, last = max(low - 1, 0), min(low + rows + 1, size)  # a plane more on each side for the differences
+            part = part_of(self.fixed.space, ((first, last), *((0, other) for other in others)))
+            found = as_map(carried(field.volume, field.space, part), part).determinants()
+            yield found[low - first : low - first + rows]
+
     @functools.cached_property
     def inverse(self) -> Transform:
         """From the moving to the fixed world; computed when first asked for."""
@@ -148,8 +169,8 @@ class Registration:
             "similarity": {"measure": self.similarity, "aligned": self.similarity_before, "after": self.similarity_after},
             "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("header", unaligned), ("after", self.warped.array))},
         }
-        if self.field is not None and min(self.field.space.shape) > 1:
-            content["sdlogj"], content["folding_count"], content["folding_percent"] = metrics.regularity(self.field.displacement)
+        if self.field is not None and min(self.fixed.space.shape) > 1:
+            content["sdlogj"], content["folding_count"], content["folding_percent"] = metrics.regularity_of(self._determinants(self.field))
         if annotations.fixed_labels is not None and annotations.moving_labels is not None:
             content["dice"] = self._dice(annotations.fixed_labels, annotations.moving_labels, stages)
         if annotations.fixed_points is not None and annotations.moving_points is not None:

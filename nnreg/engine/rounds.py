@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.engine.clock import Clock
-from nnreg.engine.grids import Level, carried, matrix_between, pyramid
+from nnreg.engine.grids import Level, as_map, blocks_of, carried, matrix_between, pyramid
 from nnreg.engine.guidance import Guides
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.presets import LATER_SMOOTHNESS, Preset, Schedule
@@ -18,10 +19,14 @@ from nnreg.engine.result import Decision
 from nnreg.engine.search import search
 from nnreg.engine.similarities import EngineSimilarity
 from nnreg.engine.symmetric import halfway, opposite
-from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image
+from nnreg.geometry import AffineMap, Space, Transform, resample_image
 from nnreg.kernels import volumes
 from nnreg.kernels.backend import as_array, computing_on
 
+# voxels of a level: on a finer one the field stays on the grid of the level before. A step is smoothed over more than a voxel of that grid
+FIELD_VOXELS = 3_000_000
+# iterations on such a level besides those of the preset: they cost half, and `fast`, which has two, otherwise lost 0.002 of Dice on two pairs of brains
+MORE = 1
 SCORE_VOXELS = 2_000_000  # voxels of the level on which the result is judged, at most: on a finer one it takes nearly a second
 SEARCH_REACH = 0.12  # of the longest side of the field of view: how far the global search looks
 SEARCH_STEPS = 8  # voxels of the search's grid within its reach
@@ -60,14 +65,17 @@ class State:
 
     Attributes
     ----------
-    field : array, shape (ndim, *fixed grid), or None
+    field : array, shape (ndim, *grid), or None
         What was found so far, as a volume; None before the first round.
+    space : Space or None
+        The grid of the field: that of the fixed image, or a coarser one.
     before, after : float
         The similarity under the headers alone and now.
     decisions : tuple of Decision
     """
 
     field: Floats | None = None
+    space: Space | None = None
     before: float = float("nan")
     after: float = float("nan")
     decisions: tuple[Decision, ...] = ()
@@ -109,11 +117,15 @@ class Course:
         with computing_on(self.device):
             for _ in range(self.preset.rounds):
                 state = self.round(state)
-        held = self.aligned.guides.held(self.fixed.space, self.fixed.space, self.aligned.world)
+        held = None if state.space is None else self.aligned.guides.held(state.space, self.fixed.space, self.aligned.world)
         if held is not None and state.field is not None:
             # exactly: fields that are carried to finer grids, composed and averaged keep to it nearly
             held.apply(state.field)
         return state
+
+    def in_both_directions(self, number: int) -> bool:
+        """Whether that level is refined in both directions."""
+        return self.symmetric_from is not None and self.schedule.factors[number] >= self.symmetric_from
 
     def round(self, state: State) -> State:
         """Once through the pyramid, from the map so far.
@@ -121,19 +133,14 @@ class Course:
         Coarse levels then correct what only fine ones showed, and the smoothing of the field holds back what is new and no more. The similarity of the images
         does not judge it: on hearts it fell a little, and Dice rose.
         """
-        if state.field is None:
+        if state.field is None or state.space is None:
             return _Round(self, self.aligned, self.levels, self.preset, search=True).run()
-        so_far = Transform((as_map(state.field, self.fixed.space), AffineMap(self.aligned.world)), self.fixed.space.ndim)
+        so_far = Transform((as_map(state.field, state.space), AffineMap(self.aligned.world)), self.fixed.space.ndim)
         view = self.aligned.through(so_far, self.fixed.space)
         levels = pyramid(self.fixed, view.moving, view.world, self.schedule.factors)
         added = _Round(self, view, levels, self.preset.smoother(LATER_SMOOTHNESS), search=False).run()
         assert added.field is not None
         return replace(state, field=volumes.compose(state.field, added.field), after=added.after)
-
-
-def as_map(field: Floats, space: Space) -> FieldMap:
-    """A field on the grid of `space`, a volume, as a map."""
-    return FieldMap(field if space.ndim == 3 else np.ascontiguousarray(field[:, 0]), space)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +150,20 @@ class _Way:
     levels: list[Level]
     guides: Guides
     guides_world: Doubles
+    coarser: tuple[bool, ...]
+
+    def bent(self, number: int) -> Level:
+        """The level on whose grid fields of level `number` lie."""
+        return self.levels[number - self.coarser[number]]
 
     def carried(self, field: Floats, number: int) -> Floats:
-        """The field of the level before on the grid of level `number`."""
-        return carried(field, self.levels[number - 1].fixed.space, self.levels[number].fixed.space)
+        """The field of the level before on the grid of fields of level `number`."""
+        return carried(field, self.bent(number - 1).fixed.space, self.bent(number).fixed.space)
 
     def swapped(self) -> _Way:
         """The other direction."""
-        return _Way([level.swapped() for level in self.levels], self.guides.swapped(), np.asarray(np.linalg.inv(self.guides_world), np.float64))
+        world = np.asarray(np.linalg.inv(self.guides_world), np.float64)
+        return _Way([level.swapped() for level in self.levels], self.guides.swapped(), world, self.coarser)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,24 +179,37 @@ class _Round:
     def run(self) -> State:
         """The field on the fixed grid, and the similarity before and after."""
         fixed, similarity = self.course.fixed.space, self.course.similarity
-        way = _Way(self.levels, self.view.guides, self.view.world)
+        way = _Way(self.levels, self.view.guides, self.view.world, self._coarser())
         if similarity.same_axes:
             guides = self.view.guides.through(Transform.affine(self.view.world), fixed, self.view.moving.space)
-            way = _Way([level.resampled() for level in self.levels], guides, np.eye(fixed.ndim + 1))
+            way = _Way([level.resampled() for level in self.levels], guides, np.eye(fixed.ndim + 1), way.coarser)
         way = replace(way, levels=[level.on(self.course.device) for level in way.levels])
         field, decisions = self._refined(way)
         with self.course.clock.stage("measures"):
-            before, after = self._scores(way.levels, field)
-        return State(carried(as_array(field), self.levels[-1].fixed.space, fixed), before, after, decisions)
+            before, after = self._scores(way, field)
+        space = way.bent(len(way.levels) - 1).fixed.space
+        if way.coarser[-1]:
+            return State(as_array(field), space, before, after, decisions)
+        return State(carried(as_array(field), space, fixed), fixed, before, after, decisions)
+
+    def _coarser(self) -> tuple[bool, ...]:
+        """Of each level whether its fields lie on the grid of the level before: of large ones, in whose voxels nothing has to be kept exactly."""
+        found = [False]
+        for number, (before, level) in enumerate(itertools.pairwise(self.levels), start=1):
+            large = np.prod(level.grid) > FIELD_VOXELS and self.view.guides.preserved is None
+            both = self.course.in_both_directions(number)
+            found.append(bool(large) and _nested(level.fixed, before.fixed) and (not both or _nested(level.moving, before.moving, same=True)))
+        return tuple(found)
 
     def _refined(self, forward: _Way) -> tuple[Floats, tuple[Decision, ...]]:
         """The field of the finest level, on its grid, and what the global search led to, from which the coarsest one may start."""
         backward = forward.swapped()
         levels = forward.levels
-        both = sum(self.course.symmetric_from is not None and factor >= self.course.symmetric_from for factor in self.course.schedule.factors)
+        both = sum(self.course.in_both_directions(number) for number in range(len(levels)))
         field = opposed = levels[0].empty_field()
         decisions: tuple[Decision, ...] = ()
-        for number, (level, count) in enumerate(zip(levels, self.course.schedule.iterations, strict=True)):
+        for number, (level, planned) in enumerate(zip(levels, self.course.schedule.iterations, strict=True)):
+            count = planned + MORE * forward.coarser[number]
             with self.course.clock.stage(f"level {level.spacing:g} mm"):
                 if number == 0:
                     found, decisions = self._searched(forward, count) if self.search else (self._plain(forward, count), ())
@@ -198,9 +224,9 @@ class _Round:
                     opposed = backward.carried(opposed, number) if number < both else opposed
                 if number < both:
                     opposed = self._level(backward, number, opposed, count).field
-                    mean = halfway(field, opposed, level)
+                    mean = halfway(field, opposed, forward.bent(number))
                     # the finest of them is carried on in one direction only
-                    other = halfway(opposed, field, backward.levels[number]) if number + 1 < both else opposed
+                    other = halfway(opposed, field, backward.bent(number)) if number + 1 < both else opposed
                     if mean is None or other is None:
                         decisions = (*decisions, _one_direction(level))
                     else:
@@ -215,8 +241,10 @@ class _Round:
             groups.append(labels)
         wider, step = similarity.smoothing, similarity.step * self.preset.step
         settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing)
-        held = way.guides.held(level.fixed.space, self.course.fixed.space, self.view.world, level.matrix)
-        return refine(level, field, groups, settings, way.guides.landmarks(level, way.guides_world), held)
+        bent = way.bent(number)
+        held = way.guides.held(bent.fixed.space, self.course.fixed.space, self.view.world, bent.matrix)
+        blocks = blocks_of(level.fixed.space, bent.fixed.space) if way.coarser[number] else None
+        return refine(level, field, groups, settings, way.guides.landmarks(bent, way.guides_world), held, blocks)
 
     def _plain(self, way: _Way, iterations: int) -> Refined:
         """The coarsest level, started from the linear alignment."""
@@ -239,15 +267,20 @@ class _Round:
         use = after - without > SEARCH_GAIN * max(1e-6, without - before)
         return found if use else plain, (Decision("global search", "used" if use else "not used", text),)
 
-    def _scores(self, levels: list[Level], field: Floats) -> tuple[float, float]:
+    def _scores(self, way: _Way, field: Floats) -> tuple[float, float]:
         """Similarity under the headers alone and in the end, on the finest level that costs little; NaN where the headers do not overlap."""
-        level = next((level for level in reversed(levels) if np.prod(level.grid) <= SCORE_VOXELS), levels[0])
-        field = carried(field, levels[-1].fixed.space, level.fixed.space)
+        level = next((level for level in reversed(way.levels) if np.prod(level.grid) <= SCORE_VOXELS), way.levels[0])
+        field = carried(field, way.bent(len(way.levels) - 1).fixed.space, level.fixed.space)
         after = score(level, field, self.course.similarity.groups(level, self.preset.radius)[0])
         moving = _pooled_like(self.view.moving, level)
         header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
         header = (header.resampled() if self.course.similarity.same_axes else header).on(self.course.device)
         return score(header, header.empty_field(), self.course.similarity.groups(header, self.preset.radius)[0]), after
+
+
+def _nested(fine: PreparedImage, coarse: PreparedImage, *, same: bool = False) -> bool:
+    """Whether voxels of one grid make up those of the other; with `same` also where both are one."""
+    return blocks_of(fine.space, coarse.space) is not None or (same and fine.space.same_as(coarse.space))
 
 
 def _one_direction(level: Level) -> Decision:

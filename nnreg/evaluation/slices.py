@@ -162,10 +162,10 @@ def affine_part(transform: Transform, fixed: Image) -> AffineMap:
     """The affine map nearest to a transform over the foreground of the fixed image (least squares)."""
     n = fixed.space.ndim
     brightness = fixed.array.astype(np.float32).mean(axis=0)
-    indices = np.argwhere(brightness > brightness.mean())
-    if len(indices) < 10 * n:
-        indices = np.argwhere(np.isfinite(brightness))
-    indices = indices[:: max(1, len(indices) // FIT_POINTS)]
+    found = np.flatnonzero(brightness > brightness.mean())
+    if len(found) < 10 * n:
+        found = np.flatnonzero(np.isfinite(brightness))
+    indices = np.stack(np.unravel_index(found[:: max(1, len(found) // FIT_POINTS)], brightness.shape), axis=-1)
     points = fixed.space.to_world(indices)
     homogeneous = np.concatenate([points, np.ones((len(points), 1))], axis=1)
     mapped = transform.map_points(points)

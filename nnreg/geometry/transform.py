@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -319,9 +319,9 @@ class Transform:
     def map_points(self, points: npt.ArrayLike) -> Doubles:
         """Moving-world positions of fixed-world positions (N, ndim), mm, x first."""
         array = np.asarray(points, dtype=float).reshape(-1, self.ndim)
-        positions = np.zeros((3, len(array)))
-        positions[3 - self.ndim :] = array.T
-        self._map(positions, np.eye(self.ndim + 1), np.eye(self.ndim + 1))
+        given = np.zeros((3, len(array)))
+        given[3 - self.ndim :] = array.T
+        positions = self._mapped(functools.partial(_apply, positions=given), np.eye(self.ndim + 1), np.eye(self.ndim + 1))
         return np.ascontiguousarray(positions[3 - self.ndim :].T)
 
     def sampled_on(self, space: Space) -> FieldMap:
@@ -329,27 +329,30 @@ class Transform:
         result = np.empty((self.ndim, *space.shape), dtype=np.float32)
         identity = np.eye(self.ndim + 1)
         for slab, first, count in _slabs(space.shape):
-            moved, indices = _placed(space.shape, first, count, identity), _placed(space.shape, first, count, identity)
-            self._map(moved, space.matrix, space.inverse_matrix)
+            place = functools.partial(_placed, space.shape, first, count)
+            moved, indices = self._mapped(place, space.matrix, space.inverse_matrix), place(identity)
             result[:, slab] = (moved - indices)[3 - self.ndim :].reshape(self.ndim, -1, *space.shape[1:])
         return FieldMap(result, space)
 
-    def _map(self, positions: Doubles, before: Doubles, after: Doubles) -> None:
-        """Map columns (3, N) in place: ``after(self(before(positions)))``. Matrices are gathered, so each costs one product."""
-        pending = before
+    def _mapped(self, place: Callable[[Doubles], Doubles], before: Doubles, after: Doubles) -> Doubles:
+        """``after(self(before(positions)))`` as columns (3, N); `place` gives the positions under a matrix. Matrices are gathered: each costs one product."""
+        pending, positions = before, None
         for stage in self.stages:
             if isinstance(stage, AffineMap):
                 pending = stage.matrix @ pending
                 continue
-            _apply(stage.space.inverse_matrix @ pending, positions)
+            matrix = stage.space.inverse_matrix @ pending
+            positions = place(matrix) if positions is None else _apply(matrix, positions)
             in_parts(positions_cpu.displace, positions.shape[1], positions, stage.volume)
             pending = stage.space.matrix
-        _apply(after @ pending, positions)
+        return place(after @ pending) if positions is None else _apply(after @ pending, positions)
 
 
-def _apply(matrix: Doubles, positions: Doubles) -> None:
+def _apply(matrix: Doubles, positions: Doubles) -> Doubles:
+    """Positions (3, N), changed in place."""
     if not np.array_equal(matrix, np.eye(len(matrix))):
         in_parts(positions_cpu.apply, positions.shape[1], positions, _in_three(matrix))
+    return positions
 
 
 def _in_three(matrix: Doubles) -> Doubles:
@@ -476,9 +479,7 @@ def _positions(moving: Space, fixed: Space, transform: Transform | None) -> Iter
     """Slices of the fixed grid along its first axis with the positions (3, N) of their voxels, indices of the moving grid."""
     transform = transform or Transform.identity(fixed.ndim)
     for slab, first, count in _slabs(fixed.shape):
-        positions = _placed(fixed.shape, first, count, np.eye(fixed.ndim + 1))
-        transform._map(positions, fixed.matrix, moving.inverse_matrix)
-        yield slab, positions
+        yield slab, transform._mapped(functools.partial(_placed, fixed.shape, first, count), fixed.matrix, moving.inverse_matrix)
 
 
 def _smooth_for(values: npt.NDArray[np.float32], moving: Space, fixed: Space) -> npt.NDArray[np.float32]:

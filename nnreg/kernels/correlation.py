@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
-from nnreg.arrays import Floats, ShortIntegers
+from nnreg.arrays import Floats, Mask, ShortIntegers
 from nnreg.kernels import lncc_cpu
 from nnreg.kernels.threads import in_parts
 
@@ -18,7 +18,9 @@ Radii = tuple[int, int, int]
 # a sum of squares about the mean below this share of the sum of squares is rounding: the window is flat
 FLAT = np.float32(100 * np.finfo(np.float32).eps)
 NEARLY_ALL = 0.9  # of a volume: to leave out less saves nothing
+MEAN_OF = 10_000  # values that a mean is taken of, which only has to be near: each of them lies in another line of the cache
 EMPTY = np.empty((0, 1, 1), np.float32)
+NO_ROWS = np.empty(0, np.bool_)
 
 
 def inverse_counts(size: int, radius: int) -> Floats:
@@ -100,13 +102,23 @@ class Windows:
         ranges = np.stack([np.minimum(first, last), last], axis=-1).reshape(-1, 2).astype(np.int32)
         return ranges if (ranges[:, 1] - ranges[:, 0]).sum() < NEARLY_ALL * self.inverse.size else None
 
+    @functools.cached_property
+    def busy(self) -> Mask:
+        """Whether each row has a say (D * H,), as :func:`nnreg.kernels.lncc_cpu.sweep` takes it; empty where nearly all have."""
+        if self.ranges is None:
+            return NO_ROWS
+        return np.asarray(self.ranges[:, 1] > self.ranges[:, 0])
+
     def only(self, chosen: npt.NDArray[np.bool_]) -> Windows:
         """The same windows, of which only those centred on `chosen` (D, H, W) voxels (and in the mask) are scored."""
         kept = chosen if not self.mask.size else chosen & (self.mask > 0)
         return replace(self, inverse=self.inverse * kept, scored=int(np.count_nonzero(kept)))
 
-    def correlation(self, warped: Floats, gradient: Floats | None = None, *, signed: bool = False) -> tuple[float, Floats]:
-        """Mean squared (or signed) correlation with `warped` (D, H, W), and its derivative with respect to it (in `gradient` if that is given)."""
+    def correlation(self, warped: Floats, gradient: Floats | None = None, *, signed: bool = False, skip: bool = False) -> tuple[float, Floats]:
+        """Mean squared (or signed) correlation with `warped` (D, H, W), and its derivative with respect to it (in `gradient` if that is given).
+
+        With `skip` rows that have no say are left out: worth finding them where the windows are used again and again.
+        """
         shape = self.fixed.shape
         result = np.empty(shape, np.float32) if gradient is None else gradient
         scores = np.zeros(shape[0])
@@ -130,6 +142,7 @@ class Windows:
             FLAT,
             np.float32((1.0 if signed else 2.0) / max(1, self.scored)),
             signed,
+            self.busy if skip else NO_ROWS,
             least=4 * self.radii[0] + 1,
         )
         return float(scores.sum()) / max(1, self.scored), result
@@ -138,7 +151,7 @@ class Windows:
 def _mean(image: Floats, mask: Floats | None) -> float:
     """Mean of a sample: it only has to be near, so that sums of squares keep their digits."""
     if mask is None:
-        step = max(1, image.size // 100_000)
+        step = max(1, image.size // MEAN_OF)
         return float(image.reshape(-1)[::step].mean(dtype=np.float64))
     inside = image[mask > 0]
     return float(inside.mean(dtype=np.float64)) if inside.size else 0.0

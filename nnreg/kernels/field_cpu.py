@@ -10,6 +10,7 @@ import numpy as np
 
 from nnreg.arrays import Floats, ShortIntegers
 from nnreg.kernels.compiled import compiled
+from nnreg.kernels.finer_cpu import Axes, add_between, mix_rows, place_between
 
 BLOCK = 2048  # voxels of whole rows that are done together, in the core's first cache
 VECTORS = 32  # values: loops over a multiple of so many use whole vectors to their end
@@ -112,21 +113,35 @@ def _add(target: Floats, at: int, values: Floats, first: int, scale: np.float32,
 
 
 @compiled
-def sample(start: int, stop: int, result: Floats, image: Floats, field: Floats, matrix: Floats, ranges: ShortIntegers) -> None:
+def _between(result: Floats, field: Floats, factors: Axes, starts: Axes) -> tuple[Axes, ShortIntegers, Floats, Floats]:
+    """Shape of a field, where the voxels of `result` lie between its own along each axis, and room for one of its rows."""
+    longest = max(result.shape[1], result.shape[2], result.shape[3])
+    lower, share = np.zeros((3, longest), np.int32), np.zeros((3, longest), np.float32)
+    for axis in range(3):
+        place_between(lower[axis], share[axis], factors[axis], starts[axis], field.shape[axis + 1])
+    return (field.shape[1], field.shape[2], field.shape[3]), lower, share, np.zeros(field.shape[3] + 1, np.float32)
+
+
+@compiled
+def sample(start: int, stop: int, result: Floats, image: Floats, field: Floats, matrix: Floats, ranges: ShortIntegers, factors: Axes, starts: Axes) -> None:
     """Rows start to stop (counted through all planes) of ``image(matrix (x + field(x)))``, border values outside.
 
     Parameters
     ----------
     result : (C, D', H', W')
     image : (C, D, H, W)
-    field : (2 or 3, D', H', W') in voxels of `result`, or (0, 1, 1, 1) for none
+    field : (2 or 3, D', H', W') in voxels of `result`, or (0, 1, 1, 1) for none; of another shape where it lies on a coarser grid, in voxels of that
     matrix : (3, 4)
         From indices of `result` to indices of `image`.
     ranges : (D' * H', 2), or (0, 2) for all
         First voxel of each row that is wanted, and the one after the last; others are left as they are.
+    factors, starts
+        Voxels of `result` along z, y and x to one of the field, and the first of them that are; see :mod:`nnreg.kernels.finer_cpu`.
     """
     channels, depth, height, width = image.shape
     components, count = field.shape[0], result.shape[3]
+    of_field, lower, share, line_of_field = _between(result, field, factors, starts)
+    coarser = components > 0 and factors[0] * factors[1] * factors[2] > 1
     flat, flat_result, flat_field = image.reshape(-1), result.reshape(-1), field.reshape(-1)
     size, own, steps = depth * height * width, result.shape[1] * result.shape[2] * count, _steps((depth, height, width))
     rows, room = _block_rows(count)
@@ -138,8 +153,16 @@ def sample(start: int, stop: int, result: Floats, image: Floats, field: Floats, 
         for line in range(block, after):
             x0, x1 = (ranges[line, 0], ranges[line, 1]) if ranges.shape[0] else (0, count)
             _place_row(moved, filled, line, result.shape[2], x0, x1 - x0)
-            for k in range(components):
-                _add(moved[3 - components + k], filled, flat_field, k * own + line * count + x0, np.float32(1.0), x1 - x0)
+            for k in range(components if x1 > x0 else 0):
+                axis = 3 - components + k
+                if not coarser:
+                    _add(moved[axis], filled, flat_field, k * own + line * count + x0, np.float32(1.0), x1 - x0)
+                    continue
+                z, y, area = line // result.shape[2], line % result.shape[2], of_field[1] * of_field[2]
+                first = (k * of_field[0] + lower[0, z]) * area + lower[1, y] * of_field[2]
+                lines = area if of_field[0] > 1 else 0, of_field[2] if of_field[1] > 1 else 0
+                mix_rows(line_of_field, flat_field, first, lines, share[0, z], share[1, y], np.float32(factors[axis]), of_field[2])
+                add_between(moved[axis], filled, line_of_field, lower[2], share[2], x0, x1 - x0)
             filled += max(x1 - x0, 0)
         whole = -(-filled // VECTORS) * VECTORS
         for x in range(np.uint64(whole)):
@@ -406,20 +429,20 @@ def block_means(start: int, stop: int, result: Floats, image: Floats, factors: t
     _, depth, height, width = result.shape
     fz, fy, fx = factors
     share = np.float32(1.0 / (fz * fy * fx))
+    sums = np.zeros(width * fx, np.float32)
     for line in range(start, stop):
         c, z, y = line // (depth * height), line // height % depth, line % height
         row = result[c, z, y]
-        row[:] = 0
-        for k in range(fz):
-            for j in range(fy):
-                source = image[c, z * fz + k, y * fy + j]
-                for x in range(width):
-                    total = source[x * fx]
-                    for i in range(1, fx):
-                        total += source[x * fx + i]
-                    row[x] += total
+        sums[:] = 0
+        for part in range(fz * fy):
+            source = image[c, z * fz + part // fy, y * fy + part % fy]
+            for x in range(width * fx):
+                sums[x] += source[x]
         for x in range(width):
-            row[x] *= share
+            total = sums[x * fx]
+            for i in range(1, fx):
+                total += sums[x * fx + i]
+            row[x] = share * total
 
 
 @compiled

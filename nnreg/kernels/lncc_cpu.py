@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnreg.arrays import Doubles, Floats
+from nnreg.arrays import Doubles, Floats, Mask
 from nnreg.kernels.compiled import compiled
 
 Radii = tuple[int, int, int]
@@ -222,6 +222,7 @@ def sweep(
     flat: np.float32,
     scale: np.float32,
     signed: bool,
+    busy: Mask,
 ) -> None:
     """Planes start to stop of the gradient, and the sum of the scores of each of these planes. Volumes of `shape` (D, H, W) are flat arrays.
 
@@ -239,6 +240,8 @@ def sweep(
         Of the gradient: 2 over the number of windows, 1 if `signed`.
     signed
         Score the correlation itself, not its square.
+    busy : (D * H,)
+        Whether a row lies in a window that is scored; what the others hold is of no matter, and their gradient is zero. Empty: all do.
     """
     depth, height, width = shape
     rz, ry, rx = radii
@@ -254,7 +257,9 @@ def sweep(
         rows[:] = 0
         column[:] = 0
         for y in range(height + ry if inside else 0):
-            if y < height:
+            if y < height and busy.shape[0] and not busy[plane * height + y]:
+                summed[:] = 0
+            elif y < height:
                 _warped_products(padded, fixed, warped, mask, plane * area + y * width, width, rx, offsets)
                 _sum_along_rows(padded, summed, rx, width)
             _move_window(column, 0, rows, (y % (2 * ry + 1)) * line, summed, line, y < height)
@@ -271,7 +276,9 @@ def sweep(
         column[:] = 0
         total = 0.0
         for y in range(height + ry if inside else 0):
-            if y < height:
+            if y < height and busy.shape[0] and not busy[centre * height + y]:
+                summed[:] = 0
+            elif y < height:
                 row = centre * area + y * width
                 if inverse_count.shape[0] == 0:
                     factor = counts[0][centre] * counts[1][y]
@@ -290,4 +297,7 @@ def sweep(
             scores[centre] = total
         done = centre - rz
         for y in range(height if done >= start else 0):
-            _write_gradient(gradient, coefficients, y * line, fixed, warped, mask, done * area + y * width, width, offsets, scale)
+            if busy.shape[0] and not busy[done * height + y]:
+                gradient[done * area + y * width : done * area + (y + 1) * width] = 0
+            else:
+                _write_gradient(gradient, coefficients, y * line, fixed, warped, mask, done * area + y * width, width, offsets, scale)

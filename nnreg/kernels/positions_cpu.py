@@ -21,12 +21,15 @@ NOWHERE = -1
 def place(start: int, stop: int, result: Doubles, first: int, shape: tuple[int, int, int], matrix: Doubles) -> None:
     """Columns start to stop of ``matrix index``, for the voxels of a grid of `shape` counted from `first`; matrix (3, 4)."""
     _, height, width = shape
-    for i in range(start, stop):
-        voxel = first + i
-        z, rest = voxel // (height * width), voxel % (height * width)
-        y, x = np.float64(rest // width), np.float64(rest % width)
+    i = start
+    while i < stop:
+        row, x0 = (first + i) // width, (first + i) % width
+        count, z, y = min(width - x0, stop - i), np.float64(row // height), np.float64(row % height)
         for axis in range(3):
-            result[axis, i] = matrix[axis, 0] * np.float64(z) + matrix[axis, 1] * y + matrix[axis, 2] * x + matrix[axis, 3]
+            start_of_row = matrix[axis, 0] * z + matrix[axis, 1] * y + matrix[axis, 3]
+            for x in range(count):
+                result[axis, i + x] = start_of_row + matrix[axis, 2] * np.float64(x0 + x)
+        i += count
 
 
 @compiled

@@ -6,14 +6,15 @@ A volume is (C, D, H, W), a field (N, D, H, W) in voxels with N = 3, or N = 2 an
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nnreg.arrays import Doubles, Floats, ShortIntegers
 from nnreg.errors import GeometryError
-from nnreg.kernels import field_cpu, smooth_cpu
-from nnreg.kernels.backend import by_array
+from nnreg.kernels import field_cpu, finer_cpu, smooth_cpu
+from nnreg.kernels.backend import by_array, placed
 from nnreg.kernels.threads import in_parts
 
 NO_FIELD = np.empty((0, 1, 1, 1), np.float32)
@@ -21,6 +22,47 @@ EVERYWHERE = np.empty((0, 2), np.int32)
 IDENTITY = np.eye(3, 4, dtype=np.float32)
 SPREAD_PARTS = 2
 TRUNCATE = 3.0  # widths at which a Gaussian ends
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a grid of images divides into the voxels of a coarser one, on which their field lies.
+
+    Attributes
+    ----------
+    shape : grid of the images
+    factors : voxels of the images to one of the field, along z, y and x
+    starts : the first voxel of the images that lies in a block
+    """
+
+    shape: tuple[int, int, int]
+    factors: tuple[int, int, int]
+    starts: tuple[int, int, int]
+
+    @property
+    def matrix(self) -> Floats:
+        """(3, 4) from indices of the images to indices of the field."""
+        result = np.zeros((3, 4), np.float32)
+        for axis, (factor, start) in enumerate(zip(self.factors, self.starts, strict=True)):
+            result[axis, axis], result[axis, 3] = 1 / factor, (0.5 - 0.5 * factor - start) / factor
+        return result
+
+    def before(self, matrix: Floats) -> Floats:
+        """(3, 4) from indices of the field, for a matrix from those of the images."""
+        back = np.eye(4)
+        for axis, (factor, start) in enumerate(zip(self.factors, self.starts, strict=True)):
+            back[axis, axis], back[axis, 3] = factor, start + (factor - 1) / 2
+        return np.ascontiguousarray(matrix.astype(np.float64) @ back, dtype=np.float32)
+
+    def repeated(self, values: Any) -> Any:
+        """Values (D', H', W') of the voxels of the field for all voxels of the images (D, H, W): those of the block they are in, or nearest to."""
+        for axis, (factor, start, size) in enumerate(zip(self.factors, self.starts, self.shape, strict=True)):
+            index = placed(np.clip((np.arange(size) - start) // factor, 0, values.shape[axis] - 1), values)
+            values = values[(slice(None),) * axis + (index,)]
+        return values
+
+
+SAME = Blocks((0, 0, 0), (1, 1, 1), (0, 0, 0))
 
 
 @by_array
@@ -32,6 +74,7 @@ def sample(
     matrix: Floats = IDENTITY,
     out: Floats | None = None,
     ranges: ShortIntegers | None = None,
+    blocks: Blocks | None = None,
 ) -> Floats:
     """``image(matrix (x + field(x)))`` on the grid of `field` (or of `shape`), border values outside.
 
@@ -46,14 +89,18 @@ def sample(
         Takes the result.
     ranges : array, shape (rows of the grid, 2), optional
         First voxel of each row that is wanted, and the one after the last; the others of `out` are left as they are.
+    blocks : Blocks, optional
+        The grid that is wanted, where `field` lies on a coarser one.
     """
     if image[0].size > field_cpu.LARGEST:
         raise GeometryError(f"a volume of {image[0].size} voxels is too large to be sampled at once; {field_cpu.LARGEST} is the limit. Use a coarser grid.")
-    grid = shape if field is None else field.shape[1:]
+    grid = shape if field is None else field.shape[1:] if blocks is None else blocks.shape
     if grid is None:
         raise GeometryError("sampling needs a field or the shape of a grid.")
     result = np.empty((image.shape[0], *grid), np.float32) if out is None else out
-    in_parts(field_cpu.sample, grid[0] * grid[1], result, image, NO_FIELD if field is None else field, matrix, EVERYWHERE if ranges is None else ranges)
+    divided = SAME if blocks is None else blocks
+    given = NO_FIELD if field is None else field, matrix, EVERYWHERE if ranges is None else ranges, divided.factors, divided.starts
+    in_parts(field_cpu.sample, grid[0] * grid[1], result, image, *given)
     return result
 
 
@@ -99,6 +146,22 @@ def gaussian(sigma: float) -> Floats:
     return np.asarray(weights / weights.sum(), dtype=np.float32)
 
 
+def spread_of(sigma: float) -> float:
+    """Variance of :func:`gaussian`, which between a fifth and one voxel is less than that of the Gaussian it is sampled from."""
+    weights = gaussian(sigma)
+    return float(weights @ (np.arange(len(weights)) - len(weights) // 2) ** 2)
+
+
+@functools.lru_cache(maxsize=64)
+def width_of(spread: float) -> float:
+    """Sigma of the :func:`gaussian` of a variance, voxels; 0 for none."""
+    low, high = 0.0, 1 + max(spread, 0.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spread_of(middle) < spread else (low, middle)
+    return low
+
+
 @by_array
 def smooth(volume: Floats, sigma: tuple[float, float, float], *, out: Floats | None = None) -> Floats:
     """Gaussian of `sigma` voxels per axis, border values continued outside. `out` must not be `volume`."""
@@ -106,7 +169,7 @@ def smooth(volume: Floats, sigma: tuple[float, float, float], *, out: Floats | N
 
 
 @by_array
-def smooth_force(gradient: Floats, warped: Floats, sigma: tuple[float, float, float], *, out: Floats, extra: Floats | None = None) -> float:
+def smooth_force(gradient: Floats, warped: Floats, sigma: tuple[float, float, float], *, out: Floats, blocks: Blocks | None = None) -> float:
     """Smoothed force of a similarity on the field: ``sum_i gradient_i grad(warped_i) + extra``.
 
     Parameters
@@ -116,15 +179,19 @@ def smooth_force(gradient: Floats, warped: Floats, sigma: tuple[float, float, fl
     sigma : voxels per axis
     out : array, shape (2 or 3, D, H, W)
         Takes the force; its number of components says over which axes.
-    extra : array like `out`, optional
-        Forces that come from elsewhere (keypoints).
+    blocks : Blocks, optional
+        Where the field lies on a coarser grid than the images: forces are then means over blocks, in voxels of the field.
 
     Returns
     -------
     float
         Length of the longest vector.
     """
-    return _smoothed(NO_FIELD if extra is None else extra, gradient, warped, sigma, out)[1]
+    if blocks is None:
+        return _smoothed(NO_FIELD, gradient, warped, sigma, out)[1]
+    forces = np.empty_like(out)
+    in_parts(finer_cpu.block_forces, out.shape[1], forces, gradient, warped, blocks.factors, blocks.starts)
+    return _smoothed(forces, NO_FIELD, NO_FIELD, sigma, out)[1]
 
 
 def _smoothed(source: Floats, gradient: Floats, warped: Floats, sigma: tuple[float, float, float], out: Floats) -> tuple[Floats, float]:

@@ -53,8 +53,11 @@ def sample(
     matrix: Floats = volumes.IDENTITY,
     out: Tensor | None = None,
     ranges: None = None,
+    blocks: volumes.Blocks | None = None,
 ) -> Tensor:
     """See :func:`nnreg.kernels.volumes.sample`; every row is sampled whole."""
+    if blocks is not None and field is not None:
+        field = sample(field, shape=blocks.shape, matrix=blocks.matrix) * _own_lengths(blocks, field)
     grid = tuple(field.shape[1:]) if field is not None else shape
     assert grid is not None
     places = _places(field, grid, matrix, tuple(image.shape[1:]), image.device)
@@ -104,11 +107,20 @@ def smooth(volume: Tensor, sigma: tuple[float, float, float], *, out: Tensor | N
     return result if out is None else out.copy_(result)
 
 
-def smooth_force(gradient: Tensor, warped: Tensor, sigma: tuple[float, float, float], *, out: Tensor, extra: Tensor | None = None) -> Tensor:
+def smooth_force(gradient: Tensor, warped: Tensor, sigma: tuple[float, float, float], *, out: Tensor, blocks: volumes.Blocks | None = None) -> Tensor:
     """See :func:`nnreg.kernels.volumes.smooth_force`; the length is a tensor, which nobody waits for."""
     force = reference.force(gradient, warped, len(out))
-    smooth(force if extra is None else force + extra, sigma, out=out)
+    if blocks is not None:
+        for axis, (start, factor, size) in enumerate(zip(blocks.starts, blocks.factors, out.shape[1:], strict=True), start=1):
+            force = force.narrow(axis, start, factor * size)
+        force = block_means(force, blocks.factors) / _own_lengths(blocks, force)
+    smooth(force, sigma, out=out)
     return out.square().sum(0).max().sqrt()
+
+
+def _own_lengths(blocks: volumes.Blocks, field: Tensor) -> Tensor:
+    """Of each component how many voxels of the images are as long as one of the field."""
+    return torch.tensor(blocks.factors[3 - len(field) :], dtype=field.dtype, device=field.device).reshape(-1, 1, 1, 1)
 
 
 def block_means(image: Tensor, factors: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from nnreg.metrics.additional import METRICS, NSD_2MM, SDLOGJ_LEARN2REG, AdditionalMetric, Metric, additional_metrics
-from nnreg.metrics.jacobian import folding, folding_count, folding_percent, regularity, sdlogj, sdlogj_learn2reg
+from nnreg.metrics.jacobian import folding, folding_count, folding_percent, regularity, regularity_of, sdlogj, sdlogj_learn2reg
 from nnreg.metrics.overlap import confusion, dice
 from nnreg.metrics.points import point_distances, tre
 from nnreg.metrics.similarity import mae, mse, ncc, psnr, rmse, ssim
@@ -45,6 +45,7 @@ __all__ = [
     "point_distances",
     "psnr",
     "regularity",
+    "regularity_of",
     "rmse",
     "sdlogj",
     "sdlogj_learn2reg",

@@ -7,13 +7,14 @@ axes of length 1. No torch is loaded for arrays.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.arrays import Doubles
+from nnreg.arrays import Floats
 from nnreg.errors import GeometryError
 from nnreg.geometry import FieldMap, Space
 from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, is_tensor
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAN = float("nan")
+PART = 2**20  # determinants whose logarithms are taken at a time
 
 
 def sdlogj(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
@@ -43,15 +45,31 @@ def sdlogj_learn2reg(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) ->
     """
     if is_tensor(field):
         return float(_reductions().sdlogj_learn2reg(*_tensors(field, mask)))
-    return _deviation(np.log(np.clip(_determinants(field, mask, border=2) + 3, 1e-9, 1e9)))
+    values = np.log(np.clip(_determinants(field, mask, border=2).astype(np.float64) + 3, 1e-9, 1e9))
+    return float(values.std()) if values.size else NAN
 
 
 def regularity(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[float, float, float]:
     """:func:`sdlogj`, then what :func:`folding` gives, of determinants that are computed once."""
     if is_tensor(field):
         return (sdlogj(field, mask), *folding(field, mask))
-    determinants = _determinants(field, mask)
-    return (_deviation(np.log(determinants[determinants > 0])), *_folded(determinants, field))
+    deviation, count, percent = regularity_of([_determinants(field, mask)])
+    return deviation, count / _batch(field), percent
+
+
+def regularity_of(parts: Iterable[npt.NDArray[np.floating]]) -> tuple[float, float, float]:
+    """:func:`regularity` of determinants that come in parts: of a large image they would not fit beside it in double precision."""
+    counts, sums = np.zeros(2, np.int64), np.zeros(2)
+    for part in parts:
+        for values in np.array_split(part.ravel(), max(1, part.size // PART)):
+            logarithms = np.log(values[values > 0], dtype=np.float64)
+            counts += values.size, logarithms.size
+            sums += logarithms.sum(), logarithms @ logarithms
+    seen, positive = (int(count) for count in counts)
+    if not seen:
+        return NAN, NAN, NAN
+    mean, square = sums / max(1, positive)
+    return math.sqrt(max(0.0, square - mean**2)) if positive else NAN, float(seen - positive), 100 * (seen - positive) / seen
 
 
 def folding(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[float, float]:
@@ -62,14 +80,7 @@ def folding(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> tuple[fl
     if is_tensor(field):
         count, percent = _reductions().folding(*_tensors(field, mask))
         return float(count), float(percent)
-    return _folded(_determinants(field, mask), field)
-
-
-def _folded(determinants: Doubles, field: ArrayOrTensor) -> tuple[float, float]:
-    if not determinants.size:
-        return NAN, NAN
-    folded = np.count_nonzero(determinants <= 0)
-    return folded / _batch(field), 100 * folded / determinants.size
+    return regularity(field, mask)[1:]
 
 
 def folding_count(field: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
@@ -112,19 +123,19 @@ def _tensors(field: Tensor, mask: ArrayOrTensor | None) -> tuple[Tensor, Tensor 
     return field.reshape(-1, ndim, *field.shape[-ndim:]), mask if mask is None or is_tensor(mask) else torch.from_numpy(np.asarray(mask))
 
 
-def _determinants(field: npt.NDArray[np.generic], mask: ArrayOrTensor | None, *, border: int = 0) -> Doubles:
+def _determinants(field: npt.NDArray[np.generic], mask: ArrayOrTensor | None, *, border: int = 0) -> Floats:
     """The determinants (N,) at the voxels that count; none of a grid that has no differences, or nothing but its border."""
     ndim = _checked(field)
     spatial = field.shape[-ndim:]
     if min(spatial) < 2 or min(spatial) <= 2 * border:
-        return np.empty(0)
+        return np.empty(0, np.float32)
     inner = tuple(slice(border, size - border) for size in spatial)
     space = Space.plain(spatial)
     fields = field.reshape(-1, ndim, *spatial)
     found = np.stack([FieldMap(np.asarray(each, dtype=np.float32), space).determinants() for each in fields])[(slice(None), *inner)]
     if mask is None:
-        return found.astype(np.float64).reshape(-1)
-    return found[_inside(mask, len(found), spatial)[(slice(None), *inner)]].astype(np.float64)
+        return found.reshape(-1)
+    return found[_inside(mask, len(found), spatial)[(slice(None), *inner)]]
 
 
 def _batch(field: ArrayOrTensor) -> int:
@@ -138,7 +149,3 @@ def _inside(mask: ArrayOrTensor, count: int, spatial: tuple[int, ...]) -> np.nda
     if chosen.shape[-len(spatial) :] != spatial or math.prod(chosen.shape[: -len(spatial)]) not in (1, count):
         raise GeometryError(f"a mask of shape {chosen.shape} does not lie on the field's grid {spatial}.")
     return np.broadcast_to(chosen.reshape(-1, *spatial), (count, *spatial))
-
-
-def _deviation(values: Doubles) -> float:
-    return float(values.std()) if values.size else NAN

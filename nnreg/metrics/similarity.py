@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.arrays import Doubles
+from nnreg.arrays import AnyArray, Doubles
 from nnreg.errors import GeometryError
 from nnreg.metrics.arrays import ArrayOrTensor, as_numpy, is_tensor, same_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PART = 2**18  # values that are taken in double precision at a time
 SSIM_SIGMA, SSIM_REACH = 1.5, 5  # voxels
 
 
@@ -30,12 +31,17 @@ def ncc(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None 
     """
     if is_tensor(fixed) and is_tensor(warped):
         return _reduced("ncc", fixed, warped, mask)
-    first, second = _values(fixed, warped, mask)
+    first, second = _chosen(as_numpy(fixed), as_numpy(warped), mask)
     if not first.size:
         return float("nan")
-    first, second = first - first.mean(), second - second.mean()
-    scale = float(np.sqrt((first @ first) * (second @ second)))
-    return float(first @ second) / scale if scale > 0 else float("nan")
+    means = first.mean(dtype=np.float64), second.mean(dtype=np.float64)
+    powers, product = np.zeros(2), 0.0
+    for start in range(0, first.size, PART):
+        one, other = (values[start : start + PART] - mean for values, mean in zip((first, second), means, strict=True))
+        powers += one @ one, other @ other
+        product += float(one @ other)
+    scale = float(np.sqrt(powers.prod()))
+    return product / scale if scale > 0 else float("nan")
 
 
 def mse(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None = None) -> float:
@@ -141,7 +147,12 @@ def _extent(values: Doubles, given: float | None) -> float:
 
 
 def _values(fixed: ArrayOrTensor, warped: ArrayOrTensor, mask: ArrayOrTensor | None) -> tuple[Doubles, Doubles]:
-    first, second = np.asarray(as_numpy(fixed), dtype=np.float64), np.asarray(as_numpy(warped), dtype=np.float64)
+    first, second = _chosen(as_numpy(fixed), as_numpy(warped), mask)
+    return first.astype(np.float64), second.astype(np.float64)
+
+
+def _chosen(first: AnyArray, second: AnyArray, mask: ArrayOrTensor | None) -> tuple[AnyArray, AnyArray]:
+    """Values (N,) of two images of one shape, those that the mask has."""
     same_shape(first, second)
     if mask is None:
         return first.ravel(), second.ravel()

@@ -46,7 +46,8 @@ class LocalCorrelation:
 
     def __call__(self, warped: Floats, gradient: Floats) -> float:
         """See :class:`nnreg.engine.similarity_terms.Term`."""
-        return float(np.mean([windows.correlation(image, out)[0] for windows, image, out in zip(self.windows, warped, gradient, strict=True)]))
+        values = [windows.correlation(image, out, skip=True)[0] for windows, image, out in zip(self.windows, warped, gradient, strict=True)]
+        return float(np.mean(values))
 
 
 class LocalCorrelationOnDevice:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg import metrics
-from nnreg.arrays import Reals
+from nnreg.arrays import Bytes, Reals
+from nnreg.evaluation.registration.panels import COOL_WARM, RED_BLUE, WIDTH, coloured, page_of, stretched, with_lines
 from nnreg.evaluation.slices import View, views
 from nnreg.files import atomic_path
 from nnreg.geometry import FieldMap, Space, Transform
@@ -19,11 +20,14 @@ from nnreg.geometry import FieldMap, Space, Transform
 if TYPE_CHECKING:
     from nnreg.imageio import Image
 
-WIDTH = 2.3  # inches of a panel
+INCHES = 2.3  # of a panel of a sheet
 GRID_LINES = 28  # along the longer side
 RESOLUTION = 110  # dots per inch
 SAMPLE = 300_000  # values that percentiles are taken of
-FOLD_COLOUR = "#00ff40"
+MOST_AIR = 8  # as many values, of which most may be air, are looked at for them
+DIFFERENCE, DIMMED = 0.6, 1.6  # of the grey values: what is full red, and what is white under the grid
+EFFORT = 3  # of 0 to 9, of the compression: 6 takes three times as long for a tenth less
+FOLD_COLOUR, GRID_COLOUR = (0, 255, 64), (255, 176, 0)
 COLUMNS = ("fixed", "moving (affine part)", "warped", "difference before", "difference after", "grid in the moving image", "Jacobian")
 
 
@@ -44,10 +48,9 @@ def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped:
     colour = fixed.array.shape[0] == 3 and fixed.array.dtype == np.uint8
     shown = views(fixed=fixed, moving=moving, warped=warped, transform=transform)
     windows = window(fixed.array), window(moving.array)
-    heights = [panel_height(view.determinant.shape, view.spacing) for view in shown]
-    with sheet(path, heights, COLUMNS, _headline(shown), font=10, left=0.015) as axes:
-        for row, view in enumerate(shown):
-            _draw_view(axes[row], view, windows, colour=colour)
+    rows = [_panels(view, windows, colour=colour) for view in shown]
+    with atomic_path(path) as temporary:
+        page_of(rows, [view.name for view in shown], COLUMNS, _headline(shown)).save(temporary, format="PNG", compress_level=EFFORT)
 
 
 def overview(path: Path | str, fixed: Reals, moving: Reals, warped: Reals, field: Reals, spacing: tuple[float, ...] | None = None) -> None:
@@ -61,12 +64,12 @@ def overview(path: Path | str, fixed: Reals, moving: Reals, warped: Reals, field
 
 @contextmanager
 def sheet(path: Path | str, heights: Sequence[float], titles: Sequence[str], headline: str, *, font: int = 8, left: float = 0.03) -> Iterator[Any]:
-    """Yield the axes of a page of panels, a row per height (inches) and a column per title; on leaving it is written as PNG, whole or not at all."""
+    """Yield the axes of a page of panels, a row per height (widths of a panel) and a column per title; on leaving it is written as PNG, whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    total = sum(heights) + 0.75
-    figure = Figure(figsize=(WIDTH * len(titles), total), dpi=RESOLUTION, facecolor="white")
+    total = INCHES * sum(heights) + 0.75
+    figure = Figure(figsize=(INCHES * len(titles), total), dpi=RESOLUTION, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(heights), len(titles), squeeze=False, gridspec_kw={"height_ratios": list(heights)})
     yield axes
@@ -79,38 +82,39 @@ def sheet(path: Path | str, heights: Sequence[float], titles: Sequence[str], hea
 
 
 def panel_height(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """Inches of a panel that shows the last two axes of a grid undistorted."""
+    """Height of a panel that shows the last two axes of a grid undistorted, for one of its width."""
     rows, columns = (size * step for size, step in zip(shape[-2:], spacing[-2:], strict=True))
-    return float(WIDTH * rows / columns)
+    return float(rows / columns)
 
 
 def window(image: npt.NDArray[np.generic]) -> tuple[float, float]:
     """Darkest and brightest grey: robust, and without the padding or air that is the image's minimum."""
-    values = np.asarray(image, dtype=np.float32)
-    above = values[values > values.min()]
+    step = max(1, image.size // (MOST_AIR * SAMPLE))
+    values = np.asarray(image.reshape(-1)[::step], dtype=np.float32)
+    above = values[values > float(image.min())]
     if not above.size:
         return float(values.min()), float(values.min()) + 1
     low, high = (float(bound) for bound in np.percentile(above[:: max(1, above.size // SAMPLE)], (0.5, 99.5)))
     return low, high if high > low else low + 1
 
 
-def _draw_view(axes: Any, view: View, windows: tuple[tuple[float, float], tuple[float, float]], *, colour: bool) -> None:
-    aspect = view.spacing[0] / view.spacing[1]
+def _panels(view: View, windows: tuple[tuple[float, float], tuple[float, float]], *, colour: bool) -> list[Bytes]:
+    """What :data:`COLUMNS` names, in colours."""
     fixed, moving, warped = (
         scaled(image, window) for image, window in zip((view.fixed, view.moving, view.warped), (windows[0], windows[1], windows[1]), strict=True)
     )
-    for axis, image in zip(axes[:3], (fixed, moving, warped), strict=True):
-        show(axis, image, aspect, colour=colour)
     grey_fixed, grey_moving, grey_warped = (_grey(image, colour) for image in (fixed, moving, warped))
-    for axis, image in zip(axes[3:5], (grey_moving, grey_warped), strict=True):
-        axis.imshow(grey_fixed - image, cmap="RdBu_r", vmin=-0.6, vmax=0.6, aspect=aspect, interpolation="nearest")
-    axes[5].imshow(grey_moving, cmap="gray", vmin=0, vmax=1.6, aspect=aspect)
-    _draw_grid(axes[5], view)
-    _draw_jacobian(axes[6], view, aspect)
-    axes[0].set_ylabel(view.name, fontsize=9)
-    for axis in axes:
-        axis.set_xticks([])
-        axis.set_yticks([])
+    height = max(1, round(WIDTH * panel_height(view.determinant.shape, view.spacing)))
+    images = [_image_panel(image, colour) for image in (fixed, moving, warped)]
+    differences = [coloured((grey_fixed - image) / (2 * DIFFERENCE) + 0.5, RED_BLUE) for image in (grey_moving, grey_warped)]
+    plain = [stretched(panel, height) for panel in (*images, *differences, coloured(grey_moving / DIMMED), _jacobian_panel(view))]
+    return [*plain[:5], with_lines(plain[5], _grid_lines(view, height), GRID_COLOUR), plain[6]]
+
+
+def _image_panel(image: Reals, colour: bool) -> Bytes:
+    if colour and image.shape[0] == 3:
+        return np.asarray(np.rint(255 * np.moveaxis(image, 0, -1)), np.uint8)
+    return coloured(image[0])
 
 
 def scaled(image: Reals, window: tuple[float, float]) -> Reals:
@@ -130,28 +134,21 @@ def show(axis: Any, image: Reals, aspect: float, *, colour: bool) -> None:
         axis.imshow(image[0], cmap="gray", vmin=0, vmax=1, aspect=aspect)
 
 
-def _draw_grid(axis: Any, view: View) -> None:
-    """Where lines of the fixed grid lie in the moving image."""
-    from matplotlib.collections import LineCollection
-
+def _grid_lines(view: View, height: int) -> list[npt.NDArray[np.floating]]:
+    """Where lines of the fixed grid lie in the moving image, pixels of its panel."""
     rows, columns = view.determinant.shape
     step = max(2, round(max(rows, columns) / GRID_LINES))
     down, right = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    position = np.stack([right + view.field[1], down + view.field[0]], axis=-1)
-    lines = [*position[step // 2 :: step], *position[:, step // 2 :: step].transpose(1, 0, 2)]
-    axis.add_collection(LineCollection(lines, colors="#ffb000", linewidths=0.5))
-    axis.set_xlim(-0.5, columns - 0.5)
-    axis.set_ylim(rows - 0.5, -0.5)
+    position = np.stack([(right + view.field[1] + 0.5) * (WIDTH / columns), (down + view.field[0] + 0.5) * (height / rows)], axis=-1)
+    return [*position[step // 2 :: step], *position[:, step // 2 :: step].transpose(1, 0, 2)]
 
 
-def _draw_jacobian(axis: Any, view: View, aspect: float) -> None:
+def _jacobian_panel(view: View) -> Bytes:
     """Growth in red and shrinkage in blue, halving to doubling; folds in green."""
-    from matplotlib.colors import ListedColormap
-
     folded = view.determinant <= 0
-    logarithm = np.log2(np.where(folded, 1, view.determinant))
-    axis.imshow(np.clip(logarithm, -1, 1), cmap="coolwarm", vmin=-1, vmax=1, aspect=aspect, interpolation="nearest")
-    axis.imshow(np.ma.masked_where(~folded, folded), cmap=ListedColormap([FOLD_COLOUR]), aspect=aspect, interpolation="nearest")
+    result = coloured(np.log2(np.where(folded, 1, view.determinant)) / 2 + 0.5, COOL_WARM)
+    result[folded] = FOLD_COLOUR
+    return result
 
 
 def _headline(shown: list[View]) -> str:
@@ -160,9 +157,9 @@ def _headline(shown: list[View]) -> str:
     comparable = all(view.fixed.shape == view.moving.shape for view in shown)
     if comparable:
         before, after = (np.mean([metrics.ncc(view.fixed, getattr(view, name)) for view in shown]) for name in ("moving", "warped"))
-        parts.append(f"correlation {before:.3f} → {after:.3f}")
+        parts.append(f"correlation {before:.3f} to {after:.3f}")
     longest = max(float(np.hypot(*(part * step for part, step in zip(view.field, view.spacing, strict=True))).max()) for view in shown)
     folds = 100 * np.mean(np.concatenate([(view.determinant <= 0).ravel() for view in shown]))
     parts.append(f"largest in-plane deformation {longest:.1f} mm")
     parts.append(f"folded {folds:.2f} % (green)")
-    return "in these slices: " + ", ".join(parts) + "; Jacobian: red is larger in the moving image (up to 2 ×), blue smaller"
+    return "in these slices: " + ", ".join(parts) + "; Jacobian: red is larger in the moving image (at most twice), blue smaller"

@@ -185,10 +185,11 @@ def _moved(start: Transform, space: Space, body: Mask) -> float:
 
 
 def _percentiles(found: Registration, body: Mask) -> Percentiles:
-    if found.field is None or not body.any():
+    field = found.field_on_fixed()
+    if field is None or not body.any():
         return Percentiles(0.0, 0.0, 0.0)
-    steps = np.asarray(found.field.space.spacing, np.float32).reshape(-1, *(1,) * body.ndim)
-    lengths = np.sqrt(((found.field.displacement * steps) ** 2).sum(axis=0))[body]
+    steps = np.asarray(field.space.spacing, np.float32).reshape(-1, *(1,) * body.ndim)
+    lengths = np.sqrt(((field.displacement * steps) ** 2).sum(axis=0))[body]
     return Percentiles(*(float(value) for value in np.percentile(lengths, (50, 95, 99))))
 
 
@@ -248,12 +249,13 @@ def _finite(value: float | None) -> float | None:
 
 def _mass_change(fixed: Image, found: Registration, body: Mask, background: list[float]) -> float | None:
     """Of the mean channel; None where the fixed body has no intensity above its background."""
-    if found.field is None or min(fixed.space.shape) < 2 or not body.any():
+    field = found.field_on_fixed()
+    if field is None or min(fixed.space.shape) < 2 or not body.any():
         return None
 
     level = np.asarray(background, np.float32).reshape(-1, *(1,) * fixed.ndim)
     before = float((fixed.array - level).mean(axis=0)[body].sum(dtype=np.float64))
-    growth = found.field.determinants()
+    growth = field.determinants()
     linear = np.eye(fixed.ndim + 1) if found.alignment is None else found.alignment.matrix
     after = float(((found.warped.array - level).mean(axis=0) * growth)[body].sum(dtype=np.float64)) * abs(float(np.linalg.det(linear)))
     return after / before - 1 if before else None
