@@ -80,6 +80,7 @@ class Windows:
             np.float32(floor),
             FLAT,
             least=2 * radii[0] + 1,
+            multiple=lncc_cpu.AFRESH,
         )
         scored = fixed.size if mask is None else int(np.count_nonzero(mask > 0))
         return cls(fixed, inside, mean, inverse, inverse_count, radii, offset, floor, scored)
@@ -144,6 +145,7 @@ class Windows:
             signed,
             self.busy if skip else NO_ROWS,
             least=4 * self.radii[0] + 1,
+            multiple=lncc_cpu.AFRESH,
         )
         return float(scores.sum()) / max(1, self.scored), result
 

@@ -4,6 +4,9 @@ Planes enter one after the other. The products of a row are summed along x (shor
 the row or plane that enters the window and taking away the one that leaves. As soon as a plane of windows is complete its scores are turned into the three
 coefficients of the gradient, which are summed the same way half a window behind. What is kept is a few planes, never a volume.
 
+Running sums along z are summed anew every AFRESH planes, and parts begin there: so the result is the same for any number of threads, and rounding does not
+pile up.
+
 Three quantities travel together, one row of each side by side (3 W values). Rows are named by where they start in a flat array; see
 :mod:`nnreg.kernels.smooth_cpu` for why, and why starts are unsigned.
 """
@@ -16,6 +19,8 @@ from nnreg.arrays import Doubles, Floats, Mask
 from nnreg.kernels.compiled import compiled
 
 Radii = tuple[int, int, int]
+
+AFRESH = 16  # planes
 
 
 @compiled
@@ -49,6 +54,18 @@ def _move_window(total: Floats, at: int, held: Floats, start: int, entering: Flo
         for x in range(np.uint64(count)):
             total[here + x] -= held[there + x]
             held[there + x] = np.float32(0.0)
+
+
+@compiled
+def _sum_afresh(total: Floats, rings: Floats, span: int) -> None:
+    """The sum of all planes that are held, in the order in which they lie."""
+    count = np.uint64(total.shape[0])
+    for x in range(count):
+        total[x] = rings[x]
+    for ring in range(1, span):
+        first = np.uint64(ring) * count
+        for x in range(count):
+            total[x] += rings[first + x]
 
 
 @compiled
@@ -187,6 +204,8 @@ def statistics(
         if not inside:
             _move_window(totals, 0, rings, ring, column, height * line, False)
         z = plane - rz
+        if z >= start and z % AFRESH == 0:
+            _sum_afresh(totals, rings, 2 * rz + 1)
         for y in range(height if z >= start else 0):
             number, one, square = np.uint64(y * line), np.uint64(y * line + width), np.uint64(y * line + 2 * width)
             to = np.uint64(z * area + y * width)
@@ -267,6 +286,8 @@ def sweep(
                 _move_window(products, (y - ry) * line, product_ring, ring + (y - ry) * line, column, line, True)
         if not inside:
             _move_window(products, 0, product_ring, ring, column, height * line, False)
+        if plane >= start and plane % AFRESH == 0:
+            _sum_afresh(products, product_ring, span)
         centre = plane - rz
         if centre < start - rz:
             continue
@@ -296,6 +317,8 @@ def sweep(
         if start <= centre < stop:
             scores[centre] = total
         done = centre - rz
+        if done >= start and done % AFRESH == 0:
+            _sum_afresh(coefficients, coefficient_ring, span)
         for y in range(height if done >= start else 0):
             if busy.shape[0] and not busy[done * height + y]:
                 gradient[done * area + y * width : done * area + (y + 1) * width] = 0

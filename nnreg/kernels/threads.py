@@ -42,17 +42,17 @@ def thread_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_parts(kernel: Callable[..., None], size: int, *arguments: Any, least: int = 1) -> None:
-    """Call ``kernel(start, stop, *arguments)`` on parts of ``range(size)`` of at least `least`, one per thread.
+def in_parts(kernel: Callable[..., None], size: int, *arguments: Any, least: int = 1, multiple: int = 1) -> None:
+    """Call ``kernel(start, stop, *arguments)`` on parts of ``range(size)`` of at least `least`, one per thread; they begin at multiples of `multiple`.
 
     Returns when all are done; the first failure is raised.
     """
-    workers = max(1, min(thread_count(), size // max(1, least)))
+    workers = max(1, min(thread_count(), size // max(1, least, multiple)))
     # a loop that is itself one part of another runs alone: waiting for the pool from inside it could wait for ever
     if workers == 1 or getattr(_worker, "inside", False):
         kernel(0, size, *arguments)
         return
-    edges = [round(size * part / workers) for part in range(workers + 1)]
+    edges = [round(size * part / workers / multiple) * multiple for part in range(workers)] + [size]
     pool = _pool(workers - 1)
     others = [pool.submit(kernel, start, stop, *arguments) for start, stop in itertools.pairwise(edges[1:])]
     kernel(edges[0], edges[1], *arguments)
