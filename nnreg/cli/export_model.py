@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, run
+from nnreg.cli.dry_run import Files
 from nnreg.cli.prediction import add_model_options
 
 
 def parser() -> Parser:
     """The command's options."""
     result = Parser(
-        "nnreg_export_model", "Write a trained model as one .zip of JSON, safetensors and a model card, with checksums; nnreg_install_model puts it elsewhere."
+        "nnreg_export_model",
+        "Write a trained model as one .zip of JSON, safetensors and a model card, with checksums; nnreg_install_model puts it elsewhere.",
+        _files,
     )
     result.add_argument("-o", "--output", required=True, metavar="FILE", help="MODEL.zip")
     result.add_argument("-d", "--dataset", metavar="ID", help="dataset the model was trained on")
@@ -31,15 +34,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(_work, parser(), arguments)
 
 
-def _work(options: argparse.Namespace) -> None:
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    return Files.of([_model(options)], [options.output])
+
+
+def _model(options: argparse.Namespace) -> Path:
+    """The folder of the model that was named."""
     from nnreg.cli.prediction import model_folder
     from nnreg.errors import PredictionError
-    from nnreg.inference.predictor import ModelFolder
-    from nnreg.inference.sharing import export_model
 
     if not options.model_folder and not (options.dataset and options.configuration):
         raise PredictionError("-m, or -d and -c are needed: name the model folder, or the dataset and configuration it was trained on.")
-    model = ModelFolder.open(model_folder(options, options.configuration))
+    return model_folder(options, options.configuration)
+
+
+def _work(options: argparse.Namespace) -> None:
+    from nnreg.inference.predictor import ModelFolder
+    from nnreg.inference.sharing import export_model
+
+    model = ModelFolder.open(_model(options))
     path = Path(options.output)
     manifest = export_model(model, path, folds=options.folds, checkpoint=options.checkpoint, licence=options.licence, notes=options.notes)
     print(f"{path}: {manifest.model}, folds {', '.join(manifest.folds)}, {path.stat().st_size / 1e6:.1f} MB")

@@ -39,7 +39,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_commands_exist(page):
-    environment = {"raw", "preprocessed", "results", "workspace", "demo", "template"}
+    environment = {"raw", "preprocessed", "results", "workspace", "demo", "template", "version"}
     for name in re.findall(r"\bnnreg_([a-z0-9_]+)\b", page.read_text(encoding="utf-8")):
         assert name in COMMANDS or name.split("_")[0] in environment, f"{page}: nnreg_{name}"
 

@@ -82,7 +82,7 @@ def evaluate_folder(
         If the folder holds no predictions, a named one is missing or unreadable, or the dataset lacks the case or its labels.
     """
     folder = Path(prediction_folder)
-    content = _prediction(folder)
+    content = read_prediction(folder)
     labelled = with_labels and _labelled(raw)
     jobs = [_job(entry, folder, raw, surface=surface, with_labels=labelled, complete=complete) for entry in content["pairs"]]
     results = []
@@ -97,7 +97,14 @@ def evaluate_folder(
     return summary
 
 
-def _prediction(folder: Path) -> dict[str, Any]:
+def read_prediction(folder: Path) -> dict[str, Any]:
+    """``prediction.json`` of a folder, with pairs in it.
+
+    Raises
+    ------
+    EvaluationError
+        If it is missing, damaged or empty.
+    """
     path = folder / PREDICTION_FILE
     if not path.is_file():
         raise EvaluationError(f"{folder}: has no {PREDICTION_FILE}. Give the output folder of nnreg_predict.")

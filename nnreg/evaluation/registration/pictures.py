@@ -27,7 +27,7 @@ FOLD_COLOUR = "#00ff40"
 COLUMNS = ("fixed", "moving (affine part)", "warped", "difference before", "difference after", "grid in the moving image", "Jacobian")
 
 
-def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped: Image, transform: Transform) -> None:
+def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped: Image, transform: Transform, *, unit: str = "mm") -> None:
     """Draw a pair: fixed, moving and warped image, differences, deformed grid and Jacobian, in one PNG.
 
     Parameters
@@ -40,12 +40,14 @@ def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped:
         The moving image on the fixed grid.
     transform : Transform
         Fixed to moving world.
+    unit
+        Of lengths: "px" for images without a physical one.
     """
     colour = fixed.array.shape[0] == 3 and fixed.array.dtype == np.uint8
     shown = views(fixed=fixed, moving=moving, warped=warped, transform=transform)
     windows = window(fixed.array), window(moving.array)
     heights = [panel_height(view.determinant.shape, view.spacing) for view in shown]
-    with sheet(path, heights, COLUMNS, _headline(shown), font=10, left=0.015) as axes:
+    with sheet(path, heights, COLUMNS, _headline(shown, unit), font=10, left=0.015) as axes:
         for row, view in enumerate(shown):
             _draw_view(axes[row], view, windows, colour=colour)
 
@@ -154,7 +156,7 @@ def _draw_jacobian(axis: Any, view: View, aspect: float) -> None:
     axis.imshow(np.ma.masked_where(~folded, folded), cmap=ListedColormap([FOLD_COLOUR]), aspect=aspect, interpolation="nearest")
 
 
-def _headline(shown: list[View]) -> str:
+def _headline(shown: list[View], unit: str) -> str:
     """What the slices say in numbers."""
     parts = []
     comparable = all(view.fixed.shape == view.moving.shape for view in shown)
@@ -163,6 +165,6 @@ def _headline(shown: list[View]) -> str:
         parts.append(f"correlation {before:.3f} → {after:.3f}")
     longest = max(float(np.hypot(*(part * step for part, step in zip(view.field, view.spacing, strict=True))).max()) for view in shown)
     folds = 100 * np.mean(np.concatenate([(view.determinant <= 0).ravel() for view in shown]))
-    parts.append(f"largest in-plane deformation {longest:.1f} mm")
+    parts.append(f"largest in-plane deformation {longest:.1f} {unit}")
     parts.append(f"folded {folds:.2f} % (green)")
     return "in these slices: " + ", ".join(parts) + "; Jacobian: red is larger in the moving image (up to 2 ×), blue smaller"
