@@ -65,6 +65,7 @@ setup(
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.17"],
         "interop": ["nibabel>=5", "nitransforms>=25"],
+        "docs": ["mkdocs-material>=9.5"],
         "dask": ["distributed>=2024.1"],
         "napari": ["napari>=0.5"],
         "browser": ["playwright>=1.45"],

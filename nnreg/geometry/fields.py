@@ -90,7 +90,7 @@ def warp(image: Tensor, field: Tensor, *, mode: Mode = "linear", padding: Paddin
     if image.ndim != ndim + 2 or image.shape[0] != field.shape[0]:
         raise GeometryError(f"an image of shape {tuple(image.shape)} cannot be warped by a field of shape {tuple(field.shape)}: batch and axes must agree.")
     dtype = image.dtype
-    if ndim == 3 and mode == "linear" and field.device.type == "cpu":
+    if ndim == 3 and mode == "linear" and field.device.type == "cpu" and not torch.jit.is_tracing():  # what is traced runs without nnReg
         from nnreg.kernels.warp_cpu import sample_volume
 
         return sample_volume(image.float(), field.float(), border=padding == "border")

@@ -98,7 +98,7 @@ def name_of(source: Path | str, suffix: str | None = None) -> BidsName:
     path = Path(source)
     stem = stem_of(path) if path.name.lower().endswith(tuple(ENDINGS)) else path.name
     parts = stem.split("_")
-    entities = dict(found.groups() for part in parts if (found := ENTITY.fullmatch(part)))
+    entities = {found[1]: found[2] for part in parts if (found := ENTITY.fullmatch(part))}
     if not entities.keys() & {"sub", TEMPLATE}:
         return BidsName({"sub": re.sub("[^a-zA-Z0-9]", "", stem)}, _suffix(suffix, source), str(source))
     named = parts[-1] if parts[-1] in SUFFIXES else suffix
