@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nnreg.geometry.fields import is_traced
 
 Radii = tuple[int, int, int]
 Slices = tuple[slice, ...]
@@ -36,11 +38,10 @@ def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     if fixed.device.type == "cpu" and fixed.itemsize < 4:
         fixed = fixed.float()  # the compiled kernel knows float32 alone; products in half precision took half of a training step
     moving = moving.to(fixed.dtype)  # a warp returns float32 where autocast made the features half
-    if torch.jit.is_tracing():  # what is traced runs without nnReg
-        return _by_slices(fixed, moving, (radius,) * (fixed.ndim - 2))
+    products: Callable[[Tensor, Tensor, Radii], Tensor] = _by_slices if is_traced() else _Correlation.apply
     if fixed.ndim == 4:
-        return _Correlation.apply(fixed.unsqueeze(2), moving.unsqueeze(2), (0, radius, radius)).squeeze(2)
-    return _Correlation.apply(fixed, moving, (radius,) * 3)
+        return products(fixed.unsqueeze(2), moving.unsqueeze(2), (0, radius, radius)).squeeze(2)
+    return products(fixed, moving, (radius,) * 3)
 
 
 def _by_slices(fixed: Tensor, moving: Tensor, radii: Radii) -> Tensor:

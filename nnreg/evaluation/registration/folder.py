@@ -90,7 +90,8 @@ def evaluate_folder(
     for job, result in run_all(_evaluate, jobs, processes=processes, name=lambda job: job.name):
         results.append(result)
         on_progress(len(results), len(jobs), job.name)
-    summary = summarise(results, {"dataset": raw.name, "model": content.get("model"), "predictions": folder.absolute().name})
+    unit = {"unit": "px"} if all(entry.get("unit") == "px" for entry in content["pairs"]) else {}  # files that say nothing of their size
+    summary = summarise(results, {"dataset": raw.name, "model": content.get("model"), "predictions": folder.absolute().name, **unit})
     without = sum(not job.with_labels for job in jobs)
     if labelled and without:
         summary["counts"]["pairs_without_labels"] = without

@@ -138,7 +138,7 @@ def _predict_pair(mapper: PairMapper, source: CaseSource, pair: Pair, output: Pa
     )
     if options.learn2reg:
         write_learn2reg(output / "learn2reg" / f"disp_{pair.fixed}_{pair.moving}.nii.gz", transforms.transform, fixed=fixed.space, moving=moving.space)
-    return transforms.notes
+    return transforms.notes | ({} if unit == "mm" else {"unit": unit})
 
 
 def _earlier(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
