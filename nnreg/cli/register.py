@@ -106,7 +106,7 @@ def _files(options: argparse.Namespace) -> Files:
 def _work(options: argparse.Namespace) -> int:
     from nnreg.engine import Constraints
     from nnreg.errors import ConfigurationError
-    from nnreg.inference.registration.output_layout import register_as_bids
+    from nnreg.inference.registration.bids import register_as_bids
     from nnreg.inference.registration.register import register_files, unit_of_pair
 
     if options.report and options.output_layout != NATIVE:

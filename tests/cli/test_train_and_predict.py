@@ -59,7 +59,7 @@ def test_training_leaves_what_the_documentation_promises(plane):
 
 
 def test_dry_runs_name_pairs_folds_and_files(plane, tmp_path, capsys):
-    place = ["--workspace", str(plane.root)]
+    place, there = ["--workspace", str(plane.root)], plane.fold(1).exists()
     images = str(plane.raw / "imagesTr")
     commands = (
         (predict, ["-i", images, "-o", str(tmp_path / "out"), "-d", plane.dataset, "-c", "2d"], tmp_path / "out" / "prediction.json"),
@@ -73,7 +73,7 @@ def test_dry_runs_name_pairs_folds_and_files(plane, tmp_path, capsys):
         assert str(written) in [entry["path"] for entry in told["writes"]]
         assert told["reads"]
     assert not (tmp_path / "out").exists()
-    assert not plane.fold(1).exists()
+    assert plane.fold(1).exists() == there
 
 
 def test_debug_json_holds_the_resolved_configuration(plane):

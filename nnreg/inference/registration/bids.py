@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from nnreg import __version__
+from nnreg.engine import Registration
 from nnreg.errors import PredictionError
 from nnreg.files import make_folder, read_json, refuse_overwriting, write_json
 from nnreg.imageio import ENDINGS, stem_of
+from nnreg.inference.registration.register import PairFiles, register_files
 from nnreg.run_record import run_record
 
 VERSION = "1.9.0"
@@ -223,4 +225,19 @@ def _targets(fixed: BidsName, moving: BidsName, record: Mapping[str, Any]) -> li
     ]
 
 
-__all__ = ["BidsName", "check_distinct", "derivatives", "lay_out", "name_of", "transform_stem"]
+def register_as_bids(files: PairFiles, output: Path, **options: Any) -> Registration:
+    """:func:`nnreg.inference.registration.register.register_files`, laid out as BIDS derivatives.
+
+    Raises
+    ------
+    NnRegError
+        If a name has no BIDS suffix, or `output` is a raw dataset; and all that ``register_files`` refuses.
+    """
+    fixed, moving = name_of(files.fixed[0]), name_of(files.moving[0])
+    with derivatives(output) as part:
+        result = register_files(files, part, **options)
+        lay_out(part, output, fixed, moving, read_json(part / "measures.json"))
+        return result
+
+
+__all__ = ["BidsName", "check_distinct", "derivatives", "lay_out", "name_of", "register_as_bids", "transform_stem"]

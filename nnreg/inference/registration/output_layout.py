@@ -1,4 +1,4 @@
-"""Registration into a folder of BIDS derivatives: nnReg's own results first, in a hidden folder, then under their BIDS names."""
+"""Prediction into a folder of BIDS derivatives: nnReg's own results first, in a hidden folder, then under their BIDS names."""
 
 from __future__ import annotations
 
@@ -8,31 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.dataset.pairs import Pair
-from nnreg.engine import Registration
 from nnreg.errors import PredictionError
-from nnreg.files import read_json
 from nnreg.inference.registration.bids import BidsName, check_distinct, derivatives, lay_out, name_of
 from nnreg.inference.registration.cases import FolderCases, NewImages, refuse_own_folder
 from nnreg.inference.registration.models import PairModel
 from nnreg.inference.registration.predict import PredictOptions, chosen_pairs, register_images
-from nnreg.inference.registration.register import PairFiles, register_files
 
 DEFAULTS = PredictOptions()
-
-
-def register_as_bids(files: PairFiles, output: Path, **options: Any) -> Registration:
-    """:func:`nnreg.inference.registration.register.register_files`, laid out as BIDS derivatives.
-
-    Raises
-    ------
-    NnRegError
-        If a name has no BIDS suffix, or `output` is a raw dataset; and all that ``register_files`` refuses.
-    """
-    fixed, moving = name_of(files.fixed[0]), name_of(files.moving[0])
-    with derivatives(output) as part:
-        result = register_files(files, part, **options)
-        lay_out(part, output, fixed, moving, read_json(part / "measures.json"))
-        return result
 
 
 def predict_as_bids(model: PairModel, images: NewImages, output: Path, *, options: PredictOptions = DEFAULTS, **heard: Any) -> dict[str, Any]:
@@ -70,4 +52,4 @@ def names_of(model: PairModel, source: FolderCases, pairs: Sequence[Pair]) -> di
     return names
 
 
-__all__ = ["names_of", "predict_as_bids", "register_as_bids"]
+__all__ = ["names_of", "predict_as_bids"]
