@@ -81,7 +81,8 @@ def logged(command: str, path: Path | None, verbosity: int) -> Iterator[RunLog]:
         log = RunLog(command, verbosity, None if path is None else stack.enter_context(_opened(path)))
         _open.append(log)
         stack.callback(_open.remove, log)
-        log.tell("start", run_record())
+        if log.file is not None or verbosity >= LEVELS["start"]:  # versions take a moment to find
+            log.tell("start", run_record())
         yield log
 
 

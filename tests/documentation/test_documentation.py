@@ -75,6 +75,13 @@ def test_json_examples_parse(text):
     json.loads(text if text.lstrip().startswith(("{", "[")) else f"{{{text}}}")
 
 
+def test_the_site_has_every_page():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {str(page.relative_to(ROOT / "documentation")) for page in (ROOT / "documentation").rglob("*.md")}
+    outside = {"contributing.md", "benchmarks.md", "results_template.md"}  # brought in by documentation/site_hooks.py
+    assert set(re.findall(r"- ([\w/]+\.md)", text)) == pages | outside
+
+
 def test_help_lists_every_target():
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     pattern = re.search(r"grep -hE '([^']+)'", text)[1].replace("##", "## ")

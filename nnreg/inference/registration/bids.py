@@ -159,7 +159,7 @@ def derivatives(output: Path) -> Iterator[Path]:
 
 
 def _description() -> dict[str, Any]:
-    made = {"Name": "nnReg", "Version": __version__, "Description": run_record().get("command", "nnreg")}
+    made = {"Name": "nnReg", "Version": __version__, "Description": str(run_record().get("command", "nnreg"))}
     return {"Name": "Registrations by nnReg", "BIDSVersion": VERSION, "DatasetType": "derivative", "GeneratedBy": [made]}
 
 
