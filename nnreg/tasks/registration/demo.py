@@ -33,13 +33,13 @@ NOISE_STD = 0.01  # a fifth of the texture's: with more, nothing could tell how 
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much the demo does: three minutes on two cores. `first_shape` is of the pair that is registered without training, the rest of the training."""
+    """How much the demo does: under three minutes of one core. `first_shape` is of the pair that is registered without training, the rest of the training."""
 
-    shape: tuple[int, ...] = (32, 32, 32)
-    pairs: int = 32
-    test_pairs: int = 6
-    epochs: int = 8
-    iterations_per_epoch: int = 50
+    shape: tuple[int, ...] = (24, 24, 24)
+    pairs: int = 20
+    test_pairs: int = 4
+    epochs: int = 4
+    iterations_per_epoch: int = 40
     seed: int = 0
     first_shape: tuple[int, ...] = (72, 88, 72)
 
