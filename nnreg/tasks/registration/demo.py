@@ -38,7 +38,7 @@ class DemoSize:
     shape: tuple[int, ...] = (24, 24, 24)
     pairs: int = 20
     test_pairs: int = 4
-    epochs: int = 4
+    epochs: int = 5
     iterations_per_epoch: int = 40
     seed: int = 0
     first_shape: tuple[int, ...] = (72, 88, 72)
