@@ -49,9 +49,11 @@ types: setup ## static types
 bench: setup ## kernels against naive versions (benchmarks/README.md names the others)
 	$(BIN)/python benchmarks/kernels.py
 
-docs: setup ## write the table of rules, check that every command and link of the documentation exists
+docs: setup ## write the table of rules, check commands and links, make the site; a warning is an error
 	$(BIN)/python -c "from nnreg.planning.explain import update_page; update_page('documentation/planning.md')"
 	$(BIN)/python -m pytest tests/documentation
+	$(BIN)/pip install --quiet --constraint requirements/constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 dist: setup ## source package and wheel, installed and tried in an environment of their own
 	rm -rf dist $(VENV)-dist
@@ -72,4 +74,4 @@ audit: setup ## known weaknesses of the packages of the environment (asks an onl
 	$(VENV)-audit/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) $(VENV)-* dist sbom.json .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(VENV)-* dist sbom.json site .pytest_cache .mypy_cache .ruff_cache build *.egg-info

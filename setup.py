@@ -35,7 +35,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["nnreg", "nnreg.*"]),
-    package_data={"nnreg": ["py.typed", "training/importers/templates/*.yaml", "report/templates/*"]},
+    package_data={"nnreg": ["py.typed", "training/importers/templates/*.yaml", "report/templates/*", "api/*.yaml"]},
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",
@@ -65,7 +65,9 @@ setup(
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.17"],
         "interop": ["nibabel>=5", "nitransforms>=25"],
+        "docs": ["mkdocs-material>=9.5"],
         "dask": ["distributed>=2024.1"],
+        "napari": ["napari>=0.5"],
         "browser": ["playwright>=1.45"],
         "bench": ["antspyx", "picsl_greedy", "itk-elastix", "convexAdam", "monai"],
         "dev": [
@@ -73,5 +75,8 @@ setup(
             *("hypothesis>=6", "distributed>=2024.1", "zarr>=3.0; python_version >= '3.11'", "tifffile>=2025.5.26; python_version >= '3.11'"),
         ],
     },
-    entry_points={"console_scripts": ["nnreg = nnreg.cli.umbrella:main", *(f"nnreg_{command_name(module)} = nnreg.cli.{module}:main" for module in COMMANDS)]},
+    entry_points={
+        "console_scripts": ["nnreg = nnreg.cli.umbrella:main", *(f"nnreg_{command_name(module)} = nnreg.cli.{module}:main" for module in COMMANDS)],
+        "napari.manifest": ["nnreg = nnreg.api:napari.yaml"],
+    },
 )

@@ -22,6 +22,7 @@ QUIET = 0.25  # of the way from the border's median to the object: noise that re
 SMALL = 0.05  # of the voxels: an object that takes more is seen by percentiles of all
 ONE_SIDED = 0.99  # of what stands out is brighter, or darker, than air
 OCCUPIED = 1e-3  # of a plane: fewer voxels that stand out are specks
+LIGHT = 90.0  # percentile of the border of a photograph: what light alone is, where tissue takes less than most of it
 SAMPLE = 100_000  # values from which percentiles are taken
 SMALLEST = 4  # voxels: an axis that shows fewer is left as it is
 SHARE = 0.005  # of the voxels: a rarer value does not reach the percentiles that are in use
@@ -87,6 +88,34 @@ def shown(array: npt.NDArray[Any]) -> Shown:
     inside = array[slices(tight)]
     part = airy if all(_quiet(channel) for channel in inside) else widened(tight, MARGIN, _up_to_fill(array, tight))
     return Shown(tight, airy, part)
+
+
+def beyond(array: npt.NDArray[Any]) -> list[float]:
+    """What an image is continued with beyond its border, a value per channel.
+
+    Its smallest value, which is air in most modalities; but where its border is a bright background in every channel (a stained section on white), that.
+
+    Parameters
+    ----------
+    array : array, shape (C, *spatial), finite
+
+    Examples
+    --------
+    >>> section = np.full((1, 20, 20), 255)
+    >>> section[0, 5:15, 5:15] = np.arange(100).reshape(10, 10)
+    >>> beyond(section), beyond(255 - section)
+    ([255.0], [0.0])
+    """
+    photograph = array.dtype == np.uint8 and len(array) in (3, 4)  # a section may reach its border, and lies on light all the same
+    found = []
+    for channel in array:
+        border = _border(channel)
+        middle = _noise(border)[0]
+        low, high = np.percentile(_sample(channel).astype(np.float64), (0.5, 99.5))
+        if low < high and not (middle - low > high - middle and (photograph or _quiet(channel))):
+            return [float(array.min())] * len(array)
+        found.append(float(np.percentile(border, LIGHT)) if photograph else middle)
+    return found
 
 
 def _up_to_fill(array: npt.NDArray[Any], tight: Box) -> Box:

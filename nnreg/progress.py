@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
+
+from nnreg.run_log import tell
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done)."""
@@ -13,7 +16,7 @@ _open_bars: list[Any] = []
 
 
 def progress_bar(label: str, *, quiet: bool = False, everywhere: bool = False) -> Progress:
-    """A tqdm bar that is fed with (done, total, description); it appears with the first call.
+    """A tqdm bar that is fed with (done, total, description); it appears with the first call. The log of the command hears of it too.
 
     Parameters
     ----------
@@ -25,22 +28,60 @@ def progress_bar(label: str, *, quiet: bool = False, everywhere: bool = False) -
         Show it in notebooks and files too; else in terminals alone.
     """
     bar: Any = None
+    started = time.perf_counter()
 
     def show(done: int, total: int, what: str) -> None:
-        nonlocal bar
+        nonlocal bar, started
         if bar is None:
             from tqdm.auto import tqdm
 
+            started = time.perf_counter()
             bar = tqdm(desc=label, disable=quiet or not (everywhere or sys.stderr.isatty()), leave=True)
             _open_bars.append(bar)
         bar.total = total
         bar.n = done
         bar.set_postfix_str(what, refresh=False)
         bar.refresh()
-        if done >= total:
+        tell("progress", stage=label, done=done, total=total, what=what)
+        if done >= total and not getattr(bar, "ended", False):
+            bar.ended = True
             bar.close()
+            tell("stage", stage=label, seconds=round(time.perf_counter() - started, 3))
 
     return show
+
+
+class Further:
+    """Progress of work of which the greater part counts its own steps, and which goes on after it.
+
+    Parameters
+    ----------
+    progress
+        What hears of the whole; None: nobody.
+    steps
+        How many steps follow the counted part.
+    """
+
+    def __init__(self, progress: Progress | None, steps: int) -> None:
+        self._progress, self._left, self._total = progress, steps, steps
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """A step of the counted part begins."""
+        self._total = total + self._left
+        self._tell(min(done, total), what)
+
+    def then(self, what: str) -> None:
+        """The next of the further steps begins."""
+        self._tell(self._total - self._left, what)
+        self._left -= 1
+
+    def end(self) -> None:
+        """All is done."""
+        self._tell(self._total, "done")
+
+    def _tell(self, done: int, what: str) -> None:
+        if self._progress is not None:
+            self._progress(done, self._total, what)
 
 
 def end_bars() -> None:

@@ -72,6 +72,8 @@ class TaskEntry:
         The work of nnreg_evaluate: options, folder of predictions and raw dataset to summary and printed table.
     add_predict_options : module:function
         Called with the group of nnreg_predict's options that are this task's; None: it has none.
+    predict_files : module:function
+        Called with the options and configuration of nnreg_predict: what it would read and write, for ``--dry_run``; None: only the folders are told.
     predict_dataset : module:function
         The same for a dataset whose plans may recommend no training: called with plans, raw dataset, trained model or None, images, output and the
         device of what needs no model; returns what was predicted. None: every training ends in a model, and the `predictor` predicts.
@@ -103,6 +105,7 @@ class TaskEntry:
     predict_command: str
     evaluate_command: str
     add_predict_options: str | None = None
+    predict_files: str | None = None
     predict_dataset: str | None = None
     own_options: Mapping[str, str] = field(default_factory=dict)
     dataset_keys: tuple[str, ...] = ()
@@ -130,6 +133,7 @@ _BUILT_IN: Final[Mapping[str, TaskEntry]] = MappingProxyType(
             predict_command="nnreg.cli.registration.prediction:register_images",
             evaluate_command="nnreg.cli.registration.evaluation:evaluate_pairs",
             add_predict_options="nnreg.cli.registration.prediction:add_options",
+            predict_files="nnreg.cli.registration.prediction:files",
             predict_dataset="nnreg.inference.registration.predict:predict_dataset",
             own_options={"pair_budget": "--pair_budget", "device": "-device", "time_budget": "--time_budget"},
             dataset_keys=("pairing", "pairs", "atlas", "modalities"),
@@ -153,6 +157,7 @@ _BUILT_IN: Final[Mapping[str, TaskEntry]] = MappingProxyType(
             predict_command="nnreg.cli.dense_prediction.prediction:predict_label_maps",
             evaluate_command="nnreg.cli.dense_prediction.evaluation:evaluate_label_maps",
             add_predict_options="nnreg.cli.dense_prediction.prediction:add_options",
+            predict_files="nnreg.cli.dense_prediction.prediction:files",
             dataset_keys=("targets", "regions_class_order", "ignore_label"),
             batch_names={"data": "image", "target": "labels"},
         ),

@@ -26,7 +26,7 @@ from nnreg.imageio import Image
 from nnreg.imageio.convert import as_image, is_array, on_grid_of
 from nnreg.inference.registration.apply import looks_like_labels
 from nnreg.inference.registration.register import PairFiles, write_registration
-from nnreg.progress import progress_bar
+from nnreg.progress import Further, progress_bar
 
 BESIDE = ("mask", "labels")
 IN_MEMORY = "in memory"
@@ -167,9 +167,9 @@ def register(
     constraints = options.get("constraints")
     if constraints is not None and constraints.preserve is not None:
         options["constraints"] = dataclasses.replace(constraints, preserve=_beside(constraints.preserve, sides["fixed"], "preserve"))
-    if progress:
-        options["on_progress"] = progress_bar("registering", everywhere=True)
-    found = register_pair(fixed=sides["fixed"], moving=sides["moving"], **options)
+    told = Further(progress_bar("registering", everywhere=True) if progress else options.get("on_progress"), 0)
+    found = register_pair(fixed=sides["fixed"], moving=sides["moving"], **options | {"on_progress": told})
+    told.end()
     whole = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
     return RegisteredPair(**whole, names=(_name(fixed), _name(moving)), guided=options.get("guided", True))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from nnreg.geometry.fields import is_traced
 
 Radii = tuple[int, int, int]
 Slices = tuple[slice, ...]
@@ -36,9 +38,18 @@ def local_correlation(fixed: Tensor, moving: Tensor, radius: int) -> Tensor:
     if fixed.device.type == "cpu" and fixed.itemsize < 4:
         fixed = fixed.float()  # the compiled kernel knows float32 alone; products in half precision took half of a training step
     moving = moving.to(fixed.dtype)  # a warp returns float32 where autocast made the features half
+    products: Callable[[Tensor, Tensor, Radii], Tensor] = _by_slices if is_traced() else _Correlation.apply
     if fixed.ndim == 4:
-        return _Correlation.apply(fixed.unsqueeze(2), moving.unsqueeze(2), (0, radius, radius)).squeeze(2)
-    return _Correlation.apply(fixed, moving, (radius,) * 3)
+        return products(fixed.unsqueeze(2), moving.unsqueeze(2), (0, radius, radius)).squeeze(2)
+    return products(fixed, moving, (radius,) * 3)
+
+
+def _by_slices(fixed: Tensor, moving: Tensor, radii: Radii) -> Tensor:
+    """In torch alone."""
+    result = fixed.new_zeros(fixed.shape[0], len(_offsets(radii)), *fixed.shape[2:])
+    for offset, (here, there) in enumerate(_overlaps(radii, fixed.shape[2:])):
+        result[:, offset : offset + 1][here] = (fixed[here] * moving[there]).mean(dim=1, keepdim=True)
+    return result
 
 
 class _Correlation(torch.autograd.Function):
@@ -52,10 +63,7 @@ class _Correlation(torch.autograd.Function):
             from nnreg.kernels.matching_cpu import correlate
 
             return correlate(fixed, moving, radii).div_(fixed.shape[1])
-        result = fixed.new_zeros(fixed.shape[0], len(_offsets(radii)), *fixed.shape[2:])
-        for offset, (here, there) in enumerate(_overlaps(radii, fixed.shape[2:])):
-            result[:, offset : offset + 1][here] = (fixed[here] * moving[there]).mean(dim=1, keepdim=True)
-        return result
+        return _by_slices(fixed, moving, radii)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "predictions against labels, landmarks and true fields",
     "report": "a page of results to look at and to show",
     "reproduce": "run what made a results folder once more, and compare",
+    "view": "full volumes of results in the browser",
     "find_best_configuration": "which configuration or ensemble segments best",
     "ensemble": "mean probabilities of several predictions",
     "determine_postprocessing": "whether largest components help",

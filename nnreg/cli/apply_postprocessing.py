@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, folder, run
+from nnreg.cli.dry_run import Files
 from nnreg.progress import progress_bar
 
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_apply_postprocessing", "Postprocess predicted label maps as postprocessing.json says.")
+    result = Parser("nnreg_apply_postprocessing", "Postprocess predicted label maps as postprocessing.json says.", _files)
     result.add_argument("-i", "--input", required=True, metavar="DIR", help="output folder of nnreg_predict or nnreg_ensemble")
     result.add_argument("-o", "--output", type=folder, required=True, metavar="DIR", help="where the postprocessed label maps go")
     result.add_argument("-pp_json", required=True, metavar="FILE", help="postprocessing.json, as nnreg_find_best_configuration wrote it")
@@ -25,6 +26,11 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    return Files.of([options.input, options.pp_json], [options.output])
 
 
 def _work(options: argparse.Namespace) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, run
+from nnreg.cli.dry_run import Files
 
 HOW = {"image": ", interpolated linearly,", "labels": ", by nearest neighbour,"}
 
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_apply_transform", "Apply transforms to an image, to labels, to points or to another transform; images are sampled once.")
+    result = Parser("nnreg_apply_transform", "Apply transforms to an image, to labels, to points or to another transform; images are sampled once.", _files)
     result.add_argument("input", metavar="INPUT", help="image, label map, points (.csv: rows x,y,z, no header) or transform")
     result.add_argument(
         "-t", "--transforms", nargs="+", required=True, metavar="T", help="in the order of antsApplyTransforms; [FILE,1] is the inverse of FILE"
@@ -28,13 +29,20 @@ def parser() -> Parser:
         help="auto (by ending; images of few whole numbers or of regions are labels), image (linear), labels (nearest neighbour), points or field",
     )
     result.add_argument("--inverse", action="store_true", help="apply the inverse of the whole chain")
-    result.add_argument("--outside", type=float, metavar="VALUE", help="value beyond the input image (default: its minimum; labels: 0)")
+    result.add_argument("--outside", type=float, metavar="VALUE", help="value beyond the image (default: its minimum, or its bright background; labels: 0)")
     return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.geometry.transform_files import files_of
+
+    return Files.of([options.input, *files_of(options.transforms), options.reference, options.moving], [options.output])
 
 
 def _work(options: argparse.Namespace) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nnreg import __version__
+from nnreg.cli.dry_run import FORMS, Would, show
 from nnreg.errors import NnRegError
 from nnreg.files import no_empty_folders
 from nnreg.parallel import is_out_of_memory
 from nnreg.progress import end_bars
+from nnreg.run_log import logged, tell
 
 if TYPE_CHECKING:
     from nnreg.workspace import Workspace
@@ -31,12 +33,17 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with the options of every command: ``--debug``, ``--version``."""
+    """A parser with the options of every command: ``--debug``, ``--version``, ``-v``, ``--json_log``; with `would` also ``--dry_run``."""
 
-    def __init__(self, prog: str, description: str) -> None:
+    def __init__(self, prog: str, description: str, would: Would | None = None) -> None:
         super().__init__(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.would = would
         self.add_argument("--debug", action="store_true", help="show the full traceback of an error")
         self.add_argument("--version", action="version", version=f"{prog} {__version__}", help="print the version")
+        self.add_argument("-v", "--verbose", action="count", default=0, help="tell stages and figures on stderr; -vv every step")
+        self.add_argument("--json_log", metavar="FILE", help="add to this file one JSON object a line: stages, seconds, figures, errors")
+        if would is not None:
+            self.add_argument("--dry_run", nargs="?", const=FORMS[0], choices=FORMS, help="only print what would be read and written; json: for programs")
 
     def error(self, message: str) -> NoReturn:
         """One line instead of argparse's page of usage."""
@@ -124,8 +131,29 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
     int
         The exit code: what `work` returned (None is 0), 2 for an error, 130 for Ctrl-C.
     """
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(_unambiguous(sys.argv[1:] if arguments is None else arguments))
+    with contextlib.ExitStack() as stack:
+        try:
+            log = stack.enter_context(logged(parser.prog, options.json_log and Path(options.json_log), options.verbose))
+        except NnRegError as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return EXIT_ERROR
+        code = _run(work, parser, options)
+        log.tell("end", {"exit_code": code})
+        return code
+
+
+def _unambiguous(arguments: Sequence[str]) -> list[str]:
+    """``--dry_run`` before a file takes no value: what follows it is a form only where it is called like one."""
+    following = [*arguments[1:], ""]
+    return [f"{one}={FORMS[0]}" if one == "--dry_run" and after not in FORMS else one for one, after in zip(arguments, following)]
+
+
+def _run(work: Callable[[argparse.Namespace], int | None], parser: Parser, options: argparse.Namespace) -> int:
     try:
+        if parser.would is not None and options.dry_run:
+            show(parser.would(options), options.dry_run)
+            return 0
         with no_empty_folders(), _workers(options):
             return work(options) or 0
     except NnRegError as error:
@@ -133,7 +161,9 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
         if options.debug:
             raise
         # one line: a worker's traceback is shown by --debug
-        print(f"{parser.prog}: {str(error).splitlines()[0]}", file=sys.stderr)
+        message = str(error).splitlines()[0]
+        print(f"{parser.prog}: {message}", file=sys.stderr)
+        tell("error", message=message)
         return EXIT_ERROR
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -147,6 +177,7 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
     except KeyboardInterrupt:
         end_bars()
         print(f"{parser.prog}: interrupted; what was finished is kept, run the command again to go on.", file=sys.stderr)
+        tell("error", message="interrupted")
         return EXIT_INTERRUPTED
 
 
@@ -176,6 +207,10 @@ def _first_line(error: BaseException) -> str:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Rows in aligned columns."""
+    print("\n".join(aligned_columns(rows)))
+
+
+def aligned_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line per row, its cells below those of the row before."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, run
+from nnreg.cli.dry_run import Files
 
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_compose", "Compose transforms: a point of the fixed image goes through the first, then the second, as with antsApplyTransforms -t.")
+    result = Parser(
+        "nnreg_compose", "Compose transforms: a point of the fixed image goes through the first, then the second, as with antsApplyTransforms -t.", _files
+    )
     result.add_argument("transforms", nargs="+", metavar="T", help="ITK, ANTs, 3D Slicer or Learn2Reg files; [FILE,1] is the inverse of FILE")
     result.add_argument("-o", "--output", required=True, metavar="FILE", help=".h5 or .tfm keep the chain; .nii.gz, .mha, .nrrd: one displacement field in mm")
     result.add_argument("-r", "--reference", metavar="IMAGE", help="fixed image: the grid of a displacement field")
@@ -24,6 +27,13 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.geometry.transform_files import files_of
+
+    return Files.of([*files_of(options.transforms), options.reference, options.moving], [options.output])
 
 
 def _work(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from nnreg.cli.common import Parser, run
+from nnreg.cli.dry_run import Files
 
 
 def parser() -> Parser:
@@ -14,6 +15,7 @@ def parser() -> Parser:
     result = Parser(
         "nnreg_convert_transform",
         "Convert transforms of ITK, 3D Slicer, ANTs and Learn2Reg into each other's form, and into those of FSL, AFNI, FreeSurfer, SPM, X5.",
+        _files,
     )
     result.add_argument(
         "transforms", nargs="+", metavar="T", help="file, or what ANTs wrote in the order of antsApplyTransforms -t: 1Warp.nii.gz 0GenericAffine.mat"
@@ -36,15 +38,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(_work, parser(), arguments)
 
 
-def _work(options: argparse.Namespace) -> None:
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.geometry.transform_files import files_of, files_written
+
+    return Files.of([*files_of(options.transforms), options.reference, options.moving], files_written(options.output, _form(options.to)))
+
+
+def _form(name: str) -> str:
+    """A form that there is."""
     from nnreg.errors import ConfigurationError, did_you_mean
+    from nnreg.geometry.transform_files import FORMATS
+
+    if name not in FORMATS:
+        raise ConfigurationError(f"--to {name!r} is unknown; {did_you_mean(name, FORMATS)}")
+    return name
+
+
+def _work(options: argparse.Namespace) -> None:
     from nnreg.files import refuse_overwriting
-    from nnreg.geometry.transform_files import FORMATS, files_of, files_written, read_transforms, write_transform
+    from nnreg.geometry.transform_files import files_of, files_written, read_transforms, write_transform
     from nnreg.imageio import read_image
 
-    if options.to not in FORMATS:
-        raise ConfigurationError(f"--to {options.to!r} is unknown; {did_you_mean(options.to, FORMATS)}")
-    for path in files_written(options.output, options.to):
+    for path in files_written(options.output, _form(options.to)):
         refuse_overwriting(path, [*files_of(options.transforms), options.reference, options.moving])
     fixed, moving = (None if path is None else read_image(path).space for path in (options.reference, options.moving))
     transform = read_transforms(options.transforms, fixed=fixed, moving=moving)

@@ -13,10 +13,10 @@ from nnreg.cli.common import Parser, folder, run
 def parser() -> Parser:
     """The command's options."""
     result = Parser(
-        "nnreg_demo", "Register one synthetic pair without training, then plan, train, predict and evaluate a small dataset; three minutes on two cores."
+        "nnreg_demo", "Register one synthetic pair without training, then plan, train, predict and evaluate a small dataset; under three minutes of one core."
     )
     result.add_argument("-o", "--output", type=folder, default="nnreg_demo", metavar="DIR", help="folder for everything the demo makes (default: nnreg_demo)")
-    result.add_argument("--shape", type=int, nargs="+", metavar="N", help="size of the images, 2 or 3 numbers (default: 32 32 32)")
+    result.add_argument("--shape", type=int, nargs="+", metavar="N", help="size of the images, 2 or 3 numbers (default: 24 24 24)")
     result.add_argument("--pairs", type=int, metavar="N", help="training pairs")
     result.add_argument("--test_pairs", type=int, metavar="N", help="held-out pairs")
     result.add_argument("--epochs", type=int, metavar="N", help="epochs of the training")

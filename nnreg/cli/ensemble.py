@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, folder, run
+from nnreg.cli.dry_run import Files
 from nnreg.progress import progress_bar
 
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_ensemble", "Average what several models predicted with --save_probabilities, and write label maps.")
+    result = Parser("nnreg_ensemble", "Average what several models predicted with --save_probabilities, and write label maps.", _files)
     result.add_argument("-i", "--input", nargs="+", required=True, metavar="DIR", help="output folders of nnreg_predict for the same images")
     result.add_argument("-o", "--output", type=folder, required=True, metavar="DIR", help="where label maps go")
     result.add_processes("cases")
@@ -25,6 +26,11 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    return Files.of(options.input, [options.output])
 
 
 def _work(options: argparse.Namespace) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, run
+from nnreg.cli.dry_run import Files
 from nnreg.progress import progress_bar
 
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_evaluate_simple", "Compare the label maps of two folders: Dice, IoU, counts of voxels, surface distances.")
+    result = Parser("nnreg_evaluate_simple", "Compare the label maps of two folders: Dice, IoU, counts of voxels, surface distances.", _files)
     result.add_argument("reference", metavar="REFERENCE", help="folder with the true label maps CASE.ending")
     result.add_argument("predictions", metavar="PREDICTIONS", help="folder with the predicted ones")
     result.add_argument("-l", "--labels", nargs="+", required=True, metavar="L", help="labels to score; a region as its values with commas: 1 2 1,2")
@@ -29,6 +30,11 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    return Files.of([options.reference, options.predictions], [options.output or Path(options.predictions) / "summary.json"])
 
 
 def _work(options: argparse.Namespace) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from nnreg.cli import planning_options as shared
 from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.dry_run import Files
 
 
 def parser() -> Parser:
     """Its options."""
-    result = Parser("nnreg_extract_fingerprint", "Measure every image of a dataset: geometry, foreground, intensities.")
+    result = Parser("nnreg_extract_fingerprint", "Measure every image of a dataset: geometry, foreground, intensities.", _files)
     shared.add_datasets(result)
     shared.add_task(result)
     shared.add_processes(result)
@@ -20,6 +21,11 @@ def parser() -> Parser:
     result.add_argument("--clean", action="store_true", help="measure again, even if nothing has changed")
     result.add_workspace()
     return result
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    return shared.files(options, lambda folder: [folder / shared.fingerprint_name(options, folder.name)], lambda raw, folder: [])
 
 
 def _work(options: argparse.Namespace) -> None:

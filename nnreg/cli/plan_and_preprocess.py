@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nnreg.cli import planning_options as shared
 from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.dry_run import Files
 
 
 def parser() -> Parser:
     """Its options."""
-    result = Parser("nnreg_plan_and_preprocess", "Measure a dataset, plan its registration and preprocess its images: all that comes before training.")
+    result = Parser("nnreg_plan_and_preprocess", "Measure a dataset, plan its registration and preprocess its images: all that comes before training.", _files)
     shared.add_datasets(result)
     shared.add_configurations(result)
     shared.add_planning(result)
@@ -22,6 +24,15 @@ def parser() -> Parser:
     result.add_argument("--clean", action="store_true", help="measure, align and preprocess again, even what is finished")
     result.add_workspace()
     return result
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    plans = options.overwrite_plans_name or f"the planner's name, mostly {shared.DEFAULT_PLANS}"
+    found = shared.files(
+        options, lambda folder: [folder / shared.fingerprint_name(options, folder.name), *([] if options.no_pp else [folder])], lambda raw, folder: []
+    )
+    return replace(found, notes=(f"plans file: {plans}",))
 
 
 def _work(options: argparse.Namespace) -> None:

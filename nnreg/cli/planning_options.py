@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnreg.cli.common import Parser
+from nnreg.cli.common import Parser, workspace_of
+from nnreg.cli.dry_run import Files
 from nnreg.progress import progress_bar
 from nnreg.task import DEFAULT_PLANNER, DEFAULT_TASK, TASKS, imported
 
@@ -107,6 +108,35 @@ def positive(text: str) -> int:
 def progress(options: argparse.Namespace) -> Callable[[str], Callable[[int, int, str], None]]:
     """Bars for the steps of the library functions."""
     return lambda step: progress_bar(step, quiet=options.quiet)
+
+
+def files(options: argparse.Namespace, makes: Callable[[Path], list[Path]], reads: Callable[[Path, Path], list[Path]]) -> Files:
+    """What would be read and written for every dataset named.
+
+    Parameters
+    ----------
+    makes
+        From the preprocessed folder of a dataset to what is written.
+    reads
+        From raw and preprocessed folder to what is read.
+    """
+    from nnreg.dataset import RawDataset
+
+    workspace, read, written = workspace_of(options), list[Path](), list[Path]()
+    for dataset in options.dataset:
+        raw = RawDataset.open(workspace.raw_folder(dataset))
+        folder = preprocessed_folder(workspace, dataset)
+        read += [raw.folder / "dataset.json", *reads(raw.folder, folder)]
+        read += [path for case in raw.cases for path in (*raw.image_paths(case), raw.label_path(case)) if path is not None]
+        written += makes(folder)
+    return Files.of(read, written)
+
+
+def fingerprint_name(options: argparse.Namespace, dataset: str) -> str:
+    """Name of the file of a dataset's fingerprint, by its task."""
+    from nnreg.preprocessing.datasets import task_of
+
+    return str(imported(TASKS[task_of(workspace_of(options), dataset, options.task)].fingerprint_file))
 
 
 def print_fingerprint(workspace: Workspace, dataset: str, task: str | None) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnreg.cli.common import Parser, folder, run, workspace_of
+from nnreg.cli.dry_run import Files
 from nnreg.cli.prediction import add_model_options, dataset_plans, trained_model
 from nnreg.errors import ConfigurationError, PredictionError
 from nnreg.progress import progress_bar
@@ -28,6 +31,7 @@ def _parser(say: Callable[[str], None] = lambda problem: None) -> tuple[Parser, 
         "nnreg_predict",
         "Apply a trained model to new images. Registration: transforms for ITK, fields, warped images and labels on the native grids.\n"
         "Dense prediction: a label map per image, on its native grid.",
+        _files,
     )
     result.add_argument("-i", "--input", required=True, metavar="DIR", help="folder of images CASE_0000.ending")
     result.add_argument("-o", "--output", type=folder, required=True, metavar="DIR", help="where FIXED__MOVING folders, or label maps, and prediction.json go")
@@ -69,14 +73,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(_work, parser(), arguments)
 
 
-def _work(options: argparse.Namespace) -> None:
+def _wanted(options: argparse.Namespace) -> tuple[Plans, str | None]:
+    """Plans and configuration, where all options fit them."""
     if not options.dataset and not options.model_folder:
         raise PredictionError("-d or -m is needed: name the dataset the model was trained on, or the model folder.")
     plans = planned(options)
     _check_belonging(options, plans.task)
-    configuration = options.configuration or (None if options.model_folder else plans.recommended)
+    return plans, options.configuration or (None if options.model_folder else plans.recommended)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    plans, configuration = _wanted(options)
+    named = TASKS[plans.task].predict_files
+    found = Files.of([options.input], [options.output]) if named is None else imported(named)(options, configuration)
+    report = [] if options.no_report or not _native(options) else [Path(options.output) / "report.html"]
+    return replace(found, writes=(*found.writes, *report))
+
+
+def _work(options: argparse.Namespace) -> None:
+    plans, configuration = _wanted(options)
     print(imported(TASKS[plans.task].predict_command)(options, configuration))
-    if not options.no_report:
+    if not options.no_report and _native(options):
         from nnreg.report import report_after
 
         report_after(
@@ -86,6 +104,11 @@ def _work(options: argparse.Namespace) -> None:
             labels=getattr(options, "labels", None),
             on_progress=progress_bar("report", quiet=options.quiet),
         )
+
+
+def _native(options: argparse.Namespace) -> bool:
+    """Whether results are laid out as nnReg's own tools read them."""
+    return bool(getattr(options, "output_layout", "native") == "native")
 
 
 def planned(options: argparse.Namespace) -> Plans:

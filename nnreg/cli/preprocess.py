@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from nnreg.cli import planning_options as shared
 from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.dry_run import Files
 
 
 def parser() -> Parser:
     """Its options."""
-    result = Parser("nnreg_preprocess", "Align, normalise and resample the cases of a planned dataset. Finished cases are not done again.")
+    result = Parser("nnreg_preprocess", "Align, normalise and resample the cases of a planned dataset. Finished cases are not done again.", _files)
     shared.add_datasets(result)
     shared.add_configurations(result)
     shared.add_processes(result)
@@ -19,6 +20,11 @@ def parser() -> Parser:
     result.add_argument("--clean", action="store_true", help="align and preprocess every case again")
     result.add_workspace()
     return result
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    return shared.files(options, lambda folder: [folder], lambda raw, folder: [folder / f"{options.plans_name}.json"])
 
 
 def _work(options: argparse.Namespace) -> None:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, folder, run
+from nnreg.cli.common import Parser, aligned_columns, folder, run
+from nnreg.cli.dry_run import Files
+from nnreg.cli.registration.prediction import LAYOUT_HELP, LAYOUTS, NATIVE
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
 from nnreg.progress import progress_bar
+from nnreg.run_log import tell
 
 if TYPE_CHECKING:
     from nnreg.engine import Registration
+    from nnreg.inference.registration.register import PairFiles
 
 EXIT_NOT_REGISTERED = 3
+LINEAR_ONLY = "of the linear alignment"
 
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_register", "Register one pair: linear alignment, global search, multi-resolution diffeomorphic refinement. Nothing is trained.")
+    result = Parser(
+        "nnreg_register", "Register one pair: linear alignment, global search, multi-resolution diffeomorphic refinement. Nothing is trained.", _files
+    )
     result.add_argument("fixed", metavar="FIXED", help="image whose grid the result lies on; channels in several files: FILE,FILE")
     result.add_argument("moving", metavar="MOVING", help="image that is moved; any grid, orientation and format")
     result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for transforms, warped image, measures and picture")
@@ -58,6 +65,7 @@ def parser() -> Parser:
         "-device", "--device", default="cpu", help="cpu, cuda or cuda:1: where levels are refined; alignment stays on the processor (default: cpu)"
     )
     result.add_argument("--report", action="store_true", help="also write report.html, as nnreg_report OUT does: it takes as long as a fast registration")
+    result.add_argument("--output_layout", choices=LAYOUTS, default=NATIVE, help=LAYOUT_HELP)
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
     result.add_quiet()
     return result
@@ -68,12 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(_work, parser(), arguments)
 
 
-def _work(options: argparse.Namespace) -> int:
-    from nnreg.engine import Constraints
-    from nnreg.inference.registration.register import PairFiles, register_files
+def _pair(options: argparse.Namespace) -> PairFiles:
+    from nnreg.inference.registration.register import PairFiles
 
-    constraints = Constraints(restrict=options.restrict, landmark_weight=options.landmark_weight)  # refused before anything is read
-    files = PairFiles(
+    return PairFiles(
         fixed=options.fixed.split(","),
         moving=options.moving.split(","),
         fixed_mask=options.fixed_mask,
@@ -85,7 +91,31 @@ def _work(options: argparse.Namespace) -> int:
         initial=options.init,
         preserve=options.preserve,
     )
-    result = register_files(
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.inference.registration.register import written_names
+
+    names = written_names(_pair(options), field=options.field, uncertainty=options.uncertainty, picture=not options.no_pictures, report=options.report)
+    if options.output_layout != NATIVE:
+        return Files.of(_pair(options).all(), [Path(options.output)], "names by BIDS, for: " + ", ".join(names))
+    return Files.of(_pair(options).all(), [Path(options.output) / name for name in names])
+
+
+def _work(options: argparse.Namespace) -> int:
+    from nnreg.engine import Constraints
+    from nnreg.errors import ConfigurationError
+    from nnreg.inference.registration.bids import register_as_bids
+    from nnreg.inference.registration.register import register_files, unit_of_pair
+
+    if options.report and options.output_layout != NATIVE:
+        raise ConfigurationError("--report: is made of nnReg's own layout. Leave it out, or --output_layout bids.")
+
+    constraints = Constraints(restrict=options.restrict, landmark_weight=options.landmark_weight)  # refused before anything is read
+    files = _pair(options)
+    register = register_files if options.output_layout == NATIVE else register_as_bids
+    result = register(
         files,
         Path(options.output),
         preset=options.preset,
@@ -105,13 +135,16 @@ def _work(options: argparse.Namespace) -> int:
     )
     for note in (*result.fixed.notes, *result.moving.notes):
         print(f"nnreg_register: {note}", file=sys.stderr)
-    print(_report(result, Path(options.output)))
+    print(_report(result, Path(options.output), unit_of_pair(files, result)))
+    for name, seconds in result.timings.items():
+        tell("stage", stage=name, seconds=round(seconds, 3))
+    tell("figures", **result.measures)
     if options.report:
         from nnreg.report import report_after
 
         report_after(options.output, print)
     if not result.succeeded:
-        inverse = "" if (Path(options.output) / "inverse_transform.h5").exists() else ", it has no inverse"
+        inverse = "" if any(Path(options.output).rglob("*_xfm.h5" if options.output_layout != NATIVE else "inverse_transform.h5")) else ", it has no inverse"
         print(
             f"nnreg_register: {_why_failed(result)}{inverse}; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr
         )
@@ -125,19 +158,32 @@ def _why_failed(result: Registration) -> str:
     return f"the registration likely failed (probability {result.failure_probability:.2f}: {'; '.join(result.failure.reasons)})"
 
 
-def _report(result: Registration, output: Path) -> str:
-    lines = [f"{decision.name}: {decision.value} ({decision.because})" for decision in result.decisions]
-    measures = result.measures
-    lines.append(f"similarity ({result.similarity}): {result.similarity_before:.4f} before, {result.similarity_after:.4f} after")
-    if "sdlogj" in measures:
-        lines.append(f"SDlogJ {measures['sdlogj']:.3f}, folding {measures['folding_count']:.0f} voxels ({measures['folding_percent']:.4f} %)")
-    lines.append(f"probability that it failed: {result.failure_probability:.3f}")
+def _report(result: Registration, output: Path, unit: str) -> str:
+    decisions = [f"{decision.name}: {decision.value} ({decision.because})" for decision in result.decisions]
+    seconds = f"{sum(result.timings.values()):.1f} s: " + ", ".join(f"{name} {spent:.1f}" for name, spent in result.timings.items())
+    told = [line.replace(" mm", f" {unit}") for line in (*decisions, seconds)]  # the engine counts in the unit of the headers, whatever it is
+    return "\n".join([*told[:-1], *aligned_columns(_table(result, unit)), told[-1], f"written to {output.absolute()}"])
+
+
+def _table(result: Registration, unit: str) -> list[tuple[str, ...]]:
+    """What was measured where the headers put the images, after linear alignment, and in the end."""
+    measures, similarity = result.measures, result.measures["similarity"]
+    rows = [("", "header", "aligned", "after"), _row("correlation", measures["ncc"], ".4f")]
+    if result.similarity != LINEAR_ONLY:
+        rows.append(_row(f"similarity ({result.similarity})", similarity, ".4f"))
     if "dice" in measures:
-        lines.append(f"Dice {measures['dice']['header']['mean']:.4f} before, {measures['dice']['after']['mean']:.4f} after")
+        rows.append(_row("Dice, mean", {stage: found["mean"] for stage, found in measures["dice"].items()}, ".4f"))
     if "tre_mm" in measures:
-        lines.append(f"landmarks {measures['tre_mm']['header']['median']:.3g} mm before, {measures['tre_mm']['after']['median']:.3g} mm after (median)")
-    lines.append(f"{sum(result.timings.values()):.1f} s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.timings.items()))
-    return "\n".join([*lines, f"written to {output.absolute()}"])
+        rows.append(_row(f"landmark error, median {unit}", {stage: found["median"] for stage, found in measures["tre_mm"].items()}, ".3g"))
+    if "sdlogj" in measures:
+        rows.append(_row("folding %", {"after": measures["folding_percent"]}, ".4f"))
+        rows.append(_row("SDlogJ", {"after": measures["sdlogj"]}, ".3f"))
+    rows.append(_row("probability of failure", {"after": result.failure_probability}, ".3f"))
+    return rows
+
+
+def _row(name: str, values: Mapping[str, float], form: str) -> tuple[str, ...]:
+    return name, *(f"{values[stage]:{form}}" if stage in values else "-" for stage in ("header", "aligned", "after"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnreg.cli.common import Parser, positive, run, workspace_of
+from nnreg.cli.dry_run import Files
 from nnreg.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def parser() -> Parser:
     result = Parser(
         "nnreg_report",
         "Write report.html: pairs with sliders, the worst first, figures before and after, decisions and their reasons. One file that needs no network.",
+        _files,
     )
     result.add_argument("folder", metavar="FOLDER", help="output folder of nnreg_register or nnreg_predict, or fold_0 of a training")
     result.add_argument("-o", "--output", metavar="FILE", help="the page (default: FOLDER/report.html)")
@@ -38,6 +40,14 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.report import REPORT_FILE
+
+    reads = [options.folder, options.images, options.labels, options.summary]
+    return Files.of(reads, [options.output or Path(options.folder) / REPORT_FILE])
 
 
 def _work(options: argparse.Namespace) -> None:

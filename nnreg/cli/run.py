@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, run, workspace_of
+from nnreg.cli.dry_run import Files
 from nnreg.progress import progress_bar
 
 
@@ -17,6 +18,7 @@ def parser() -> Parser:
         "nnreg_run",
         "Do what the plans recommend, from raw images to predictions: plan, preprocess, train (or not), predict, evaluate.\n"
         "What is finished is kept: the same command goes on after an interruption.",
+        _files,
     )
     result.add_dataset()
     result.add_argument("-i", "--input", metavar="DIR", help="images to predict (default: imagesTs of the dataset, else the listed pairs of imagesTr)")
@@ -59,6 +61,16 @@ def _work(options: argparse.Namespace) -> None:
     training = Listeners(line=bar.write, step=bar.step)
     run_recommended(workspace_of(options), options.dataset, asked, Watcher(bar.write, lambda step: progress_bar(step, quiet=options.quiet), training))
     bar.close()
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    workspace = workspace_of(options)
+    name = workspace.dataset_name(options.dataset)
+    results = workspace.results / name
+    output = Path(options.output) if options.output else results / "predicted"
+    notes = "the plans decide whether a network is trained"
+    return Files.of([workspace.raw / name / "dataset.json", options.input], [workspace.preprocessed / name, results, output], notes)
 
 
 def _one_only(text: str) -> list[int | str]:

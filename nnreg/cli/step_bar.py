@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from nnreg.run_log import tell
+
 
 class StepBar:
     """One line that is rewritten: the step within the epoch. Log lines go above it."""
@@ -22,6 +24,7 @@ class StepBar:
     def write(self, line: str) -> None:
         """Print a log line."""
         self.bar.clear()
+        tell("line", text=line)
         print(line, flush=True)
 
     def close(self) -> None:

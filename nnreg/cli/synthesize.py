@@ -7,13 +7,16 @@ import sys
 from collections.abc import Sequence
 
 from nnreg.cli.common import Parser, positive, run, workspace_of
+from nnreg.cli.dry_run import Files
 from nnreg.progress import progress_bar
 
 
 def parser() -> Parser:
     """Options of the command."""
     result = Parser(
-        "nnreg_synthesize", "Write pairs of synthetic images, one deformed by a known flow, as a raw dataset with the exact displacement of both directions."
+        "nnreg_synthesize",
+        "Write pairs of synthetic images, one deformed by a known flow, as a raw dataset with the exact displacement of both directions.",
+        _files,
     )
     result.add_argument("-d", "--dataset", required=True, type=int, metavar="ID", help="id of the new dataset: 900")
     result.add_argument("--name", default="Ellipsoids", help="name of the new dataset (default: %(default)s)")
@@ -37,6 +40,13 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be written."""
+    from nnreg.dataset.synthetic_writer import dataset_folder
+
+    return Files.of([], [dataset_folder(workspace_of(options), options.dataset, options.name)])
 
 
 def _work(options: argparse.Namespace) -> int:

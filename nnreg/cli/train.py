@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.cli.common import EXIT_ERROR, Parser, positive, run, workspace_of
+from nnreg.cli.dry_run import Files
 from nnreg.cli.import_options import add_labelled, labelled_flags, read_source, with_output
+from nnreg.run_log import tell
 
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_train", "Train a planned and preprocessed dataset: nnreg_train 001 3d_fullres 0")
+    result = Parser("nnreg_train", "Train a planned and preprocessed dataset: nnreg_train 001 3d_fullres 0", _files)
     result.add_argument("dataset", nargs="?", help="dataset id or folder name: 1, 001 or Dataset001_Name")
     result.add_argument("configuration", nargs="?", help="a configuration of the plans: 2d, 3d_lowres, 3d_fullres")
     result.add_argument("fold", nargs="?", help="0 to 4, a range such as 0-4, or all (train on every case)")
@@ -87,13 +89,38 @@ def _work(options: argparse.Namespace) -> None:
         if value is not None:
             overrides[key] = value
     _import(options)
-    if options.dataset is None or options.configuration is None or options.fold is None:
-        raise ConfigurationError("which dataset, configuration and fold? nnreg_train 001 3d_fullres 0, or nnreg_train --from_config FILE.")
+    _require_names(options)
     for fold in parse_folds(options.fold):
         if options.num_gpus == 1:
             _train_fold(options, fold, overrides)
         else:
             _train_by_several(options, fold, overrides)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written; of an import only what it is made of, because it writes before it trains."""
+    from nnreg.training.execution.run import parse_folds
+    from nnreg.training.run_folders import prepared
+
+    source = options.from_config or options.config_path or options.input
+    if source is not None:
+        return Files.of([source, options.pretrained_weights], [], "the import decides what is trained, and writes dataset, plans and recipe first")
+    _require_names(options)
+    reads: list[Path | str | None] = [options.pretrained_weights]
+    writes: list[Path] = []
+    for fold in parse_folds(options.fold):
+        plans, _, folders = prepared(workspace_of(options), options.dataset, options.configuration, fold, options.plans_identifier, options.trainer)
+        arrays = folders.preprocessed / plans.configuration(options.configuration).data_identifier
+        reads += [folders.preprocessed / f"{options.plans_identifier}.json", folders.preprocessed / "splits_final.json", arrays, folders.raw]
+        writes.append(folders.fold(fold))
+    return Files.of(reads, writes)
+
+
+def _require_names(options: argparse.Namespace) -> None:
+    from nnreg.errors import ConfigurationError
+
+    if options.dataset is None or options.configuration is None or options.fold is None:
+        raise ConfigurationError("which dataset, configuration and fold? nnreg_train 001 3d_fullres 0, or nnreg_train --from_config FILE.")
 
 
 def _train_fold(options: argparse.Namespace, fold: int | str, overrides: dict[str, Any]) -> None:
@@ -104,7 +131,7 @@ def _train_fold(options: argparse.Namespace, fold: int | str, overrides: dict[st
     from nnreg.training.trainer.parts import Listeners
 
     bar = StepBar(quiet=options.quiet)
-    train(
+    summary = train(
         **_what(options, fold, overrides),
         continue_training=options.continue_training,
         validate_only=options.val,
@@ -114,6 +141,7 @@ def _train_fold(options: argparse.Namespace, fold: int | str, overrides: dict[st
         listeners=Listeners(line=bar.write, step=bar.step, finished=lambda folder: _report(options, folder, bar.write)),
         ranks=Ranks.of_environment(),
     )
+    tell("figures", fold=fold, **summary.get("mean", {}))
     bar.close()
 
 

@@ -8,6 +8,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from nnreg import __version__
 from nnreg.cli import COMMANDS, command_name
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if given[0] == "completion":
         return _completion(given[1:])
+    if given[0] == "boutiques":
+        return _boutiques(given[1:])
     name = given[0].removeprefix("nnreg_")
     if name not in MODULES:
         print(f"nnreg: command {given[0]!r} is unknown; {did_you_mean(name, MODULES)} See nnreg -h.", file=sys.stderr)
@@ -48,6 +51,7 @@ def _help() -> str:
             "Self-configuring registration of medical images. nnreg COMMAND -h has the options; nnreg_COMMAND is the same.",
             "",
             *rows,
+            f"  {'boutiques'.ljust(width)}  descriptors of all commands for niwrap, nipype and other wrappers: nnreg boutiques DIR",
             f"  {'completion'.ljust(width)}  completion of commands, options and files for {', '.join(SHELLS)}",
             "",
             "  --version  print the version",
@@ -64,6 +68,23 @@ def _completion(arguments: Sequence[str]) -> int:
     import shtab
 
     print(shtab.complete(_whole_parser(), arguments[0]))
+    return 0
+
+
+def _boutiques(arguments: Sequence[str]) -> int:
+    """Write the descriptors of all commands into a folder."""
+    from nnreg.cli.boutiques import write_descriptors
+    from nnreg.errors import NnRegError
+
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("nnreg: boutiques takes the folder that the descriptors go into: nnreg boutiques DIR", file=sys.stderr)
+        return EXIT_ERROR
+    try:
+        paths = write_descriptors(Path(arguments[0]))
+    except NnRegError as error:
+        print(f"nnreg: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    print(f"{len(paths)} descriptors written to {Path(arguments[0]).absolute()}")
     return 0
 
 

@@ -242,6 +242,7 @@ class _View:
         self.matrix = level.matrix.copy() if blocks is None else blocks.before(level.matrix)
         self.matrix[3 - len(shape) :, 3] += 1
         self.allowed = None if level.fixed.mask is None else (level.fixed.mask > 0.5).reshape(level.grid)
+        self.allows_all = self.allowed is None or bool(read(self.allowed.all())[0])
         self.valid: Floats | None = None
 
     def forget(self) -> None:
@@ -251,7 +252,7 @@ class _View:
     def changed(self, field: Floats) -> bool:
         """Look again; whether the valid voxels are not what they were."""
         seen = volumes.sample(self.inside, field, matrix=self.matrix)[0] > 0.5
-        everything = read(seen.all())[0] and (self.allowed is None or read(self.allowed.all())[0])
+        everything = self.allows_all and read(seen.all())[0]
         before, self.valid = self.valid, None
         if not everything:
             self.valid = zeros(self.grid, field)

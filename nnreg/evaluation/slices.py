@@ -55,10 +55,9 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
     """
     affine = affine_part(transform, fixed)
     remainder = Transform((*transform.stages, affine.inverse()), transform.ndim)
-    outside = float(moving.array.min())
     result = []
     for name, space in planes(fixed):
-        placed = resample_image(moving.array, moving=moving.space, fixed=space, transform=Transform((affine,), space.ndim), outside=outside)
+        placed = resample_image(moving.array, moving=moving.space, fixed=space, transform=Transform((affine,), space.ndim))
         field = remainder.sampled_on(space)
         # a grid of one slice has no determinant: nothing is claimed about it
         determinant = field.determinants() if min(space.shape) > 1 else np.ones(space.shape, np.float32)

@@ -105,7 +105,8 @@ def table(summary: Mapping[str, Any]) -> str:
     heads = ("", *STAGES, "worst 30 % after")
     rows: list[tuple[str, ...]] = [heads]
     more = [(name, name, "{:.4g}") for name in summary.get(ADDITIONAL, {})]
-    for title, name, form in (*ROWS, *more):
+    for head, name, form in (*ROWS, *more):
+        title = head.replace("(mm)", f"({summary.get('unit', 'mm')})")
         if any(f"{name}_{stage}" in mean for stage in STAGES):
             values = [mean.get(f"{name}_{stage}") for stage in STAGES] + [worst.get(f"{name}_after")]
             rows.append((title, *(_number(value, form) for value in values)))

@@ -58,6 +58,11 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if device.type == "meta" else torch.autocast(device_type=device.type, enabled=False)
 
 
+def is_traced() -> bool:
+    """Whether TorchScript is being made, which runs without nnReg: then everything is done in torch."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
+
+
 def identity_grid(shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Voxel indices ``(1, ndim, *shape)`` float32, component k counts along axis k."""
     axes = _axes(tuple(shape), torch.device(device))
@@ -90,7 +95,7 @@ def warp(image: Tensor, field: Tensor, *, mode: Mode = "linear", padding: Paddin
     if image.ndim != ndim + 2 or image.shape[0] != field.shape[0]:
         raise GeometryError(f"an image of shape {tuple(image.shape)} cannot be warped by a field of shape {tuple(field.shape)}: batch and axes must agree.")
     dtype = image.dtype
-    if ndim == 3 and mode == "linear" and field.device.type == "cpu":
+    if ndim == 3 and mode == "linear" and field.device.type == "cpu" and not is_traced():
         from nnreg.kernels.warp_cpu import sample_volume
 
         return sample_volume(image.float(), field.float(), border=padding == "border")

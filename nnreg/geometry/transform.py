@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from nnreg.geometry.space import Space, apply_matrix
 from nnreg.kernels import field_cpu, positions_cpu
 from nnreg.kernels.positions_cpu import INSIDE
 from nnreg.kernels.threads import in_parts
+from nnreg.padding import beyond
 
 SLAB_VOXELS = 2**20  # voxels handled at once: bounds the memory of resampling whatever the image
 MOST_PARTS = 4  # that a thick voxel is split into where a field is inverted
@@ -403,7 +405,8 @@ def resample_image(
     transform : Transform, optional
         From the fixed to the moving world; identity if absent.
     outside : float, optional
-        Value beyond the image; its smallest finite one if absent (air, whatever the modality).
+        Value beyond the image; if absent its smallest finite one (air, whatever the modality), or its background where that is bright:
+        :func:`nnreg.padding.beyond`.
     antialias
         Smooth first along axes on which `fixed` is coarser, so that nothing aliases.
 
@@ -417,8 +420,14 @@ def resample_image(
     # the sum of finite numbers of this size is finite: one pass, no array of truth values
     whole = bool(np.isfinite(values.sum(dtype=np.float64)))
     finite = np.isfinite(values) if not whole else None
+    if outside is None and finite is None:
+        around = beyond(image)
+        if len(set(around)) > 1:  # channels of a background that is not grey
+            further: dict[str, Any] = {"moving": moving, "fixed": fixed, "transform": transform, "antialias": antialias}
+            return np.concatenate([resample_image(values[c : c + 1], outside=value, **further) for c, value in enumerate(around)])
+        outside = around[0]
     if outside is None:
-        outside = float(values.min()) if finite is None else float(values.min(where=finite, initial=np.inf)) if finite.any() else float("nan")
+        outside = float(values.min(where=finite, initial=np.inf)) if finite is not None and finite.any() else float("nan")
     smooth = functools.partial(_smooth_for, moving=moving, fixed=fixed) if antialias else np.asarray
     if finite is None:
         return _linear(smooth(values), moving, fixed, transform, outside)

@@ -9,7 +9,10 @@ from typing import overload
 import numpy.typing as npt
 
 from nnreg.errors import ImageError
+from nnreg.geometry import Space
 from nnreg.imageio.formats import format_of, formats
+
+WITHOUT_UNIT = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz")  # of formats whose files mostly say nothing of geometry
 
 
 class _Endings(Sequence[str]):
@@ -68,6 +71,11 @@ def stem_of(path: Path | str) -> str:
     'case_0000'
     """
     return Path(path).name[: -len(ending_of(path))]
+
+
+def unit_of(paths: Sequence[Path | str], space: Space) -> str:
+    """The unit in which lengths of an image are told: "px" where its files say nothing of its geometry (PNG, JPEG, plain TIFF, npy), else "mm"."""
+    return "px" if all(str(path).lower().endswith(WITHOUT_UNIT) for path in paths) and space == Space.plain(space.shape) else "mm"
 
 
 def is_image_file(path: Path) -> bool:

@@ -44,7 +44,7 @@ def cards(results: Results, order: Sequence[Ranked]) -> list[dict[str, str]]:
             better = bool(before) and (median(after) - median(before)) * (1 if more_is_better else -1) >= 0
             found.append(
                 {
-                    "title": {"tre_mm": "Landmark error, mm"}.get(name, title[0].upper() + title[1:]),
+                    "title": {"tre_mm": f"Landmark error, {results.unit}"}.get(name, title[0].upper() + title[1:]),
                     "before": number(median(before), "{:.3f}") if before else "",
                     "after": number(median(after), "{:.3f}"),
                     "note": ("better" if better else "worse") if before else "",
@@ -59,12 +59,12 @@ def cards(results: Results, order: Sequence[Ranked]) -> list[dict[str, str]]:
     return found
 
 
-def figure_columns(order: Sequence[Ranked]) -> list[dict[str, Any]]:
+def figure_columns(order: Sequence[Ranked], unit: str = "mm") -> list[dict[str, Any]]:
     """Columns of the table of pairs: those that some pair has."""
     columns = []
     for name, title, more_is_better in MAIN_FIGURES:
         if any(before_and_after(one.figures, name)[1] is not None for one in order):
-            columns.append(_stage_column(name, title[0].upper() + title[1:] + (", mm" if name == "tre_mm" else ""), more_is_better))
+            columns.append(_stage_column(name, title[0].upper() + title[1:] + (f", {unit}" if name == "tre_mm" else ""), more_is_better))
     for name, title, form in (
         ("failure_probability", "Failure probability", "{:.0%}"),
         ("folding_percent", "Folding, %", "{:.3g}"),
@@ -144,7 +144,7 @@ def label_table(results: Results, order: Sequence[Ranked], names: Mapping[str, s
         ("Dice before", before, median, "{:.3f}"),
         ("Dice after" if results.registers else "Dice", after, median, "{:.3f}"),
         ("lowest", after, min, "{:.3f}"),
-        ("HD95, mm", distances, median, "{:.2f}"),
+        (f"HD95, {results.unit}", distances, median, "{:.2f}"),
     ]
     columns = [column for column in columns if any(column[1].values())]
     if not columns:

@@ -105,6 +105,12 @@ class Results:
         return found if isinstance(found, str) else None
 
     @property
+    def unit(self) -> str:
+        """Of lengths: "px" where no image has a physical one."""
+        units = {item.record.get("unit") for item in self.items}
+        return "px" if units == {"px"} else "mm"
+
+    @property
     def registers(self) -> bool:
         """Whether pairs were registered."""
         return TASKS[self.task].registers_pairs

@@ -118,13 +118,18 @@ def test_results_of_an_earlier_run_do_not_stay(files, output):
     assert {path.name for path in output.iterdir()} == set(OUTPUTS) - {"field.nii.gz", "warped_labels.nii.gz", "uncertainty.nii.gz", "overview.png"}
 
 
-def test_colours_and_pictures(tmp_path):
+def test_colours_and_pictures(tmp_path, capsys):
     space = Space.plain((40, 46))
     for name, seed in (("fixed", 0), ("moving", 0)):
         array = np.concatenate([textured(space.shape, seed) * scale for scale in (0.6, 0.5, 0.4)])
         write_image(tmp_path / f"{name}.png", np.roll(array, 2 * (name == "moving"), axis=1).astype(np.uint8), space)
     assert main([str(tmp_path / "fixed.png"), str(tmp_path / "moving.png"), "-o", str(tmp_path / "out"), "--preset", "fast"]) == 0
-    assert read_image(tmp_path / "out" / "warped.nii.gz").array.dtype == np.uint8
+    warped = read_image(tmp_path / "out" / "warped.png").array
+    assert (warped.dtype, warped.shape) == (np.uint8, (3, 40, 46))
+    shown = capsys.readouterr().out
+    assert [line.split() for line in shown.splitlines() if "header" in line] == [["header", "aligned", "after"]]
+    assert " mm" not in shown  # a PNG says nothing of its size
+    assert json.loads((tmp_path / "out" / "measures.json").read_text())["unit"] == "px"
 
 
 def bad(tmp_path: Path) -> dict[str, tuple[list[str], str]]:

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from tiny import tree
 
-from nnreg.cli import evaluate, predict, train
+from nnreg.cli import evaluate, plan_and_preprocess, predict, train
 from nnreg.geometry import resample_image
 from nnreg.geometry.itk import read_itk
 from nnreg.imageio import read_image
@@ -56,6 +56,24 @@ def test_training_leaves_what_the_documentation_promises(plane):
     model = plane.model()
     assert (model / "plans.json").read_text() == (plane.preprocessed / "nnRegPlans.json").read_text()
     assert (model / "dataset.json").is_file()
+
+
+def test_dry_runs_name_pairs_folds_and_files(plane, tmp_path, capsys):
+    place, there = ["--workspace", str(plane.root)], plane.fold(1).exists()
+    images = str(plane.raw / "imagesTr")
+    commands = (
+        (predict, ["-i", images, "-o", str(tmp_path / "out"), "-d", plane.dataset, "-c", "2d"], tmp_path / "out" / "prediction.json"),
+        (train, [plane.dataset, "2d", "1"], plane.fold(1)),
+        (plan_and_preprocess, ["-d", plane.dataset], plane.preprocessed / "dataset_fingerprint.json"),
+        (evaluate, [str(plane.fold(0) / "validation_raw"), "-d", plane.dataset], plane.fold(0) / "validation_raw" / "summary.json"),
+    )
+    for command, arguments, written in commands:
+        assert command.main([*arguments, *place, "--dry_run", "json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert str(written) in [entry["path"] for entry in told["writes"]]
+        assert told["reads"]
+    assert not (tmp_path / "out").exists()
+    assert plane.fold(1).exists() == there
 
 
 def test_debug_json_holds_the_resolved_configuration(plane):

@@ -70,7 +70,7 @@ def test_numbered_files_are_channels(tmp_path):
 
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     image(tmp_path / "in" / "a.nii.gz")
-    assert main([str(tmp_path / "in"), "-d", "5", "--workspace", str(tmp_path / "work"), "--dry_run"]) == 0
+    assert main([str(tmp_path / "in"), "-d", "5", "--workspace", str(tmp_path / "work"), "--dry_run", "json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["kind"] == "folder"
     assert list(told["cases"]) == ["a"]

@@ -39,7 +39,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_named_commands_exist(page):
-    environment = {"raw", "preprocessed", "results", "workspace", "demo", "template"}
+    environment = {"raw", "preprocessed", "results", "workspace", "demo", "template", "version"}
     for name in re.findall(r"\bnnreg_([a-z0-9_]+)\b", page.read_text(encoding="utf-8")):
         assert name in COMMANDS or name.split("_")[0] in environment, f"{page}: nnreg_{name}"
 
@@ -73,6 +73,13 @@ def test_python_examples_parse_and_import(text):
 @pytest.mark.parametrize("text", _blocks("json"))
 def test_json_examples_parse(text):
     json.loads(text if text.lstrip().startswith(("{", "[")) else f"{{{text}}}")
+
+
+def test_the_site_has_every_page():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {str(page.relative_to(ROOT / "documentation")) for page in (ROOT / "documentation").rglob("*.md")}
+    outside = {"contributing.md", "benchmarks.md", "results_template.md"}  # brought in by documentation/site_hooks.py
+    assert set(re.findall(r"- ([\w/]+\.md)", text)) == pages | outside
 
 
 def test_help_lists_every_target():

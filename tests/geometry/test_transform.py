@@ -160,6 +160,16 @@ def test_outside_is_the_minimum_unless_said():
     assert (resample_image(image, moving=space, fixed=far, outside=7.0) == 7).all()
 
 
+def test_a_white_background_stays_white_channel_by_channel():
+    space = Space.plain((20, 20))
+    far = space.centred((50.0, 50.0), (3, 3), (1.0, 1.0))
+    section = np.stack([np.full((20, 20), white, np.uint8) for white in (240, 238, 241)])
+    section[:, 6:14, 6:14] = np.random.default_rng(0).integers(0, 120, (3, 8, 8))
+    assert (resample_image(section, moving=space, fixed=far)[:, 0, 0] == (240, 238, 241)).all()
+    section[0] = 255 - section[0]  # one dark background, and it is none of a stained section
+    assert (resample_image(section, moving=space, fixed=far) == section.min()).all()
+
+
 def test_antialiasing_keeps_the_mean_of_noise():
     noise = np.random.default_rng(0).normal(size=(1, 64, 64))
     space = Space.plain((64, 64))

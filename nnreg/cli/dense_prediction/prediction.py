@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnreg.cli.dry_run import Files
 from nnreg.cli.prediction import trained_model
 from nnreg.progress import progress_bar
 
@@ -21,6 +22,17 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("-nps", type=int, default=1, metavar="N", help="label maps written behind the network (default: 1; 0: one after the other)")
     group.add_argument("-num_parts", type=int, default=1, metavar="N", help="number of machines that share the folder")
     group.add_argument("-part_id", type=int, default=0, metavar="K", help="which of them this is, from 0")
+
+
+def files(options: argparse.Namespace, configuration: str | None) -> Files:
+    """What would be read and written."""
+    from nnreg.inference.registration.cases import cases_in
+
+    model = trained_model(options, configuration).folder
+    output, found = Path(options.output), cases_in(Path(options.input), len(model.spec.channel_names))
+    reads = [path for case in found.values() for path in case]
+    writes = [output / f"{case}{model.spec.file_ending}" for case in found] if len(model.spec.targets) < 2 else [output]
+    return Files.of([model.path, *reads, options.prev_stage_predictions], [*writes, output / "prediction.json"])
 
 
 def predict_label_maps(options: argparse.Namespace, configuration: str | None) -> str:

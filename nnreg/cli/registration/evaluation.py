@@ -23,6 +23,7 @@ def evaluate_pairs(options: argparse.Namespace, predictions: Path, raw: RawDatas
         processes=options.processes or default_processes(),
         surface=not options.no_surface,
         with_labels=not options.no_labels,
+        complete=options.labels is None,
         on_progress=progress_bar("evaluating", quiet=options.quiet),
     )
     return summary, table(summary)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnreg.cli.common import add_processes, workspace_of
+from nnreg.cli.dry_run import Files
 from nnreg.cli.prediction import dataset_plans, trained_model
 from nnreg.planning.registration.engine_settings import METHODS, NETWORK
 from nnreg.progress import progress_bar
@@ -14,7 +15,13 @@ from nnreg.progress import progress_bar
 if TYPE_CHECKING:
     from nnreg.dataset.pairs import Pair
     from nnreg.dataset.spec import DatasetSpec
+    from nnreg.inference.registration.cases import NewImages
     from nnreg.inference.registration.models import PairModel
+
+
+NATIVE = "native"
+LAYOUTS = (NATIVE, "bids")
+LAYOUT_HELP = "native (default), or bids: derivatives sub-01/anat/sub-01_from-T1w_to-..._mode-image_xfm.h5 with sidecars, without report"
 
 
 def add_options(group: argparse._ArgumentGroup) -> None:
@@ -25,6 +32,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--moving", metavar="CASE", help="the case to be moved")
     group.add_argument("--inverse", action="store_true", help="also write inverse_transform.h5, from the moving to the fixed world")
     group.add_argument("--no_field", action="store_true", help="write no field.nii.gz: transform.h5 holds the same map")
+    group.add_argument("--output_layout", choices=LAYOUTS, default=NATIVE, help=LAYOUT_HELP)
     group.add_argument("--learn2reg", action="store_true", help="also write Learn2Reg displacement files")
     group.add_argument(
         "--method",
@@ -35,14 +43,36 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no_refinement", dest="method", action="store_const", const=NETWORK, help="the same as --method network")
 
 
-def register_images(options: argparse.Namespace, configuration: str | None) -> str:
-    """Register the images of a folder; returns what was done."""
-    from nnreg.inference.registration.cases import NewImages
-    from nnreg.inference.registration.predict import PredictOptions
-    from nnreg.inference.registration.predict import register_images as register
+def files(options: argparse.Namespace, configuration: str | None) -> Files:
+    """What would be read and written."""
+    from nnreg.inference.registration.predict import PREDICTION_FILE, chosen_pairs
 
     model, output = _model(options, configuration), Path(options.output)
-    images = NewImages(Path(options.input), Path(options.labels) if options.labels else None, _pairs(options), _atlas_images(options, model.spec))
+    images = _images(options, model)
+    source = model.source(images)
+    pairs = chosen_pairs(model.spec, source, images)
+    cases = sorted({case for pair in pairs for case in (pair.fixed, pair.moving)})
+    reads = [path for case in cases for path in source.paths(case)]
+    if options.output_layout != NATIVE:
+        return Files.of([*reads, images.labels], [output], f"{len(pairs)} pairs, with names by BIDS")
+    return Files.of([*reads, images.labels], [*(output / pair.name for pair in pairs), output / PREDICTION_FILE])
+
+
+def _images(options: argparse.Namespace, model: PairModel) -> NewImages:
+    from nnreg.inference.registration.cases import NewImages
+
+    return NewImages(Path(options.input), Path(options.labels) if options.labels else None, _pairs(options), _atlas_images(options, model.spec))
+
+
+def register_images(options: argparse.Namespace, configuration: str | None) -> str:
+    """Register the images of a folder; returns what was done."""
+    from nnreg.inference.registration.output_layout import predict_as_bids
+    from nnreg.inference.registration.predict import PredictOptions
+    from nnreg.inference.registration.predict import register_images as register_natively
+
+    register = register_natively if options.output_layout == NATIVE else predict_as_bids
+    model, output = _model(options, configuration), Path(options.output)
+    images = _images(options, model)
     wanted = PredictOptions(
         method=options.method,
         learn2reg=options.learn2reg,

@@ -82,7 +82,7 @@ def evaluate_folder(
         If the folder holds no predictions, a named one is missing or unreadable, or the dataset lacks the case or its labels.
     """
     folder = Path(prediction_folder)
-    content = _prediction(folder)
+    content = read_prediction(folder)
     labelled = with_labels and _labelled(raw)
     jobs = [_job(entry, folder, raw, surface=surface, with_labels=labelled, complete=complete) for entry in content["pairs"]]
     results = []
@@ -90,14 +90,22 @@ def evaluate_folder(
     for job, result in run_all(_evaluate, jobs, processes=processes, name=lambda job: job.name):
         results.append(result)
         on_progress(len(results), len(jobs), job.name)
-    summary = summarise(results, {"dataset": raw.name, "model": content.get("model"), "predictions": folder.absolute().name})
+    unit = {"unit": "px"} if all(entry.get("unit") == "px" for entry in content["pairs"]) else {}  # files that say nothing of their size
+    summary = summarise(results, {"dataset": raw.name, "model": content.get("model"), "predictions": folder.absolute().name, **unit})
     without = sum(not job.with_labels for job in jobs)
     if labelled and without:
         summary["counts"]["pairs_without_labels"] = without
     return summary
 
 
-def _prediction(folder: Path) -> dict[str, Any]:
+def read_prediction(folder: Path) -> dict[str, Any]:
+    """``prediction.json`` of a folder, with pairs in it.
+
+    Raises
+    ------
+    EvaluationError
+        If it is missing, damaged or empty.
+    """
     path = folder / PREDICTION_FILE
     if not path.is_file():
         raise EvaluationError(f"{folder}: has no {PREDICTION_FILE}. Give the output folder of nnreg_predict.")

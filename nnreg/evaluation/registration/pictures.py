@@ -31,7 +31,7 @@ FOLD_COLOUR, GRID_COLOUR = (0, 255, 64), (255, 176, 0)
 COLUMNS = ("fixed", "moving (affine part)", "warped", "difference before", "difference after", "grid in the moving image", "Jacobian")
 
 
-def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped: Image, transform: Transform) -> None:
+def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped: Image, transform: Transform, *, unit: str = "mm") -> None:
     """Draw a pair: fixed, moving and warped image, differences, deformed grid and Jacobian, in one PNG.
 
     Parameters
@@ -44,13 +44,15 @@ def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped:
         The moving image on the fixed grid.
     transform : Transform
         Fixed to moving world.
+    unit
+        Of lengths: "px" for images without a physical one.
     """
     colour = fixed.array.shape[0] == 3 and fixed.array.dtype == np.uint8
     shown = views(fixed=fixed, moving=moving, warped=warped, transform=transform)
     windows = window(fixed.array), window(moving.array)
     rows = [_panels(view, windows, colour=colour) for view in shown]
     with atomic_path(path) as temporary:
-        page_of(rows, [view.name for view in shown], COLUMNS, _headline(shown)).save(temporary, format="PNG", compress_level=EFFORT)
+        page_of(rows, [view.name for view in shown], COLUMNS, _headline(shown, unit)).save(temporary, format="PNG", compress_level=EFFORT)
 
 
 def overview(path: Path | str, fixed: Reals, moving: Reals, warped: Reals, field: Reals, spacing: tuple[float, ...] | None = None) -> None:
@@ -151,7 +153,7 @@ def _jacobian_panel(view: View) -> Bytes:
     return result
 
 
-def _headline(shown: list[View]) -> str:
+def _headline(shown: list[View], unit: str) -> str:
     """What the slices say in numbers."""
     parts = []
     comparable = all(view.fixed.shape == view.moving.shape for view in shown)
@@ -160,6 +162,6 @@ def _headline(shown: list[View]) -> str:
         parts.append(f"correlation {before:.3f} to {after:.3f}")
     longest = max(float(np.hypot(*(part * step for part, step in zip(view.field, view.spacing, strict=True))).max()) for view in shown)
     folds = 100 * np.mean(np.concatenate([(view.determinant <= 0).ravel() for view in shown]))
-    parts.append(f"largest in-plane deformation {longest:.1f} mm")
+    parts.append(f"largest in-plane deformation {longest:.1f} {unit}")
     parts.append(f"folded {folds:.2f} % (green)")
     return "in these slices: " + ", ".join(parts) + "; Jacobian: red is larger in the moving image (at most twice), blue smaller"

@@ -57,7 +57,7 @@ def apply_transform(
     inverse
         Apply the inverse of the whole chain.
     outside : float, optional
-        Value beyond an image; its minimum if absent.
+        Value beyond an image; if absent its minimum, or its background where that is bright.
     on_note
         Hears what was mended in the header of an image, a sentence each.
 

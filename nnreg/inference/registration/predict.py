@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import read_json, read_object, writable_folder, write_json
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
+from nnreg.imageio.endings import unit_of
 from nnreg.inference.predictor import PairTransforms, Predictor, TrainedModel
 from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImages, TrainingCases, refuse_own_folder
 from nnreg.inference.registration.export import DONE, write_pair
@@ -131,20 +133,20 @@ class _PairWork:
 def _predict_pair(mapper: PairMapper, source: CaseSource, pair: Pair, output: Path, options: PredictOptions) -> dict[str, Any]:
     transforms = mapper.transforms(pair, source)
     fixed, moving = source.image(pair.fixed), source.image(pair.moving)
-    ending = ending_of(source.paths(pair.fixed)[0])
+    ending, unit = ending_of(source.paths(pair.fixed)[0]), unit_of(source.paths(pair.fixed), fixed.space)
     write_pair(
         output / pair.name,
         transforms,
         fixed=fixed,
         moving=Case(moving, source.labels(pair.moving)),
         ending=ending,
-        picture=overview_of_transform if options.pictures else None,
+        picture=functools.partial(overview_of_transform, unit=unit) if options.pictures else None,
         field=options.field,
         inverse=options.inverse,
     )
     if options.learn2reg:
         write_learn2reg(output / "learn2reg" / f"disp_{pair.fixed}_{pair.moving}.nii.gz", transforms.transform, fixed=fixed.space, moving=moving.space)
-    return transforms.notes
+    return transforms.notes | ({} if unit == "mm" else {"unit": unit})
 
 
 def _earlier(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +214,8 @@ def register_images(
     refuse_own_folder(output, images.folder, images.labels)
     writable_folder(output)
     source = model.source(images)
-    pairs = _chosen(model.spec, source, images, options)
+    pairs = chosen_pairs(model.spec, source, images)
+    _check_form(pairs, source, images, options)
     mapper, origin = model.mapper(options.method)
     if origin.method is not None:
         on_note(f"predicting by {origin.method.value}: {origin.method.because}")
@@ -272,7 +275,7 @@ def predict_dataset(
     return list(register_images(pair_model, new, output, options=options, on_note=on_note, on_progress=on_progress)["pairs"])
 
 
-def _chosen(spec: DatasetSpec, source: FolderCases, images: NewImages, options: PredictOptions) -> list[Pair]:
+def chosen_pairs(spec: DatasetSpec, source: FolderCases, images: NewImages) -> list[Pair]:
     """The pairs to register, with every file there."""
     if images.pairs is None and spec.pairing == "all" and too_many(source.cases):
         raise PredictionError(
@@ -287,9 +290,12 @@ def _chosen(spec: DatasetSpec, source: FolderCases, images: NewImages, options: 
     check_pair_names(chosen)
     for pair in chosen:
         source.paths(pair.fixed), source.paths(pair.moving)
+    return chosen
+
+
+def _check_form(chosen: Sequence[Pair], source: FolderCases, images: NewImages, options: PredictOptions) -> None:
     if options.learn2reg and source.image(chosen[0].fixed).ndim != 3:
         raise PredictionError(f"--learn2reg: its field format is three-dimensional, {images.folder} holds 2D images. Leave it out.")
-    return chosen
 
 
 def read_pairs(path: Path) -> list[Pair]:

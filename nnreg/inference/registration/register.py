@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.arrays import Floats
+from nnreg.arrays import AnyArray, Floats
 from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import read_label_map
 from nnreg.engine import Constraints, Registration, register, uncertainty_map
@@ -24,10 +24,11 @@ from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import folder_to_write, no_empty_folders, refuse_overwriting, writable_folder, write_json
 from nnreg.geometry.itk import write_itk
 from nnreg.geometry.transform_files import files_of, read_transforms
-from nnreg.imageio import Image, check_finite, check_same_space, read_channels, write_image
-from nnreg.imageio.image import as_stored
+from nnreg.imageio import ENDINGS, Image, as_stored, check_finite, check_same_space, ending_for, ending_of, read_channels, read_image, write_image
+from nnreg.imageio.endings import unit_of
+from nnreg.imageio.formats import formats
 from nnreg.lock import held
-from nnreg.progress import Progress
+from nnreg.progress import Further, Progress
 from nnreg.run_record import digests, run_record
 
 SCHEMA_VERSION = 1
@@ -41,6 +42,9 @@ OUTPUTS = (
     "measures.json",
     "overview.png",
 )
+"""Of images that NIfTI holds; of 2D images in other formats the warped ones have the ending of the fixed image."""
+WARPED = ("warped", "warped_labels")
+NIFTI_ENDING = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,14 @@ def register_files(
         the pair not be registered, or the folder not be written.
     """
     output = Path(output)
-    for name in OUTPUTS:
+    for name in (*OUTPUTS, *(f"{stem}{ending}" for stem in WARPED for ending in ENDINGS)):
         refuse_overwriting(output / name, files.all())
+    told = Further(on_progress, 1 + uncertainty)
     with no_empty_folders():
         with held(writable_folder(output), "written to", RegistrationError):  # told before the work, not after it
-            result = _registered(files, guided=guided, on_progress=on_progress, **options)
-            write_registration(output, result, files=files, guided=guided, picture=picture, field=field, uncertainty=uncertainty)
+            result = _registered(files, guided=guided, on_progress=told, **options)
+            write_registration(output, result, files=files, guided=guided, picture=picture, field=field, uncertainty=uncertainty, told=told)
+        told.end()
         return result
 
 
@@ -146,32 +152,88 @@ def _registered(files: PairFiles, *, guided: bool, constraints: Constraints = FR
     return result
 
 
-def write_registration(output: Path, result: Registration, *, files: PairFiles, guided: bool, picture: bool, field: bool, uncertainty: bool = False) -> None:
+def write_registration(
+    output: Path,
+    result: Registration,
+    *,
+    files: PairFiles,
+    guided: bool,
+    picture: bool,
+    field: bool,
+    uncertainty: bool = False,
+    told: Further | None = None,
+) -> None:
     """Write all that belongs to a result; nothing is in `output` before everything is written."""
+    told = told or Further(None, 1 + uncertainty)
+    if uncertainty:
+        told.then("uncertainty")
     doubt = _uncertainty(result) if uncertainty else None
+    told.then("writing")
     started = time.perf_counter()
     with folder_to_write(output / "registration") as part:
         write_itk(part / "transform.h5", result.transform)
         _write_inverse(part / "inverse_transform.h5", result)
         if field:
             write_itk(part / "field.nii.gz", result.transform, result.fixed.space)
-        colour = result.moving.array.dtype == np.uint8 and result.moving.channels in (3, 4)
-        warped = as_stored(result.warped.array, np.uint8) if colour else result.warped.array
-        write_image(part / "warped.nii.gz", warped, result.fixed.space)
-        if result.annotations.moving_labels is not None:
-            write_image(part / "warped_labels.nii.gz", result.warped_labels(result.annotations.moving_labels), result.fixed.space)
+        warped = _write_warped(part, result, files)
         if doubt is not None:
             write_image(part / "uncertainty.nii.gz", doubt[None], result.fixed.space)
         if picture:
-            overview_of_transform(part / "overview.png", result.fixed, result.moving, Image(warped, result.fixed.space), result.transform)
+            shown, unit = Image(warped, result.fixed.space), unit_of_pair(files, result)
+            overview_of_transform(part / "overview.png", result.fixed, result.moving, shown, result.transform, unit=unit)
         result.timings["writing"] = time.perf_counter() - started
         write_json(part / "measures.json", _content(result, files, guided))
-        for name in OUTPUTS:
-            if (part / name).exists():
-                (part / name).replace(output / name)
-            elif (output / name).exists():
-                # of an earlier run, and no part of this result
+        made = {path.name for path in part.iterdir()}
+        for path in part.iterdir():
+            path.replace(output / path.name)
+        for name in {*OUTPUTS, *(f"{stem}{ending}" for stem in WARPED for ending in (*ENDINGS, ".json"))} - made:
+            if (output / name).is_file():  # of an earlier run, and no part of this result
                 (output / name).unlink()
+
+
+def written_names(files: PairFiles, *, field: bool, uncertainty: bool, picture: bool, report: bool = False) -> list[str]:
+    """Names of the files that a registration writes; of images that are not there as of volumes."""
+    first = Path(files.fixed[0])
+    ending = NIFTI_ENDING
+    if first.exists() and not first.name.endswith(NIFTI_ENDING):
+        image = read_image(first)
+        ending = ending_for(warped_ending(first, image.ndim), image.array.dtype)
+    wanted = {
+        "field.nii.gz": field,
+        "uncertainty.nii.gz": uncertainty,
+        "overview.png": picture,
+        "warped_labels.nii.gz": files.moving_labels is not None,
+        "report.html": report,
+    }
+    names = [name for name in (*OUTPUTS, "report.html") if wanted.get(name, True)]
+    return [name.replace(NIFTI_ENDING, ending) if name.startswith(WARPED) else name for name in names]
+
+
+def warped_ending(fixed: Path | str, ndim: int) -> str:
+    """Under which ending warped images are written: 2D images in the format of the fixed one, volumes as NIfTI."""
+    if ndim == 3 or "".join(Path(fixed).suffixes) == "":
+        return NIFTI_ENDING
+    ending = ending_of(fixed)
+    return NIFTI_ENDING if ending == ".nii" or formats()[ending].folders else ending
+
+
+def unit_of_pair(files: PairFiles, result: Registration) -> str:
+    """In what lengths are told: "px" where neither image has a physical unit, else "mm"."""
+    sides = ((files.fixed, result.fixed.space), (files.moving, result.moving.space))
+    return "px" if all(unit_of(paths, space) == "px" for paths, space in sides) else "mm"
+
+
+def _write_warped(part: Path, result: Registration, files: PairFiles) -> AnyArray:
+    """The warped image and labels; returns the image as it was written."""
+    wanted = warped_ending(files.fixed[0], result.fixed.ndim)
+    colour = result.moving.array.dtype == np.uint8 and result.moving.channels in (3, 4)
+    kept = colour or ending_for(wanted, np.float32) != wanted  # pictures hold whole numbers only
+    warped = as_stored(result.warped.array, result.moving.array.dtype) if kept else result.warped.array
+    write_image(part / f"warped{ending_for(wanted, warped.dtype)}", warped, result.fixed.space)
+    if result.annotations.moving_labels is not None:
+        labels = result.warped_labels(result.annotations.moving_labels)
+        write_image(part / f"warped_labels{ending_for(wanted, labels.dtype)}", labels, result.fixed.space)
+    return warped
 
 
 def _write_inverse(path: Path, result: Registration) -> None:
@@ -199,13 +261,19 @@ def _content(result: Registration, files: PairFiles, guided: bool) -> dict[str, 
         "read": digests(files.all()),
         "fixed": [str(path) for path in files.fixed],
         "moving": [str(path) for path in files.moving],
-        **{side: str(path) for side, path in (("fixed_labels", files.fixed_labels), ("moving_labels", files.moving_labels)) if path is not None},
+        "unit": unit_of_pair(files, result),
+        **{side: str(path) for side, path in _beside_images(files).items() if path is not None},
         **result.measures,
         # what guided a registration says little about how good it is elsewhere
         "guided_by": [name for name, pair in guides.items() if guided and all(side is not None for side in pair)],
         "decisions": [{"name": decision.name, "value": decision.value, "because": decision.because} for decision in result.decisions],
         "seconds": {name: round(seconds, 3) for name, seconds in result.timings.items()},
     }
+
+
+def _beside_images(files: PairFiles) -> dict[str, Path | str | None]:
+    """Labels and landmarks, which the report and viewers look for."""
+    return {name: getattr(files, name) for name in ("fixed_labels", "moving_labels", "fixed_points", "moving_points")}
 
 
 def _image(paths: Sequence[Path | str]) -> Image:
@@ -232,4 +300,4 @@ def _points(path: Path | str | None, image: Image) -> npt.NDArray[np.float64] | 
     return points
 
 
-__all__ = ["OUTPUTS", "PairFiles", "register_files", "write_registration"]
+__all__ = ["OUTPUTS", "PairFiles", "register_files", "unit_of_pair", "warped_ending", "write_registration"]
