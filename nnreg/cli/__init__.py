@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate_simple": "two folders of label maps compared",
     "accumulate_crossval_results": "the validation of all folds joined",
     "register": "register one pair without training",
+    "fuse": "labels of atlases fused on new images",
     "apply_transform": "images, labels or points through transforms",
     "compose": "several transforms as one",
     "convert_transform": "between ITK, ANTs and Learn2Reg",
