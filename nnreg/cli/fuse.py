@@ -43,8 +43,11 @@ def parser() -> Parser:
     result.add_argument("--probabilities", action="store_true", help="also write probabilities/CASE.npz: the share of every label")
     result.add_argument("--save_transforms", action="store_true", help="also write maps/CASE__ATLAS.h5")
     result.add_argument("--keep_warped", action="store_true", help="keep work/CASE: another --method then fuses without registering")
-    result.add_argument("--check", type=positive, default=0, metavar="N", help="label N atlases by all others, by every method, and compare with the best alone")
+    result.add_argument(
+        "--check", type=positive, default=0, metavar="N", help="label N atlases by all others, by every method, and compare with the best alone"
+    )
     result.add_argument("--strict", action="store_true", help="stop at the first atlas or image that cannot be used (default: leave it out and say so)")
+    result.add_argument("--no_pictures", action="store_true", help="draw no pictures/CASE.png")
     result.add_processes("atlases registered")
     result.add_quiet()
     return result
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from nnreg.groups.fusion.fuse import FuseOptions, fuse
+    from nnreg.groups.fusion.labelling import FuseOptions, fuse
     from nnreg.parallel import default_processes
 
     content = fuse(
@@ -74,6 +77,7 @@ def _work(options: argparse.Namespace) -> int:
             probabilities=options.probabilities,
             keep_warped=options.keep_warped,
             keep_maps=options.save_transforms,
+            pictures=not options.no_pictures,
             strict=options.strict,
         ),
         check=options.check,

@@ -148,7 +148,7 @@ def joint_weights(
 
     Two atlases err together as far as their patches differ from the target's at the same voxels:
     ``M[i, j] = mean(|T - A_i| |T - A_j|) ** beta + alpha [i = j]``, and the weights solve ``M w = 1``, scaled to the sum 1. Weights below 0 are set to 0, and
-    the others found again. Patches have mean 0 and standard deviation 1; arrays are as in :func:`best_shifts`, those of the atlases with N first; `chosen` (N, D, H, R).
+    the others found again. Patches have mean 0 and standard deviation 1; arrays are as in :func:`best_shifts`, those of the atlases and `chosen` with N first.
     """
     count, channels = len(weights), len(target)
     rz, ry, rx = radii
@@ -176,9 +176,7 @@ def joint_weights(
 
 
 @compiled
-def _patch_errors(
-    errors: Floats, target: Floats, of_target: Floats, atlas: Floats, of_atlas: Floats, place: Radii, shift: Radii, radii: Radii
-) -> None:
+def _patch_errors(errors: Floats, target: Floats, of_target: Floats, atlas: Floats, of_atlas: Floats, place: Radii, shift: Radii, radii: Radii) -> None:
     """Absolute differences of two normalised patches, channel by channel."""
     (z, y, x), (sz, sy, sx), (rz, ry, rx) = place, shift, radii
     at = 0

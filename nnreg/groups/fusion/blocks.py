@@ -146,7 +146,7 @@ def _to_row(array: Floats, row: int) -> Floats:
 
 
 def shifts_within(longest: Three) -> LongIntegers:
-    """All shifts (K, 3) of at most so many voxels per axis, counted from 0, the middle first and near ones before far ones: of equal ones the first is taken."""
+    """All shifts (K, 3) of at most so many voxels per axis, counted from 0, near ones before far ones: of equal ones the first is taken."""
     grid = np.stack(np.meshgrid(*(np.arange(2 * size + 1) for size in longest), indexing="ij"), axis=-1).reshape(-1, 3)
     distance = np.square(grid - np.asarray(longest)).sum(axis=1)
     return np.ascontiguousarray(grid[np.argsort(distance, kind="stable")], dtype=np.int64)

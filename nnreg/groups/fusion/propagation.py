@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ class Propagation:
         if self.maps is not None:
             write_itk(self.maps / f"{self.image.name}__{atlas.name}.h5", found.transform)
         self._save(atlas, "image", resample_image(scaled(moving.array), **grids).astype(np.float16))
-        self._save(atlas, "labels", smallest_type(resample_labels(labels.array, **grids)[0]))
+        self._save(atlas, "labels", resample_labels(labels.array, **grids)[0].astype(label_type(atlas.values)))
 
     def _save(self, atlas: Atlas, what: str, array: AnyArray) -> None:
         with atomic_path(self._path(atlas, f"_{what}.npy")) as temporary:
@@ -157,7 +157,7 @@ def scaled(array: AnyArray) -> Floats:
     return np.clip(result, -1000, 1000)
 
 
-def smallest_type(labels: AnyArray) -> AnyArray:
-    """Labels of 0 and above in the smallest type that holds them and that every format stores."""
-    highest = int(labels.max(initial=0))
-    return labels.astype(np.uint8 if highest < 2**8 else np.int16 if highest < 2**15 else np.int32)
+def label_type(values: Iterable[int]) -> np.dtype[Any]:
+    """The smallest type that holds labels of 0 and above and that every format stores."""
+    highest = max(values, default=0)
+    return np.dtype(np.uint8 if highest < 2**8 else np.int16 if highest < 2**15 else np.int32)

@@ -46,7 +46,7 @@ class Registrar(Protocol):
 class EngineRegistrar:
     """The engine."""
 
-    options: EngineOptions = EngineOptions()
+    options: EngineOptions
 
     def find(self, image: Member, atlas: Member, start: Transform | None) -> Found:
         """See :class:`Registrar`."""
@@ -56,6 +56,10 @@ class EngineRegistrar:
             reason = "; ".join(found.failure.reasons) if found.failure.likely else "the similarity did not rise"
         told = {"failure_probability": round(found.failure_probability, 4), "similarity": found.similarity_after}
         return Found(found.transform, reason, told)
+
+
+ENGINE = EngineRegistrar(EngineOptions())
+"""The engine as it comes."""
 
 
 @dataclass(frozen=True)

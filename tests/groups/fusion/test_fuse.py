@@ -14,7 +14,7 @@ from nnreg.engine.options import EngineOptions
 from nnreg.errors import ConfigurationError, DatasetError
 from nnreg.groups.fusion import propagation
 from nnreg.groups.fusion.atlases import atlases_in
-from nnreg.groups.fusion.fuse import FuseOptions, fuse
+from nnreg.groups.fusion.labelling import FuseOptions, fuse
 from nnreg.groups.fusion.registrars import EngineRegistrar, Found
 from nnreg.imageio import read_image, write_image
 
@@ -44,7 +44,7 @@ def data(made: Path, tmp_path: Path) -> Path:
 def fused(data: Path, output: Path, notes: list[str] | None = None, **options: object):
     kept = {key: options.pop(key) for key in ("check", "registrar", "labels", "processes") if key in options}
     say = (lambda note: None) if notes is None else notes.append
-    return fuse(data / "imagesTs", data / "imagesTr", output, **{"registrar": FAST, **kept}, options=FuseOptions(**options), on_note=say)  # type: ignore[arg-type]
+    return fuse(data / "imagesTs", data / "imagesTr", output, **{"registrar": FAST, **kept}, options=FuseOptions(pictures=False, **options), on_note=say)  # type: ignore[arg-type]
 
 
 def labels_of(path: Path) -> np.ndarray:
@@ -173,13 +173,14 @@ def test_an_image_that_fails_is_named_and_the_others_are_labelled(data, tmp_path
     assert main([str(word) for word in given]) == 3
     assert "image x could not be labelled" in capsys.readouterr().err
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (tmp_path / "out" / "pictures" / "y.png").is_file()
     assert "x_0000.nii.gz" in summary["cases"]["x"]["failed"]
     assert summary["cases"]["y"]["dice"]["mean"] > 0.8
     assert main([str(word) for word in (*given, "--strict")]) == 2
 
 
 def test_an_image_among_the_atlases_is_not_labelled_by_itself(made, tmp_path):
-    content = fuse(made / "imagesTr", made / "imagesTr", tmp_path / "out", registrar=FAST, options=FuseOptions(method="majority"))
+    content = fuse(made / "imagesTr", made / "imagesTr", tmp_path / "out", registrar=FAST, options=FuseOptions(method="majority", pictures=False))
     assert content["cases"]["a"]["used"] == ["b", "c"]
 
 

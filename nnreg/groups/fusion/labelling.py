@@ -15,19 +15,20 @@ from nnreg.arrays import AnyArray
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.errors import ConfigurationError, NnRegError, RegistrationError, did_you_mean
+from nnreg.evaluation.dense_prediction.pictures import overview_of_labels
 from nnreg.files import content_digest, read_json, writable_folder, write_json
 from nnreg.geometry import Space
 from nnreg.groups.fusion.atlases import Atlas, AtlasSet, atlases_in
 from nnreg.groups.fusion.blocks import Three, WarpedAtlases
 from nnreg.groups.fusion.methods import FusionSettings
-from nnreg.groups.fusion.propagation import Propagation, in_three, smallest_type
-from nnreg.groups.fusion.registrars import EngineRegistrar, Registrar
+from nnreg.groups.fusion.propagation import Propagation, label_type
+from nnreg.groups.fusion.registrars import ENGINE, Registrar
 from nnreg.groups.fusion.scores import Label, mean_of, overlaps, scored
 from nnreg.groups.fusion.selection import USUAL, Selection
 from nnreg.groups.fusion.vote import PLAIN, STAPLE, Fused, Meaning, fuse_warped, method_names
 from nnreg.groups.maps import made_from
 from nnreg.groups.members import Member, members_in
-from nnreg.imageio import Image, ending_of, write_image
+from nnreg.imageio import Image, ending_for, ending_of, write_image
 from nnreg.inference.dense_prediction.probabilities import ENDING as PROBABILITIES
 from nnreg.inference.dense_prediction.probabilities import write_probabilities
 from nnreg.inference.registration.cases import refuse_own_folder
@@ -58,6 +59,8 @@ class FuseOptions:
         Whether to keep ``work/IMAGE``: warped atlases, from which another method fuses without a registration.
     keep_maps
         Whether to write ``maps/IMAGE__ATLAS.h5``.
+    pictures
+        Whether to draw ``pictures/IMAGE.png``.
     strict
         Whether an atlas or image that cannot be used ends the run; if not, it is left out and named.
 
@@ -74,6 +77,7 @@ class FuseOptions:
     probabilities: bool = False
     keep_warped: bool = False
     keep_maps: bool = False
+    pictures: bool = True
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -142,6 +146,8 @@ class Fusion:
         used, records = self.brought(member, image, on_progress)
         warped = self.propagation(member).warped(used, image)
         fused = self._fused(member, image, warped, on_progress)
+        if self.options.pictures:
+            overview_of_labels(self.output / "pictures" / f"{member.name}.png", image, fused.labels.reshape(image.space.shape), truth=truth)
         self._write(member, image, fused)
         content: dict[str, Any] = {
             "made_from": self.made_from(member),
@@ -214,9 +220,10 @@ class Fusion:
 
     def _write(self, member: Member, image: Image, fused: Fused) -> None:
         """Uncertainty first: an image whose label map is there is finished."""
-        shape, name = (1, *image.space.shape), self._file(member).name
-        write_image(self.output / "uncertainty" / name, fused.entropy.reshape(shape), image.space)
-        write_image(self._file(member), smallest_type(fused.labels.reshape(shape)), image.space)
+        entropy, labels = (array.reshape(1, *image.space.shape) for array in (fused.entropy, fused.labels.astype(self._type)))
+        ending = ending_for(ending_of(member.files[0]), entropy.dtype)
+        write_image(self.output / "uncertainty" / f"{member.name}{ending}", entropy, image.space)
+        write_image(self._file(member), labels, image.space)
 
     def compared(self, truth: AnyArray, found: AnyArray, used: Sequence[Atlas], warped: WarpedAtlases) -> dict[str, Any]:
         """Overlap with true labels, of the fused map and of each atlas alone; labels that no atlas has are named."""
@@ -234,7 +241,7 @@ class Fusion:
 
     def made_from(self, member: Member) -> dict[str, Any]:
         """What tells whether the labels of an image would be others now."""
-        what = (asdict(self.options) | {"strict": None, "keep_warped": None}, self.registrar, self.meaning)
+        what = (asdict(self.options) | {"strict": None, "keep_warped": None, "pictures": None}, self.registrar, self.meaning)
         files = [path for atlas in self.atlases.atlases for path in (*atlas.member.files, atlas.member.mask, atlas.member.labels)]
         return made_from([member], what) | {"labels": content_digest([member.labels]), "atlases": content_digest(files)}
 
@@ -243,9 +250,13 @@ class Fusion:
         there = self._file(member).is_file() and (not self.options.probabilities or (self.output / "probabilities" / f"{member.name}{PROBABILITIES}").is_file())
         return record is not None and there and record.get("made_from") == self.made_from(member)
 
+    @property
+    def _type(self) -> np.dtype[Any]:
+        """Of label maps."""
+        return label_type([*self.atlases.values(), *self.meaning.painted])
+
     def _file(self, member: Member) -> Path:
-        ending = ending_of(member.files[0])
-        return self.output / f"{member.name}{'.png' if ending in ('.jpg', '.jpeg') else ending}"  # labels are not to be compressed with losses
+        return self.output / f"{member.name}{ending_for(ending_of(member.files[0]), self._type)}"
 
     def propagation(self, member: Member) -> Propagation:
         """How atlases come onto an image."""
@@ -268,7 +279,7 @@ def fuse(
     *,
     labels: Path | str | None = None,
     atlas_labels: Path | str | None = None,
-    registrar: Registrar = EngineRegistrar(),
+    registrar: Registrar = ENGINE,
     options: FuseOptions = FuseOptions(),
     check: int = 0,
     processes: int = 1,
