@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -160,9 +162,6 @@ class Fusion:
         if truth is not None:
             content["dice"] = self.compared(truth.array[0], fused.labels.reshape(image.space.shape), used, warped)
         content["seconds"] = round(time.perf_counter() - started, 3)
-        del warped
-        if not self.options.keep_warped:
-            shutil.rmtree(self.work(member), ignore_errors=True)
         return content
 
     def brought(self, member: Member, image: Image, on_progress: Progress | None = None) -> tuple[list[Atlas], dict[str, Any]]:
@@ -204,14 +203,16 @@ class Fusion:
         return [by_name[name] for name in order], starts, {name: {"likeness": round(aligned.similarity, 4)} for name, aligned in order.items()}
 
     def _fused(self, member: Member, image: Image, warped: WarpedAtlases, on_progress: Progress | None) -> Fused:
-        options, settings = self.options, self.options.settings(image.space)
+        options = self.options
+        fuse_by = functools.partial(fuse_warped, warped, options.method, options.settings(image.space), meaning=self.meaning, on_progress=on_progress)
         if not options.probabilities:
-            return fuse_warped(warped, options.method, settings, meaning=self.meaning, on_progress=on_progress)
+            return fuse_by()
+        classes = [0, *self.atlases.values()]
         path = self.work(member) / "shares.npy"  # half precision on disk: all labels of a brain do not fit memory
-        shares = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(warped.all_values()), *warped.shape))
+        shares = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(len(classes), *warped.shape))
         try:
-            fused = fuse_warped(warped, options.method, settings, meaning=self.meaning, probabilities=shares, on_progress=on_progress)
-            shape = (len(shares), *image.space.shape)
+            fused = fuse_by(classes=classes, probabilities=shares)
+            shape = (len(classes), *image.space.shape)
             writable_folder(self.output / "probabilities")
             write_probabilities(self.output / "probabilities" / f"{member.name}{PROBABILITIES}", (share.reshape(shape[1:]) for share in shares), shape)
         finally:
@@ -339,9 +340,11 @@ def fuse(
         else:
             cases[member.name] = _labelled(fusion, member, _of_all(on_progress, number, len(members), member.name), on_note)
         write_json(output / SUMMARY, content)
+        if not options.keep_warped and "failed" not in cases[member.name]:
+            shutil.rmtree(fusion.work(member), ignore_errors=True)
     content |= _means(cases)
     write_json(output / SUMMARY, content)
-    if not options.keep_warped and (output / "work").is_dir() and not any((output / "work").iterdir()):
+    with contextlib.suppress(OSError):  # not there, or what failed images go on from lies in it
         (output / "work").rmdir()
     return content
 

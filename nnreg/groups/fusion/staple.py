@@ -10,8 +10,8 @@ from nnreg.groups.fusion.blocks import WarpedAtlases, boxes
 ITERATIONS = 30  # at most; not tuned
 
 
-def staple(warped: WarpedAtlases) -> tuple[ShortIntegers, int]:
-    """The label map (D, H, W), and at how many voxels atlases disagree.
+def staple(warped: WarpedAtlases) -> ShortIntegers:
+    """The label map (D, H, W).
 
     Performance is estimated at those voxels alone: at the others everyone is right, which hides who is wrong, and takes most of the time. Labels of all
     atlases at those voxels are in memory at once.
@@ -25,17 +25,16 @@ def staple(warped: WarpedAtlases) -> tuple[ShortIntegers, int]:
         differ[block.slices] = (there != there[0]).any(axis=0)
     result = np.array(warped.labels[0], np.int32)
     if not differ.any():
-        return result, 0
+        return result
     numbers = [np.searchsorted(values, array[differ]).astype(np.uint16) for array in warped.labels]
-    found = sitk.GetArrayFromImage(
-        sitk.MultiLabelSTAPLE(
-            [sitk.GetImageFromArray(array[None]) for array in numbers], labelForUndecidedPixels=len(values), maximumNumberOfIterations=ITERATIONS
-        )
-    )[0]
+    estimate = sitk.MultiLabelSTAPLEImageFilter()
+    estimate.SetLabelForUndecidedPixels(len(values))
+    estimate.SetMaximumNumberOfIterations(ITERATIONS)
+    found = sitk.GetArrayFromImage(estimate.Execute([sitk.GetImageFromArray(array[None]) for array in numbers]))[0]
     undecided = found == len(values)
     found[undecided] = _most_votes(np.stack([array[undecided] for array in numbers]), len(values))
     result[differ] = values[found]
-    return result, len(found)
+    return result
 
 
 def _most_votes(numbers: AnyArray, labels: int) -> AnyArray:

@@ -92,6 +92,7 @@ def fuse_warped(
     settings: FusionSettings,
     *,
     meaning: Meaning = PLAIN,
+    classes: Sequence[int] | None = None,
     probabilities: AnyArray | None = None,
     on_progress: Progress | None = None,
 ) -> Fused:
@@ -103,8 +104,10 @@ def fuse_warped(
     method
     settings
     meaning
+    classes
+        Labels in ascending order, the background first; those of the atlases by default.
     probabilities : array, shape (L, D, H, W), optional
-        Zeros; takes the shares of the L labels of :meth:`WarpedAtlases.all_values`. Not with STAPLE.
+        Zeros; takes the shares of the L classes. Not with STAPLE.
     on_progress
 
     Raises
@@ -115,7 +118,7 @@ def fuse_warped(
     if method == STAPLE:
         plain = fuse_warped(warped, "majority", settings, on_progress=on_progress)
         return Fused(meaning.agreed(staple(warped)), plain.entropy, plain.disputed)
-    weigh, values = METHODS[method], warped.all_values()
+    weigh, values = METHODS[method], warped.all_values() if classes is None else list(classes)
     labels, entropy = np.zeros(warped.shape, np.int32), np.zeros(warped.shape, np.float32)
     disputed, blocks = 0, list(boxes(warped.shape))
     for done, block in enumerate(blocks):
