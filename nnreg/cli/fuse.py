@@ -95,6 +95,9 @@ def _registrar(options: argparse.Namespace) -> Registrar:
 
     if options.model_folder is None:
         return EngineRegistrar(EngineOptions(preset=options.preset, similarity=options.similarity, device=options.device))
+    from nnreg.inference.predictor import ModelFolder
+
+    ModelFolder.open(Path(options.model_folder))  # a folder that is no model is told before the work
     return ModelRegistrar(Path(options.model_folder), Path(options.input), tuple(options.folds), device=options.device)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from nnreg.dataset.pair import Pair
 from nnreg.engine.failure import LIKELY
 from nnreg.engine.options import EngineOptions
+from nnreg.files import content_digest
 from nnreg.geometry import Transform
 from nnreg.groups.maps import register_members
 from nnreg.groups.members import Member
@@ -62,7 +63,7 @@ ENGINE = EngineRegistrar(EngineOptions())
 """The engine as it comes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelRegistrar:
     """A trained model: network, refined network or engine, by what its validation found best.
 
@@ -83,6 +84,10 @@ class ModelRegistrar:
     trainer: str | None = None
     device: str = "auto"
 
+    def __repr__(self) -> str:
+        """With the content of plans and checkpoints: a model that was trained on gives other maps."""
+        return f"model {self.folder.name} of {_digest(self.folder, self.folds, self.checkpoint)}"
+
     def find(self, image: Member, atlas: Member, start: Transform | None) -> Found:
         """See :class:`Registrar`; a model aligns by itself, as its plans say."""
         from nnreg.inference.registration.cases import NewImages
@@ -94,6 +99,12 @@ class ModelRegistrar:
         probability = found.notes.get("failure_probability")
         reason = None if probability is None or probability < LIKELY else f"the registration likely failed (probability {probability:.2f})"
         return Found(found.transform, reason, dict(found.notes))
+
+
+@functools.lru_cache(maxsize=1)
+def _digest(folder: Path, folds: tuple[str, ...], checkpoint: str) -> str:
+    of_folds = [f"fold_{fold}" for fold in folds] or sorted(path.name for path in folder.glob("fold_*"))
+    return content_digest([folder / "plans.json", *(folder / fold / checkpoint for fold in of_folds)])
 
 
 @functools.lru_cache(maxsize=1)

@@ -259,6 +259,15 @@ def test_atlases_that_cannot_be_registered_are_told_with_the_reason(data, tmp_pa
     assert "0 of 3 atlases could be registered to it, method joint needs 2; atlas a: not alike" in reason
 
 
+@pytest.mark.slow
+def test_a_trained_model_registers(plane, tmp_path):
+    given = ["-i", plane.raw / "imagesTs", "--atlases", plane.raw / "imagesTr", "-m", plane.model(), "-o", tmp_path / "out", "-np", "1", "--no_pictures"]
+    assert main([str(word) for word in (*given, "--method", "majority", "--atlases_used", "3")]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert plane.model().name in summary["registered_by"]
+    assert all(len(case["used"]) == 3 and case["dice"]["mean"] > 0 for case in summary["cases"].values())
+
+
 def test_volumes_of_several_channels(tmp_path):
     for seed, name in enumerate([*ATLASES, "x"]):
         suffix, space = ("Ts" if name == "x" else "Tr"), oblique_space((16, 18, 15), seed)
