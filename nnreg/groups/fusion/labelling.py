@@ -25,7 +25,7 @@ from nnreg.groups.fusion.blocks import Three, WarpedAtlases
 from nnreg.groups.fusion.methods import FusionSettings
 from nnreg.groups.fusion.propagation import Propagation, label_type
 from nnreg.groups.fusion.registrars import ENGINE, Registrar
-from nnreg.groups.fusion.scores import Label, mean_of, overlaps, scored
+from nnreg.groups.fusion.scores import Label, scored
 from nnreg.groups.fusion.selection import USUAL, Selection
 from nnreg.groups.fusion.vote import PLAIN, STAPLE, Fused, Meaning, fuse_warped, method_names
 from nnreg.groups.maps import made_from
@@ -232,10 +232,6 @@ class Fusion:
         known = set(self.atlases.values())
         nowhere = sorted(set(np.unique(truth).tolist()) - known - {0, self.meaning.ignore})
         return scored(truth, found, alone, self._labels()) | {"in_no_atlas": nowhere}
-
-    def overlap(self, truth: AnyArray, found: AnyArray) -> float:
-        """Mean Dice over the labels or regions that the truth has."""
-        return mean_of(overlaps(truth, found, [label for label in self._labels() if np.isin(truth, label).any()]))
 
     def _labels(self) -> list[Label]:
         return list(self.meaning.regions) or [value for value in self.atlases.values() if value != self.meaning.ignore]

@@ -39,7 +39,8 @@ def scored(truth: AnyArray, found: AnyArray, alone: Mapping[str, AnyArray], labe
         ``mean`` and ``labels`` of the fused map; ``alone``: mean of each atlas; ``best_single``: the atlas with the highest, its mean, and by how much each
         label of the fused map lies above its own.
     """
-    there = [label for label in labels if np.isin(truth, label).any()]
+    true = set(np.unique(truth).tolist())
+    there = [label for label in labels if true.intersection([label] if isinstance(label, int) else label)]
     fused = overlaps(truth, found, there)
     each = {name: overlaps(truth, array, there) for name, array in alone.items()}
     means = {name: mean_of(values) for name, values in each.items()}
