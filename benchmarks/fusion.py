@@ -34,9 +34,8 @@ def main() -> int:
     for method in options.methods:
         asked = FuseOptions(method=method, atlases_used=options.atlases_used, keep_warped=True, pictures=False)
         started = time.process_time()
-        found = fuse(
-            options.images, options.atlases, options.output, labels=options.labels, atlas_labels=options.atlas_labels, registrar=registrar, options=asked
-        )
+        folders = {"labels": options.labels, "atlas_labels": options.atlas_labels}
+        found = fuse(options.images, options.atlases, options.output, **folders, registrar=registrar, options=asked)
         cases = {name: case["dice"] for name, case in found["cases"].items() if "dice" in case}
         rows[method] = {
             # the first method pays for the registrations, unless they were kept
