@@ -75,7 +75,7 @@ class Box:
     def cut(self, array: AnyArray) -> AnyArray:
         """The box of an array (..., D, H, W); beyond the grid its border goes on."""
         sizes = array.shape[-3:]
-        inside = Box(*(tuple(min(max(end, 0), size) for end, size in zip(ends, sizes, strict=True)) for ends in (self.low, self.high)))  # type: ignore[arg-type]
+        inside = Box(*(tuple(min(max(end, 0), size) for end, size in zip(ends, sizes, strict=True)) for ends in (self.low, self.high)))
         margins = [(low - start, end - high) for low, start, high, end in zip(inside.low, self.low, inside.high, self.high, strict=True)]
         return np.pad(np.asarray(array[(..., *inside.slices)]), [(0, 0)] * (array.ndim - 3) + margins, mode="edge")
 
@@ -156,7 +156,7 @@ def _statistics(array: Floats, radii: Three) -> Floats:
     """Mean and one over the standard deviation (2, C, ...) of the patches inside an array (C, D, H, W)."""
     from scipy.ndimage import uniform_filter
 
-    inner = Box(radii, _sum(array.shape[1:], radii, -1)).slices  # type: ignore[arg-type]
+    inner = Box(radii, _sum(array.shape[1:], radii, -1)).slices
     sizes = [2 * radius + 1 for radius in radii]
     result = np.empty((2, len(array), *array[0][inner].shape), np.float32)
     for c, channel in enumerate(array.astype(np.float64)):
@@ -209,5 +209,5 @@ def tightened(box: Box, mask: Mask) -> tuple[Box, Mask]:
     """The smallest box that holds all of a mask of `box`, and the mask in it."""
     places = np.argwhere(mask)
     low, high = places.min(axis=0), places.max(axis=0) + 1
-    inner = Box(_sum(box.low, tuple(low.tolist()), 1), _sum(box.low, tuple(high.tolist()), 1))  # type: ignore[arg-type]
+    inner = Box(_sum(box.low, tuple(low.tolist()), 1), _sum(box.low, tuple(high.tolist()), 1))
     return inner, mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]

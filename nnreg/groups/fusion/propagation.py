@@ -91,18 +91,19 @@ class Propagation:
         image, moving = self.image.image(), atlas.member.image()
         labels = atlas.member.label_map(moving)
         assert labels is not None  # an atlas has labels
-        grids = {"moving": moving.space, "fixed": image.space, "transform": found.transform}
         if self.maps is not None:
             write_itk(self.maps / f"{self.image.name}__{atlas.name}.h5", found.transform)
-        self._save(atlas, "image", resample_image(scaled(moving.array), **grids).astype(np.float16))
-        self._save(atlas, "labels", resample_labels(labels.array, **grids)[0].astype(label_type(atlas.values)))
+        warped = resample_image(scaled(moving.array), moving=moving.space, fixed=image.space, transform=found.transform)
+        self._save(atlas, "image", warped.astype(np.float16))
+        drawn = resample_labels(labels.array, moving=moving.space, fixed=image.space, transform=found.transform)
+        self._save(atlas, "labels", drawn[0].astype(label_type(atlas.values)))
 
     def _save(self, atlas: Atlas, what: str, array: AnyArray) -> None:
         with atomic_path(self._path(atlas, f"_{what}.npy")) as temporary:
             np.save(temporary, array)
 
     def _array(self, atlas: Atlas, what: str, shape: tuple[int, ...]) -> AnyArray:
-        return np.load(self._path(atlas, f"_{what}.npy"), mmap_mode="r").reshape(shape)  # type: ignore[no-any-return]
+        return np.load(self._path(atlas, f"_{what}.npy"), mmap_mode="r").reshape(shape)
 
     def _path(self, atlas: Atlas, ending: str) -> Path:
         return self.folder / f"{atlas.name}{ending}"
