@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from nnreg.groups.fusion.labelling import FuseOptions, fuse
+    from nnreg.groups.fusion import FuseOptions, fuse
     from nnreg.parallel import default_processes
 
     content = fuse(

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnreg.errors import DatasetError
 from nnreg.groups.fusion.atlases import Atlas
-from nnreg.groups.fusion.labelling import Fusion
+from nnreg.groups.fusion.one_image import Fusion
 from nnreg.groups.fusion.scores import mean_of
 from nnreg.groups.fusion.vote import fuse_warped, method_names
 from nnreg.progress import Progress

@@ -12,9 +12,8 @@ from tiny import anatomy, oblique_space, write_case
 from nnreg.cli.fuse import main
 from nnreg.engine.options import EngineOptions
 from nnreg.errors import ConfigurationError, DatasetError
-from nnreg.groups.fusion import propagation
+from nnreg.groups.fusion import FuseOptions, fuse, propagation
 from nnreg.groups.fusion.atlases import atlases_in
-from nnreg.groups.fusion.labelling import FuseOptions, fuse
 from nnreg.groups.fusion.registrars import Found
 from nnreg.groups.maps import register_members
 from nnreg.imageio import read_image, write_image
