@@ -17,7 +17,7 @@ from nnreg.errors import NnRegError
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.groups.fusion.atlases import AtlasSet, atlases_in
 from nnreg.groups.fusion.check import leave_one_out
-from nnreg.groups.fusion.one_image import FuseOptions, Fusion
+from nnreg.groups.fusion.one_image import AS_IT_COMES, FuseOptions, Fusion
 from nnreg.groups.fusion.registrars import ENGINE, Registrar
 from nnreg.groups.fusion.vote import PLAIN, Meaning
 from nnreg.groups.members import Member, members_in
@@ -37,7 +37,7 @@ def fuse(
     labels: Path | str | None = None,
     atlas_labels: Path | str | None = None,
     registrar: Registrar = ENGINE,
-    options: FuseOptions = FuseOptions(),
+    options: FuseOptions = AS_IT_COMES,
     check: int = 0,
     processes: int = 1,
     on_progress: Progress | None = None,

@@ -95,6 +95,9 @@ class FuseOptions:
         return FusionSettings(_radii(self.patch_radius, space), _radii(self.search_radius, space))
 
 
+AS_IT_COMES = FuseOptions()
+
+
 def _radii(radius: int, space: Space) -> Three:
     finest = min(space.spacing)
     z, y, x = (0,) * (3 - space.ndim) + tuple(
