@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate_simple": "two folders of label maps compared",
     "accumulate_crossval_results": "the validation of all folds joined",
     "register": "register one pair without training",
+    "fuse": "labels of atlases fused on new images",
     "longitudinal": "visits of subjects: Jacobians and volumes over time, without bias to one visit",
     "series": "motion correction of a 4D series, strain of a cine",
     "apply_transform": "images, labels or points through transforms",

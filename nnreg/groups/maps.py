@@ -27,6 +27,12 @@ def register_members(fixed: Member, moving: Member, options: EngineOptions, init
     return register_as(images, masks, Annotations(), options, initial)
 
 
+def made_from(members: Sequence[Member], options: object) -> dict[str, str]:
+    """What tells whether something made from members, their masks and options would be another now; for its record."""
+    files = content_digest([path for member in members for path in (*member.files, member.mask)])
+    return {"files": files, "options": repr(options)}
+
+
 @dataclass(frozen=True)
 class Maps:
     """Maps from fixed to moving members, kept as ``FIXED__MOVING.h5`` with ``FIXED__MOVING.json``: what they were made from, and whether they failed.
@@ -80,19 +86,14 @@ class Maps:
     def _is_made(self, fixed: Member, moving: Member) -> bool:
         record = self._path(fixed, moving, ".json")
         made = self._path(fixed, moving, ".h5").is_file() and record.is_file()
-        return made and read_json(record).get("made_from") == self._made_from(fixed, moving)
-
-    def _made_from(self, fixed: Member, moving: Member) -> dict[str, str]:
-        """What tells whether the map would be another now."""
-        files = content_digest((*fixed.files, fixed.mask, *moving.files, moving.mask))
-        return {"files": files, "options": repr(self.options)}
+        return made and read_json(record).get("made_from") == made_from((fixed, moving), self.options)
 
     def register(self, fixed: Member, moving: Member) -> None:
         """Make one map and its record; the record is written last, so that a map without one is made again."""
         result = register_members(fixed, moving, self.options)
         write_itk(self._path(fixed, moving, ".h5"), result.transform)
         measures = {
-            "made_from": self._made_from(fixed, moving),
+            "made_from": made_from((fixed, moving), self.options),
             "failure_probability": result.failure.probability,
             "similarity": result.similarity,
             "similarity_before": result.similarity_before,
