@@ -30,6 +30,8 @@ COMMANDS = {
     "evaluate_simple": "two folders of label maps compared",
     "accumulate_crossval_results": "the validation of all folds joined",
     "register": "register one pair without training",
+    "build_template": "the unbiased template of a group of images",
+    "register_group": "all pairs of a group, with maps that agree around loops",
     "apply_transform": "images, labels or points through transforms",
     "compose": "several transforms as one",
     "convert_transform": "between ITK, ANTs and Learn2Reg",

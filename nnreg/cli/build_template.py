@@ -26,8 +26,8 @@ def parser() -> Parser:
     result.add_argument("--alignment", default="affine", help="freest linear map between images: rigid, affine (default: affine)")
     result.add_argument("--spacing", type=float, metavar="MM", help="of the template (default: that of the image in the middle)")
     result.add_argument("--rounds", type=positive, metavar="N", help="at most, on the finest grid (default: 3)")
-    result.add_argument("--sharpen", action="store_true", default=True, help="sharpen the mean by its Laplacian after each round, as ANTs does (default)")
-    result.add_argument("--no_sharpen", dest="sharpen", action="store_false", help="leave the mean as it is")
+    result.add_argument("--sharpen", action="store_true", help="sharpen the mean by its Laplacian after each round, as ANTs does")
+    result.add_argument("--no_sharpen", dest="sharpen", action="store_false", help="leave the mean as it is (default)")
     result.add_argument("--no_scaling", action="store_true", help="leave intensities as they are (CT, quantitative images)")
     result.add_argument(
         "--skip_failures", action="store_true", help="leave out images that cannot be read or registered or have another contrast (default: stop at the first)"

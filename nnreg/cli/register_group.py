@@ -17,7 +17,8 @@ from nnreg.progress import progress_bar
 def parser() -> Parser:
     """The command's options."""
     result = Parser(
-        "nnreg_register_group", "Register all pairs of a group, without a template, and make their maps agree: going over a third image ends where going there does."
+        "nnreg_register_group",
+        "Register all pairs of a group, without a template, and make their maps agree: the way over a third image then ends where the direct one does.",
     )
     result.add_argument("-i", "--images", type=folder, required=True, metavar="IMAGES", help="folder of images: CASE.ending, or CASE_0000.ending per channel")
     result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for maps, mean image and summary")

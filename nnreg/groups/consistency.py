@@ -2,8 +2,8 @@
 
 Direct maps disagree: going from an image to a second and on to a third ends elsewhere than going there at once. A point x of image i lies at ``F_ik(x)`` in
 image k. The mean of these places over all k, each seen from the middle of the affine maps, is where x lies in the middle of the group: ``m_i(x)``. Maps through
-it, ``m_j^-1 after m_i``, agree around every loop as far as an inverse is exact, and are the direct ones where those agree (Seghers et al. 2004 build a mean shape
-so, from all pairs).
+it, ``m_j^-1 after m_i``, agree around every loop as far as an inverse is exact, and are the direct ones where those agree. (Seghers et al. 2004 build a mean
+shape so, from all pairs.)
 """
 
 from __future__ import annotations

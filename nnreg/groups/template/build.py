@@ -11,11 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from nnreg.arrays import Doubles
+from nnreg.engine.names import AUTO
 from nnreg.errors import DatasetError, NnRegError, RegistrationError
 from nnreg.files import content_digest, no_empty_folders, read_json, writable_folder, write_json
 from nnreg.geometry import Space
 from nnreg.groups.affine_mean import centred, mean_logarithm
 from nnreg.groups.members import Member
+from nnreg.groups.template.contrast import ONE_CONTRAST, agreements
 from nnreg.groups.template.linear import Alignment, MeanFile, template_space
 from nnreg.groups.template.mean_image import MeanImage, difference, mean_of, sharpened
 from nnreg.groups.template.options import STILL, UNCHANGED, TemplateOptions, grids
@@ -74,10 +76,14 @@ def build_template(
     summary = output / SUMMARY
     if summary.is_file() and read_json(summary).get("made_from") == made_from:
         return dict(read_json(summary))
+    left_out: dict[str, str] = {}
+    _check_count(members, left_out)
+    subjects = _measured(members, options, left_out)
+    _check_count(subjects, left_out)
     with no_empty_folders():
         writable_folder(output)
         work = _work_folder(output / "work", made_from)
-        built = _without_failures(members, work, _Runner(options, processes, on_progress))
+        built = _without_failures(subjects, left_out, work, _Runner(options, processes, on_progress))
         content = write_results(built, output, processes=processes, made_from=made_from, on_progress=on_progress)
     shutil.rmtree(work.parent, ignore_errors=True)
     return content
@@ -146,11 +152,8 @@ class _LeftOut(Exception):
         self.reasons = reasons
 
 
-def _without_failures(members: Sequence[Member], work: Path, runner: _Runner) -> Built:
+def _without_failures(subjects: list[Subject], left_out: dict[str, str], work: Path, runner: _Runner) -> Built:
     """The template of all images, or, where failures are skipped, of those that do not fail."""
-    left_out: dict[str, str] = {}
-    _check_count(members, left_out)
-    subjects = _measured(members, runner, left_out)
     while True:
         subjects = [subject for subject in subjects if subject.name not in left_out]
         _check_count(subjects, left_out)
@@ -173,17 +176,17 @@ def _check_count(items: Sequence[Any], left_out: dict[str, str]) -> None:
         raise DatasetError(f"a template needs {FEWEST_IMAGES} images at least, found {len(items)}.{why}" + ("" if why else " Name a folder with more images."))
 
 
-def _measured(members: Sequence[Member], runner: _Runner, left_out: dict[str, str]) -> list[Subject]:
+def _measured(members: Sequence[Member], options: TemplateOptions, left_out: dict[str, str]) -> list[Subject]:
     """Read and measured; those of other axes or channels than the first are refused."""
     found: list[Subject] = []
     for member in members:
         try:
-            subject = measure(member, scale=runner.options.scale)
+            subject = measure(member, scale=options.scale)
             if found:
                 _check_alike(subject, found[0])
             found.append(subject)
         except NnRegError as error:
-            if not runner.options.skip_failures:
+            if not options.skip_failures:
                 raise
             left_out[member.name] = str(error).splitlines()[0]
     return ordered(found)
@@ -225,13 +228,36 @@ class _Building:
         assert shape is not None
         return Built(self.subjects, self.matrices, shape, affine, reference, options, self.rounds, {})
 
-    def _place(self, new: Shape, make: Callable[[Subject, Doubles], Place]) -> Shape:
-        """All images in a new state, and their mean."""
+    def _place(self, new: Shape, make: Callable[[Subject, Doubles], Place], *, check: bool = False) -> Shape:
+        """All images in a new state, and their mean; with `check`, whether they are of one contrast."""
         if not new.mean.is_file():
             self.runner.run([make(subject, matrix) for subject, matrix in zip(self.subjects, self.matrices, strict=True)])
-            mean_of([new.warped(subject) for subject in self.subjects], new.space).save(new.mean)
+            files = [new.warped(subject) for subject in self.subjects]
+            mean = mean_of(files, new.space)
+            if check:
+                self._check_contrast(agreements(files, mean))
+            mean.save(new.mean)
             shutil.rmtree(new.folder / "warped")
         return new
+
+    def _check_contrast(self, found: Sequence[float]) -> None:
+        """Name images of another contrast; half of a group are none that is other than the rest."""
+        if self.runner.options.similarity != AUTO:
+            return
+        odd = {subject.name: value for subject, value in zip(self.subjects, found, strict=True) if value < ONE_CONTRAST}
+        if 2 * len(odd) >= len(self.subjects):
+            raise RegistrationError(
+                f"the images are of several contrasts: {len(odd)} of {len(self.subjects)} hardly resemble the mean of the others ({', '.join(sorted(odd))}). "
+                "Give images of one contrast, or name a --similarity."
+            )
+        if odd:
+            raise _LeftOut(
+                {
+                    name: f"has another contrast than the others (correlation {value:.2f} with their mean inside the body, {ONE_CONTRAST:g} at least expected). "
+                    "Leave it out, use --skip_failures, or name a --similarity."
+                    for name, value in odd.items()
+                }
+            )
 
     # linear part
 
@@ -257,7 +283,7 @@ class _Building:
     def _aligned_to_mean(self, space: Space) -> None:
         """Once more to the mean of all, so that the reference's shape does not remain in what is aligned to it."""
         start = Shape(self.folder / "aligned_mean", space, deformed=False)
-        self._place(start, lambda subject, matrix: Place(subject, matrix, start, start))
+        self._place(start, lambda subject, matrix: Place(subject, matrix, start, start), check=True)
         found = self._alignments(MeanFile(start.mean, space), self.subjects, self.folder / "aligned" / "mean")
         self.matrices = centred([found[subject.name] for subject in self.subjects])
 

@@ -1,7 +1,7 @@
 """A map to a template made better: the descent of the engine, gone on with from the whole map so far instead of begun anew.
 
 The displacement that was found is what the smoothing of the field acts on, as in one long registration, so it does not get rougher from round to round; the
-image is sampled under the whole map, once. The longest step is halved from round to round: steps of a fixed length would never let a template rest.
+image is sampled under the whole map, once. The longest step gets shorter from round to round: steps of a fixed length would never let a template rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from nnreg.geometry import AffineMap, Transform
 from nnreg.imageio import Image
 
 FEWEST_ITERATIONS = 5  # on the grid of a round
-HALVED = 0.5  # of the longest step, from round to round on one grid
+# of the longest step, from round to round on one grid. A mean image is not quite where registrations to it come to rest: on 15 slices of brains they moved on
+# together by 0.13 voxels a round under steps of 0.3 voxels, by 0.04 under 0.075, and the mean changed by less than 0.1 % of its range
+SHORTER = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ class Pair:
             if index:
                 field = carried(field, levels[index - 1].fixed.space, level.fixed.space)
             count = _iterations(preset, factor * factors[index])
-            step = by.step * preset.step * HALVED ** (number - 1)
+            step = by.step * preset.step * SHORTER ** (number - 1)
             settings = Settings(count, step, by.smoothing * preset.update_smoothing, by.smoothing * preset.field_smoothing)
             found = refine(level, field, by.groups(level, preset.radius), settings)
             field, similarity = found.field, found.history[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ def majority(votes: Integers) -> Integers:
     ordered = np.sort(votes, axis=0)
     count, run = np.ones(votes.shape[1], int), np.ones(votes.shape[1], int)
     winner = ordered[0].copy()
-    for before, row in zip(ordered, ordered[1:], strict=False):
+    for before, row in itertools.pairwise(ordered):
         run = np.where(row == before, run + 1, 1)
         better = run > count
         winner[better], count[better] = row[better], run[better]
