@@ -23,7 +23,7 @@ from nnreg.groups.template.results import majority
 from nnreg.imageio import read_image, write_image
 
 NAMES = ("a", "b", "c", "d")
-OPTIONS = TemplateOptions(rounds=1, similarity="lncc")
+OPTIONS = TemplateOptions(rounds=2, similarity="lncc")
 
 
 def write_images(folder: Path, names: tuple[str, ...] = NAMES) -> Path:

@@ -253,7 +253,7 @@ class _Building:
         if odd:
             raise _LeftOut(
                 {
-                    name: f"has another contrast than the others (correlation {value:.2f} with their mean inside the body, {ONE_CONTRAST:g} at least expected). "
+                    name: f"has another contrast than the others (local correlation {value:.2f} with their mean, expected {ONE_CONTRAST:g} or more). "
                     "Leave it out, use --skip_failures, or name a --similarity."
                     for name, value in odd.items()
                 }
