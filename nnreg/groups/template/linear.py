@@ -14,7 +14,7 @@ from nnreg.engine.affine import align_sides
 from nnreg.engine.prepared_image import prepare_shown
 from nnreg.errors import NnRegError
 from nnreg.files import read_json, write_json
-from nnreg.geometry import Space
+from nnreg.geometry import Space, apply_matrix
 from nnreg.groups.template.mean_image import MeanImage
 from nnreg.groups.template.options import TemplateOptions
 from nnreg.groups.template.subjects import Subject
@@ -98,13 +98,11 @@ def template_space(reference: Subject, subjects: Sequence[Subject], matrices: Se
     ndim = reference.space.ndim
     steps = reference.space.spacing if spacing is None else (spacing,) * ndim
     start = Space((1,) * ndim, steps, (0.0,) * ndim, reference.space.direction)
-    corners = [start.to_index(_mapped(np.linalg.inv(matrix), subject.shown.corners())) for subject, matrix in zip(subjects, matrices, strict=True)]
+    corners = [
+        start.to_index(apply_matrix(np.asarray(np.linalg.inv(matrix), np.float64), subject.shown.corners()))
+        for subject, matrix in zip(subjects, matrices, strict=True)
+    ]
     low, high = (np.median([end(points, axis=0) for points in corners], axis=0) for end in (np.min, np.max))
     margin = np.ceil(MARGIN * (high - low)) + 1
     shape = np.ceil(high - low + 2 * margin).astype(int) + 1
     return Space(tuple(shape.tolist()), steps, tuple(start.to_world(low - margin).tolist()), reference.space.direction)
-
-
-def _mapped(matrix: Doubles, points: Doubles) -> Doubles:
-    n = len(matrix) - 1
-    return np.asarray(points @ matrix[:n, :n].T + matrix[:n, n])

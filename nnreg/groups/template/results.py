@@ -210,5 +210,3 @@ def _draw_labels(axis: Any, labels: Integers, aspect: float) -> None:
     shades = np.where(labels == 0, 0, 1 + (labels * 7) % 19)
     axis.imshow(np.ma.masked_where(labels == 0, shades), cmap="tab20", vmin=1, vmax=20, aspect=aspect, interpolation="nearest")
     axis.set_facecolor("black")
-
-

@@ -78,8 +78,9 @@ def measure(member: Member, *, scale: bool = True) -> Subject:
     member.label_map(image)  # refused before the work, not after it
     inside = None if mask is None else mask.array[0] > 0
     prepared = prepare(image.array, image.space, None if mask is None else mask.array, member.name)
-    body = foreground(prepared) > 0.5
-    _, spread = moments(body, image.space)
+    weights = foreground(prepared)
+    body = weights > 0.5
+    _, spread = moments(weights, image.space)
     radii = np.log(np.sqrt(np.maximum(np.linalg.eigvalsh(spread), 1e-12)))
     box = shown(image.array).tight
     digest = content_digest((*member.files, member.mask), names=False)
@@ -103,8 +104,8 @@ def _scale(array: Any, body: Any, inside: Any, box: tuple[tuple[int, int], ...])
 
 def mean_scale(subjects: Sequence[Subject]) -> Scale:
     """What the template's intensities are written in."""
-    lows, gains = (np.mean([getattr(subject.scale, name) for subject in subjects], axis=0, dtype=np.float64) for name in ("low", "gain"))
-    return Scale(tuple(lows.tolist()), tuple(gains.tolist()))
+    lows, gains = (np.asarray([getattr(subject.scale, name) for subject in subjects], np.float64) for name in ("low", "gain"))
+    return Scale(tuple(lows.mean(axis=0).tolist()), tuple(gains.mean(axis=0).tolist()))
 
 
 def ordered(subjects: Sequence[Subject]) -> list[Subject]:
