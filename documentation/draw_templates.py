@@ -19,7 +19,7 @@ from nnreg.groups.members import members_in
 from nnreg.groups.template import TemplateOptions, build_template
 from nnreg.imageio import read_image, write_image
 
-SHAPE, COUNT, BEND, SMOOTH = (120, 104), 12, 5.0, 14.0
+SHAPE, COUNT, BEND, SMOOTH = (120, 104), 12, 8.0, 13.0
 
 
 def phantom() -> Phantom:
@@ -55,14 +55,14 @@ def main() -> None:
         panels = {f"image {number + 1} of {COUNT}": read_image(folder / "imagesTr" / f"person{number:02d}.nii.gz").array[0] for number in range(3)}
         panels["affine mean"] = read_image(folder / "out" / "affine_mean.nii.gz").array[0]
         panels["template"] = read_image(folder / "out" / "template.nii.gz").array[0]
-        figure, axes = pyplot.subplots(1, len(panels), figsize=(2.1 * len(panels), 2.7), dpi=110)
+        figure, axes = pyplot.subplots(1, len(panels), figsize=(2.1 * len(panels), 3.0), dpi=110)
         for axis, (title, image) in zip(axes, panels.items(), strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
             axis.set_title(title, fontsize=9)
             axis.set_xticks([])
             axis.set_yticks([])
-        figure.suptitle(f"gradient energy {content['sharpness']:.2f} times the affine mean's", fontsize=9, y=0.06)
-        figure.tight_layout()
+        figure.suptitle(f"gradient energy {content['sharpness']:.2f} times the affine mean's", fontsize=9, y=0.05)
+        figure.tight_layout(rect=(0, 0.03, 1, 1))
         figure.savefig(Path(__file__).with_name("templates.png"))
 
 

@@ -14,11 +14,11 @@ from tiny import anatomy, oblique_space
 
 from nnreg.cli import build_template as command
 from nnreg.errors import ConfigurationError, DatasetError, RegistrationError
-from nnreg.geometry import FieldMap
+from nnreg.geometry import FieldMap, Space
 from nnreg.geometry.transform_files import read_transform
-from nnreg.groups.members import members_in
+from nnreg.groups.members import Member, members_in
 from nnreg.groups.template import TemplateOptions, build_template
-from nnreg.groups.template.mean_image import sharpened
+from nnreg.groups.template.mean_image import MeanImage, sharpened
 from nnreg.groups.template.results import majority
 from nnreg.imageio import read_image, write_image
 
@@ -107,13 +107,32 @@ def test_finished_work_is_not_done_again(images: Path, built: Path) -> None:
     assert (built / "template.nii.gz").stat().st_mtime_ns == before
 
 
+def test_channels_and_masks_in_3d(tmp_path: Path) -> None:
+    """What a mask leaves out is not in the mean."""
+    for seed, name in enumerate(("a", "b", "c")):
+        space = oblique_space((14, 16, 15), seed, degrees=5)
+        image, _ = anatomy(space, seed, radius=9.0)
+        mask = np.ones_like(image, dtype=np.uint8)
+        if name == "a":
+            image[0, 6:9, 7:10, 6:9] = 5000
+            mask[0, 5:10, 6:11, 5:10] = 0
+        write_image(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", image, space)
+        write_image(tmp_path / "imagesTr" / f"{name}_0001.nii.gz", 2 * image + 7, space)
+        write_image(tmp_path / "masksTr" / f"{name}.nii.gz", mask, space)
+    build_template(members_in(tmp_path / "imagesTr"), tmp_path / "out", TemplateOptions(rounds=1, similarity="lncc"))
+    found = template(tmp_path / "out")
+    assert found.shape[0] == 2
+    assert 500 < found[0].max() < 1200
+    assert np.corrcoef(found[0].ravel(), found[1].ravel())[0, 1] > 0.99
+
+
 def test_one_image_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="needs 2 images"):
         build_template(members_in(images)[:1], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def other_contrast(images: Path, folder: Path, **changed: Any) -> list[Any]:
+def other_contrast(images: Path, folder: Path) -> list[Member]:
     """The group with its first image inverted inside the body."""
     for path in images.iterdir():
         shutil.copy(path, folder / path.name)
@@ -149,6 +168,13 @@ def test_a_damaged_image_is_one_line_or_skipped(images: Path, tmp_path: Path, ca
 def test_options_out_of_range(changed: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         TemplateOptions(**changed)
+
+
+def test_gradient_energy_of_a_step() -> None:
+    array = np.zeros((1, 6, 5), np.float32)
+    array[0, 3:] = 1
+    mean = MeanImage(array, np.ones((6, 5), np.float32), Space.plain((6, 5), (2.0, 1.0)))
+    assert mean.energy() == pytest.approx(5 * 0.5**2 / 30)
 
 
 def test_sharpening_is_itks() -> None:

@@ -65,12 +65,14 @@ class MeanImage:
         return None if inside.all() else Image(inside.astype(np.uint8)[None], self.space)
 
     def energy(self) -> float:
-        """Mean square of the gradient, per mm: how sharp it is."""
+        """Mean square of the gradient, per mm, where half of the images show something: how sharp it is."""
+        seen = self.seen >= SEEN
         total = 0.0
-        for axis, step in enumerate(self.space.spacing, start=1):
-            if self.array.shape[axis] > 1:
-                total += float(np.square(np.diff(self.array.astype(np.float64), axis=axis) / step).sum())
-        return total / self.space.voxels
+        for axis, step in enumerate(self.space.spacing):
+            both = seen & np.roll(seen, -1, axis)
+            slope = np.diff(self.array.astype(np.float64), axis=axis + 1) / step
+            total += float(np.square(slope)[:, both.take(range(both.shape[axis] - 1), axis)].sum())
+        return total / max(1, int(np.count_nonzero(seen)))
 
     def save(self, path: Path) -> None:
         """Whole or not at all; bit for bit what :meth:`load` gives back."""
