@@ -260,7 +260,7 @@ def _to_middle(job: _ToMiddle) -> None:
         seen = job.route(k).then(Transform.affine(own @ np.linalg.inv(matrix)))
         total += weight * seen.sampled_on(space).displacement
     mean = FieldMap((total / sum(job.weights)).astype(np.float32), space)
-    transform = Transform((mean, AffineMap(np.linalg.inv(own))), space.ndim)
+    transform = Transform((mean, AffineMap(own).inverse()), space.ndim)
     write_itk(job.group.middle / f"{job.group.subjects[job.number].name}_inverse.h5", transform.inverse())
     write_itk(job.group.to_middle(job.number), transform)
 

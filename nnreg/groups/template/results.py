@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnreg.arrays import Doubles, Integers
+from nnreg.arrays import Doubles, Integers, Reals
 from nnreg.errors import GeometryError
 from nnreg.evaluation.registration.pictures import panel_height, scaled, sheet, show, window
 from nnreg.evaluation.slices import page, planes
@@ -198,14 +198,15 @@ def _draw(path: Path, columns: dict[str, Image], labels: Image | None, headline:
             for axis, image in zip(axes[row], columns.values(), strict=False):
                 show(axis, scaled(page(resample_image(image.array, moving=image.space, fixed=space)), limits), aspect, colour=False)
             if labels is not None:
-                _draw_labels(axes[row][-1], page(resample_labels(labels.array, moving=labels.space, fixed=space))[0], aspect)
+                found = resample_labels(labels.array, moving=labels.space, fixed=space).astype(np.float64)
+                _draw_labels(axes[row][-1], page(found)[0], aspect)
             axes[row][0].set_ylabel(name, fontsize=9)
             for axis in axes[row]:
                 axis.set_xticks([])
                 axis.set_yticks([])
 
 
-def _draw_labels(axis: Any, labels: Integers, aspect: float) -> None:
+def _draw_labels(axis: Any, labels: Reals, aspect: float) -> None:
     """Neighbouring values in colours far from each other."""
     shades = np.where(labels == 0, 0, 1 + (labels * 7) % 19)
     axis.imshow(np.ma.masked_where(labels == 0, shades), cmap="tab20", vmin=1, vmax=20, aspect=aspect, interpolation="nearest")
