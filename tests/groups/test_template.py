@@ -110,12 +110,12 @@ def test_finished_work_is_not_done_again(images: Path, built: Path) -> None:
 def test_channels_and_masks_in_3d(tmp_path: Path) -> None:
     """What a mask leaves out is not in the mean."""
     for seed, name in enumerate(("a", "b", "c")):
-        space = oblique_space((14, 16, 15), seed, degrees=5)
-        image, _ = anatomy(space, seed, radius=9.0)
+        space = oblique_space((20, 22, 18), seed, degrees=5)
+        image, _ = anatomy(space, seed)
         mask = np.ones_like(image, dtype=np.uint8)
         if name == "a":
-            image[0, 6:9, 7:10, 6:9] = 5000
-            mask[0, 5:10, 6:11, 5:10] = 0
+            image[0, 8:11, 9:12, 7:10] = 5000
+            mask[0, 7:12, 8:13, 6:11] = 0
         write_image(tmp_path / "imagesTr" / f"{name}_0000.nii.gz", image, space)
         write_image(tmp_path / "imagesTr" / f"{name}_0001.nii.gz", 2 * image + 7, space)
         write_image(tmp_path / "masksTr" / f"{name}.nii.gz", mask, space)
