@@ -58,6 +58,7 @@ def test_loops_close(folder: Path, tmp_path: Path) -> None:
     assert np.allclose(read_transform(output / "pairs" / "a__b.h5").map_points(points), chained.map_points(points), atol=0.05)
 
 
+@pytest.mark.slow
 def test_maps_that_agree_stay(folder: Path, tmp_path: Path) -> None:
     """Direct maps that come from one space are given back."""
     members = members_in(folder)
