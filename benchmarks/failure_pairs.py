@@ -85,6 +85,9 @@ class Pairs:
             for number, pair in enumerate(self._couples(dataset, half)[:PER_DATASET]):
                 kind, change = SOUND[number % len(SOUND)] if dataset != "acdc_ed_es" else SOUND[0]
                 yield _case(half, dataset, f"sound_{kind}", number, pair, on_moving=partial(change, seed=number))
+        for dataset in ("oasis35", "ixi2mm", "acdc_ed_es"):
+            for number, pair in enumerate(self._couples(dataset, half)[:3]):
+                yield _case(half, dataset, "sound_turned", number, pair, on_moving=partial(turned, seed=number))
         yield from self._mixed(half)
 
     def _mixed(self, half: str) -> Iterator[Case]:
@@ -264,6 +267,12 @@ def _moved(found: Image, seed: int) -> Image:
     return Image(found.array, Space.from_matrix(found.space.shape, matrix))
 
 
+def turned(found: Image, seed: int) -> Image:
+    """In a header that is turned by one or two right angles, as where the orientation was lost."""
+    matrix = _around(found, _rotation(found.ndim, 90.0 * (1 + seed % 2), seed), np.zeros(found.ndim)) @ found.space.matrix
+    return Image(found.array, Space.from_matrix(found.space.shape, matrix))
+
+
 def _partly(found: Image, seed: int) -> Image:
     """Without the last quarter of an axis."""
     axis = seed // len(SOUND) % found.ndim
@@ -295,4 +304,4 @@ def warped(found: Image, seed: int) -> Image:
 
 SOUND: tuple[tuple[str, Callable[[Image, int], Image]], ...] = (("plain", _same), ("partial", _partly), ("header", _moved), ("noisy", shaded))
 # not from left to right, and no slices of brains: turned about, a flipped one is a flip from left to right, which no similarity tells from a brain
-FLIPS = (("oasis35", 0), ("oasis35", 1), ("ixi2mm", 0), ("ixi2mm", 1), ("acdc_ed_es", 1), ("msd_hippocampus", 1), ("histology", 1))
+FLIPS = (("oasis35", 0), ("oasis35", 1), ("ixi2mm", 1), ("ixi2mm", 2), ("acdc_ed_es", 1), ("msd_hippocampus", 1), ("histology", 1))

@@ -20,7 +20,8 @@ def run_record() -> dict[str, object]:
     from nnreg import __version__
 
     typed = command_line()
-    return {"nnreg_version": __version__, "made_with": made_with()} | ({} if typed is None else {"command": typed, "folder": str(Path.cwd())})
+    record: dict[str, object] = {"nnreg_version": __version__, "made_with": made_with()}
+    return record if typed is None else record | {"command": typed, "folder": str(Path.cwd())}
 
 
 def made_with() -> dict[str, str]:

@@ -73,8 +73,8 @@ class TaskEntry:
     add_predict_options : module:function
         Called with the group of nnreg_predict's options that are this task's; None: it has none.
     predict_dataset : module:function
-        The same for a dataset whose plans may recommend no training: called with plans, raw dataset, trained model or None, images and output; returns
-        what was predicted. None: every training ends in a model, and the `predictor` predicts.
+        The same for a dataset whose plans may recommend no training: called with plans, raw dataset, trained model or None, images, output and the
+        device of what needs no model; returns what was predicted. None: every training ends in a model, and the `predictor` predicts.
     own_options
         Arguments that only functions of this `pipeline` take, to the options that name them.
     dataset_keys

@@ -32,6 +32,8 @@ COMMANDS = {
     "register": "register one pair without training",
     "build_template": "the unbiased template of a group of images",
     "register_group": "all pairs of a group, with maps that agree around loops",
+    "longitudinal": "visits of subjects: Jacobians and volumes over time, without bias to one visit",
+    "series": "motion correction of a 4D series, strain of a cine",
     "apply_transform": "images, labels or points through transforms",
     "compose": "several transforms as one",
     "convert_transform": "between ITK, ANTs and Learn2Reg",

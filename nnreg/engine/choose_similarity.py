@@ -52,4 +52,4 @@ def choose_similarity(levels: Sequence[Level], wanted: str) -> Decision:
         measured += f", local correlation {inner:.2f} once deformed by it"
     if inner >= SAME_CONTRAST:
         return Decision("similarity", "lncc", f"{measured}: one contrast")
-    return Decision("similarity", "nmi", f"{measured}: different contrasts")
+    return Decision("similarity", "nmi+gradient", f"{measured}: different contrasts")

@@ -30,6 +30,7 @@ class Image:
         What the reader had to mend, one sentence each; empty for nearly every file.
     repetition : float, optional
         Of a series of volumes (NIfTI with four axes): step of the fourth axis in the header's unit, seconds mostly. The volumes are the channels.
+        0 where the header has none.
     """
 
     array: npt.NDArray[Any]

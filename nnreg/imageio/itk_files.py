@@ -52,6 +52,8 @@ def read_nifti(path: Path) -> Image:
     array = voxels.reshape(-1, *shape[:ndim][::-1])
     direction = np.reshape(grid.GetDirection(), (grid.GetDimension(),) * 2)[:ndim, :ndim]
     repetition = float(grid.GetSpacing()[3]) if grid.GetDimension() == 4 and len(header.shape) == 4 else None
+    if repetition is not None and not 0 < header.step < np.inf:
+        repetition = 0.0  # ITK makes 1 of it
     try:
         space = Space(array.shape[1:], grid.GetSpacing()[:ndim][::-1], grid.GetOrigin()[:ndim], tuple(direction.ravel().tolist()))
     except GeometryError as error:
@@ -221,7 +223,7 @@ def write_nifti(path: Path, array: npt.NDArray[np.generic], space: Space) -> Non
 
 
 def write_series(path: Path, array: npt.NDArray[np.generic], space: Space, repetition: float) -> None:
-    """Write volumes (T, *space.shape) as NIfTI with a fourth axis of time, `repetition` apart, as scanners and FSL have them.
+    """Write volumes (T, *space.shape) as NIfTI with a fourth axis of time, `repetition` apart, as scanners and FSL have them; 1 where it is 0, not known.
 
     Raises
     ------
@@ -231,7 +233,7 @@ def write_series(path: Path, array: npt.NDArray[np.generic], space: Space, repet
     if not path.name.lower().endswith((".nii", ".nii.gz")) or space.ndim != 3:
         raise ImageError(f"{path}: a series of volumes is written as 3D NIfTI alone. Choose the ending .nii.gz.")
     volumes = [_to_sitk(path, volume[None], _rectangular(space)) for volume in array]
-    image = sitk.JoinSeries(volumes, 0.0, repetition)
+    image = sitk.JoinSeries(volumes, 0.0, repetition or 1.0)
     with atomic_path(path) as temporary:
         _write(image, temporary, path)
 

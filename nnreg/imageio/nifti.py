@@ -36,6 +36,7 @@ class NiftiHeader:
     dtype : of a voxel's components as stored, with byte order
     components : per voxel: 1, or 3 and 4 for colours
     intent : what the values are (1006 and 1007: vectors)
+    step : along the fourth axis, as stored; 0 where the file says nothing
     offset : bytes before the first voxel
     slope, intercept : value = slope * stored + intercept
     """
@@ -49,6 +50,7 @@ class NiftiHeader:
     slope: float
     intercept: float
     intent: int = 0
+    step: float = 0.0
 
     @property
     def rescales(self) -> bool:
@@ -165,6 +167,7 @@ def _parse(data: bytes, path: Path) -> NiftiHeader:
         slope=slope,
         intercept=intercept,
         intent=get(layout.intent)[0],
+        step=spacing[4],
     )
 
 

@@ -12,8 +12,8 @@ from nnreg.planning.plans import OPTIMISE, Plans
 from tests.tiny import Tiny, spaces, write_dataset
 
 
-def _run(tiny: Tiny, *more: str) -> int:
-    return run.main(["-d", tiny.id, "-np", "1", "-q", "-device", "cpu", *tiny.where, *more])
+def _run(tiny: Tiny, *more: str, device: str = "cpu") -> int:
+    return run.main(["-d", tiny.id, "-np", "1", "-q", "-device", device, *tiny.where, *more])
 
 
 def test_few_images_are_registered_one_by_one_and_a_second_run_keeps_them(tmp_path, capsys):
@@ -31,6 +31,9 @@ def test_few_images_are_registered_one_by_one_and_a_second_run_keeps_them(tmp_pa
     assert _run(tiny) == 0
     assert "1 plans: kept" in capsys.readouterr().out
     assert (folder / "a__b" / "transform.h5").stat().st_mtime_ns == written
+    capsys.readouterr()
+    assert _run(tiny, device="cuda:99") == 2  # the engine is asked for on the device that was named, which no machine has
+    assert "-device cuda:99: torch sees" in capsys.readouterr().err
 
 
 @pytest.fixture

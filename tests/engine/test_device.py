@@ -25,7 +25,7 @@ from nnreg.kernels import backend
 from tests.engine.pairs import known_pair
 from tests.training.test_waits import META, Waits
 
-OURS = ("lncc", "lncc+mse", "mind", "mse", "nmi")
+OURS = ("lncc", "lncc+mse", "mind", "mse", "nmi", "nmi+gradient")
 SETTINGS = Settings(iterations=4, step=1.2, update_smoothing=1.7, field_smoothing=0.5)
 
 

@@ -15,6 +15,7 @@ from nnreg.engine.prepared_image import PreparedImage, prepare
 from nnreg.engine.search import search
 from nnreg.engine.similarities import find_similarity, similarity_names
 from nnreg.engine.similarities.lncc_mse import SQUARES_WEIGHT
+from nnreg.engine.similarities.nmi_gradient import EDGES_WEIGHT
 from nnreg.errors import ConfigurationError, RegistrationError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, resample_image
 from nnreg.imageio import Image
@@ -103,7 +104,7 @@ def test_presets_cost_and_reach_more_in_turn():
     assert accurate > default - 1e-3  # both within rounding of a perfect match
 
 
-@pytest.mark.parametrize("similarity", ["lncc", "mind", "nmi"])
+@pytest.mark.parametrize("similarity", ["lncc", "mind", "nmi", "nmi+gradient"])
 def test_another_round_follows_what_moves_far(similarity):
     pair = known_pair(2, largest=9.0, seed=4)
     once, twice = (register(fixed=pair[0], moving=pair[1], preset=preset, similarity=similarity) for preset in ("default", "accurate"))
@@ -129,7 +130,7 @@ def test_labels_pull_as_hard_whatever_the_similarity(similarity):
     (level,) = pyramid(sides[0], sides[1], np.eye(3), (1,))
     first, *others = (group.weight for group in find_similarity(similarity).groups(level, 2.0))
     assert first == 1  # what the weights of labels and of all others are relative to
-    assert others == ([SQUARES_WEIGHT] if "+" in similarity else [])
+    assert others == {"lncc+mse": [SQUARES_WEIGHT], "nmi+gradient": [EDGES_WEIGHT]}.get(similarity, [])
 
 
 def test_every_round_sees_masks_landmarks_and_the_given_start():
@@ -279,7 +280,7 @@ def doubtful_levels(reversed_contrast: bool) -> list[Level]:
     return pyramid(*sides, np.eye(4), (2, 1))
 
 
-@pytest.mark.parametrize(("reversed_contrast", "expected"), [(False, "lncc"), (True, "nmi")])
+@pytest.mark.parametrize(("reversed_contrast", "expected"), [(False, "lncc"), (True, "nmi+gradient")])
 def test_a_contrast_in_doubt_is_decided_after_a_trial(reversed_contrast, expected):
     chosen = choose_similarity(doubtful_levels(reversed_contrast), "auto")
     assert chosen.value == expected
@@ -290,5 +291,5 @@ def test_a_contrast_in_doubt_that_a_trial_does_not_mend_is_two(monkeypatch):
     levels = doubtful_levels(False)
     monkeypatch.setattr(choosing, "descended", lambda levels, _: levels[-1].empty_field())
     chosen = choose_similarity(levels, "auto")
-    assert chosen.value == "nmi"
+    assert chosen.value == "nmi+gradient"
     assert "once deformed by it" in chosen.because

@@ -50,6 +50,16 @@ def test_a_longer_budget_or_a_faster_machine_never_plans_less(brains):
         assert _planned(brains, seconds, _faster(2))[0].grid == _planned(brains, 2 * seconds)[0].grid
 
 
+def test_six_pairs_are_compared_before_the_network_registers_more():
+    validation = budget.Validation(6.0, 50, 24.0, 20)
+    fitting = [validation.fitting(seconds) for seconds in range(30, 2000)]
+    assert [validation.fitting(seconds) for seconds in (30, 120, 180, 240, 960)] == [(1, 1), (4, 4), (6, 6), (16, 6), (50, 20)]
+    for (pairs, compared), (more_pairs, more_compared) in pairwise(fitting):
+        assert more_pairs >= pairs
+        assert more_compared >= compared
+    assert all(6 * pairs + 24 * compared <= seconds for seconds, (pairs, compared) in enumerate(fitting, 30))
+
+
 def test_half_precision_is_planned_where_it_was_measured_to_be_quicker(brains):
     for measured, planned in (("bf16", "bf16"), ("off", "auto"), ("auto", "auto")):
         configuration, _ = _planned(brains, 3600, dataclasses.replace(SPEED, precision=measured))

@@ -71,7 +71,7 @@ class TestRelation:
 class TestSimilarity:
     @pytest.mark.parametrize(
         ("value", "loss", "engine"),
-        [(relation.ONE, "lncc", "lncc"), (relation.SCALE, "mse", "mse"), (relation.DIFFERENT, "mind", "nmi"), (relation.MIXED, "mind", "auto")],
+        [(relation.ONE, "lncc", "lncc"), (relation.SCALE, "mse", "mse"), (relation.DIFFERENT, "mind", "nmi+gradient"), (relation.MIXED, "mind", "auto")],
     )
     def test_each_relation_has_its_own(self, fingerprint, value, loss, engine):
         assert [term.name for term in training.similarity(value, (1.0, 1.0, 1.0), (64, 64, 64)).value] == [loss]
@@ -86,10 +86,10 @@ class TestSimilarity:
         ],
     )
     def test_intensities_are_compared_where_that_does_as_well(self, fingerprint, measurement, squares, pairs, expected):
-        trials = (Trial("lncc", 0.9, None), Trial("mse", 1 - squares, None), Trial("nmi", 0.5, None))
+        trials = (Trial("lncc", 0.9, None), Trial("mse", 1 - squares, None), Trial("nmi+gradient", 0.5, None))
         found = fingerprint(measured=[measurement(trials=trials) for _ in range(pairs)])
         assert optimisation.engine_similarity(found, relation.ONE).value == expected
-        assert optimisation.engine_similarity(found, relation.DIFFERENT).value == "nmi"
+        assert optimisation.engine_similarity(found, relation.DIFFERENT).value == "nmi+gradient"
 
     def test_what_is_planned_is_registered_or_refused_by_name(self):
         from nnreg.errors import ConfigurationError
@@ -173,7 +173,7 @@ class TestTriedSimilarities:
 
     @pytest.mark.parametrize("points", [False, True])
     def test_what_did_best_is_what_suits(self, fingerprint, measurement, points):
-        for best, expected in (("lncc", relation.ONE), ("mse", relation.SCALE), ("nmi", relation.DIFFERENT)):
+        for best, expected in (("lncc", relation.ONE), ("mse", relation.SCALE), ("nmi+gradient", relation.DIFFERENT)):
             dice = {name: [0.8 if name == best else 0.7] for name in relation.SUITS.values()}
             assert self._decide(fingerprint, measurement, dice, seen=UNSURE, points=points) == expected
             assert self._decide(fingerprint, measurement, dice, seen=0.0, points=points) == expected
@@ -181,24 +181,27 @@ class TestTriedSimilarities:
     @pytest.mark.parametrize(("more", "expected"), [(BELOW, relation.ONE), (ABOVE, relation.SCALE)])
     def test_a_little_better_is_chance(self, fingerprint, measurement, more, expected):
         gain = more * relation.BETTER * 0.3
-        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.7 + gain], "nmi": [0.5]}) == expected
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.7 + gain], "nmi+gradient": [0.5]}) == expected
 
     def test_few_pairs_or_pairs_that_disagree_decide_nothing(self, fingerprint, measurement):
-        clear = {"lncc": [0.7], "mse": [0.8], "nmi": [0.5]}
+        clear = {"lncc": [0.7], "mse": [0.8], "nmi+gradient": [0.5]}
         assert self._decide(fingerprint, measurement, clear, pairs=relation.FEWEST_TRIED - 1) == relation.ONE
         assert self._decide(fingerprint, measurement, clear, pairs=relation.FEWEST_TRIED) == relation.SCALE
-        apart = {"lncc": [0.7], "mse": [0.9, 0.69], "nmi": [0.5]}  # half of the pairs end farther apart
+        apart = {"lncc": [0.7], "mse": [0.9, 0.69], "nmi+gradient": [0.5]}  # half of the pairs end farther apart
         assert self._decide(fingerprint, measurement, apart) == relation.ONE
 
     def test_one_pair_that_says_otherwise_keeps_images_that_look_alike_one_contrast(self, fingerprint, measurement):
         one_of_five = [0.9, 0.9, 0.9, 0.9, 0.69]
-        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": one_of_five}, seen=UNSURE, pairs=5) == relation.ONE
-        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": [0.9]}, seen=UNSURE, pairs=5) == relation.DIFFERENT
-        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": one_of_five, "nmi": [0.5]}, pairs=5) == relation.SCALE
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi+gradient": one_of_five}, seen=UNSURE, pairs=5) == relation.ONE
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi+gradient": [0.9]}, seen=UNSURE, pairs=5) == relation.DIFFERENT
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": one_of_five, "nmi+gradient": [0.5]}, pairs=5) == relation.SCALE
 
     @pytest.mark.parametrize(("seen", "expected"), [(relation.CERTAIN * BELOW, relation.DIFFERENT), (relation.CERTAIN * ABOVE, relation.ONE)])
     def test_what_certainly_looks_alike_is_one_contrast_whatever_suits_it(self, fingerprint, measurement, seen, expected):
-        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi": [0.9]}, seen=seen) == expected
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.5], "nmi+gradient": [0.9]}, seen=seen) == expected
+
+    def test_trials_of_other_similarities_decide_nothing(self, fingerprint, measurement):
+        assert self._decide(fingerprint, measurement, {"lncc": [0.7], "mse": [0.9], "other": [0.9]}) == relation.ONE
 
     def test_pairs_without_truth_decide_nothing(self, fingerprint, measurement):
         assert relation.modality_relation(fingerprint(measured=[measurement(trials=()) for _ in range(6)])).value == relation.ONE
@@ -207,7 +210,7 @@ class TestTriedSimilarities:
 class TestSecondRound:
     @pytest.mark.parametrize(("dice", "pairs", "expected"), [(0.71, 3, "accurate"), (0.7, 3, "default"), (0.9, relation.FEWEST_TRIED - 1, "default")])
     def test_only_where_labels_say_that_it_helps(self, fingerprint, measurement, dice, pairs, expected):
-        trials = (Trial("lncc", 0.7, None), Trial("mse", 0.5, None), Trial("nmi", 0.5, None), Trial("lncc", dice, None, rounds=2))
+        trials = (Trial("lncc", 0.7, None), Trial("mse", 0.5, None), Trial("nmi+gradient", 0.5, None), Trial("lncc", dice, None, rounds=2))
         found = fingerprint(measured=[measurement(trials=trials) for _ in range(pairs)])
         assert optimisation.preset(found).value == expected
         # it judges the round and nothing else
@@ -319,6 +322,13 @@ class TestTraining:
             assert found.value
             assert training.drawn_labels(found.value) == drawn
 
+    @pytest.mark.parametrize(
+        ("grid", "labels", "maps"),
+        [((192, 144), 48, 48), ((192, 144), 0, 8), ((64, 64, 64), 48, 8), ((80, 104, 80), 35, 8), ((32, 40, 32), 60, 51), ((36, 56, 36), 2, 2)],
+    )
+    def test_a_step_compares_all_labels_of_a_small_grid_and_eight_of_a_large_one(self, grid, labels, maps):
+        assert training.label_maps(grid, labels) == maps
+
     @pytest.mark.parametrize(("pairing", "folding", "symmetric"), [("all", 0.1, True), ("atlas", 0.2, True), ("all", 0.09, False), ("pairs", 5.0, False)])
     def test_a_decoder_that_cannot_fold_where_pilots_fold_between_subjects(self, fingerprint, measurement, pairing, folding, symmetric):
         found = fingerprint(pairing=pairing, measured=[measurement(folding_percent=folding)] * 3)
@@ -357,7 +367,7 @@ def test_plans_say_how_to_optimise_and_why(tmp_path, fingerprint, measurement):
     plans = plan(fingerprint(measured=[measurement(**_alike(0.1, 0.1))]))
     assert plans.recommended == OPTIMISE
     assert plans.to_train in plans.configurations
-    assert plans.optimisation.similarity == "nmi"
+    assert plans.optimisation.similarity == "nmi+gradient"
     for key in ("preset", "similarity", "alignment", "use_masks", "use_labels", "use_keypoints", "refinement"):
         assert plans.optimisation.because[key]
     plans.write(tmp_path / "plans.json")

@@ -76,10 +76,15 @@ def local_correlation(level: Level, radius: float) -> ChannelGroup:
 
     Windows are about ``2 radius + 1`` of the level's voxels wide, with at least one neighbour along an axis that is as thick as that.
     """
+    fixed, moving = (smoothed(side, SMOOTHING * level.spacing) for side in (level.fixed, level.moving))
+    return ChannelGroup(correlated(fixed, level, radius), moving)
+
+
+def correlated(fixed: Floats, level: Level, radius: float) -> LocalCorrelation | LocalCorrelationOnDevice:
+    """The term for channels of a level, in windows of :func:`local_correlation`."""
     radii = tuple(max(1, round(radius * level.spacing / step)) if np.isfinite(step) else 0 for step in level.steps)
-    fixed, moving = (_smoothed(side, SMOOTHING * level.spacing) for side in (level.fixed, level.moving))
     term = LocalCorrelation if isinstance(fixed, np.ndarray) else LocalCorrelationOnDevice
-    return ChannelGroup(term(fixed, (radii[0], radii[1], radii[2])), moving)
+    return term(fixed, (radii[0], radii[1], radii[2]))
 
 
 def _floor(radii: tuple[int, int, int]) -> float:
@@ -87,7 +92,7 @@ def _floor(radii: tuple[int, int, int]) -> float:
     return FLOOR * float(np.prod([2 * radius + 1 for radius in radii]))
 
 
-def _smoothed(side: PreparedImage, width: float) -> Floats:
+def smoothed(side: PreparedImage, width: float) -> Floats:
     """The image of a side as a volume, smoothed by a Gaussian of `width` mm."""
     volume = volume_of(side.image)
     # an image of two axes is a volume of one plane, which has nothing to be smoothed across

@@ -57,9 +57,14 @@ class InformationOnDevice:
         return share * sum(value for value, _ in found)
 
 
-def _groups(level: Level, radius: float) -> list[ChannelGroup]:
+def information(level: Level) -> ChannelGroup:
+    """Both images of a level under normalised mutual information."""
     fixed = volume_of_side(level)
-    return [ChannelGroup((Information if isinstance(fixed, np.ndarray) else InformationOnDevice)(fixed), volume_of(level.moving.image))]
+    return ChannelGroup((Information if isinstance(fixed, np.ndarray) else InformationOnDevice)(fixed), volume_of(level.moving.image))
+
+
+def _groups(level: Level, radius: float) -> list[ChannelGroup]:
+    return [information(level)]
 
 
 # Forces between different contrasts are less certain voxel by voxel: they are smoothed more and followed in smaller steps. From whole to third steps, T1 onto

@@ -29,7 +29,7 @@ from nnreg.typed import from_mapping, to_mapping
 
 FILE_NAME = "prediction_method.json"  # in the folder of a fold
 SCHEMA_VERSION = 1
-ACROSS_CONTRASTS = ("nmi", "mind", "auto")  # where the engine compares by these, a correlation says nothing
+ACROSS_CONTRASTS = ("nmi", "nmi+gradient", "mind", "auto")  # where the engine compares by these, a correlation says nothing
 SIMILARITY = "ncc_after"
 FIGURES = ("dice_after", "tre_mm_after", SIMILARITY)  # what folds are compared by, where theirs differ
 KEPT = ("sdlogj", "folding_percent")  # beside the figure that decides

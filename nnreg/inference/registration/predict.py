@@ -246,10 +246,11 @@ def predict_dataset(
     images: Path,
     output: Path,
     *,
+    device: str = "auto",
     on_note: Callable[[str], None] = lambda text: None,
     on_progress: Progress = lambda done, total, what: None,
 ) -> list[dict[str, Any]]:
-    """Register images of a dataset as its plans recommend, by `model` or, without one, by the engine; finished pairs are kept.
+    """Register images of a dataset as its plans recommend, by `model` or, without one, by the engine on `device`; finished pairs are kept.
 
     Returns
     -------
@@ -257,7 +258,7 @@ def predict_dataset(
         The pairs of ``prediction.json``.
     """
     atlas = {} if raw.spec.atlas is None else {raw.spec.atlas: list(raw.image_paths(raw.spec.atlas))}
-    pair_model: PairModel = PlannedEngine(registration_plans(plans), raw.spec) if model is None else TrainedPairs(model)
+    pair_model: PairModel = PlannedEngine(registration_plans(plans), raw.spec, device) if model is None else TrainedPairs(model)
     new, options = NewImages(images, atlas_images=atlas), PredictOptions(continue_prediction=True)
     return list(register_images(pair_model, new, output, options=options, on_note=on_note, on_progress=on_progress)["pairs"])
 

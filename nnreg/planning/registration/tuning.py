@@ -25,10 +25,10 @@ PLANNED = "planned"
 MOST_FOLDING = 0.1  # percent of the voxels of any pair
 # by relation, the one that should suit it best first; those of other packages are tried after them
 SIMILARITIES = {
-    ONE: ("lncc", "lncc+mse", "mse", "nmi", "mind"),
-    SCALE: ("mse", "lncc+mse", "lncc", "nmi", "mind"),
-    DIFFERENT: ("nmi", "mind"),
-    MIXED: (AUTO, "nmi", "mind"),
+    ONE: ("lncc", "lncc+mse", "mse", "nmi+gradient", "nmi", "mind"),
+    SCALE: ("mse", "lncc+mse", "lncc", "nmi+gradient", "nmi", "mind"),
+    DIFFERENT: ("nmi+gradient", "nmi", "mind"),
+    MIXED: (AUTO, "nmi+gradient", "nmi", "mind"),
 }
 RADII, SMOOTHNESS = (3.0, 4.0), (0.8, 1.25)
 NUMBERS = ("radius", "smoothness")  # settings that are numbers: a table of changes holds text

@@ -194,7 +194,8 @@ def _predict(workspace: Workspace, raw: RawDataset, plans: Plans, images: Path, 
     if plans.recommended != OPTIMISE:
         model = TrainedModel(ModelFolder.open(_model(workspace, raw.name, plans)), [str(options.fold)], device=options.device)
     if entry.predict_dataset is not None:
-        predicted: Sequence[Any] = imported(entry.predict_dataset)(plans, raw, model, images, output, on_note=watcher.say, on_progress=show)
+        by_plans = imported(entry.predict_dataset)
+        predicted: Sequence[Any] = by_plans(plans, raw, model, images, output, device=options.device, on_note=watcher.say, on_progress=show)
         return predicted
     content = imported(entry.predictor)(model, images, output, on_progress=show)
     return list(content.get("cases", content))

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.registration.duration import Budget, Speed, readable_duration
+from nnreg.planning.registration.rules.method import FEWEST_COMPARED
 from nnreg.planning.training_options import Precision
 
 PROPOSED = 3600.0  # seconds, where no budget was given: what a person waits for
@@ -75,8 +76,13 @@ class Validation:
         return self.pair + self.compared
 
     def fitting(self, seconds: float) -> tuple[int, int]:
-        """Pairs of both kinds that fit, one at least: half of the time for comparing, what that leaves for the network. More time gives no fewer."""
-        comparing = min(max(seconds / 2, self.compared), self.compared * self.most_compared)
+        """Pairs of both kinds that fit, one at least: half of the time for comparing, more until six are compared; the network has what that leaves.
+
+        More time gives no fewer.
+        """
+        share = self.compared / self.least * seconds  # as many pairs are compared as the network registers
+        enough = min(FEWEST_COMPARED * self.compared, share)
+        comparing = min(max(seconds / 2, enough, self.compared), self.compared * self.most_compared)
         pairs = int((seconds - comparing) / self.pair)
         return max(1, min(self.most_pairs, pairs)), max(1, int(comparing / self.compared)) if self.compared else self.most_compared
 

@@ -21,7 +21,8 @@ FEWEST_TRIED, MOSTLY = 3, 0.75  # pairs that every similarity was tried on, and 
 BETTER = 0.02  # of the error that labels or keypoints see: less comes by chance
 ASTRAY = 0.1  # of Dice, lost by linear alignment: it took a wrong turn
 ONE, SCALE, DIFFERENT, MIXED = "one contrast", "one scale", "different contrasts", "mixed contrasts"
-SUITS = {ONE: "lncc", SCALE: "mse", DIFFERENT: "nmi"}  # the engine's similarity for each; where contrasts are mixed the pilot's own choice for each pair
+# the engine's similarity for each; where contrasts are mixed the pilot's own choice for each pair
+SUITS = {ONE: "lncc", SCALE: "mse", DIFFERENT: "nmi+gradient"}
 
 
 @rule("modality_relation")
@@ -64,7 +65,7 @@ def _seen(pairs: PairFingerprint) -> Decision[str]:
 
 def _tried(measured: Sequence[PairMeasurement], seen: Decision[str]) -> Decision[str] | None:
     """What suits the similarity that did best, if it did clearly better than the one that follows from what was `seen`."""
-    tried = _with_trials(measured)
+    tried = _compared(measured)
     if len(tried) < FEWEST_TRIED:
         return None
     usual = _errors(tried, SUITS.get(seen.value))
@@ -91,7 +92,7 @@ def shared_scale(fingerprint: Fingerprint) -> str | None:
     the one side, a lung filled with air, change what is bright.
     """
     pairs = fingerprint.pairs
-    tried = [] if pairs is None else _with_trials(trusted(pairs))
+    tried = [] if pairs is None else _compared(trusted(pairs))
     if len(tried) < FEWEST_TRIED:
         return None
     squares, local = (float(_errors(tried, SUITS[relation]).mean()) for relation in (SCALE, ONE))
@@ -102,6 +103,12 @@ def shared_scale(fingerprint: Fingerprint) -> str | None:
 
 def _with_trials(measured: Sequence[PairMeasurement]) -> list[PairMeasurement]:
     return [pair for pair in measured if pair.trials and all(trial.error is not None for trial in pair.trials)]
+
+
+def _compared(measured: Sequence[PairMeasurement]) -> list[PairMeasurement]:
+    """Those that every similarity was tried on: an earlier version tried others."""
+    wanted = set(SUITS.values())
+    return [pair for pair in _with_trials(measured) if wanted <= {trial.similarity for trial in pair.trials}]
 
 
 def _judge(tried: Sequence[PairMeasurement]) -> str:

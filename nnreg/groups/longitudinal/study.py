@@ -1,0 +1,102 @@
+"""Many subjects, one after the other: what is done is kept, what cannot be done is said, the rest goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nnreg.errors import DatasetError, NnRegError
+from nnreg.files import writable_folder, write_json
+from nnreg.groups.longitudinal.results import kept, save
+from nnreg.groups.longitudinal.subject import Settings, follow
+from nnreg.groups.longitudinal.visits import Subject, Visit
+from nnreg.progress import Progress
+from nnreg.run_record import run_record
+
+
+@dataclass
+class Summary:
+    """What became of every subject.
+
+    Attributes
+    ----------
+    done : subject to its report
+    skipped : subject, or subject/visit, to the reason
+    """
+
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def follow_subjects(
+    subjects: Sequence[Subject],
+    output: Path | str,
+    settings: Settings | None = None,
+    *,
+    processes: int = 1,
+    stop: bool = False,
+    on_note: Callable[[str], None] | None = None,
+    on_progress: Progress | None = None,
+) -> Summary:
+    """Follow every subject; results in ``OUTPUT/SUBJECT``, ``summary.json`` beside them.
+
+    Parameters
+    ----------
+    subjects
+        Those of one visit are skipped, and visits that cannot be read are left out.
+    output
+        Subjects that are there already, from the same files and settings, are kept; one that was killed goes on at the pair it had come to.
+    processes
+        Pairs that are registered at a time.
+    stop
+        Raise the first error instead of skipping.
+    on_note
+        Called with a line for each that is skipped.
+
+    Raises
+    ------
+    DatasetError
+        If no subject could be followed.
+    """
+    output, settings, summary = writable_folder(output), settings or Settings(), Summary()
+
+    def skip(name: str, error: NnRegError) -> None:
+        if stop:
+            raise error
+        summary.skipped[name] = str(error).splitlines()[0]
+        if on_note is not None:
+            on_note(f"{name} is skipped: {summary.skipped[name]}")
+
+    for subject in subjects:
+        usable = replace(subject, visits=tuple(visit for visit in subject.visits if _is_readable(subject, visit, skip)))
+        try:
+            summary.done[subject.name] = _one(usable, output / subject.name, settings, processes, on_progress)
+        except NnRegError as error:
+            skip(subject.name, error)
+        write_json(output / "summary.json", run_record() | {"subjects": list(summary.done), "skipped": summary.skipped})
+    if not summary.done:
+        raise DatasetError(f"no subject could be followed. The first reason, {next(iter(summary.skipped.items()), ('none', 'no subject was given'))[1]}")
+    return summary
+
+
+def _is_readable(subject: Subject, visit: Visit, skip: Callable[[str, NnRegError], None]) -> bool:
+    try:
+        image = visit.member.image()
+        visit.member.label_map(image), visit.member.mask_map(image)
+    except NnRegError as error:
+        skip(f"{subject.name}/{visit.name}", error)
+        return False
+    return True
+
+
+def _one(subject: Subject, folder: Path, settings: Settings, processes: int, on_progress: Progress | None) -> dict[str, Any]:
+    report = kept(subject, folder, settings)
+    if report is not None:
+        return report
+    found = follow(subject, folder / "work", settings, processes=processes, on_progress=on_progress)
+    report = save(found, folder, settings)
+    shutil.rmtree(folder / "work")  # fields of all pairs, larger than all else; only a run that was killed needs them
+    return report

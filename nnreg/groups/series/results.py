@@ -1,0 +1,73 @@
+"""A corrected series in a folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nnreg.errors import RegistrationError
+from nnreg.files import writable_folder, write_json
+from nnreg.geometry import AffineMap, Transform
+from nnreg.geometry.itk import write_itk
+from nnreg.groups.series.correct import COARSE, Corrected, Correction, correct
+from nnreg.groups.series.frames import Series, names_of
+from nnreg.groups.series.table import draw_motion, write_motion
+from nnreg.imageio import write_image
+from nnreg.progress import Progress
+from nnreg.run_record import run_record
+
+
+def correct_series(
+    series: Series,
+    output: Path | str,
+    correction: Correction | None = None,
+    *,
+    mask: Path | str | None = None,
+    stop: bool = False,
+    processes: int = 1,
+    on_note: Callable[[str], None] | None = None,
+    on_progress: Progress | None = None,
+) -> Corrected:
+    """:func:`correct`, and its results in a folder: ``corrected.nii.gz``, ``mean.nii.gz``, ``motion.tsv``, ``motion.png``, ``transforms/``, ``summary.json``.
+
+    Parameters
+    ----------
+    output
+        A run that was killed goes on from what it had.
+    stop
+        Refuse a series of which a frame cannot be registered; else such frames lie as their nearest neighbour does, and the summary names them.
+    on_note
+        Called with a line on frames that failed, and on frames of several contrasts.
+
+    Raises
+    ------
+    NnRegError
+        As :func:`correct`; and with `stop`, naming the frames that failed.
+    """
+    output, work = writable_folder(output), Path(output) / "work"
+    found = correct(series, work, correction, mask=mask, processes=processes, on_progress=on_progress)
+    failed = found.motion.failed
+    if failed:
+        said = f"{series.files[0]}: frames {names_of(list(failed))} could not be registered. The first: {next(iter(failed.values()))}"
+        if stop:
+            raise RegistrationError(f"{said}.")
+        if on_note is not None:
+            on_note(f"{said}; each lies as the nearest frame does.")
+    if found.motion.several and on_note is not None:
+        on_note(f"{series.files[0]}: {COARSE}.")
+    series.write(output / "corrected.nii.gz", found.frames)
+    write_image(output / "mean.nii.gz", found.mean.reshape(1, *series.stored.shape), series.stored)
+    write_transforms(output / "transforms", found.transforms)
+    write_motion(output / "motion.tsv", found)
+    draw_motion(output / "motion.png", found)
+    write_json(output / "summary.json", run_record() | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary())
+    shutil.rmtree(work, ignore_errors=True)
+    return found
+
+
+def write_transforms(folder: Path, transforms: Sequence[Transform], numbers: Sequence[int] | None = None) -> None:
+    """One of each frame: ``frame_0000.tfm``, or ``.h5`` where it bends; `numbers` by default from 0 on."""
+    for number, transform in zip(range(len(transforms)) if numbers is None else numbers, transforms, strict=True):
+        linear = all(isinstance(stage, AffineMap) for stage in transform.stages)
+        write_itk(folder / f"frame_{number:04d}{'.tfm' if linear else '.h5'}", transform)
