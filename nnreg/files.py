@@ -284,15 +284,15 @@ def read_json(path: Path | str, error: type[NnRegError] = NnRegError) -> Any:
         raise error(f"{path}: cannot be read ({unreadable.strerror}).") from unreadable
 
 
-def content_digest(paths: Iterable[Path | None]) -> str:
+def content_digest(paths: Iterable[Path | None], *, names: bool = True) -> str:
     """Of names and content of files, and of folders with all that they hold (Zarr); None and absent files count for nothing.
 
-    Content, because size and time of a file do not tell all that changes.
+    Content, because size and time of a file do not tell all that changes. Without `names` a renamed file has the digest it had.
     """
     found = hashlib.blake2b(digest_size=8)
     for path in paths:
         for file in _files_of(path):
-            found.update(f"{file.name} {file.stat().st_size}\n".encode())
+            found.update(f"{file.name if names else ''} {file.stat().st_size}\n".encode())
             with file.open("rb") as stream:
                 while block := stream.read(BLOCK):
                     found.update(block)

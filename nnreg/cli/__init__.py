@@ -32,6 +32,8 @@ COMMANDS = {
     "accumulate_crossval_results": "the validation of all folds joined",
     "register": "register one pair without training",
     "fuse": "labels of atlases fused on new images",
+    "build_template": "the unbiased template of a group of images",
+    "register_group": "all pairs of a group, with maps that agree around loops",
     "longitudinal": "visits of subjects: Jacobians and volumes over time, without bias to one visit",
     "series": "motion correction of a 4D series, strain of a cine",
     "apply_transform": "images, labels or points through transforms",

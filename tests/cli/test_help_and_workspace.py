@@ -131,5 +131,5 @@ def test_bash_completes_commands_and_their_options(tmp_path, capsys):
     def completed(*words: str) -> list[str]:
         return subprocess.run(["bash", "-c", ask, script, *words], capture_output=True, text=True, check=False).stdout.split()
 
-    assert completed("reg") == ["register"]
+    assert completed("reg") == ["register", "register_group"]
     assert completed("register", "--pres") == ["--preset", "--preserve"]
