@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from nnreg.arrays import Doubles, Floats
 from nnreg.engine.evidence import gather
 from nnreg.engine.failure import Failure, judge
-from nnreg.engine.grids import carried, pyramid
+from nnreg.engine.grids import as_map, carried, pyramid
 from nnreg.engine.prepared_image import PreparedImage, prepare
 from nnreg.engine.presets import Preset, schedule
 from nnreg.engine.refine import Settings, refine
-from nnreg.engine.rounds import as_map
 from nnreg.engine.similarities import find_similarity
 from nnreg.geometry import AffineMap, Transform
 from nnreg.imageio import Image

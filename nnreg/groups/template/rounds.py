@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from nnreg.arrays import Doubles, Floats
-from nnreg.engine.grids import carried
+from nnreg.engine.grids import as_map, carried
 from nnreg.engine.prepared_image import foreground, prepare
-from nnreg.engine.rounds import as_map
 from nnreg.errors import NnRegError, RegistrationError
 from nnreg.files import atomic_path, read_json, write_json
 from nnreg.geometry import AffineMap, Space, Transform, resample_image
