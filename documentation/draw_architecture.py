@@ -20,7 +20,7 @@ FLOORS = (
     ("engine", "planning"),
     ("preprocessing",),
     ("training", "inference", "evaluation"),
-    ("tasks", "report"),
+    ("api", "groups", "report", "tasks"),
     ("cli",),
 )
 WIDTH, HEIGHT, BOX, TALL = 12.0, 1.5, (1.7, 0.62), 9.5
