@@ -36,7 +36,7 @@ def descriptor(module: str) -> dict[str, Any]:
         "schema-version": SCHEMA,
         "command-line": f"nnreg_{command_name(module)} {keys}",
         "inputs": inputs,
-        "tags": {"domain": ["neuroinformatics", "medical imaging", "registration"]},
+        "tags": {"domain": ["neuroinformatics", "medical imaging"]},
     }
     written = next((entry for entry in inputs if entry["id"] == OUTPUT), None)
     if written is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.cli.common import Parser, folder, positive, print_table, run
+from nnreg.cli.dry_run import Files
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
 from nnreg.progress import progress_bar
@@ -16,7 +17,7 @@ from nnreg.progress import progress_bar
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_build_template", "Build the unbiased template of a group of images. The same command goes on where it was killed.")
+    result = Parser("nnreg_build_template", "Build the unbiased template of a group of images. The same command goes on where it was killed.", _files)
     result.add_argument("-i", "--images", type=folder, required=True, metavar="IMAGES", help="folder of images: CASE.ending, or CASE_0000.ending per channel")
     result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for the template, its labels, all maps, summary and picture")
     result.add_argument("--labels", type=folder, metavar="FOLDER", help="label maps, fused onto the template (default: labelsTr beside imagesTr)")
@@ -40,6 +41,16 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.groups.members import members_in
+
+    members, output = members_in(options.images, labels=options.labels, masks=options.masks), Path(options.output)
+    names = ["template.nii.gz", "affine_mean.nii.gz", "overview.png", "summary.json", *["template_labels.nii.gz"] * any(one.labels for one in members)]
+    maps = [f"maps/{one.name}{ending}" for one in members for ending in (".h5", "_inverse.h5")]
+    return Files.of([path for one in members for path in one.all_files()], [output / name for name in (*names, *maps)])
 
 
 def _work(options: argparse.Namespace) -> None:

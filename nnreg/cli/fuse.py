@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnreg.cli.common import Parser, folder, positive, run
+from nnreg.cli.dry_run import Files
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
 from nnreg.progress import progress_bar
@@ -21,7 +22,7 @@ EXIT_NOT_LABELLED = 3
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_fuse", "Label images by atlases: the most similar ones are registered, warped once and fused voxel by voxel.")
+    result = Parser("nnreg_fuse", "Label images by atlases: the most similar ones are registered, warped once and fused voxel by voxel.", _files)
     result.add_argument("-i", "--input", required=True, metavar="DIR", help="folder of images CASE_0000.ending to label")
     result.add_argument("--atlases", required=True, metavar="DIR", help="folder of images whose labels are known; labelsTr beside imagesTr has them")
     result.add_argument("--atlas_labels", metavar="DIR", help="folder of the atlases' labels CASE.ending, where they lie elsewhere")
@@ -56,6 +57,19 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.groups.members import members_in
+    from nnreg.imageio import ending_of
+
+    images, atlases = members_in(options.input, labels=options.labels), members_in(options.atlases, labels=options.atlas_labels)
+    output, names = Path(options.output), ["summary.json"]
+    for member in images:
+        names += [f"{kind}{member.name}{ending_of(member.files[0])}" for kind in ("", "uncertainty/")]
+        names += [f"pictures/{member.name}.png"] * (not options.no_pictures) + [f"probabilities/{member.name}.npz"] * options.probabilities
+    return Files.of([path for one in (*images, *atlases) for path in one.all_files()], [output / name for name in names])
 
 
 def _work(options: argparse.Namespace) -> int:

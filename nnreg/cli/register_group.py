@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, folder, run
+from nnreg.cli.dry_run import Files
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
@@ -19,6 +20,7 @@ def parser() -> Parser:
     result = Parser(
         "nnreg_register_group",
         "Register all pairs of a group, without a template, and make their maps agree: the way over a third image then ends where the direct one does.",
+        _files,
     )
     result.add_argument("-i", "--images", type=folder, required=True, metavar="IMAGES", help="folder of images: CASE.ending, or CASE_0000.ending per channel")
     result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for maps, mean image and summary")
@@ -36,6 +38,17 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     return run(_work, parser(), arguments)
+
+
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.groups.members import members_in
+
+    members, output = members_in(options.images, labels=options.labels, masks=options.masks), Path(options.output)
+    ways = [f"{fixed.name}__{moving.name}.h5" for fixed in members for moving in members if fixed is not moving]
+    middle = [f"middle/{one.name}{ending}" for one in members for ending in (".h5", "_inverse.h5")]
+    pairs = [f"{kind}/{way}" for kind in ("direct", *["pairs"] * options.pairs) for way in ways]
+    return Files.of([path for one in members for path in one.all_files()], [output / name for name in ("middle.nii.gz", "summary.json", *middle, *pairs)])
 
 
 def _work(options: argparse.Namespace) -> None:

@@ -32,6 +32,10 @@ class Member:
     labels: Path | None = None
     mask: Path | None = None
 
+    def all_files(self) -> list[Path | None]:
+        """Every file that it may be read from."""
+        return [*self.files, self.labels, self.mask]
+
     def image(self) -> Image:
         """All channels.
 

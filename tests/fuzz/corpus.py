@@ -189,9 +189,9 @@ def _nnunet_plans(path: Path) -> Any:
 
 
 def _prediction(path: Path) -> Any:
-    from nnreg.evaluation.registration.folder import _prediction
+    from nnreg.evaluation.registration.folder import read_prediction
 
-    return _prediction(path.parent)
+    return read_prediction(path.parent)
 
 
 def _method(path: Path) -> Any:

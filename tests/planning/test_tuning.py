@@ -97,7 +97,7 @@ def test_each_alternative_differs_in_one_setting_that_plans_allow(plans, relatio
     assert {"preset fast", "preset accurate"} < found.keys()
     assert sum(name.startswith("alignment") for name in found) in (1, 2)
     assert {"smoothness 0.8", "smoothness 1.25"} < found.keys()
-    assert ("radius 4.0" in found) == (planned.similarity in ("lncc", "auto"))
+    assert ("radius 4.0" in found) == (planned.similarity in ("lncc", "nmi+gradient", "auto"))
 
 
 def test_the_winner_is_in_the_plans_with_its_numbers_and_comes_out_again(plans, tmp_path):

@@ -426,7 +426,7 @@ def test_checkpoint_policies(make, settings, kept):
     trainer = make(Falling, epochs=7, **settings)
     trainer.run_training()
     assert {name for name in files(trainer) if name.endswith(".pth")} == kept
-    assert load_checkpoint(resumable(trainer.output_folder))["current_epoch"] == 7
+    assert load_checkpoint(resumable(trainer.output_folder)[0])["current_epoch"] == 7
 
 
 def test_latest_is_written_every_so_many_epochs_and_at_the_end(make):
@@ -449,7 +449,7 @@ def test_a_stalled_training_ends_and_stays_ended(make):
     assert trainer.current_epoch == 5  # best at epoch 1; 0.4999 is not better by min_delta
     assert "Stopped early" in (trainer.output_folder / "training_log.txt").read_text()
     again = make(Stalls, **settings)
-    again.load_checkpoint(resumable(trainer.output_folder))
+    again.load_checkpoint(resumable(trainer.output_folder)[0])
     again.run_training()
     assert again.current_epoch == 5
     assert not stalled([], EarlyStopping(patience=1))

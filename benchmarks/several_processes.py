@@ -1,6 +1,6 @@
 """A training by two processes beside the same one by one process: losses of every step, and steps per second on the same cores.
 
-``python benchmarks/distributed.py --size 48`` - see README.md.
+``python benchmarks/several_processes.py --size 48`` - see README.md.
 """
 
 from __future__ import annotations
