@@ -109,7 +109,7 @@ def test_finished_work_is_not_done_again(images: Path, built: Path) -> None:
 
 def test_channels_and_masks_in_3d(tmp_path: Path) -> None:
     """What a mask leaves out is not in the mean."""
-    for seed, name in enumerate(("a", "b", "c")):
+    for seed, name in enumerate(("a", "b", "c"), start=4):
         space = oblique_space((20, 22, 18), seed, degrees=5)
         image, _ = anatomy(space, seed)
         mask = np.ones_like(image, dtype=np.uint8)
