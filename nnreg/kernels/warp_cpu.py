@@ -24,7 +24,7 @@ Axis = tuple[int, int, np.float32, np.float32, np.float32, np.float32]
 
 
 @njit(nogil=True, inline="always")
-def _neighbours(index: int, displacement: np.float32, size: int, border: bool) -> Axis:
+def neighbours(index: int, displacement: np.float32, size: int, border: bool) -> Axis:
     """Both neighbours of ``index + displacement`` along one axis, their weights (0 outside), and the derivatives of the weights."""
     if size == 1:
         # no extent along this axis: its only voxel, wherever the position says
@@ -55,9 +55,9 @@ def _sample(start: int, stop: int, result: Floats, image: Floats, field: Floats,
         for z in range(start, stop):
             for y in range(field.shape[3]):
                 for x in range(field.shape[4]):
-                    z0, z1, lz, uz, _, _ = _neighbours(z, field[b, 0, z, y, x], image.shape[1], border)
-                    y0, y1, ly, uy, _, _ = _neighbours(y, field[b, 1, z, y, x], image.shape[2], border)
-                    x0, x1, lx, ux, _, _ = _neighbours(x, field[b, 2, z, y, x], image.shape[3], border)
+                    z0, z1, lz, uz, _, _ = neighbours(z, field[b, 0, z, y, x], image.shape[1], border)
+                    y0, y1, ly, uy, _, _ = neighbours(y, field[b, 1, z, y, x], image.shape[2], border)
+                    x0, x1, lx, ux, _, _ = neighbours(x, field[b, 2, z, y, x], image.shape[3], border)
                     w000, w001, w010, w011 = lz * ly * lx, lz * ly * ux, lz * uy * lx, lz * uy * ux
                     w100, w101, w110, w111 = uz * ly * lx, uz * ly * ux, uz * uy * lx, uz * uy * ux
                     v000, v001, v010, v011 = image[b, z0, y0, x0], image[b, z0, y0, x1], image[b, z0, y1, x0], image[b, z0, y1, x1]
@@ -76,9 +76,9 @@ def _on_field(start: int, stop: int, result: Floats, gradient: Floats, image: Fl
         for z in range(start, stop):
             for y in range(field.shape[3]):
                 for x in range(field.shape[4]):
-                    z0, z1, lz, uz, bz, az = _neighbours(z, field[b, 0, z, y, x], image.shape[1], border)
-                    y0, y1, ly, uy, by, ay = _neighbours(y, field[b, 1, z, y, x], image.shape[2], border)
-                    x0, x1, lx, ux, bx, ax = _neighbours(x, field[b, 2, z, y, x], image.shape[3], border)
+                    z0, z1, lz, uz, bz, az = neighbours(z, field[b, 0, z, y, x], image.shape[1], border)
+                    y0, y1, ly, uy, by, ay = neighbours(y, field[b, 1, z, y, x], image.shape[2], border)
+                    x0, x1, lx, ux, bx, ax = neighbours(x, field[b, 2, z, y, x], image.shape[3], border)
                     v000, v001, v010, v011 = image[b, z0, y0, x0], image[b, z0, y0, x1], image[b, z0, y1, x0], image[b, z0, y1, x1]
                     v100, v101, v110, v111 = image[b, z1, y0, x0], image[b, z1, y0, x1], image[b, z1, y1, x0], image[b, z1, y1, x1]
                     voxel = gradient[b, z, y, x]
@@ -106,9 +106,9 @@ def scatter(start: int, stop: int, result: Floats, gradient: Floats, field: Floa
         for z in range(planes[0], planes[1]):
             for y in range(field.shape[3]):
                 for x in range(field.shape[4]):
-                    z0, z1, lz, uz, _, _ = _neighbours(z, field[b, 0, z, y, x], result.shape[1], border)
-                    y0, y1, ly, uy, _, _ = _neighbours(y, field[b, 1, z, y, x], result.shape[2], border)
-                    x0, x1, lx, ux, _, _ = _neighbours(x, field[b, 2, z, y, x], result.shape[3], border)
+                    z0, z1, lz, uz, _, _ = neighbours(z, field[b, 0, z, y, x], result.shape[1], border)
+                    y0, y1, ly, uy, _, _ = neighbours(y, field[b, 1, z, y, x], result.shape[2], border)
+                    x0, x1, lx, ux, _, _ = neighbours(x, field[b, 2, z, y, x], result.shape[3], border)
                     voxel = gradient[b, z, y, x]
                     for corner in range(8):
                         zz, wz = (z1, uz) if corner & 4 else (z0, lz)

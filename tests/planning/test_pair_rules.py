@@ -322,13 +322,6 @@ class TestTraining:
             assert found.value
             assert training.drawn_labels(found.value) == drawn
 
-    @pytest.mark.parametrize(
-        ("grid", "labels", "maps"),
-        [((192, 144), 48, 48), ((192, 144), 0, 8), ((64, 64, 64), 48, 8), ((80, 104, 80), 35, 8), ((32, 40, 32), 60, 51), ((36, 56, 36), 2, 2)],
-    )
-    def test_a_step_compares_all_labels_of_a_small_grid_and_eight_of_a_large_one(self, grid, labels, maps):
-        assert training.label_maps(grid, labels) == maps
-
     @pytest.mark.parametrize(("pairing", "folding", "symmetric"), [("all", 0.1, True), ("atlas", 0.2, True), ("all", 0.09, False), ("pairs", 5.0, False)])
     def test_a_decoder_that_cannot_fold_where_pilots_fold_between_subjects(self, fingerprint, measurement, pairing, folding, symmetric):
         found = fingerprint(pairing=pairing, measured=[measurement(folding_percent=folding)] * 3)

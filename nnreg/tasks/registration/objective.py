@@ -13,9 +13,10 @@ from torch.nn import functional as nnf
 from nnreg.errors import ConfigurationError
 from nnreg.geometry import resize, warp, warp_points
 from nnreg.geometry.fields import constant
-from nnreg.losses import LOSSES, deep_supervision_weights
+from nnreg.losses import LOSSES, SoftDice, deep_supervision_weights
 from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
+from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.tasks.registration.joint import MAPS, JointLoss
 from nnreg.training.configs.trainer_config import TrainerConfig
 
@@ -66,7 +67,7 @@ class RegistrationObjective(nn.Module):
     recipe
         A TrainerConfig whose loss takes the place of the planned similarity.
     labels
-        Of the dataset, for a segmentation head.
+        Of the dataset: for a segmentation head, and because of more than eight labels the overlap is that of all, not of drawn ones.
     """
 
     splits_over_ranks = None
@@ -90,6 +91,7 @@ class RegistrationObjective(nn.Module):
         self.planned_weights = tuple(plan.deep_supervision_weights)
         self.spacing = tuple(configuration.spacing)
         self.bidirectional = plan.bidirectional
+        self.many_labels = len(labels) > LABELS_PER_STEP  # not all are among those that are drawn
 
     def forward(self, network: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and detached terms of a batch with ``fixed, moving, fixed_input, moving_input`` (B, C, *grid)."""
@@ -186,6 +188,9 @@ class RegistrationObjective(nn.Module):
             inside = known if "fixed_mask" not in batch else known & batch["fixed_mask"].bool()
             value = module(field, batch["field"], spacing=self.spacing, mask=inside)
             return value, 1.0
+        if self.many_labels and isinstance(module, SoftDice) and not module.batch_dice:
+            each, known = module.of_label_maps(field=field, fixed=batch["fixed_labels"], moving=batch["moving_labels"])
+            return each.mean(), known.float().mean()
         return self._overlap(module, field, batch)
 
     @staticmethod

@@ -24,7 +24,7 @@ from nnreg.geometry import warp
 from nnreg.metrics import reductions
 from nnreg.planning import memory
 from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining, registration_plans
-from nnreg.planning.registration.rules.training import LABELS_PER_STEP, label_maps
+from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.task import REGISTRATION
 from nnreg.tasks.registration.objective import RegistrationObjective, known_voxels
 from nnreg.tasks.registration.samples import PairSamples, learns_from
@@ -134,7 +134,8 @@ class RegistrationTask:
         synthetic = (configuration.training.synthetic or {}).get(split)
         if synthetic is not None:
             return SyntheticSamples(synthetic, configuration, length)
-        return PairSamples(folder, units, configuration, length, split, augment, label_maps(configuration.grid, len(spec.foreground)))
+        maps = min(LABELS_PER_STEP, len(spec.foreground) or LABELS_PER_STEP)  # a map more than there are labels would be one of them again
+        return PairSamples(folder, units, configuration, length, split, augment, maps)
 
     def online_metrics(self, *, network: nn.Module, objective: Objective, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss and its terms, folding, and the Dice of the labels where there are any."""

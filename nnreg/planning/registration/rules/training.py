@@ -19,7 +19,7 @@ MSE_WEIGHT = 0.05  # not tuned: mean squares of intensities in [0, 1] are small,
 MIND_WEIGHT = 0.1  # not tuned: mean squares of self-similarity maps are some ten times smaller than one minus a correlation
 POINT_CASES = 20  # with keypoints; not tuned: no measurement with fewer is recorded
 LABELLED_CASES = 10  # slices of brains, seven people to learn from: as far as the engine after 800 steps, 0.015 farther once refined
-LABELS_PER_STEP = 8  # that training draws: one-hot maps of all labels of a brain would not fit, 36 labels at full size are 1 GB
+LABELS_PER_STEP = 8  # one-hot maps that a step may warp: 36 at full size are 1 GB. Where there are more labels, the overlap is taken from the label maps
 SYMMETRIC = 0.8  # Dice of left and mirrored right; not tuned: brains have 0.93
 DICE_WEIGHT = 1.0  # beside local correlation and diffusion of weight 1: TransMorph's training on OASIS, ncc_1_dsc_1_diffusion_1
 POINT_WEIGHT = 0.1  # per mm; not tuned
@@ -73,8 +73,8 @@ def regularisation(relation: str) -> Decision[tuple[LossTerm, ...]]:
 def supervision(fingerprint: Fingerprint) -> Decision[tuple[LossTerm, ...]]:
     """Labels teach where there are 10 cases or more and every one has them, keypoints where there are 20; else they serve the evaluation.
 
-    Labels: soft Dice of eight drawn per step (all, where there are fewer, and on grids as small as a slice's), weight 1. Keypoints, if those of the images of
-    a pair are as many: the distance of the mapped ones, weight 0.1 per mm.
+    Labels: soft Dice of all that a pair has, weight 1. Keypoints, if those of the images of a pair are as many: the distance of the mapped ones, weight 0.1
+    per mm.
     """
     images = fingerprint.images.values()
     labels = _taught(sum(image.labels for image in images), len(images), LABELLED_CASES, "labels", "OASIS rises from 0.82 to 0.86 [evidence: TransMorph 2022]")
@@ -91,15 +91,6 @@ def supervision(fingerprint: Fingerprint) -> Decision[tuple[LossTerm, ...]]:
 def drawn_labels(supervision: Sequence[LossTerm]) -> int:
     """Label maps that a step warps under the terms that the rule plans."""
     return LABELS_PER_STEP if any(term.name == "soft_dice" for term in supervision) else 0
-
-
-def label_maps(grid: Sequence[int], labels: int) -> int:
-    """Label maps that a step compares, of `labels` (0: unknown): all where they are no more voxels than eight maps of 64^3, as in slices; else eight.
-
-    So what they take beyond the eight that memory and seconds are predicted for is 25 MB a pair at most.
-    """
-    most = max(LABELS_PER_STEP, LABELS_PER_STEP * SMALL_GRID // prod(grid))
-    return min(most, labels or LABELS_PER_STEP)  # a map more than there are labels would be one of them again
 
 
 def _taught(count: int, cases: int, least: int, what: str, evidence: str) -> Decision[bool]:
