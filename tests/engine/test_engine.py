@@ -293,3 +293,8 @@ def test_a_contrast_in_doubt_that_a_trial_does_not_mend_is_two(monkeypatch):
     chosen = choose_similarity(levels, "auto")
     assert chosen.value == "nmi+gradient"
     assert "once deformed by it" in chosen.because
+
+
+def test_edges_join_mutual_information_but_in_pictures_in_colours():
+    found = [(ndim, channels) for ndim in (2, 3) for channels in (1, 2, 3) if choosing.in_colours(ndim, channels)]
+    assert found == [(2, 3)]

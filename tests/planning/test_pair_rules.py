@@ -91,6 +91,12 @@ class TestSimilarity:
         assert optimisation.engine_similarity(found, relation.ONE).value == expected
         assert optimisation.engine_similarity(found, relation.DIFFERENT).value == "nmi+gradient"
 
+    @pytest.mark.parametrize(("shape", "channels", "expected"), [((64, 60), 3, "nmi"), ((64, 60), 2, "nmi+gradient"), ((20, 64, 60), 3, "nmi+gradient")])
+    def test_pictures_in_colours_get_mutual_information_alone(self, fingerprint, image, shape, channels, expected):
+        found = fingerprint({name: image(shape) for name in "ab"})
+        found = dataclasses.replace(found, channel_names=tuple("rgb"[:channels]))
+        assert optimisation.engine_similarity(found, relation.DIFFERENT).value == expected
+
     def test_what_is_planned_is_registered_or_refused_by_name(self):
         from nnreg.errors import ConfigurationError
         from nnreg.losses import LOSSES
