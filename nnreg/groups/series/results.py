@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnreg.errors import RegistrationError
-from nnreg.files import writable_folder, write_json
+from nnreg.files import write_json
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_itk
+from nnreg.groups.output_folder import SUMMARY, own_folder
 from nnreg.groups.series.correct import COARSE, Corrected, Correction, correct
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.table import draw_motion, write_motion
@@ -45,7 +46,7 @@ def correct_series(
     NnRegError
         As :func:`correct`; and with `stop`, naming the frames that failed.
     """
-    output, work = writable_folder(output), Path(output) / "work"
+    output, work = own_folder(output, series.files, "series"), Path(output) / "work"
     found = correct(series, work, correction, mask=mask, processes=processes, on_progress=on_progress)
     failed = found.motion.failed
     if failed:
@@ -61,7 +62,7 @@ def correct_series(
     write_transforms(output / "transforms", found.transforms)
     write_motion(output / "motion.tsv", found)
     draw_motion(output / "motion.png", found)
-    write_json(output / "summary.json", run_record() | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary())
+    write_json(output / SUMMARY, run_record() | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary())
     shutil.rmtree(work, ignore_errors=True)
     return found
 
