@@ -54,4 +54,4 @@ def refuse_folders_of(read: Iterable[Path | None], *outputs: Path) -> None:
 
 def files_of(members: Iterable[Member]) -> list[Path | None]:
     """All that is read of members; None for what they lack."""
-    return [path for member in members for path in (*member.files, member.labels, member.mask)]
+    return [path for member in members for path in member.all_files()]

@@ -11,7 +11,7 @@ from nnreg.files import write_json
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_itk
 from nnreg.groups.output_folder import SUMMARY, own_folder
-from nnreg.groups.series.correct import COARSE, Corrected, Correction, correct
+from nnreg.groups.series.correct import Corrected, Correction, correct
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.table import draw_motion, write_motion
 from nnreg.imageio import write_image
@@ -55,8 +55,9 @@ def correct_series(
             raise RegistrationError(f"{said}.")
         if on_note is not None:
             on_note(f"{said}; each lies as the nearest frame does.")
-    if found.motion.several and on_note is not None:
-        on_note(f"{series.files[0]}: {COARSE}.")
+    note = found.summary()["note"]
+    if note is not None and on_note is not None:
+        on_note(f"{series.files[0]}: {note}.")
     series.write(output / "corrected.nii.gz", found.frames)
     write_image(output / "mean.nii.gz", found.mean.reshape(1, *series.stored.shape), series.stored)
     write_transforms(output / "transforms", found.transforms)

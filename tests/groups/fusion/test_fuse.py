@@ -268,7 +268,7 @@ def test_atlases_that_cannot_be_registered_are_told_with_the_reason(data, tmp_pa
             return Found(Trusted().find(image, atlas, start).transform, "not alike")
 
     reason = fused(data, tmp_path / "out", registrar=None_())["cases"]["x"]["failed"]
-    assert "0 of 3 atlases could be registered to it, method joint needs 2; atlas a: not alike" in reason
+    assert "0 of 3 atlases could be registered to it, method joint needs 2. Atlas a: not alike. Give atlases" in reason
 
 
 @pytest.mark.slow
