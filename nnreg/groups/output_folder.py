@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnreg.errors import DatasetError
-from nnreg.files import read_json, writable_folder
+from nnreg.files import read_json, writable_folder, write_json
 from nnreg.groups.members import Member
 from nnreg.inference.registration.cases import refuse_own_folder
 
 SUMMARY = "summary.json"
+MARK = "made_from.json"  # in a folder of what is kept of a killed run
 
 
 def own_folder(output: Path | str, read: Iterable[Path | None], key: str) -> Path:
@@ -50,6 +51,26 @@ def refuse_folders_of(read: Iterable[Path | None], *outputs: Path) -> None:
     folders = dict.fromkeys(path.parent for path in read if path is not None)
     for output in outputs:
         refuse_own_folder(output, *folders)
+
+
+def own_work(work: Path) -> Path:
+    """The folder of what is kept of a run that is killed, marked as such; it is removed at the end.
+
+    Raises
+    ------
+    DatasetError
+        If it is there with other content: that would be removed too.
+    """
+    refuse_others_work(work)
+    if not (work / MARK).is_file():
+        write_json(work / MARK, {})
+    return work
+
+
+def refuse_others_work(work: Path) -> None:
+    """Raise a DatasetError if there is such a folder, and no command of groups made it."""
+    if work.is_dir() and any(work.iterdir()) and not (work / MARK).is_file():
+        raise DatasetError(f"{work}: was not made by this command, which removes it at the end. Choose another output folder, or rename it.")
 
 
 def files_of(members: Iterable[Member]) -> list[Path | None]:

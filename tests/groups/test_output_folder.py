@@ -68,6 +68,18 @@ def test_a_folder_of_the_same_command_is_taken(tmp_path: Path) -> None:
         own_folder(tmp_path / "out", [], "rounds")
 
 
+@pytest.mark.parametrize("name", ["template", "series", "longitudinal"])
+def test_a_folder_of_the_user_is_not_removed(name: str, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(data)
+    main, words = COMMANDS[name]
+    mine = data / ("out/s/work" if name == "longitudinal" else "out/work") / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine", encoding="utf-8")
+    assert main([*words, "-q", "-np", "1", "-o", "out"]) == 2
+    assert "was not made by this command" in capsys.readouterr().err
+    assert mine.read_text(encoding="utf-8") == "mine"
+
+
 def test_names_are_sorted_as_people_count() -> None:
     assert sorted(["s_10", "s_9", "s_1", "a2b", "a02b"], key=counted) == ["a02b", "a2b", "s_1", "s_9", "s_10"]
 

@@ -13,7 +13,7 @@ from nnreg.files import write_json
 from nnreg.groups.longitudinal.results import kept, save
 from nnreg.groups.longitudinal.subject import Settings, follow
 from nnreg.groups.longitudinal.visits import Subject, Visit
-from nnreg.groups.output_folder import SUMMARY, own_folder, refuse_folders_of
+from nnreg.groups.output_folder import SUMMARY, own_folder, own_work, refuse_folders_of
 from nnreg.progress import Progress
 from nnreg.run_record import run_record
 
@@ -99,7 +99,7 @@ def _one(subject: Subject, folder: Path, settings: Settings, processes: int, on_
     report = kept(subject, folder, settings)
     if report is not None:
         return report
-    found = follow(subject, folder / "work", settings, processes=processes, on_progress=on_progress)
+    found = follow(subject, own_work(folder / "work"), settings, processes=processes, on_progress=on_progress)
     report = save(found, folder, settings)
     shutil.rmtree(folder / "work")  # fields of all pairs, larger than all else; only a run that was killed needs them
     return report

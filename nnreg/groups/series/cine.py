@@ -21,7 +21,7 @@ from nnreg.geometry import FieldMap, Transform
 from nnreg.groups.halfway import Between, from_first
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
-from nnreg.groups.output_folder import SUMMARY, own_folder
+from nnreg.groups.output_folder import SUMMARY, own_folder, own_work
 from nnreg.groups.plots import figure
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.resampling import LINEAR, resampled
@@ -259,7 +259,7 @@ def track_series(
     NnRegError
         As :func:`follow_points`; and with `stop`, naming the frames.
     """
-    output, work = own_folder(output, series.files, "series"), Path(output) / "work"
+    output, work = own_folder(output, series.files, "series"), own_work(Path(output) / "work")
     empty = [int(number) for number in np.flatnonzero(~series.usable)]
     said = f"{series.files[0]}: frames {names_of(empty)} are constant, or have values that are not finite"
     if empty and stop:

@@ -10,7 +10,7 @@ from nnreg.errors import RegistrationError
 from nnreg.files import write_json
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_itk
-from nnreg.groups.output_folder import SUMMARY, own_folder
+from nnreg.groups.output_folder import SUMMARY, own_folder, own_work
 from nnreg.groups.series.correct import Corrected, Correction, correct
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.table import draw_motion, write_motion
@@ -46,7 +46,7 @@ def correct_series(
     NnRegError
         As :func:`correct`; and with `stop`, naming the frames that failed.
     """
-    output, work = own_folder(output, series.files, "series"), Path(output) / "work"
+    output, work = own_folder(output, series.files, "series"), own_work(Path(output) / "work")
     found = correct(series, work, correction, mask=mask, processes=processes, on_progress=on_progress)
     failed = found.motion.failed
     if failed:

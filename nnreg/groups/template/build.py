@@ -17,7 +17,7 @@ from nnreg.files import content_digest, no_empty_folders, read_json, write_json
 from nnreg.geometry import Space
 from nnreg.groups.affine_mean import centred, mean_logarithm
 from nnreg.groups.members import Member, taken_for_channels
-from nnreg.groups.output_folder import SUMMARY, files_of, own_folder
+from nnreg.groups.output_folder import MARK, SUMMARY, files_of, own_folder, refuse_others_work
 from nnreg.groups.template.contrast import ONE_CONTRAST, agreements
 from nnreg.groups.template.linear import Alignment, MeanFile, template_space
 from nnreg.groups.template.mean_image import MeanImage, difference, mean_of, sharpened
@@ -96,7 +96,8 @@ def _made_from(members: Sequence[Member], options: TemplateOptions) -> dict[str,
 
 def _work_folder(folder: Path, made_from: dict[str, str]) -> Path:
     """Where steps are kept; those of other images or options are removed."""
-    record = folder / "made_from.json"
+    refuse_others_work(folder)
+    record = folder / MARK
     if folder.is_dir() and not (record.is_file() and read_json(record) == made_from):
         shutil.rmtree(folder)
     if not record.is_file():
