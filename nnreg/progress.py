@@ -31,11 +31,10 @@ def progress_bar(label: str, *, quiet: bool = False, everywhere: bool = False) -
     started = time.perf_counter()
 
     def show(done: int, total: int, what: str) -> None:
-        nonlocal bar, started
+        nonlocal bar
         if bar is None:
             from tqdm.auto import tqdm
 
-            started = time.perf_counter()
             bar = tqdm(desc=label, disable=quiet or not (everywhere or sys.stderr.isatty()), leave=True)
             _open_bars.append(bar)
         bar.total = total
@@ -49,6 +48,21 @@ def progress_bar(label: str, *, quiet: bool = False, everywhere: bool = False) -
             tell("stage", stage=label, seconds=round(time.perf_counter() - started, 3))
 
     return show
+
+
+def part_of(progress: Progress | None, start: float, end: float) -> Progress | None:
+    """Progress of a part of some work as progress of the whole.
+
+    Parameters
+    ----------
+    progress
+        What hears of the whole; None: nobody.
+    start, end
+        Where the part begins and ends, 0 to 1.
+    """
+    if progress is None:
+        return None
+    return lambda done, total, what: progress(round(1000 * (start + (end - start) * done / max(1, total))), 1000, what)
 
 
 class Further:

@@ -86,7 +86,7 @@ def _correct(options: argparse.Namespace) -> int:
     print(f"framewise displacement {moved['mean']:.3f} mm (mean), {moved['largest']:.3f} mm (largest)")
     print(f"DVARS {changed['before']:.2f} % before, {changed['after']:.2f} % after")
     print(f"written to {Path(options.output).absolute()}")
-    return EXIT_FRAMES_FAILED if found.motion.failed else 0
+    return EXIT_FRAMES_FAILED if found.motion.failed or found.worse else 0
 
 
 def _strain(options: argparse.Namespace) -> int:

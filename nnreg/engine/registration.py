@@ -108,7 +108,7 @@ def register(
     # refused before anything is read
     options = EngineOptions(guided, preset, similarity, alignment, affine_only, symmetric, radius, smoothness, device, constraints)
     annotations = Annotations(fixed_labels, moving_labels, fixed_points, moving_points)
-    return register_as(_images(fixed, moving), (fixed_mask, moving_mask), annotations, options, initial, on_progress)
+    return register_as((_image(fixed), _image(moving)), (fixed_mask, moving_mask), annotations, options, initial, on_progress)
 
 
 def register_as(
@@ -120,6 +120,7 @@ def register_as(
     on_progress: Progress | None = None,
 ) -> Registration:
     """:func:`register` for callers that hold the options, as a result does."""
+    check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
     return _Engine(images, masks, annotations, options, on_progress).run(initial)
 
 
@@ -227,12 +228,6 @@ class _Engine:
             annotations=self.annotations,
             masks=self.masks,
         )
-
-
-def _images(fixed: Image | Path | str, moving: Image | Path | str) -> tuple[Image, Image]:
-    images = _image(fixed), _image(moving)
-    check_pair(images[0].ndim, images[1].ndim, images[0].channels, images[1].channels)
-    return images
 
 
 def _foregrounds_meet(level: Level) -> bool:

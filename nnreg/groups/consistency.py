@@ -20,17 +20,18 @@ from nnreg.arrays import Doubles
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import DatasetError
-from nnreg.files import no_empty_folders, writable_folder, write_json
+from nnreg.files import no_empty_folders, write_json
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_itk
 from nnreg.geometry.transform_files import read_transform
 from nnreg.groups.affine_mean import centred
 from nnreg.groups.maps import Maps
-from nnreg.groups.members import Member
+from nnreg.groups.members import Member, taken_for_channels
+from nnreg.groups.output_folder import SUMMARY, files_of, own_folder
 from nnreg.groups.template.linear import template_space
 from nnreg.groups.template.mean_image import mean_of
 from nnreg.groups.template.rounds import save
-from nnreg.groups.template.subjects import Subject, mean_scale, measure
+from nnreg.groups.template.subjects import Subject, check_alike, mean_scale, measure
 from nnreg.imageio import write_image
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
@@ -86,11 +87,14 @@ def register_group(
         If a file cannot be read, a pair not be registered, a map not be inverted, or the folder not be written.
     """
     if len(members) < FEWEST_IMAGES:
-        raise DatasetError(f"a group needs {FEWEST_IMAGES} images at least for a loop, found {len(members)}. Two images are registered by nnreg_register.")
+        remedy = taken_for_channels(members) or " Two images are registered by nnreg_register."
+        raise DatasetError(f"a group needs {FEWEST_IMAGES} images at least for a loop, found {len(members)}.{remedy}")
     output = Path(output)
     with no_empty_folders():
-        writable_folder(output)
+        own_folder(output, files_of(members), "loop_error_voxels")
         subjects = [measure(member) for member in members]
+        for subject in subjects[1:]:
+            check_alike(subject, subjects[0])
         maps = Maps(output / "direct", EngineOptions() if options is None else options)
         maps.make([(one, other) for one in members for other in members if one is not other], processes=processes, on_progress=on_progress)
         group = _Group(subjects, maps, output / "middle")
@@ -98,7 +102,7 @@ def register_group(
         if pairs:
             for i, j in group.ordered_pairs():
                 write_itk(output / "pairs" / f"{subjects[i].name}__{subjects[j].name}.h5", group.through_middle(i, j))
-        write_json(output / "summary.json", {"schema_version": SCHEMA_VERSION, **run_record(), **content})
+        write_json(output / SUMMARY, {"schema_version": SCHEMA_VERSION, **run_record(), **content})
     return content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from nnreg.errors import DatasetError
 from nnreg.imageio import ENDINGS, Image, check_finite, check_same_space, ending_of, is_image_file, read_channels
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_NOTES = (".json", ".txt", ".md", ".csv", ".tsv", ".html", ".log", ".yaml", ".yml")  # texts and tables that lie among images
 
 
 @dataclass(frozen=True)
@@ -98,18 +100,52 @@ def _beside(folder: Path, named: Path | str | None, kind: str) -> Path | None:
 def _channels(folder: Path) -> dict[str, tuple[Path, ...]]:
     """Cases to their files in the order of their channels, checked."""
     found: dict[str, dict[int, Path]] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not is_image_file(path):
-            continue
-        stem = path.name[: -len(ending_of(path))]
-        numbered = _CHANNEL.fullmatch(stem)
-        case, channel = (stem, 0) if numbered is None else (numbered["case"], int(numbered["channel"]))
+    for path in image_files(folder):
+        case, channel = case_and_channel(path)
         earlier = found.setdefault(case, {}).setdefault(channel, path)
         if earlier != path:
             raise DatasetError(f"{path}: is there as {earlier.name} too, so which of them counts is not clear. Remove one.")
+    return _complete(folder, found)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Files of a folder that are no texts or tables, sorted by name.
+
+    Raises
+    ------
+    DatasetError
+        If there is none.
+    """
+    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and is_image_file(path) and path.suffix.lower() not in _NOTES]
     if not found:
         raise DatasetError(f"{folder}: holds no images. Expected files such as CASE.nii.gz or CASE_0000.nii.gz.")
-    return _complete(folder, found)
+    return found
+
+
+def case_and_channel(path: Path) -> tuple[str, int]:
+    """What the name of an image says: ``CASE_0001.ending`` is channel 1 of CASE, ``CASE.ending`` channel 0."""
+    stem = path.name[: -len(ending_of(path))]
+    numbered = _CHANNEL.fullmatch(stem)
+    return (stem, 0) if numbered is None else (numbered["case"], int(numbered["channel"]))
+
+
+def counted(name: str) -> list[tuple[int, str]]:
+    """By which names are sorted as people count: visit 2 before visit 10.
+
+    Examples
+    --------
+    >>> sorted(["visit10", "visit2", "baseline"], key=counted)
+    ['baseline', 'visit2', 'visit10']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)] + [(-1, name)]
+
+
+def taken_for_channels(members: Sequence[Member]) -> str:
+    """What to say where one image was found and its files may have been meant as several; else nothing."""
+    if len(members) != 1 or len(members[0].files) < 2:
+        return ""
+    names = f"{members[0].files[0].name} to {members[0].files[-1].name}"
+    return f" {names} are read as channels of one image, by the four digits at their end; are they images, add _0000 to each name."
 
 
 def _complete(folder: Path, found: dict[str, dict[int, Path]]) -> dict[str, tuple[Path, ...]]:
@@ -117,8 +153,8 @@ def _complete(folder: Path, found: dict[str, dict[int, Path]]) -> dict[str, tupl
     for case, channels in found.items():
         if sorted(channels) != list(range(len(found[first]))):
             raise DatasetError(
-                f"{folder}: case {case!r} has channels {sorted(channels)}, {first!r} has {sorted(found[first])}; expected 0, 1, ... of every case alike. "
-                "Add or remove channel files."
+                f"{folder}: case {case!r} has channels {sorted(channels)}, expected {list(range(len(found[first])))}, as many as case {first!r} has. "
+                "Add or remove channel files; if the four digits count images or visits, add _0000 to each name."
             )
     return {case: tuple(channels[channel] for channel in sorted(channels)) for case, channels in sorted(found.items())}
 

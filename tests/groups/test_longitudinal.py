@@ -158,6 +158,13 @@ def test_times_and_tables(folder: Path, tmp_path: Path) -> None:
     assert [visit.time for visit in subject.visits] == [0, 2]
 
 
+def test_visits_are_counted_as_people_count(tmp_path: Path) -> None:
+    for visit in (1, 2, 10):
+        write_image(tmp_path / f"s_{visit}.nii.gz", grown(1.0)[0], SPACE)
+    [subject] = subjects_in_folder(tmp_path)
+    assert [visit.name for visit in subject.visits] == ["1", "2", "10"]
+
+
 def test_names_without_a_visit_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "brain.nii.gz", grown(1.0)[0], SPACE)
     with pytest.raises(DatasetError, match="SUBJECT_VISIT"):

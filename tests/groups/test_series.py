@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +200,26 @@ def test_the_command_answers_mistakes_in_a_line(words: list[str], said: str, tmp
     assert said in found
     assert "\n" not in found
     assert not (tmp_path / "out").exists()
+
+
+def test_frames_of_a_folder_are_counted_as_people_count(tmp_path: Path) -> None:
+    frames = beating()[0]
+    for name in ("frame_{}.nii.gz", "frame_{:04d}.nii.gz"):
+        folder = tmp_path / str(len(name))
+        for place, number in enumerate((1, 2, 10)):
+            write_image(folder / name.format(number), frames[place][None], PLANE)
+        found = read_series(folder, repetition=1.0)
+        assert [path.name for path in found.files] == [name.format(number) for number in (1, 2, 10)]
+        np.testing.assert_allclose(found.frames, frames[:3], rtol=1e-5)
+    write_image(folder / "other_0001.nii.gz", frames[0][None], PLANE)
+    with pytest.raises(ImageError, match="several channels"):
+        read_series(folder, repetition=1.0)
+
+
+def test_a_correction_that_makes_frames_less_alike_is_told(tmp_path: Path) -> None:
+    found = correct_series(plane_series(beating()[0]), tmp_path)
+    assert found.worse is None
+    calm = np.full(len(found.frames), 1.0)
+    spoiled = replace(found, dvars_before=calm, dvars_after=2 * calm)
+    assert "DVARS rose from 1.00 % to 2.00 %" in str(spoiled.summary()["note"])
+    assert replace(spoiled, motion=replace(found.motion, several=True)).worse is None

@@ -109,6 +109,8 @@ def _with_labels(member: Member) -> Atlas:
         raise DatasetError(f"{member.labels}: holds background alone. Draw its labels, or remove the atlas.")
     if min(values) < 0:
         raise DatasetError(f"{member.labels}: holds the label {min(values)}; labels are 0 (background) or above. Renumber them.")
+    image = member.image()
+    member.label_map(image), member.mask_map(image)  # one that cannot be read, or lies on another grid, is told once, not for every image
     return Atlas(member, values)
 
 

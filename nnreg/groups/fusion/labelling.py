@@ -14,19 +14,18 @@ import numpy as np
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
 from nnreg.errors import NnRegError
-from nnreg.files import read_json, writable_folder, write_json
+from nnreg.files import read_json, write_json
 from nnreg.groups.fusion.atlases import AtlasSet, atlases_in
 from nnreg.groups.fusion.check import leave_one_out
 from nnreg.groups.fusion.one_image import AS_IT_COMES, FuseOptions, Fusion
 from nnreg.groups.fusion.registrars import ENGINE, Registrar
 from nnreg.groups.fusion.vote import PLAIN, Meaning
 from nnreg.groups.members import Member, members_in
-from nnreg.inference.registration.cases import refuse_own_folder
+from nnreg.groups.output_folder import SUMMARY, files_of, own_folder
 from nnreg.progress import Progress
 from nnreg.run_record import run_record
 
 SCHEMA_VERSION = 1
-SUMMARY = "summary.json"
 
 
 def fuse(
@@ -77,10 +76,10 @@ def fuse(
         that cannot be used.
     """
     images, atlases, output = Path(images), Path(atlases), Path(output)
-    refuse_own_folder(output, images, atlases, *(Path(folder) for folder in (labels, atlas_labels) if folder is not None))
     members = members_in(images, labels=labels)
+    own_folder(output, files_of([*members, *members_in(atlases, labels=atlas_labels)]), "atlases_folder")
     found = atlases_in(atlases, labels=atlas_labels, strict=options.strict, fewest=options.fewest)
-    fusion = Fusion(found, writable_folder(output), options, registrar, _meaning(atlases), processes)
+    fusion = Fusion(found, output, options, registrar, _meaning(atlases), processes)
     content = _content(fusion, atlases)
     for note in _notes(found):
         on_note(note)

@@ -29,9 +29,10 @@ from nnreg.groups.members import Member
 from nnreg.imageio import Image, ending_for, ending_of, write_image
 from nnreg.inference.dense_prediction.probabilities import ENDING as PROBABILITIES
 from nnreg.inference.dense_prediction.probabilities import write_probabilities
-from nnreg.progress import Progress
+from nnreg.progress import Progress, part_of
 
 THICK = 2.0  # spacings along other axes from which on a patch is no longer than its shorter radius in mm
+REGISTERING = 0.8  # of the progress of an image: the rest is the fusion
 RADII = (0, 6)  # voxels that may be asked for: beyond, a block has more around it than in it
 
 
@@ -140,9 +141,9 @@ class Fusion:
         started = time.perf_counter()
         image = member.image()
         truth = member.label_map(image)
-        used, records = self.brought(member, image, on_progress)
+        used, records = self.brought(member, image, part_of(on_progress, 0, REGISTERING))
         warped = self.propagation(member).warped(used, image)
-        fused = self._fused(member, image, warped, on_progress)
+        fused = self._fused(member, image, warped, part_of(on_progress, REGISTERING, 1))
         if self.options.pictures:
             overview_of_labels(self.output / "pictures" / f"{member.name}.png", image, fused.labels.reshape(image.space.shape), truth=truth)
         self._write(member, image, fused)
@@ -181,7 +182,7 @@ class Fusion:
                     used.append(atlas)
         if len(used) < self.options.fewest:
             name, reason = next(((name, record["failed"]) for name, record in records.items() if record["failed"]), ("", ""))
-            first = f"; atlas {name}: {reason}" if name else ""
+            first = f". Atlas {name}: {str(reason).rstrip('.')}" if name else ""
             raise RegistrationError(
                 f"{member.files[0]}: {len(used)} of {len(records)} atlases could be registered to it, method {self.options.method} needs "
                 f"{self.options.fewest}{first}. Give atlases of the same part of the body and contrast."

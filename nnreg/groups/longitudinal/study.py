@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.errors import DatasetError, NnRegError
-from nnreg.files import writable_folder, write_json
+from nnreg.files import write_json
 from nnreg.groups.longitudinal.results import kept, save
 from nnreg.groups.longitudinal.subject import Settings, follow
 from nnreg.groups.longitudinal.visits import Subject, Visit
+from nnreg.groups.output_folder import SUMMARY, own_folder, own_work, refuse_folders_of
 from nnreg.progress import Progress
 from nnreg.run_record import run_record
 
@@ -61,7 +62,9 @@ def follow_subjects(
     DatasetError
         If no subject could be followed.
     """
-    output, settings, summary = writable_folder(output), settings or Settings(), Summary()
+    read = [path for subject in subjects for path in subject.files()]
+    refuse_folders_of(read, *(Path(output) / subject.name for subject in subjects))
+    output, settings, summary = own_folder(output, read, "subjects"), settings or Settings(), Summary()
 
     def skip(name: str, error: NnRegError) -> None:
         if stop:
@@ -76,7 +79,7 @@ def follow_subjects(
             summary.done[subject.name] = _one(usable, output / subject.name, settings, processes, on_progress)
         except NnRegError as error:
             skip(subject.name, error)
-        write_json(output / "summary.json", run_record() | {"subjects": list(summary.done), "skipped": summary.skipped})
+        write_json(output / SUMMARY, run_record() | {"subjects": list(summary.done), "skipped": summary.skipped})
     if not summary.done:
         raise DatasetError(f"no subject could be followed. The first reason, {next(iter(summary.skipped.items()), ('none', 'no subject was given'))[1]}")
     return summary
@@ -96,7 +99,7 @@ def _one(subject: Subject, folder: Path, settings: Settings, processes: int, on_
     report = kept(subject, folder, settings)
     if report is not None:
         return report
-    found = follow(subject, folder / "work", settings, processes=processes, on_progress=on_progress)
+    found = follow(subject, own_work(folder / "work"), settings, processes=processes, on_progress=on_progress)
     report = save(found, folder, settings)
     shutil.rmtree(folder / "work")  # fields of all pairs, larger than all else; only a run that was killed needs them
     return report

@@ -11,7 +11,7 @@ from pathlib import Path
 from nnreg.dataset import RawDataset
 from nnreg.errors import DatasetError
 from nnreg.files import check_component
-from nnreg.groups.members import Member, members_in
+from nnreg.groups.members import Member, counted, members_in, taken_for_channels
 from nnreg.imageio import stem_of
 
 COLUMNS = ("subject", "time", "image", "visit", "labels", "mask")
@@ -78,7 +78,8 @@ def subjects_in_folder(
     members = members_in(folder, labels=labels, masks=masks)
     for member in members:
         if not all(member.name.rpartition("_")[::2]):
-            raise DatasetError(f"{member.files[0]}: is called {member.name!r}, expected SUBJECT_VISIT, such as s01_2. Rename it, or list visits in a .csv.")
+            remedy = f"Rename it, or list visits in a .csv.{taken_for_channels(members)}"
+            raise DatasetError(f"{member.files[0]}: is called {member.name!r}, expected SUBJECT_VISIT, such as s01_2. {remedy}")
     return _subjects(((member.name.rpartition("_")[0], member) for member in members), _times(times, members))
 
 
@@ -131,7 +132,7 @@ def _subjects(found: Iterable[tuple[str, Member]], times: Mapping[str, Mapping[s
 
 
 def _subject(name: str, members: Sequence[Member], times: Mapping[str, float] | None) -> Subject:
-    ordered = sorted(members, key=lambda member: member.name)
+    ordered = sorted(members, key=lambda member: counted(member.name))
     visits = [Visit(member, float(number) if times is None else times[member.name]) for number, member in enumerate(ordered)]
     short = [replace(visit, member=replace(visit.member, name=visit.name.removeprefix(f"{name}_"))) for visit in visits]
     kept = short if len({visit.name for visit in short}) == len(visits) else visits

@@ -16,11 +16,12 @@ from nnreg.dataset.label_files import read_label_map
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import ConfigurationError, RegistrationError
-from nnreg.files import writable_folder, write_json, write_text
+from nnreg.files import write_json, write_text
 from nnreg.geometry import FieldMap, Transform
 from nnreg.groups.halfway import Between, from_first
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
+from nnreg.groups.output_folder import SUMMARY, own_folder, own_work
 from nnreg.groups.plots import figure
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.resampling import LINEAR, resampled
@@ -258,7 +259,7 @@ def track_series(
     NnRegError
         As :func:`follow_points`; and with `stop`, naming the frames.
     """
-    output, work = writable_folder(output), Path(output) / "work"
+    output, work = own_folder(output, series.files, "series"), own_work(Path(output) / "work")
     empty = [int(number) for number in np.flatnonzero(~series.usable)]
     said = f"{series.files[0]}: frames {names_of(empty)} are constant, or have values that are not finite"
     if empty and stop:
@@ -269,7 +270,7 @@ def track_series(
     write_transforms(output / "transforms", [Transform((each,), series.space.ndim) for each in found.fields], found.numbers)
     write_text(output / "strain.tsv", table_text(_rows(found)))
     draw_strain(output / "strain.png", found)
-    write_json(output / "summary.json", run_record() | {"series": series.files[0], "model": "strain"} | found.summary())
+    write_json(output / SUMMARY, run_record() | {"series": series.files[0], "model": "strain"} | found.summary())
     shutil.rmtree(work)
     return found
 

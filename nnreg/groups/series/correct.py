@@ -25,6 +25,7 @@ from nnreg.progress import Progress
 
 RIGID, DEFORMABLE = MODELS = ("rigid", "deformable")
 ROUNDS = 2  # of deformable means
+WORSE = 1.1  # times the DVARS of the series: a correction that leaves more is no correction
 COARSE = "frames have several contrasts: motion from one contrast to another is found to about a degree and a tenth of a voxel, check it"
 
 
@@ -84,13 +85,21 @@ class Corrected:
     dvars_before: Doubles
     dvars_after: Doubles
 
+    @property
+    def worse(self) -> str | None:
+        """That frames are less alike than before, which motion that was found right does not do; None if they are not, or have several contrasts."""
+        before, after = _mean(self.dvars_before), _mean(self.dvars_after)
+        if self.motion.several or not after > WORSE * before:
+            return None
+        return f"DVARS rose from {before:.2f} % to {after:.2f} %: the motion is likely wrong. Look at motion.png; a mask of the object (--mask) may help"
+
     def summary(self) -> dict[str, Any]:
         """What is told in ``summary.json``."""
         return {
             "frames": len(self.frames),
             "repetition_s": self.series.repetition,
             "registered": self.motion.because,
-            "note": COARSE if self.motion.several else None,
+            "note": COARSE if self.motion.several else self.worse,
             "failed": {number: f"{reason}; it lies as the nearest frame does" for number, reason in self.motion.failed.items()},
             "framewise_displacement_mm": {"mean": _mean(self.displacement), "largest": at_most(self.displacement.tolist())},
             "dvars_percent": {"before": _mean(self.dvars_before), "after": _mean(self.dvars_after)},

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from nnreg.arrays import Floats
 from nnreg.errors import ImageError
 from nnreg.geometry import Space
-from nnreg.groups.members import members_in
+from nnreg.groups.members import case_and_channel, counted, image_files
 from nnreg.imageio import check_same_space, read_image
 from nnreg.imageio.itk_files import write_series
 
@@ -91,14 +91,26 @@ def _from_file(path: Path) -> tuple[npt.NDArray[Any], Space, float | None, tuple
 
 
 def _from_folder(folder: Path) -> tuple[npt.NDArray[Any], Space, float | None, tuple[Path, ...]]:
-    members = members_in(folder)
-    files = tuple(member.files[0] for member in members)
+    files = _frame_files(folder)
     images = [read_image(path) for path in files]
-    for member, path, image in zip(members, files, images, strict=True):
+    for path, image in zip(files, images, strict=True):
         check_same_space(image.space, path, images[0].space, files[0])
-        if len(member.files) > 1 or image.channels > 1:
+        if image.channels > 1:
             raise ImageError(f"{path}: has several channels, frames have one. Keep one of them.")
     return np.concatenate([image.array for image in images]), images[0].space, None, files
+
+
+def _frame_files(folder: Path) -> tuple[Path, ...]:
+    """Frames as people count them. Four digits at the end of all names, of one case, count frames, not channels."""
+    files = sorted(image_files(folder), key=lambda path: counted(path.name))
+    cases = [case_and_channel(path) for path in files]
+    names = [case for case, _ in cases]
+    if len(set(cases)) < len(cases):
+        raise ImageError(f"{folder}: has a frame twice, under two endings. Remove one.")
+    if 1 < len(set(names)) < len(names):
+        twice = next(path for path, name in zip(files, names, strict=True) if names.count(name) > 1)
+        raise ImageError(f"{twice}: its frame has several channels, frames have one. Keep one of them.")
+    return tuple(files)
 
 
 def _in_plane(space: Space) -> Space:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnreg.errors import RegistrationError
-from nnreg.files import writable_folder, write_json
+from nnreg.files import write_json
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_itk
-from nnreg.groups.series.correct import COARSE, Corrected, Correction, correct
+from nnreg.groups.output_folder import SUMMARY, own_folder, own_work
+from nnreg.groups.series.correct import Corrected, Correction, correct
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.table import draw_motion, write_motion
 from nnreg.imageio import write_image
@@ -45,7 +46,7 @@ def correct_series(
     NnRegError
         As :func:`correct`; and with `stop`, naming the frames that failed.
     """
-    output, work = writable_folder(output), Path(output) / "work"
+    output, work = own_folder(output, series.files, "series"), own_work(Path(output) / "work")
     found = correct(series, work, correction, mask=mask, processes=processes, on_progress=on_progress)
     failed = found.motion.failed
     if failed:
@@ -54,14 +55,15 @@ def correct_series(
             raise RegistrationError(f"{said}.")
         if on_note is not None:
             on_note(f"{said}; each lies as the nearest frame does.")
-    if found.motion.several and on_note is not None:
-        on_note(f"{series.files[0]}: {COARSE}.")
+    note = found.summary()["note"]
+    if note is not None and on_note is not None:
+        on_note(f"{series.files[0]}: {note}.")
     series.write(output / "corrected.nii.gz", found.frames)
     write_image(output / "mean.nii.gz", found.mean.reshape(1, *series.stored.shape), series.stored)
     write_transforms(output / "transforms", found.transforms)
     write_motion(output / "motion.tsv", found)
     draw_motion(output / "motion.png", found)
-    write_json(output / "summary.json", run_record() | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary())
+    write_json(output / SUMMARY, run_record() | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary())
     shutil.rmtree(work, ignore_errors=True)
     return found
 

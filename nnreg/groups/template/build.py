@@ -13,22 +13,22 @@ import numpy as np
 from nnreg.arrays import Doubles
 from nnreg.engine.names import AUTO
 from nnreg.errors import DatasetError, NnRegError, RegistrationError
-from nnreg.files import content_digest, no_empty_folders, read_json, writable_folder, write_json
+from nnreg.files import content_digest, no_empty_folders, read_json, write_json
 from nnreg.geometry import Space
 from nnreg.groups.affine_mean import centred, mean_logarithm
-from nnreg.groups.members import Member
+from nnreg.groups.members import Member, taken_for_channels
+from nnreg.groups.output_folder import MARK, SUMMARY, files_of, own_folder, refuse_others_work
 from nnreg.groups.template.contrast import ONE_CONTRAST, agreements
 from nnreg.groups.template.linear import Alignment, MeanFile, template_space
 from nnreg.groups.template.mean_image import MeanImage, difference, mean_of, sharpened
 from nnreg.groups.template.options import STILL, UNCHANGED, TemplateOptions, grids
 from nnreg.groups.template.results import Built, write_results
 from nnreg.groups.template.rounds import Place, Register, Shape, recentre
-from nnreg.groups.template.subjects import Subject, candidates, measure, ordered
+from nnreg.groups.template.subjects import Subject, candidates, check_alike, measure, ordered
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
 
 FEWEST_IMAGES = 2
-SUMMARY = "summary.json"
 
 
 def build_template(
@@ -77,11 +77,11 @@ def build_template(
     if summary.is_file() and read_json(summary).get("made_from") == made_from:
         return dict(read_json(summary))
     left_out: dict[str, str] = {}
-    _check_count(members, left_out)
+    _check_count(members, left_out, taken_for_channels(members))
     subjects = _measured(members, options, left_out)
     _check_count(subjects, left_out)
     with no_empty_folders():
-        writable_folder(output)
+        own_folder(output, files_of(members), "rounds")
         work = _work_folder(output / "work", made_from)
         built = _without_failures(subjects, left_out, work, _Runner(options, processes, on_progress))
         content = write_results(built, output, processes=processes, made_from=made_from, on_progress=on_progress)
@@ -91,13 +91,13 @@ def build_template(
 
 def _made_from(members: Sequence[Member], options: TemplateOptions) -> dict[str, str]:
     """What tells whether the template would be another now."""
-    files = [path for member in members for path in (*member.files, member.labels, member.mask)]
-    return {"files": content_digest(files), "options": repr(options)}
+    return {"files": content_digest(files_of(members)), "options": repr(options)}
 
 
 def _work_folder(folder: Path, made_from: dict[str, str]) -> Path:
     """Where steps are kept; those of other images or options are removed."""
-    record = folder / "made_from.json"
+    refuse_others_work(folder)
+    record = folder / MARK
     if folder.is_dir() and not (record.is_file() and read_json(record) == made_from):
         shutil.rmtree(folder)
     if not record.is_file():
@@ -170,9 +170,9 @@ def _without_failures(subjects: list[Subject], left_out: dict[str, str], work: P
         return built
 
 
-def _check_count(items: Sequence[Any], left_out: dict[str, str]) -> None:
+def _check_count(items: Sequence[Any], left_out: dict[str, str], read_as: str = "") -> None:
     if len(items) < FEWEST_IMAGES:
-        why = "".join(f" {name}: {reason}" for name, reason in left_out.items())
+        why = read_as + "".join(f" {name}: {reason}" for name, reason in left_out.items())
         raise DatasetError(f"a template needs {FEWEST_IMAGES} images at least, found {len(items)}.{why}" + ("" if why else " Name a folder with more images."))
 
 
@@ -183,23 +183,13 @@ def _measured(members: Sequence[Member], options: TemplateOptions, left_out: dic
         try:
             subject = measure(member, scale=options.scale)
             if found:
-                _check_alike(subject, found[0])
+                check_alike(subject, found[0])
             found.append(subject)
         except NnRegError as error:
             if not options.skip_failures:
                 raise
             left_out[member.name] = str(error).splitlines()[0]
     return ordered(found)
-
-
-def _check_alike(subject: Subject, first: Subject) -> None:
-    axes, channels = (subject.space.ndim, first.space.ndim), (len(subject.scale.low), len(first.scale.low))
-    if axes[0] != axes[1]:
-        raise DatasetError(f"{subject.member.files[0]}: has {axes[0]} axes, {first.member.files[0]} has {axes[1]}. A template is of images of one kind.")
-    if channels[0] != channels[1]:
-        raise DatasetError(
-            f"{subject.member.files[0]}: has {channels[0]} channels, {first.member.files[0]} has {channels[1]}. Give every image the same channels."
-        )
 
 
 @dataclass

@@ -10,6 +10,7 @@ import numpy as np
 
 from nnreg.arrays import Floats
 from nnreg.engine.prepared_image import PreparedImage, foreground, moments, part_of, prepare
+from nnreg.errors import DatasetError
 from nnreg.files import content_digest
 from nnreg.geometry import Space
 from nnreg.groups.members import Member
@@ -63,6 +64,17 @@ class Subject:
         found = PreparedImage(np.ascontiguousarray(image.array, dtype=np.float32), whole, image.space).pooled(spacing)
         inside = None if found.mask is None else Image((found.mask > 0.5).astype(np.uint8)[None], found.space)
         return Image(found.image, found.space), inside
+
+
+def check_alike(subject: Subject, first: Subject) -> None:
+    """Raise a DatasetError unless two images have the same number of axes and of channels."""
+    axes, channels = (subject.space.ndim, first.space.ndim), (len(subject.scale.low), len(first.scale.low))
+    if axes[0] != axes[1]:
+        raise DatasetError(f"{subject.member.files[0]}: has {axes[0]} axes, {first.member.files[0]} has {axes[1]}. A group has images of one kind, 2D or 3D.")
+    if channels[0] != channels[1]:
+        raise DatasetError(
+            f"{subject.member.files[0]}: has {channels[0]} channels, {first.member.files[0]} has {channels[1]}. Give every image the same channels."
+        )
 
 
 def measure(member: Member, *, scale: bool = True) -> Subject:

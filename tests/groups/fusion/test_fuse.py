@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,15 @@ def test_atlases_that_cannot_be_used_are_named(data):
         atlases_in(data / "imagesTr", fewest=3)
 
 
+def test_an_atlas_that_cannot_be_read_or_lies_elsewhere_than_its_labels_is_left_out(data):
+    path = data / "labelsTr" / "b.nii.gz"
+    labels = read_image(path)
+    write_image(path, labels.array[:, 1:], replace(labels.space, shape=(labels.space.shape[0] - 1, *labels.space.shape[1:])))
+    assert "Resample one onto the other's grid" in atlases_in(data / "imagesTr").left_out["b"]
+    (data / "imagesTr" / "b_0000.nii.gz").write_bytes(b"no image")
+    assert "is not a NIfTI file" in atlases_in(data / "imagesTr").left_out["b"]
+
+
 def test_an_atlas_with_other_labels_is_left_out(data):
     path = data / "labelsTr" / "b.nii.gz"
     image = read_image(path)
@@ -268,7 +278,7 @@ def test_atlases_that_cannot_be_registered_are_told_with_the_reason(data, tmp_pa
             return Found(Trusted().find(image, atlas, start).transform, "not alike")
 
     reason = fused(data, tmp_path / "out", registrar=None_())["cases"]["x"]["failed"]
-    assert "0 of 3 atlases could be registered to it, method joint needs 2; atlas a: not alike" in reason
+    assert "0 of 3 atlases could be registered to it, method joint needs 2. Atlas a: not alike. Give atlases" in reason
 
 
 @pytest.mark.slow
