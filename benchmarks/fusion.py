@@ -24,6 +24,7 @@ from nnreg.groups.maps import register_members
 from nnreg.groups.members import Member, members_in
 
 LEAST_GAIN = 0.06  # of joint fusion over the best atlas of each image alone
+REGISTERING = "registering"  # the first row: it brings the atlases onto the images, so that the methods after it fuse alone
 
 
 def main() -> int:
@@ -39,11 +40,9 @@ def main() -> int:
     parser.add_argument("--atlases_used", type=int)
     parser.add_argument("--left_out", action="store_true", help="register the atlases that were left out once more: how good would their labels have been?")
     options = parser.parse_args()
-    # registers; what the methods take after it is fusing, reading, writing and comparing
-    rows = {"registering": _told(options, "majority")}
-    rows |= {method: _told(options, method) for method in options.methods}
+    rows = {name: _told(options, name) for name in (REGISTERING, *options.methods)}
     if options.left_out:
-        rows["left_out"] = {"labels": list(_left_out(options, rows["registering"]["cases"]))}
+        rows["left_out"] = {"labels": list(_left_out(options, rows[REGISTERING]["cases"]))}
         print(json.dumps(rows["left_out"]), flush=True)
     (options.output / "fusion.json").write_text(json.dumps(rows, indent=2) + "\n")
     return 0 if "joint" not in rows or rows["joint"]["dice"] >= rows["joint"]["best_single"] + LEAST_GAIN else 1
@@ -52,7 +51,9 @@ def main() -> int:
 def _told(options: argparse.Namespace, method: str) -> dict[str, Any]:
     """What one method gives, and takes; memory is the highest of the process so far. A map of an earlier run counts no seconds."""
     started = time.process_time()
-    asked = FuseOptions(method=method, atlases_used=options.atlases_used, keep_warped=True, pictures=False)
+    # a majority looks at no patches: their radius makes it another run than that of the methods, which would find their maps finished
+    how, radius = ("majority", 1) if method == REGISTERING else (method, FuseOptions.patch_radius)
+    asked = FuseOptions(how, options.atlases_used, radius, keep_warped=True, pictures=False)
     folders = {"labels": options.labels, "atlas_labels": options.atlas_labels}
     registrar = EngineRegistrar(EngineOptions(preset=options.preset))
     found = fuse(options.images, options.atlases, options.output, **folders, registrar=registrar, options=asked)
