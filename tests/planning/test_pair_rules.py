@@ -1,5 +1,6 @@
 """Rules that look at measured pairs, at their thresholds."""
 
+import dataclasses
 from itertools import permutations
 
 import numpy as np
