@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from nnreg.reproduction import compared, other_versions
+    from nnreg.api.reproduction import compared, other_versions
 
     folder = Path(options.folder)
     record, words = _record(folder)
@@ -74,8 +74,8 @@ def _record(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _run_again(folder: Path, words: list[str], record: dict[str, Any], temporary: Path) -> Path:
     """Run the command so that it writes below `temporary`; returns where."""
+    from nnreg.api.reproduction import check_inputs
     from nnreg.errors import ConfigurationError
-    from nnreg.reproduction import check_inputs
 
     check_inputs(record)
     at = Path(str(record.get("folder", ".")))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnreg.engine.grids import Level, volume_of
-from nnreg.engine.names import AUTO
+from nnreg.engine.names import AUTO, in_colours
 from nnreg.engine.prepared_image import foreground
 from nnreg.engine.result import Decision
 from nnreg.engine.similarities import find_similarity
@@ -55,11 +55,3 @@ def choose_similarity(levels: Sequence[Level], wanted: str) -> Decision:
     if in_colours(level.fixed.space.ndim, len(fixed)):
         return Decision("similarity", "nmi", f"{measured}: different contrasts of pictures in colours, such as stained sections, whose edges do not correspond")
     return Decision("similarity", "nmi+gradient", f"{measured}: different contrasts")
-
-
-def in_colours(ndim: int, channels: int) -> bool:
-    """Whether images are taken for pictures: two axes, three channels.
-
-    On twenty pairs of stained sections edges beside mutual information brought nothing (median errors 5.65 and 5.59 pixels on average), and lost 15 % on four.
-    """
-    return (ndim, channels) == (2, 3)

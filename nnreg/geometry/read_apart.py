@@ -37,7 +37,7 @@ def main(source: str, target: str) -> int:
         sitk.WriteTransform(sitk.ReadTransform(source), target)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith("Reason:")]
-        print((lines or [type(error).__name__])[-1], file=sys.stderr)  # noqa: T201  # how it answers
+        sys.stderr.write(f"{(lines or [type(error).__name__])[-1]}\n")  # how it answers
         return 1
     return 0
 

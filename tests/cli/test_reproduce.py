@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tiny import Tiny, anatomy, oblique_space
 
+from nnreg.api.reproduction import compared
 from nnreg.cli import predict, register, reproduce, train
 from nnreg.imageio import read_image, write_image
-from nnreg.reproduction import compared
 
 
 @pytest.fixture

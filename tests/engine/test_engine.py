@@ -11,6 +11,7 @@ from nnreg.engine import PRESETS, Registration, register
 from nnreg.engine import choose_similarity as choosing
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.grids import Level, pyramid
+from nnreg.engine.names import in_colours
 from nnreg.engine.prepared_image import PreparedImage, prepare
 from nnreg.engine.search import search
 from nnreg.engine.similarities import find_similarity, similarity_names
@@ -296,5 +297,5 @@ def test_a_contrast_in_doubt_that_a_trial_does_not_mend_is_two(monkeypatch):
 
 
 def test_edges_join_mutual_information_but_in_pictures_in_colours():
-    found = [(ndim, channels) for ndim in (2, 3) for channels in (1, 2, 3) if choosing.in_colours(ndim, channels)]
+    found = [(ndim, channels) for ndim in (2, 3) for channels in (1, 2, 3) if in_colours(ndim, channels)]
     assert found == [(2, 3)]

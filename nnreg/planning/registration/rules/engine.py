@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnreg.engine.names import AUTO
+from nnreg.engine.names import AUTO, in_colours
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.registration.duration import readable_duration
@@ -47,8 +47,7 @@ def engine_similarity(fingerprint: Fingerprint, relation: str) -> Decision[str]:
     shared = shared_scale(fingerprint) if relation == ONE else None
     if shared is not None:
         return Decision("lncc+mse", f"{relation}, and intensities that can be compared as they are ({shared})")
-    pictures = {len(image.shape) for image in fingerprint.images.values()} == {2} and len(fingerprint.channel_names) == 3
-    if relation == DIFFERENT and pictures:
+    if relation == DIFFERENT and in_colours(fingerprint.ndim, len(fingerprint.channel_names)):
         return Decision("nmi", f"{relation} of pictures in colours, such as stained sections, whose edges do not correspond; decided once for the dataset")
     value = SUITS[relation]
     told = " (measured on T1, T2 and FLAIR under known warps: smaller errors than mutual information alone)" if relation == DIFFERENT else ""

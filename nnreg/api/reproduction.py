@@ -75,5 +75,7 @@ def _lasting(content: Any) -> Any:
 def _weights(path: Path) -> dict[str, bytes]:
     import torch
 
-    weights = torch.load(path, map_location="cpu", weights_only=True)["network_weights"]
+    from nnreg.training.trainer.checkpoint import read_tensors, weights_in
+
+    weights = weights_in(read_tensors(path), path)
     return {name: tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.numpy().tobytes() for name, tensor in weights.items()}
