@@ -134,7 +134,7 @@ def _optimisation(fingerprint: Fingerprint, related: str, aligned: str) -> Optim
     )
 
 
-def _in_little_time(trained: RegistrationTraining, because: dict[str, str]) -> RegistrationTraining:
+def _in_little_time(trained: RegistrationTraining, ndim: int, because: dict[str, str]) -> RegistrationTraining:
     """What few steps change where labels teach: the rate, and beside local correlation the weights of the terms. Adds to `because`."""
     if not training.drawn_labels(trained.supervision):
         return trained
@@ -143,7 +143,7 @@ def _in_little_time(trained: RegistrationTraining, because: dict[str, str]) -> R
     trained = replace(trained, **rate.value)
     if [term.name for term in trained.similarity] != ["lncc"]:
         return trained
-    decided = budget.weights()
+    decided = budget.weights(ndim)
     labels, smoothness = decided.value
     for name in ("supervision", "regularisation"):
         because[f"training.{name}"] += f"; {decided.because}"
@@ -240,7 +240,7 @@ class _Builder:
         fewer = length.steps < finest.training.epochs * finest.training.iterations_per_epoch
         # within a subject, where levels are not integrated, a high rate and heavy labels fold: hearts 4 and 11 % after 200 steps, less than 1 as planned
         if fewer and self.fingerprint.pairing not in WITHIN_SUBJECT:
-            trained = _in_little_time(trained, because)
+            trained = _in_little_time(trained, self.fingerprint.ndim, because)
         return replace(
             configuration,
             training=replace(

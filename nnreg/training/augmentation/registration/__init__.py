@@ -4,6 +4,7 @@ from nnreg.training.augmentation.intensity import IntensityChange, RandomIntensi
 from nnreg.training.augmentation.registration.affine import VoxelAffine
 from nnreg.training.augmentation.registration.pair import AUGMENTATIONS, PairAugmentation, PairDraw, build_augmentation
 from nnreg.training.augmentation.registration.sample import PairSample
+from nnreg.training.augmentation.registration.shapes import RandomShape
 from nnreg.training.augmentation.registration.spatial import RandomAffine
 from nnreg.training.augmentation.registration.synthesis import RandomSynthesis, Synthesis
 
@@ -15,6 +16,7 @@ __all__ = [
     "PairSample",
     "RandomAffine",
     "RandomIntensity",
+    "RandomShape",
     "RandomSynthesis",
     "Synthesis",
     "VoxelAffine",
