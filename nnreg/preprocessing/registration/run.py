@@ -83,10 +83,10 @@ def preprocess(
     processes: int = 1,
     on_progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Preprocess every training case for `configurations` (all if empty) into `folder`, with the true fields of pairs that have one, and the
-    shapes of other subjects where the plans draw from them.
+    """Preprocess every training case for `configurations` (all if empty) into `folder`, and the true fields of pairs that have one.
 
-    Finished cases are not done again, unless the plans say something else about them now.
+    Where the plans draw the shapes of other subjects, their fields are made too. Finished cases are not done again, unless the plans say something else
+    about them now.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.errors import PreprocessingError, RegistrationError
+from nnreg.errors import PlansError, PreprocessingError, RegistrationError
 from nnreg.files import read_object, write_json
 from nnreg.imageio import Image
 from nnreg.parallel import run_all
@@ -43,8 +43,18 @@ def place_subject_shapes(folder: Path, settings: Optimisation, *, processes: int
     -------
     int
         How many fields there are. A pair that cannot be registered has none.
+
+    Raises
+    ------
+    PlansError
+        If the cases lie on grids of several sizes.
     """
-    cases = PreprocessedDataset(folder).cases
+    data = PreprocessedDataset(folder)
+    cases = data.cases
+    if len({data.properties(case).working.shape for case in cases}) > 1:
+        raise PlansError(
+            f"{folder}: augmentation.subject_shapes needs all cases on one grid, which pairing 'groups' or 'pairs' does not give. Remove it from the plans."
+        )
     marker = folder / MADE_FOR
     made: dict[str, str] = read_object(marker, PreprocessingError) if marker.is_file() else {}
     content = {case: _digest(folder, case) for case in cases}
@@ -59,7 +69,10 @@ def place_subject_shapes(folder: Path, settings: Optimisation, *, processes: int
             on_progress(done + 1, len(wanted), f"shapes of other subjects: {name_of(*pair)}")
         made[name_of(*pair)] = wanted[pair]
         write_json(marker, made)
-    return sum((folder / f"{name}{SUFFIX}").is_file() for name in names)
+    found = sum((folder / f"{name}{SUFFIX}").is_file() for name in names)
+    if unfinished and on_progress is not None:
+        on_progress(len(wanted), len(wanted), f"shapes of other subjects: {found} of {len(wanted)} pairs were registered")
+    return found
 
 
 def name_of(case: str, other: str) -> str:

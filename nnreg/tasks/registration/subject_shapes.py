@@ -49,8 +49,8 @@ class SubjectShapes:
         self.others = shapes_of(data.folder, {side for pair in pairs for side in (pair.fixed, pair.moving)})
         if not any(self.others.values()):
             raise ConfigurationError(
-                f"{data.folder}: augmentation.{SUBJECT_SHAPES} draws from fields between training cases, and there are none. Preprocessing makes them where the "
-                "plans file names this augmentation: add it there and run nnreg_preprocess, or remove it from the training."
+                f"{data.folder}: augmentation.{SUBJECT_SHAPES} draws from fields between training cases, and there are none. Preprocessing makes them where "
+                "the plans file names this augmentation: add it there and run nnreg_preprocess, or remove it from the training."
             )
 
     def drawn(self, case: str, shape: Sequence[int], rng: np.random.Generator) -> Tensor | None:

@@ -183,7 +183,10 @@ def optimizer(gradient_clip: float | None) -> Decision[dict[str, Any]]:
 
 @rule("budget_weights")
 def weights(ndim: int) -> Decision[tuple[float, float]]:
-    """Where labels of different subjects teach beside local correlation in fewer steps than without a budget: three times the Dice, of volumes twice the smoothness."""
+    """Where labels of different subjects teach beside local correlation in fewer steps than without a budget: three times the Dice.
+
+    Of volumes twice the smoothness too.
+    """
     smoothness = SMOOTHNESS_FACTOR[ndim]
     told = f"in little time labels weigh {LABEL_FACTOR:g} times as much" + (f" and smoothness {smoothness:g} times" if smoothness != 1 else "")
     return Decision((LABEL_FACTOR, smoothness), f"{told}: more Dice and smoother fields [evidence: short trainings]")

@@ -36,4 +36,4 @@ class RandomShape:
         """One of `others` and the share of the way to it; None where the image stays as it is."""
         if not others or rng.random() >= self.probability:
             return None
-        return others[rng.integers(len(others))], float(rng.uniform(self.low, self.high))
+        return others[int(rng.integers(len(others)))], float(rng.uniform(self.low, self.high))
