@@ -134,10 +134,16 @@ class Level:
         moving = PreparedImage(image.reshape(-1, *shape), None if mask.min() > 0.5 else mask, self.fixed.space)
         return Level(self.fixed, moving, np.eye(3, 4, dtype=np.float32), self.spacing)
 
+    def halved(self) -> Level:
+        """The level of voxels twice as long, each of whole voxels of this one; axes that are as thick already are left."""
+        fixed, moving = (_pooled(side, 2 * self.spacing) for side in (self.fixed, self.moving))
+        within, without = _whole(matrix_between(fixed.space, self.fixed.space)), _whole(matrix_between(self.moving.space, moving.space))
+        matrix = (without @ _whole(self.matrix) @ within)[:3]
+        return Level(fixed, moving, np.ascontiguousarray(matrix, dtype=np.float32), 2 * self.spacing)
+
     def swapped(self) -> Level:
         """The same level with the roles exchanged."""
-        whole = np.vstack([self.matrix, (0, 0, 0, 1)]).astype(float)
-        return Level(self.moving, self.fixed, np.ascontiguousarray(np.linalg.inv(whole)[:3], dtype=np.float32), self.spacing)
+        return Level(self.moving, self.fixed, np.ascontiguousarray(np.linalg.inv(_whole(self.matrix))[:3], dtype=np.float32), self.spacing)
 
     def empty_field(self) -> Floats:
         """The field that moves nothing."""
@@ -165,6 +171,11 @@ def pyramid(fixed: PreparedImage, moving: PreparedImage, world: Doubles, factors
         sides = [_pooled(side, spacing) for side in (fixed, moving)]
         levels.append(Level(sides[0], sides[1], matrix_between(sides[0].space, sides[1].space, world), spacing))
     return levels
+
+
+def _whole(matrix: Floats) -> Doubles:
+    """(4, 4) of a matrix (3, 4)."""
+    return np.vstack([matrix, (0, 0, 0, 1)]).astype(np.float64)
 
 
 def _pooled(side: PreparedImage, spacing: float) -> PreparedImage:

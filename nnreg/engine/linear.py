@@ -98,6 +98,7 @@ class Pair:
         self.fixed, self.moving = (lifted(smoothed(side.image)) for side in (fixed, moving))
         self.allowed, self.mask = (NOWHERE if side.mask is None else lifted(side.mask[None])[0] for side in (fixed, moving))
         self.grid = self.fixed.shape[1:]
+        self.from_fixed, self.to_moving = fixed.space.matrix, moving.space.inverse_matrix
         self.body = lifted(foreground(fixed)[None])[0]
 
     def sample(self, world: Doubles) -> tuple[Floats, Floats]:
@@ -115,10 +116,10 @@ class Pair:
         n = self.ndim
         full = np.zeros((n + 1, n + 1))
         full[:n] = on_index if n == 3 else on_index[np.ix_((0, 2), (0, 2, 3))]
-        return self.moving_space.inverse_matrix.T @ full @ self.fixed_space.matrix.T
+        return self.to_moving.T @ full @ self.from_fixed.T
 
     def _index_matrix(self, world: Doubles) -> Floats:
-        return _lifted_matrix(self.moving_space.inverse_matrix @ world @ self.fixed_space.matrix)
+        return _lifted_matrix(self.to_moving @ world @ self.from_fixed)
 
     def overlap(self, valid: Floats) -> float:
         """Share of the fixed foreground that is in view of the moving image."""

@@ -234,31 +234,38 @@ class _View:
     """
 
     def __init__(self, level: Level, blocks: Blocks | None = None) -> None:
-        moving, self.blocks, self.grid = level.moving, blocks, level.grid
-        shape = moving.space.shape
-        # zeros around: sampling continues the border, and the border is then outside
-        self.inside = zeros((1,) * (4 - len(shape)) + tuple(size + 2 for size in shape), moving.image)
-        self.inside[(0,) * (4 - len(shape)) + (slice(1, -1),) * len(shape)] = 1.0 if moving.mask is None else moving.mask
+        self.moving, self.blocks, self.grid = level.moving, blocks, level.grid
+        shape = level.moving.space.shape
         self.matrix = level.matrix.copy() if blocks is None else blocks.before(level.matrix)
         self.matrix[3 - len(shape) :, 3] += 1
         self.allowed = None if level.fixed.mask is None else (level.fixed.mask > 0.5).reshape(level.grid)
         self.allows_all = self.allowed is None or bool(read(self.allowed.all())[0])
+        self.seen: Any = None
         self.valid: Floats | None = None
 
     def forget(self) -> None:
         """Take the next look for the first."""
-        self.valid = None
+        self.seen = None
 
     def changed(self, field: Floats) -> bool:
-        """Look again; whether the valid voxels are not what they were."""
-        seen = volumes.sample(self.inside, field, matrix=self.matrix)[0] > 0.5
-        everything = self.allows_all and read(seen.all())[0]
-        before, self.valid = self.valid, None
-        if not everything:
-            self.valid = zeros(self.grid, field)
-            self.valid[:] = seen if self.blocks is None else self.blocks.repeated(seen)
-            if self.allowed is not None:
-                self.valid *= self.allowed
-        if before is None or self.valid is None:
-            return before is not self.valid
-        return bool(read((before != self.valid).any())[0])
+        """Look again; whether the valid voxels are not what they were. Their array stays the same one: large levels have no room for two."""
+        before, self.seen = self.seen, volumes.sample(self._inside(), field, matrix=self.matrix)[0] > 0.5
+        # read together: a device is waited for once
+        other, everything = read(True if before is None else (before != self.seen).any(), self.seen.all())
+        if not other:
+            return False
+        if self.allows_all and everything:
+            self.valid = None
+            return before is not None
+        self.valid = zeros(self.grid, field) if self.valid is None else self.valid
+        self.valid[:] = self.seen if self.blocks is None else self.blocks.repeated(self.seen)
+        if self.allowed is not None:
+            self.valid *= self.allowed
+        return True
+
+    def _inside(self) -> Floats:
+        """Where the moving image shows something, with zeros around: sampling continues the border, and the border is then outside."""
+        shape = self.moving.space.shape
+        inside: Floats = zeros((1,) * (4 - len(shape)) + tuple(size + 2 for size in shape), self.moving.image)
+        inside[(0,) * (4 - len(shape)) + (slice(1, -1),) * len(shape)] = 1.0 if self.moving.mask is None else self.moving.mask
+        return inside

@@ -76,13 +76,15 @@ def _coupled(fixed: Floats, moving: Floats, shifts: np.ndarray, seen: Floats | N
     shape = fixed.shape[:3]
     costs = np.empty((*shape, len(shifts)), np.float32)
     in_parts(search_cpu.shift_costs, shape[0], costs, fixed, moving, shifts)
-    chosen, real = np.empty((3, *shape), np.float32), shifts.astype(np.float32)
+    chosen, real = np.empty((3, *shape), np.float32), np.ascontiguousarray(shifts.T, np.float32)
     if seen is not None:
         costs *= seen[..., None]
     # one pass without coupling, on costs smoothed over neighbours
+    spare = np.empty_like(costs)
     for axis in range(3):
         if shape[axis] > 1:
-            costs = uniform_filter(costs, (*(3 if other == axis else 1 for other in range(3)), 1), mode="nearest")
+            in_parts(search_cpu.mean_of_three, shape[0], spare, costs, axis)
+            costs, spare = spare, costs
     field = np.zeros_like(chosen)
     for coupling in (0.0, *COUPLINGS):
         in_parts(search_cpu.nearest_minimum, shape[0], chosen, costs, field, real, np.float32(coupling))

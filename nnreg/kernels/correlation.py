@@ -152,8 +152,10 @@ class Windows:
 
 def _mean(image: Floats, mask: Floats | None) -> float:
     """Mean of a sample: it only has to be near, so that sums of squares keep their digits."""
-    if mask is None:
-        step = max(1, image.size // MEAN_OF)
-        return float(image.reshape(-1)[::step].mean(dtype=np.float64))
-    inside = image[mask > 0]
-    return float(inside.mean(dtype=np.float64)) if inside.size else 0.0
+    step = max(1, image.size // MEAN_OF)
+    values = image.reshape(-1)[::step]
+    if mask is not None:
+        values = values[mask.reshape(-1)[::step] > 0]
+        # a small mask may lie between the samples
+        values = values if values.size else image[mask > 0]
+    return float(values.mean(dtype=np.float64)) if values.size else 0.0

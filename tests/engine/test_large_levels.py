@@ -1,4 +1,4 @@
-"""Levels of many voxels: images are compared at full resolution, the field stays on the grid of the level before."""
+"""Levels of many voxels: images are compared at full resolution, the field has fewer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from nnreg.engine import presets, register, result, rounds
 from nnreg.engine.constraints import Constraints
-from nnreg.engine.grids import as_map, blocks_of, continued
+from nnreg.engine.grids import as_map, blocks_of, continued, matrix_between, pyramid
+from nnreg.engine.prepared_image import PreparedImage
 from nnreg.geometry import Space, Transform
 from nnreg.imageio import Image
 from nnreg.inference.registration.register import PairFiles, write_registration
@@ -93,3 +94,36 @@ def test_a_continued_field_is_the_same_inside_and_constant_beyond():
     found, before = (Transform((one,), 2).sampled_on(whole).displacement for one in (wide, as_map(field, space)))
     assert np.allclose(found[:, 2:8, 3:11], before[:, 2:8, 3:11], atol=1e-5)
     assert np.allclose(found[:, 0, 3:11], found[:, 2, 3:11], atol=1e-5)
+
+
+def test_levels_on_the_way_have_coarser_fields_where_they_are_refined_in_one_direction(monkeypatch):
+    monkeypatch.setitem(presets.COARSEST, 3, 4)
+    monkeypatch.setattr(rounds, "PASSING_VOXELS", 0)
+    grids = []
+    refine = rounds.refine
+    monkeypatch.setattr(rounds, "refine", lambda level, field, *rest: grids.append((level.grid, field.shape[1:])) or refine(level, field, *rest))
+    fixed, moving, *_ = known_pair(3, seed=2)
+    register(fixed=fixed, moving=moving, similarity="lncc", preset="fast")
+    shapes = dict(grids)
+    first, *passing, last = sorted(shapes, key=np.prod)
+    assert passing
+    assert shapes[first] == first
+    assert shapes[last] == last
+    assert all(np.prod(shapes[grid]) < np.prod(grid) / 3 for grid in passing)
+    grids.clear()
+    register(fixed=fixed, moving=moving, similarity="lncc", preset="fast", symmetric=True)
+    assert all(grid == field for grid, field in grids)
+
+
+def test_a_level_of_longer_voxels_sees_the_same_places():
+    world = np.array([[1.1, 0.1, 0, 3], [0, 0.9, 0, -2], [0, 0.1, 1, 1], [0, 0, 0, 1]])
+    fixed, moving = (
+        PreparedImage(np.random.default_rng(seed).random((1, *shape), np.float32), None, Space(shape, spacing, (1.0, 2.0, 3.0), (1, 0, 0, 0, 1, 0, 0, 0, 1)))
+        for seed, shape, spacing in ((0, (7, 22, 21), (4.0, 1.0, 1.0)), (1, (16, 17, 20), (1.0, 1.0, 1.0)))
+    )
+    level = pyramid(fixed, moving, world, (1,))[0]
+    half = level.halved()
+    assert half.fixed.space.shape == (7, 11, 10)  # slices are as thick as they are
+    assert half.spacing == 2 * level.spacing
+    assert np.allclose(half.matrix, matrix_between(half.fixed.space, half.moving.space, world), atol=1e-4)
+    assert blocks_of(level.fixed.space, half.fixed.space).factors == (1, 2, 2)

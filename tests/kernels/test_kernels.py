@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import uniform_filter1d
 
-from nnreg.kernels import reference, volumes
+from nnreg.kernels import reference, search_cpu, volumes
 from nnreg.kernels.correlation import Windows
 from nnreg.kernels.inversion import _exact, inverted_volume
 from nnreg.kernels.threads import in_parts
@@ -64,6 +65,14 @@ def test_correlation_of_flat_and_masked_away_volumes_is_nothing():
         value, gradient = Windows.of(fixed, (2, 2, 2), floor=1e-3, mask=mask).correlation(warped)
         assert value == 0
         assert not gradient.any()
+
+
+def test_a_mask_between_the_samples_of_the_mean_counts():
+    image = 5 + random(30, 40, 50, seed=1)
+    mask = np.zeros_like(image)
+    mask[20, 21, 23:26] = 1
+    windows = Windows.of(image, (1, 1, 1), floor=1e-6, mask=mask)
+    assert windows.offset == pytest.approx(image[mask > 0].mean(), abs=1e-4)
 
 
 def test_masked_values_are_never_looked_at():
@@ -175,3 +184,21 @@ def test_an_inverse_leaves_little_either_way_round(shape, smooth_field):
     before, after = (np.sqrt((volumes.compose(one, field) ** 2).sum(axis=0)).mean() for one in (exact, inverse))
     assert after < 0.7 * before
     assert np.sqrt((volumes.compose(field, inverse) ** 2).sum(axis=0)).mean() < before
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_costs_are_averaged_over_neighbours(axis):
+    costs, found = random(4, 5, 6, 7), np.empty((4, 5, 6, 7), np.float32)
+    in_parts(search_cpu.mean_of_three, len(costs), found, costs, axis)
+    assert np.allclose(found, uniform_filter1d(costs, 3, axis=axis, mode="nearest"), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 27, 32, 75])
+def test_the_nearest_of_the_least_costs_is_chosen(count):
+    costs, guess, shifts = random(3, 4, 5, count), random(3, 3, 4, 5, seed=1), random(3, count, seed=2)
+    costs[0, 0, 0] = 0.5  # equal ones: the coupling decides
+    for coupling in (0.0, 0.7):
+        chosen = np.empty_like(guess)
+        in_parts(search_cpu.nearest_minimum, len(costs), chosen, costs, guess, shifts, np.float32(coupling))
+        wanted = costs + np.float32(coupling) * ((shifts[:, None, None, None] - guess[..., None]) ** 2).sum(axis=0)
+        assert np.allclose(chosen, shifts[:, wanted.argmin(axis=-1)])
