@@ -48,7 +48,7 @@ class PredictOptions:
     method: str | None = None
     learn2reg: bool = False
     pictures: bool = True
-    field: bool = True
+    field: bool = False
     inverse: bool = False
     continue_prediction: bool = False
     processes: int = 1
