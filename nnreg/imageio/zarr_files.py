@@ -43,7 +43,7 @@ def open_zarr(path: Path) -> LazyImage:
     ImageError
         If it is no Zarr, holds several images, or has axes that are no image's.
     """
-    if not path.is_dir():
+    if not image_of(path).is_dir():
         raise ImageError(f"{path}: is a file, a Zarr image is a folder. Unpack it.")
     try:
         with damage_told():  # damaged metadata fail in many ways

@@ -57,7 +57,7 @@ class PairImages:
         Fixed to moving world.
     fixed_labels, moving_labels, warped_labels : Image
     uncertainty : Image
-        On the fixed grid, mm.
+        On the fixed grid, mm (pixels, where images have no unit).
     """
 
     warped: Image
@@ -236,10 +236,10 @@ def _of_slab(remainder: Transform, slab: Space) -> tuple[Reals, Reals]:
 
 
 def _add_uncertainty(plane: dict[str, Any], uncertainty: Image, stack: Stack) -> None:
-    """Layer from 0 to the 99th percentile of the whole image, which is told in mm."""
+    """Layer from 0 to the 99th percentile of the whole image, which is told in the unit of lengths."""
     top = float(np.nanpercentile(uncertainty.array[0], 99)) or 1.0
     plane["layers"]["uncertainty"] = strip(_bytes(uncertainty, stack.grid, greys=(0.0, top)))
-    plane["uncertainty_mm"] = round(top, 3)
+    plane["uncertainty_top"] = round(top, 3)
 
 
 def _correlation(views: list[dict[str, Bytes]], name: str) -> float | None:

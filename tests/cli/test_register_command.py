@@ -316,6 +316,11 @@ def test_a_folder_named_as_a_file_is_refused(files, tmp_path, capfd):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--fixed", "--moving"])
+def test_images_named_by_options_are_told_their_place(tmp_path, capfd, option):
+    refused_with(capfd, f"there is no {option}: write nnreg_register FIXED MOVING", option, "a.nii.gz", "b.nii.gz", "-o", tmp_path / "out")
+
+
 def test_a_result_does_not_replace_the_image_it_is_made_of(files, tmp_path, capfd):
     (tmp_path / "warped.nii.gz").write_bytes(files["fixed"].read_bytes())
     refused_with(capfd, "would overwrite it", files["fixed"], tmp_path / "warped.nii.gz", "-o", tmp_path)
