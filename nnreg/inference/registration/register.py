@@ -27,6 +27,7 @@ from nnreg.geometry.transform_files import files_of, read_transforms
 from nnreg.imageio import ENDINGS, Image, as_stored, check_finite, check_same_space, ending_for, ending_of, read_channels, read_image, write_image
 from nnreg.imageio.endings import unit_of
 from nnreg.imageio.formats import formats
+from nnreg.inference.registration.cases import refuse_mixture
 from nnreg.lock import held
 from nnreg.progress import Further, Progress
 from nnreg.run_record import digests, run_record
@@ -115,6 +116,7 @@ def register_files(
     for name in (*OUTPUTS, *(f"{stem}{ending}" for stem in WARPED for ending in ENDINGS)):
         refuse_overwriting(output / name, files.all())
     told = Further(on_progress, 1 + uncertainty)
+    refuse_mixture(output, "prediction.json", "nnreg_predict")
     with no_empty_folders():
         with held(writable_folder(output), "written to", RegistrationError):  # told before the work, not after it
             result = _registered(files, guided=guided, on_progress=told, **options)
