@@ -190,6 +190,7 @@ def test_uncertainty_is_shown_where_it_is(tmp_path):
     page = Page(write_report(out))
     [plane] = json.loads(page.scripts[1])
     assert page.about["lengthUnit"] == "px"
+    assert " mm" not in page.text
     assert "uncertainty" in plane["layers"]
     assert plane["uncertainty_top"] == pytest.approx(3.96, abs=0.01)
 

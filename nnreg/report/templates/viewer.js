@@ -98,7 +98,7 @@
     plane.context.restore();
     maybeOutlines(plane);
     plane.context.fillStyle = "#fff";
-    plane.context.fillRect(edge - 1, 0, 2, plane.canvas.height);
+    plane.context.fillRect(edge - shrunk(plane.canvas), 0, 2 * shrunk(plane.canvas), plane.canvas.height);
   }
 
   function drawFlicker(plane) {
@@ -172,9 +172,12 @@
     context.lineTo(x + right, y + down);
   }
 
+  // How many times smaller the page shows a picture: thinner lines are lost.
+  const shrunk = (canvas) => Math.max(1, canvas.width / (canvas.clientWidth || canvas.width));
+
   function stroke(context, colour, width) {
     context.strokeStyle = colour;
-    context.lineWidth = width;
+    context.lineWidth = width * shrunk(context.canvas);
     context.lineCap = "square";
     context.stroke();
   }
