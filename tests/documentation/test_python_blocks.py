@@ -50,7 +50,7 @@ def network() -> Names:
 
 
 def people() -> Names:
-    for seed, (name, space) in enumerate(spaces(SHAPE, ["anna", "bert", "cleo", "dora", "emil"]).items()):
+    for seed, (name, space) in enumerate(spaces(SHAPE, ["anna", "bert", "cleo", "finn", "gwen", "hans", "ida", "jan", "kim", "lea", "dora", "emil"]).items()):
         write_image(Path(f"{name}.nii.gz"), anatomy(space, seed)[0], space)
     return {}
 
@@ -125,7 +125,10 @@ SLOW: dict[str, Callable[[], Names]] = {
     "templates.md 0": group,
 }
 NOT_RUN = {"cluster.md 0": "asks a queue for machines", "training.md 2": "trains on a GPU"}
-SHORTER = (("epochs=50", "epochs=1"), ("(64, 64, 64), num_samples=100", "(16, 16, 16), num_samples=8"))
+SHORTER = (
+    ("epochs=50", 'epochs=1, overrides={"iterations_per_epoch": 2, "validation_iterations": 1}'),
+    ("(64, 64, 64), num_samples=100", "(16, 16, 16), num_samples=8"),
+)
 
 
 def blocks() -> Iterator[tuple[str, str]]:
