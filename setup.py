@@ -64,6 +64,7 @@ setup(
         "monai": ["monai>=1.5"],
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.17"],
+        "onnx": ["onnx>=1.16", "onnxscript>=0.5", "onnxruntime>=1.18"],
         "interop": ["nibabel>=5", "nitransforms>=25"],
         "docs": ["mkdocs-material>=9.5"],
         "dask": ["distributed>=2024.1"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -47,6 +48,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line instead of argparse's page of usage."""
+        placed = [action for action in self._actions if not action.option_strings]
+        named = re.search(r"(?:ambiguous option|unrecognized arguments): --([a-z_]+)", message)
+        if named and named[1] in [action.dest for action in placed]:
+            order = " ".join(str(action.metavar or action.dest) for action in placed)
+            self.exit(EXIT_ERROR, f"{self.prog}: there is no --{named[1]}: write {self.prog} {order} ..., values without names. See {self.prog} -h.\n")
         unknown = message.removeprefix("unrecognized arguments: ")
         close = difflib.get_close_matches(unknown.split()[0], self._option_string_actions, n=1) if unknown != message else []
         remedy = f"Did you mean {close[0]}?" if close else f"See {self.prog} -h."

@@ -23,11 +23,12 @@ def parser() -> Parser:
         "Write a trained model as one .zip of JSON, safetensors and a model card, with checksums; nnreg_install_model puts it elsewhere.",
         _files,
     )
-    result.add_argument("-o", "--output", required=True, metavar="FILE", help="MODEL.zip; with --torchscript MODEL.pt")
+    result.add_argument("-o", "--output", required=True, metavar="FILE", help="MODEL.zip; with --torchscript MODEL.pt, with --onnx MODEL.onnx")
     result.add_argument("-d", "--dataset", metavar="ID", help="dataset the model was trained on")
     result.add_argument("-c", "--configuration", metavar="NAME", help="as in nnreg_train")
     add_model_options(result, "folds (default: all trained ones)")
     result.add_argument("--torchscript", action="store_true", help="instead: network and warp as one TorchScript file (.pt), which torch runs without nnReg")
+    result.add_argument("--onnx", action="store_true", help="instead: network and warp as one ONNX file (.onnx), which ONNX Runtime runs without torch")
     result.add_argument("--licence", metavar="NAME", help="of the weights, for the card: CC-BY-4.0")
     result.add_argument("--notes", default="", metavar="TEXT", help="what else the card says")
     result.add_workspace()
@@ -60,26 +61,31 @@ def _work(options: argparse.Namespace) -> None:
 
     model = ModelFolder.open(_model(options))
     path = Path(options.output)
-    if options.torchscript:
-        _export_torchscript(options, model, path)
+    if options.torchscript or options.onnx:
+        _export_network(options, model, path)
         return
     manifest = export_model(model, path, folds=options.folds, checkpoint=options.checkpoint, licence=options.licence, notes=options.notes)
     print(f"{path}: {manifest.model}, folds {', '.join(manifest.folds)}, {path.stat().st_size / 1e6:.1f} MB")
     print(f"next: nnreg_install_model {path}, where it is wanted")
 
 
-def _export_torchscript(options: argparse.Namespace, model: ModelFolder, path: Path) -> None:
+def _export_network(options: argparse.Namespace, model: ModelFolder, path: Path) -> None:
     from nnreg.cli.prediction import DEFAULT_TRAINER
     from nnreg.errors import ConfigurationError
+    from nnreg.inference.onnx_export import export_onnx
     from nnreg.inference.torchscript import export_torchscript
 
     if options.licence or options.notes:
-        raise ConfigurationError("--licence and --notes: are for the card of a .zip, TorchScript has none. Leave them out.")
+        raise ConfigurationError("--licence and --notes: are for the card of a .zip, TorchScript and ONNX have none. Leave them out.")
+    if options.torchscript and options.onnx:
+        raise ConfigurationError("--torchscript and --onnx: are two files. Name one of them.")
     trainer = None if options.trainer == DEFAULT_TRAINER else str(options.trainer)
-    content = export_torchscript(model, path, folds=options.folds, checkpoint=options.checkpoint, trainer=trainer)
+    export = export_onnx if options.onnx else export_torchscript
+    content = export(model, path, folds=options.folds, checkpoint=options.checkpoint, trainer=trainer)
     sizes = ", ".join(f"{name} {'x'.join(map(str, size))}" for name, size in content["inputs"].items())
     print(f"{path}: {content['model']}, folds {', '.join(content['folds'])}, {path.stat().st_size / 1e6:.1f} MB; {sizes}")
-    print(f"next: torch.jit.load({str(path)!r}), in Python or C++ without nnReg")
+    load = "onnxruntime.InferenceSession" if options.onnx else "torch.jit.load"
+    print(f"next: {load}({str(path)!r}), in Python or C++ without nnReg")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def parser() -> Parser:
     result.add_argument("--labels", metavar="DIR", help="label maps of a folder of images: CASE or CASE_seg")
     result.add_argument("--suffix", nargs="+", default=[], metavar="NAME", help="images of a BIDS dataset; several become channels (default: T1w)")
     result.add_argument("--series", metavar="TEXT", help="which DICOM series: a part of its description, or its UID")
+    result.add_argument("--level", type=int, metavar="N", help="of OME-Zarr images, 0 is the finest (default: the finest of at most 134 million voxels)")
     result.add_argument("--task", help="registration or dense_prediction (default: registration)")
     result.add_argument("--pairing", choices=("all", "atlas", "pairs", "groups"), help="what is registered to what (default: as the source tells, else all)")
     result.add_argument("--atlas", metavar="CASE", help="the fixed image of every pair")
@@ -53,7 +54,7 @@ def _planned(options: argparse.Namespace) -> tuple[Path, Collected, DatasetSpec,
     from nnreg.dataset.synthetic_writer import dataset_folder
 
     folder = dataset_folder(workspace_of(options), options.dataset, options.name)
-    wanted = Wanted(Path(options.labels) if options.labels else None, tuple(options.suffix), options.series)
+    wanted = Wanted(Path(options.labels) if options.labels else None, tuple(options.suffix), options.series, options.level)
     found = collect(Path(options.source), wanted, options.kind)
     given = {"task": options.task, "pairing": options.pairing or ("atlas" if options.atlas else None), "atlas": options.atlas}
     spec, decisions = planned_spec(found, {key: value for key, value in given.items() if value is not None}, options.channel_names)

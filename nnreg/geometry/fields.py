@@ -59,8 +59,8 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def is_traced() -> bool:
-    """Whether TorchScript is being made, which runs without nnReg: then everything is done in torch."""
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
+    """Whether TorchScript or ONNX is being made, which run without nnReg: then everything is done in torch."""
+    return bool(torch.jit.is_tracing() or torch.compiler.is_exporting())  # type: ignore[attr-defined]
 
 
 def identity_grid(shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:

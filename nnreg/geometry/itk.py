@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,7 @@ NIFTI_ENDINGS = (".nii.gz", ".nii")
 FIELD_ENDINGS = (*NIFTI_ENDINGS, ".mha", ".mhd", ".nrrd")
 VECTOR_INTENTS = (1006, 1007)  # of nifti1.h: displacements, vectors
 NOT_FINITE = "holds values that are not finite (NaN or infinity), which move nothing anywhere. Replace them, by 0 where nothing is known."
-COARSEST_STEP = 1 / 256  # of the smallest voxel, that displacements in large files are rounded to
-ROUNDED_VOXELS = 1_000_000
+COARSEST_STEP = 1 / 512  # of the smallest voxel, that displacements of results are rounded to: none is off by more than 1/1000 voxel
 HDF5_ENDINGS = (".h5", ".hdf5")
 LONGEST_READ, SLOWEST_READ = 60.0, 2**20  # seconds for a file, and bytes a second beyond that
 MATLAB_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of a number, by the third digit of its type: MATLAB's description of level 4
@@ -63,24 +62,25 @@ def field_image(field: FieldMap) -> sitk.Image:
     return place(sitk.GetImageFromArray(field.in_mm(), isVector=True), field.space)
 
 
-def stored(field: FieldMap) -> npt.NDArray[np.float32]:
-    """The displacement (*spatial, ndim) in mm as files have it, components x first; large fields are rounded to at most 1/256 of their smallest voxel.
-
-    A map and its inverse leave thirty times as much of each other, and a file is less than half as large. Steps are powers of two, which round nothing twice.
-    """
-    return np.concatenate([*stored_parts(field, field.space.voxels)]).reshape(*field.space.shape, field.ndim)
+def stored(field: FieldMap, step: float | None = None) -> npt.NDArray[np.float32]:
+    """The displacement (*spatial, ndim) in mm as files have it, components x first; with `step` (mm) rounded to multiples of it."""
+    return np.concatenate([*stored_parts(field, field.space.voxels, step)]).reshape(*field.space.shape, field.ndim)
 
 
-def stored_parts(field: FieldMap, voxels: int) -> Iterator[npt.NDArray[np.float32]]:
+def result_step(space: Space) -> float:
+    """What displacements of results are rounded to, mm: the power of two, which rounds nothing twice, that is at most 1/512 of the smallest voxel."""
+    return float(2.0 ** np.floor(np.log2(min(space.spacing) * COARSEST_STEP)))
+
+
+def stored_parts(field: FieldMap, voxels: int, step: float | None = None) -> Iterator[npt.NDArray[np.float32]]:
     """The same by parts of `voxels` voxels: (voxels, ndim), the last one shorter."""
     n = field.ndim
     matrix = field.space.matrix[:n, :n].astype(np.float32)
     columns = field.displacement.reshape(n, -1)
-    step = np.float32(2.0 ** np.floor(np.log2(min(field.space.spacing) * COARSEST_STEP)))
     for start in range(0, columns.shape[1], voxels):
         values = matrix @ columns[:, start : start + voxels]
-        if columns.shape[1] >= ROUNDED_VOXELS:
-            values = np.rint(values / step) * step
+        if step is not None:
+            values = np.rint(values / np.float32(step)) * np.float32(step)
         yield np.ascontiguousarray(values.T)
 
 
@@ -134,13 +134,24 @@ def write_itk(path: Path | str, transform: Transform, reference: Space | None = 
     reference
         Grid of the displacement field; needed for the image endings only: the fixed image's.
     """
-    path = Path(path)
+    _write(Path(path), transform, reference, lambda space: None)
+
+
+def write_result(path: Path | str, transform: Transform, reference: Space | None = None) -> None:
+    """As :func:`write_itk`, with displacements within 1/1000 of the smallest voxel: files of half the size.
+
+    A map and its inverse leave sixty times as much of each other. Conversions and known truths are written exactly instead.
+    """
+    _write(Path(path), transform, reference, result_step)
+
+
+def _write(path: Path, transform: Transform, reference: Space | None, step: Callable[[Space], float | None]) -> None:
     with atomic_path(path) as temporary:
         if path.name.endswith(FIELD_ENDINGS):
             if reference is None:
                 raise TransformError(f"{path}: a displacement field needs a reference grid, none was given. Name the fixed image.")
             field = transform.sampled_on(reference)
-            image = place(sitk.GetImageFromArray(stored(field), isVector=True), field.space)
+            image = place(sitk.GetImageFromArray(stored(field, step(reference)), isVector=True), field.space)
             if ".nii" in path.name:
                 image.SetMetaData("intent_code", "1007")
             write_by_itk(image, temporary)
@@ -150,7 +161,7 @@ def write_itk(path: Path | str, transform: Transform, reference: Space | None = 
             from nnreg.geometry.itk_hdf5 import FIELD_CHUNK, write_composite
 
             stages = reversed(transform.simplified().stages)
-            parts = [(stored_parts(part, FIELD_CHUNK), part.space) if isinstance(part, FieldMap) else _stage_to_itk(part) for part in stages]
+            parts = [(stored_parts(part, FIELD_CHUNK, step(part.space)), part.space) if isinstance(part, FieldMap) else _stage_to_itk(part) for part in stages]
             write_composite(temporary, parts, transform.ndim)
             seal(temporary)
         elif path.name.endswith(TRANSFORM_ENDINGS):

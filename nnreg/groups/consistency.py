@@ -22,7 +22,7 @@ from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import DatasetError
 from nnreg.files import no_empty_folders, write_json
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
-from nnreg.geometry.itk import write_itk
+from nnreg.geometry.itk import write_result
 from nnreg.geometry.transform_files import read_transform
 from nnreg.groups.affine_mean import centred
 from nnreg.groups.maps import Maps
@@ -101,7 +101,7 @@ def register_group(
         content = group.run(processes)
         if pairs:
             for i, j in group.ordered_pairs():
-                write_itk(output / "pairs" / f"{subjects[i].name}__{subjects[j].name}.h5", group.through_middle(i, j))
+                write_result(output / "pairs" / f"{subjects[i].name}__{subjects[j].name}.h5", group.through_middle(i, j))
         write_json(output / SUMMARY, {"schema_version": SCHEMA_VERSION, **run_record(), **content})
     return content
 
@@ -265,8 +265,8 @@ def _to_middle(job: _ToMiddle) -> None:
         total += weight * seen.sampled_on(space).displacement
     mean = FieldMap((total / sum(job.weights)).astype(np.float32), space)
     transform = Transform((mean, AffineMap(own).inverse()), space.ndim)
-    write_itk(job.group.middle / f"{job.group.subjects[job.number].name}_inverse.h5", transform.inverse())
-    write_itk(job.group.to_middle(job.number), transform)
+    write_result(job.group.middle / f"{job.group.subjects[job.number].name}_inverse.h5", transform.inverse())
+    write_result(job.group.to_middle(job.number), transform)
 
 
 def _weights(errors: Doubles) -> list[float]:

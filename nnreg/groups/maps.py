@@ -13,7 +13,7 @@ from nnreg.engine.result import Annotations
 from nnreg.errors import TransformError
 from nnreg.files import content_digest, read_json, write_json
 from nnreg.geometry import Transform
-from nnreg.geometry.itk import write_itk
+from nnreg.geometry.itk import write_result
 from nnreg.geometry.transform_files import read_transform
 from nnreg.groups.members import Member
 from nnreg.parallel import run_all
@@ -91,7 +91,7 @@ class Maps:
     def register(self, fixed: Member, moving: Member) -> None:
         """Make one map and its record; the record is written last, so that a map without one is made again."""
         result = register_members(fixed, moving, self.options)
-        write_itk(self._path(fixed, moving, ".h5"), result.transform)
+        write_result(self._path(fixed, moving, ".h5"), result.transform)
         measures = {
             "made_from": made_from((fixed, moving), self.options),
             "failure_probability": result.failure.probability,

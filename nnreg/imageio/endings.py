@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nnreg.errors import ImageError
 from nnreg.geometry import Space
-from nnreg.imageio.formats import format_of, formats
+from nnreg.imageio.formats import format_of, formats, image_of
 
 WITHOUT_UNIT = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz")  # of formats whose files mostly say nothing of geometry
 
@@ -54,7 +54,7 @@ def ending_of(path: Path | str) -> str:
     >>> ending_of("scan.v2.nii.gz")
     '.nii.gz'
     """
-    name = Path(path).name.lower()
+    name = image_of(path).name.lower()
     fitting = [ending for ending in formats() if name.endswith(ending)]
     if fitting:
         return max(fitting, key=len)
@@ -70,7 +70,7 @@ def stem_of(path: Path | str) -> str:
     >>> stem_of("images/case_0000.nii.gz")
     'case_0000'
     """
-    return Path(path).name[: -len(ending_of(path))]
+    return image_of(path).name[: -len(ending_of(path))]
 
 
 def unit_of(paths: Sequence[Path | str], space: Space) -> str:

@@ -14,7 +14,7 @@ from nnreg.errors import ImageError, NnRegError
 from nnreg.geometry import Space
 from nnreg.imageio.arrays import NPY, NPZ, read_npz
 from nnreg.imageio.endings import ending_of, is_image_file
-from nnreg.imageio.formats import Format, Reader, Writer, format_of, formats, register_format
+from nnreg.imageio.formats import Format, Reader, Writer, format_of, formats, image_of, register_format
 from nnreg.imageio.image import Image, check_same_space
 from nnreg.imageio.itk_files import ITK, JPEG, NIFTI, PNG
 from nnreg.imageio.lazy import LazyImage, largest_whole, size_on_disk
@@ -83,7 +83,7 @@ def _computable(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _read(path: Path, npz_key: str | None) -> Image:
-    if path.is_dir() and is_image_file(path):
+    if is_image_file(image_of(path)) and image_of(path).is_dir():
         return READERS[ending_of(path)](path)
     if path.is_dir():
         raise ImageError(f"{path}: is a folder, an image file was expected. Name one file (DICOM series: convert to .nii.gz first).")

@@ -103,7 +103,17 @@ def _installed(search_path: tuple[str, ...]) -> dict[str, tuple[str, Format]]:
 
 def format_of(path: Path | str) -> Format | None:
     """The format that a file name's ending tells, None if there is none; of two endings that fit, the longer counts."""
-    name = Path(path).name.lower()
+    return _by_name(image_of(path).name)
+
+
+def image_of(path: Path | str) -> Path:
+    """The image in which a path names a level, as ``brain.zarr/2`` does; every other path as it is."""
+    path = Path(path)
+    around = _by_name(path.parent.name)
+    return path.parent if around is not None and around.folders and _by_name(path.name) is None else path
+
+
+def _by_name(name: str) -> Format | None:
     known = formats()
-    fitting = [ending for ending in known if name.endswith(ending)]
+    fitting = [ending for ending in known if name.lower().endswith(ending)]
     return known[max(fitting, key=len)] if fitting else None

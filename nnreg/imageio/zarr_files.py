@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nnreg.errors import ImageError
 from nnreg.files import atomic_folder
 from nnreg.geometry import Space
-from nnreg.imageio.formats import Format
+from nnreg.imageio.formats import Format, image_of
 from nnreg.imageio.image import Image
 from nnreg.imageio.lazy import Box, LazyFile, LazyImage, boxes
 from nnreg.imageio.promises import damage_told
@@ -36,14 +36,14 @@ def _zarr() -> Any:
 
 
 def open_zarr(path: Path) -> LazyImage:
-    """Open an array, or a group with the levels of a multiscale image (the finest is used) or with a single array.
+    """Open an array, or a group with the levels of a multiscale image (the finest is used) or with a single array; ``brain.zarr/2`` is that level of it.
 
     Raises
     ------
     ImageError
         If it is no Zarr, holds several images, or has axes that are no image's.
     """
-    if not path.is_dir():
+    if not image_of(path).is_dir():
         raise ImageError(f"{path}: is a file, a Zarr image is a folder. Unpack it.")
     try:
         with damage_told():  # damaged metadata fail in many ways
@@ -54,10 +54,14 @@ def open_zarr(path: Path) -> LazyImage:
 
 def _opened(path: Path) -> LazyImage:
     zarr = _zarr()
-    found = zarr.open(str(path), mode="r")
+    image = image_of(path)
+    found = zarr.open(str(image), mode="r")
     attributes = dict(found.attrs)
     scales = _multiscales(attributes)
-    array = found if isinstance(found, zarr.Array) else found[_chosen(path, found, scales)]
+    level = path.name if image != path else None if isinstance(found, zarr.Array) else _chosen(path, found, scales)
+    if image != path and (isinstance(found, zarr.Array) or path.name not in found):
+        raise ImageError(f"{path}: {image} has no level {path.name!r}. It has {', '.join(level_names(image)) or 'one array'}.")
+    array = found if level is None else found[level]
     attributes |= dict(array.attrs)
     if not isinstance(array, zarr.Array) or array.dtype.kind not in "iufb" or 0 in array.shape:
         raise ImageError(f"{path}: holds no array of real numbers. Convert it.")
@@ -71,8 +75,8 @@ def _opened(path: Path) -> LazyImage:
             f"{path}: has the axes {' '.join(names)} of sizes {array.shape}; expected two or three of space and perhaps channels. Split the image."
         )
     shape = tuple(int(array.shape[axis]) for axis in spatial)
-    if not geometry and scales is not None:
-        geometry = _ngff(path, scales, spatial, array.ndim)
+    if scales is not None and (not geometry or level != _paths(scales)[0]):
+        geometry = _ngff(path, scales, level, spatial, array.ndim)
     space = space_from(geometry, shape, str(path)) if geometry else read_space(path, shape)
     chunks = tuple(int(array.chunks[axis]) for axis in spatial)
     checked = _Checked(array) if "blosc" in str(getattr(array, "compressors", "")).lower() else array
@@ -125,9 +129,30 @@ def _multiscales(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
     return scales[0] if isinstance(scales, (list, tuple)) and scales and isinstance(scales[0], dict) else None
 
 
+def _paths(scales: Mapping[str, Any]) -> list[str]:
+    """Of the arrays of the levels, the finest first."""
+    return [str(one["path"]) for one in scales["datasets"]]
+
+
+def level_names(path: Path) -> list[str]:
+    """Levels of a multiscale image, the finest first, each a path below the image's; none of an image without them.
+
+    Raises
+    ------
+    ImageError
+        If it is no Zarr, or damaged.
+    """
+    try:
+        with damage_told():
+            scales = _multiscales(dict(_zarr().open(str(path), mode="r").attrs))
+            return [] if scales is None else _paths(scales)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImageError(f"{path}: cannot be opened as Zarr ({error}). Its metadata are missing or damaged: copy or make it again.") from error
+
+
 def _chosen(path: Path, group: Any, scales: dict[str, Any] | None) -> str:
     if scales is not None:
-        return str(scales["datasets"][0]["path"])
+        return _paths(scales)[0]
     names = sorted(group.array_keys())
     if len(names) == 1:
         return names[0]
@@ -157,11 +182,14 @@ def _own(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {key: source[key] for key in KEYS if key in source} if "spacing" in source else {}
 
 
-def _ngff(path: Path, scales: dict[str, Any], spatial: Sequence[int], ndim: int) -> dict[str, Any]:
-    """Spacing and origin (mm) from the transformations of the finest level, and of all levels after it."""
-    scale, shift = np.ones(ndim), np.zeros(ndim)
+def _ngff(path: Path, scales: dict[str, Any], level: str | None, spatial: Sequence[int], ndim: int) -> dict[str, Any]:
+    """Spacing and origin (mm) from the transformations of a level, and of all levels after it."""
+    scale, shift, number = np.ones(ndim), np.zeros(ndim), 0 if level is None else _paths(scales).index(level)
+    steps = scales["datasets"][number].get("coordinateTransformations", ())
+    if number and not steps:
+        raise ImageError(f"{path}: multiscales says no scale for this level. Mend the attributes, or take the finest level.")
     try:
-        for entry in (*scales["datasets"][0].get("coordinateTransformations", ()), *scales.get("coordinateTransformations", ())):
+        for entry in (*steps, *scales.get("coordinateTransformations", ())):
             if entry["type"] == "scale":
                 scale, shift = scale * entry["scale"], shift * entry["scale"]
             elif entry["type"] == "translation":
@@ -264,4 +292,4 @@ def _slices(box: Box) -> tuple[slice, ...]:
     return tuple(slice(low, high) for low, high in box)
 
 
-ZARR = Format((".zarr",), read_zarr, write_zarr, open_zarr, folders=True)
+ZARR = Format((".zarr", ".ome.zarr"), read_zarr, write_zarr, open_zarr, folders=True)

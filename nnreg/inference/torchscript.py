@@ -78,16 +78,22 @@ def export_torchscript(model: ModelFolder, path: Path, *, folds: Sequence[str] =
     """
     if path.suffix not in ENDINGS:
         raise PredictionError(f"{path}: expected a name that ends in {' or '.join(ENDINGS)}.")
-    predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=torch.device("cpu"), trainer=trainer)
-    shape = tuple(getattr(predictor.configuration, "grid", None) or getattr(predictor.configuration, "patch_size"))  # noqa: B009  # of either task
-    pairs = TASKS[model.plans.task].registers_pairs
-    whole = (Registering if pairs else Predicting)(predictor.networks).eval().requires_grad_(False)
-    traced = traced_as(whole, example(2 if pairs else 1, len(model.spec.channel_names), shape), str(model.path))
-    content = plain(_described(model, shape, pairs, list(folds) or model.folds()))
+    whole, images, content = opened(model, folds=folds, checkpoint=checkpoint, trainer=trainer)
+    traced = traced_as(whole, images, str(model.path))
     writable_folder(path.parent)
     with atomic_path(path) as temporary:
         torch.jit.save(traced, str(temporary), _extra_files={DESCRIPTION: json.dumps(content, indent=2)})
     return content
+
+
+def opened(model: ModelFolder, *, folds: Sequence[str], checkpoint: str, trainer: str | None) -> tuple[nn.Module, tuple[Tensor, ...], dict[str, Any]]:
+    """The networks of a model as one module, images of noise that it takes, and what whoever runs it without nnReg has to know."""
+    predictor = model.predictor(folds=folds, checkpoint=checkpoint, device=torch.device("cpu"), trainer=trainer)
+    shape = tuple(getattr(predictor.configuration, "grid", None) or getattr(predictor.configuration, "patch_size"))  # noqa: B009  # of either task
+    pairs = TASKS[model.plans.task].registers_pairs
+    whole = (Registering if pairs else Predicting)(predictor.networks).eval().requires_grad_(False)
+    content = plain(_described(model, shape, pairs, list(folds) or model.folds()))
+    return whole, example(2 if pairs else 1, len(model.spec.channel_names), shape), content
 
 
 def example(count: int, channels: int, shape: Sequence[int]) -> tuple[Tensor, ...]:
@@ -112,13 +118,20 @@ def traced_as(whole: nn.Module, images: tuple[Tensor, ...], name: str) -> torch.
         except RuntimeError as error:
             raise PredictionError(f"{name}: its network cannot be written as TorchScript ({str(error).strip().splitlines()[0][:200]}).") from error
         found = traced(*images)
-    pairs = zip(*(value if isinstance(value, tuple) else (value,) for value in (expected, found)), strict=True)
-    difference = max(float((one - other).abs().max()) for one, other in pairs)
-    if not difference <= LARGEST_DIFFERENCE:
-        raise PredictionError(
-            f"{name}: its network as TorchScript differs by up to {difference:.3g} from itself, so it is not written. Use the model with nnReg."
-        )
+    check_same(*(value if isinstance(value, tuple) else (value,) for value in (expected, found)), name=name, form="TorchScript")
     return traced
+
+
+def check_same(expected: Sequence[Tensor], found: Sequence[Tensor], *, name: str, form: str) -> None:
+    """Refuse a network that gives something else in another form.
+
+    Raises
+    ------
+    PredictionError
+    """
+    difference = max(float((one - other).abs().max()) for one, other in zip(expected, found, strict=True))
+    if not difference <= LARGEST_DIFFERENCE:
+        raise PredictionError(f"{name}: its network as {form} differs by up to {difference:.3g} from itself, so it is not written. Use the model with nnReg.")
 
 
 def _described(model: ModelFolder, shape: Sequence[int], pairs: bool, folds: Sequence[str]) -> dict[str, Any]:
@@ -143,4 +156,4 @@ def _described(model: ModelFolder, shape: Sequence[int], pairs: bool, folds: Seq
     }
 
 
-__all__ = ["Predicting", "Registering", "example", "export_torchscript", "traced_as"]
+__all__ = ["Predicting", "Registering", "check_same", "example", "export_torchscript", "opened", "traced_as"]

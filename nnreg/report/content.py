@@ -244,7 +244,8 @@ def decisions(results: Results) -> list[dict[str, Any]]:
     groups = []
     own = results.record.get("decisions")
     if isinstance(own, list) and own:
-        groups.append({"title": "This pair", "rows": [(str(one.get("name", "")), str(one.get("value", "")), str(one.get("because", ""))) for one in own]})
+        rows = [tuple(_in_unit(str(one.get(key, "")), results) for key in ("name", "value", "because")) for one in own]
+        groups.append({"title": "This pair", "rows": rows})
     told = results.record if results.record.get("method") else results.method
     if told.get("method"):
         groups.append({"title": "Prediction", "rows": [("method", str(told["method"]), str(told.get("because", "")))]})
@@ -255,6 +256,11 @@ def decisions(results: Results) -> list[dict[str, Any]]:
             groups.append({"title": "Registration engine", "rows": list(_reasons(plans["optimisation"]))})
         groups += [{"title": f"Configuration {name}", "rows": list(_reasons(one))} for name, one in (plans.get("configurations") or {}).items()]
     return [group for group in groups if group["rows"]]
+
+
+def _in_unit(text: str, results: Results) -> str:
+    """The engine counts in the unit of the headers, which it calls mm; pictures have none."""
+    return text.replace(" mm", f" {results.unit}")
 
 
 def _reasons(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -300,7 +306,7 @@ def run_rows(results: Results, order: Sequence[Ranked]) -> list[tuple[str, str]]
     rows += [(title, str(record[key])) for key, title in (("model", "Model"), ("checkpoint", "Checkpoint")) if record.get(key)]
     stages = record.get("seconds")
     if isinstance(stages, Mapping):
-        rows.append(("Seconds by stage", ", ".join(f"{name} {value:.3g}" for name, value in stages.items())))
+        rows.append(("Seconds by stage", ", ".join(f"{_in_unit(name, results)} {value:.3g}" for name, value in stages.items())))
     seconds = [one.item.seconds for one in order if one.item.seconds is not None]
     if len(seconds) > 1:
         rows.append(("Seconds in all", f"{sum(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f} each)"))

@@ -163,6 +163,7 @@ def _context(results: Results, order: Sequence[Ranked], pictures: Mapping[str, P
         "viewer": {
             "registers": results.registers,
             "twoContrasts": two_contrasts,
+            "lengthUnit": results.unit,
             "labelNames": names,
             "items": [{"name": one.item.name, "reasons": list(one.reasons), "seconds": one.item.seconds} for one in order],
         },

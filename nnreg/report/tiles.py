@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 FIELD_SIZE = 64  # pixels on a side of the sampled map: a line of the drawn grid every other one
 MOST_FINER = 3  # samples per pixel and axis: a pixel is the mean of what it covers
 OCTAVES = 1.0  # halving to doubling of volume is the whole range of colours, as in the overview
-STEPS = 127  # that a displacement is stored in, each way
+STEPS = 127  # of a byte, each way from the middle
+FIELD_STEP, JACOBIAN_STEP = 2, 4  # of those, that are told apart: 1/63 of the largest displacement, and 32 colours each way, for a quarter less room
 MOST_NAMED = 12  # labels whose colours are explained
 QUALITY = 72  # of pictures; label maps and fields are stored exactly
 
@@ -56,7 +57,7 @@ class PairImages:
         Fixed to moving world.
     fixed_labels, moving_labels, warped_labels : Image
     uncertainty : Image
-        On the fixed grid, mm.
+        On the fixed grid, mm (pixels, where images have no unit).
     """
 
     warped: Image
@@ -211,12 +212,17 @@ def _add_field(plane: dict[str, Any], transform: Transform, affine: Transform, s
     field, determinant = np.stack([field for field, _ in slices], axis=1), np.stack([found for _, found in slices])
     largest = float(np.abs(field).max()) or 1.0
     octaves = np.log2(np.maximum(determinant, 1e-6))
-    blue = np.where(determinant <= 0, 0, 128 + np.clip(octaves / OCTAVES, -1, 1) * STEPS)
-    tiles = np.stack([*(128 + field / largest * STEPS), blue])
-    plane["layers"]["field"] = strip(np.asarray(np.rint(tiles), dtype=np.uint8), exact=True)
+    blue = np.where(determinant <= 0, 0, _in_bytes(np.clip(octaves / OCTAVES, -1, 1), JACOBIAN_STEP))
+    tiles = np.stack([*_in_bytes(field / largest, FIELD_STEP), blue])
+    plane["layers"]["field"] = strip(np.asarray(tiles, dtype=np.uint8), exact=True)
     # in pixels of the pictures, not of the coarser field
     pitch = small.grid.spacing[-1] / stack.grid.spacing[-1]
     plane["field"] = {"rows": field.shape[2], "columns": field.shape[3], "largest": largest * pitch}
+
+
+def _in_bytes(share: Reals, step: int) -> Reals:
+    """Numbers from -1 to 1 as 1 to 255, in steps."""
+    return np.clip(128 + step * np.rint(share * (STEPS / step)), 1, 255)
 
 
 def _of_slab(remainder: Transform, slab: Space) -> tuple[Reals, Reals]:
@@ -230,10 +236,10 @@ def _of_slab(remainder: Transform, slab: Space) -> tuple[Reals, Reals]:
 
 
 def _add_uncertainty(plane: dict[str, Any], uncertainty: Image, stack: Stack) -> None:
-    """Layer from 0 to the 99th percentile of the whole image, which is told in mm."""
+    """Layer from 0 to the 99th percentile of the whole image, which is told in the unit of lengths."""
     top = float(np.nanpercentile(uncertainty.array[0], 99)) or 1.0
     plane["layers"]["uncertainty"] = strip(_bytes(uncertainty, stack.grid, greys=(0.0, top)))
-    plane["uncertainty_mm"] = round(top, 3)
+    plane["uncertainty_top"] = round(top, 3)
 
 
 def _correlation(views: list[dict[str, Bytes]], name: str) -> float | None:

@@ -56,7 +56,7 @@ def test_simpleitk_alone_gives_the_same_image_and_labels(files, output):
     transform = sitk.ReadTransform(str(output / "transform.h5"))
     warped = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, float(sitk.GetArrayViewFromImage(moving).min()))
     ours = sitk.ReadImage(str(output / "warped.nii.gz"))
-    assert np.abs(sitk.GetArrayFromImage(warped) - sitk.GetArrayFromImage(ours)).max() < 0.05  # of 390
+    assert np.abs(sitk.GetArrayFromImage(warped) - sitk.GetArrayFromImage(ours)).max() < 0.2  # of 390: the map in the file is rounded
     again = sitk.GetArrayFromImage(sitk.Resample(labels, fixed, transform, sitk.sitkNearestNeighbor, 0))
     # a position half way between two voxels may fall to either
     assert (again == sitk.GetArrayFromImage(sitk.ReadImage(str(output / "warped_labels.nii.gz")))).mean() > 0.999
@@ -66,7 +66,7 @@ def test_the_displacement_field_is_the_transform(files, output):
     fixed = read_image(files["fixed"]).space
     field, transform = read_itk(output / "field.nii.gz"), read_itk(output / "transform.h5")
     points = fixed.to_world(np.argwhere(np.ones(fixed.shape))[::31])
-    assert np.abs(field.map_points(points) - transform.map_points(points)).max() < 1e-3  # mm
+    assert np.abs(field.map_points(points) - transform.map_points(points)).max() < 2.5e-3  # mm: each is rounded, to half of 1/512 voxel
 
 
 def test_the_inverse_leads_back(files, output):
@@ -314,6 +314,11 @@ def test_labels_and_masks_that_are_no_whole_numbers_are_refused(files, tmp_path,
 def test_a_folder_named_as_a_file_is_refused(files, tmp_path, capfd):
     refused_with(capfd, "the name of a file, expected a folder. See nnreg_register -h.", files["fixed"], files["moving"], "-o", tmp_path / "out.nii.gz")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--fixed", "--moving"])
+def test_images_named_by_options_are_told_their_place(tmp_path, capfd, option):
+    refused_with(capfd, f"there is no {option}: write nnreg_register FIXED MOVING", option, "a.nii.gz", "b.nii.gz", "-o", tmp_path / "out")
 
 
 def test_a_result_does_not_replace_the_image_it_is_made_of(files, tmp_path, capfd):

@@ -27,7 +27,7 @@ def predicted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """Predictions of a network that moves things by more than a voxel."""
     tiny = request.getfixturevalue(request.param)
     folder = tmp_path_factory.mktemp(f"predicted_{request.param}")
-    more = ["--fixed", "x", "--moving", "y", "--learn2reg"] if request.param == "solid" else []
+    more = ["--fixed", "x", "--moving", "y", "--learn2reg", "--field"] if request.param == "solid" else ["--field"]
     content = tiny.predict(folder, "-chk", SCRAMBLED, *more)
     paths = [(pair["name"], tiny.image(pair["fixed"]), tiny.image(pair["moving"]), tiny.label(pair["moving"])) for pair in content["pairs"]]
     return [Predicted(folder / name, *(sitk.ReadImage(str(path)) for path in images)) for name, *images in paths]

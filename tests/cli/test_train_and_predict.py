@@ -194,7 +194,7 @@ def test_pairs_can_be_chosen(plane, tmp_path):
 def test_the_field_of_an_ensemble_is_the_mean_of_its_folds(plane, tmp_path):
     fields = {}
     for name, folds in (("0", ["0"]), ("1", ["1"]), ("both", ["0", "1"]), ("default", [])):
-        plane.predict(tmp_path / name, *SCRAMBLED, *(["-f", *folds] if folds else []), "--fixed", "s4_a", "--moving", "s4_b")
+        plane.predict(tmp_path / name, *SCRAMBLED, *(["-f", *folds] if folds else []), "--fixed", "s4_a", "--moving", "s4_b", "--field")
         fields[name] = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name / "s4_a__s4_b" / "field.mha")))
     middle = tuple(slice(size // 4, -(size // 4)) for size in fields["0"].shape[:-1])  # around the working grid fields fade out, each at its own pace
     assert np.abs(fields["0"] - fields["1"])[middle].max() > 0.1
@@ -237,7 +237,7 @@ def test_a_network_and_loss_of_ones_own_are_trained_and_predict(plane, tmp_path)
     stages = read_itk(tmp_path / "out" / "s4_a__s4_b" / "transform.h5").stages
     field = next(stage.displacement for stage in stages if hasattr(stage, "displacement"))
     middle = field[:, 4:-4, 4:-4]  # the border fades out
-    np.testing.assert_allclose(middle, np.broadcast_to(shift.numpy().reshape(2, 1, 1), middle.shape), atol=1e-5)
+    np.testing.assert_allclose(middle, np.broadcast_to(shift.numpy().reshape(2, 1, 1), middle.shape), atol=1e-3)  # as rounded
     # without the option nothing that a file names is imported
     assert twin.try_predict(tmp_path / "other", "-m", twin.model(f"{__name__}.SHIFT"), "--fixed", "s4_a", "--moving", "s4_b") == 2
 

@@ -11,9 +11,10 @@ import SimpleITK as sitk
 
 from nnreg.cli.init_dataset import KINDS, main
 from nnreg.dataset import RawDataset
-from nnreg.dataset.sources import SOURCES
+from nnreg.dataset.sources import SOURCES, levels
+from nnreg.errors import ImageError
 from nnreg.geometry import Space
-from nnreg.imageio import write_image
+from nnreg.imageio import read_image, write_image
 
 SPACE = Space((6, 7, 8), (2.0, 1.0, 1.5), (1.0, 2.0, 3.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
@@ -241,3 +242,64 @@ def test_of_two_series_one_must_be_named_and_missing_slices_are_told(tmp_path, c
     series(tmp_path / "gap" / "anna", 1, "T1", skip=3)
     assert "2 to 4 mm apart, so some are missing" in refused(tmp_path, capsys, tmp_path / "gap")
     assert made(tmp_path, tmp_path / "in", "--series", "t2 tse").read_image("anna").array.max() == 205
+
+
+# -- OME-Zarr ---------------------------------------------------------------------------------------------------------
+
+
+def pyramid(path: Path, array: np.ndarray, *, version: int = 3) -> Path:
+    """A multiscale image of OME-NGFF written by the zarr library itself: micrometres, a channel axis, every level half the size of the one before."""
+    zarr = pytest.importorskip("zarr")
+    group, levels, data = zarr.open_group(str(path), mode="w", zarr_format=version), [], array
+    for level in range(3):
+        group.create_array(f"s{level}", data=data[None], chunks=(1, 4, 4, 4))
+        scale = [1.0, 40.0 * 2**level, 20.0 * 2**level, 10.0 * 2**level]
+        shift = [0.0, *(1000.0 + step * (1 - 0.5**level) / 2 for step in scale[1:])]  # the middle of a block lies between its voxels
+        levels.append({"path": f"s{level}", "coordinateTransformations": [{"type": "scale", "scale": scale}, {"type": "translation", "translation": shift}]})
+        data = data.reshape(*(part for size in data.shape for part in (size // 2, 2))).mean(axis=(1, 3, 5)).astype(array.dtype)
+    axes = [{"name": "c", "type": "channel"}, *({"name": name, "type": "space", "unit": "micrometer"} for name in "zyx")]
+    scales = [{"version": "0.4", "axes": axes, "datasets": levels}]
+    group.attrs.update({"ome": {"version": "0.5", "multiscales": scales}} if version == 3 else {"multiscales": scales})
+    return path
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_level_of_ome_zarr_is_chosen_that_is_not_too_large(tmp_path, capsys, monkeypatch, version):
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 200, (16, 24, 32)).astype(np.uint16) for _ in range(2)]
+    for name, array in zip("ab", arrays, strict=True):
+        pyramid(tmp_path / "in" / f"{name}.ome.zarr", array, version=version)
+        pyramid(tmp_path / "lab" / f"{name}.ome.zarr", (array > 100).astype(np.uint8), version=version)
+    monkeypatch.setattr(levels, "MOST_VOXELS", {3: 2000})
+    raw = made(tmp_path, tmp_path / "in", "--labels", str(tmp_path / "lab"))
+    assert raw.cases == ("a", "b")
+    found = raw.read_image("a")
+    assert found.space.shape == (8, 12, 16)
+    assert found.space.spacing == pytest.approx((0.08, 0.04, 0.02))
+    assert found.space.origin == pytest.approx((1.005, 1.01, 1.02))  # x first
+    np.testing.assert_array_equal(found.array, read_image(tmp_path / "in" / "a.ome.zarr" / "s1").array)
+    assert raw.read_labels("a").space.shape == (8, 12, 16)
+    told = capsys.readouterr().out
+    assert "level 1 of the multiscale images (16 x 12 x 8 voxels of 0.02 x 0.04 x 0.08 mm), the finest of at most" in told
+
+
+def test_a_level_can_be_named_and_one_that_is_missing_is_told(tmp_path, capsys):
+    path = pyramid(tmp_path / "in" / "a.ome.zarr", np.zeros((16, 24, 32), np.uint16))
+    assert made(tmp_path, tmp_path / "in", "--level", "2").read_image("a").space.shape == (4, 6, 8)
+    capsys.readouterr()
+    assert "has no level 3" in refused(tmp_path / "other", capsys, tmp_path / "in", "--level", "3")
+    with pytest.raises(ImageError, match=r"has no level '7'. It has s0, s1, s2"):
+        read_image(path / "7")
+    image(tmp_path / "plain" / "a.nii.gz")
+    assert "none of the images has levels" in refused(tmp_path / "other", capsys, tmp_path / "plain", "--level", "1")
+
+
+def test_levels_can_be_registered_by_name(tmp_path):
+    """A map in mm found at one level fits every level."""
+    from nnreg.imageio.endings import is_image_file, stem_of
+
+    path = pyramid(tmp_path / "a.ome.zarr", np.zeros((16, 24, 32), np.uint16))
+    fine, coarse = read_image(path), read_image(path / "s1")
+    np.testing.assert_allclose(fine.space.centre, coarse.space.centre, atol=1e-9)
+    assert is_image_file(path / "s1")
+    assert stem_of(path / "s1") == "a"

@@ -1,9 +1,9 @@
 """What the documentation says exists: commands, options, links, Python and JSON examples."""
 
-import ast
 import importlib
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -49,25 +49,48 @@ def test_every_command_is_documented():
     assert [name for name in sorted(COMMANDS) if f"nnreg_{name}" not in text] == []
 
 
+def _parser(command):
+    return importlib.import_module(f"nnreg.cli.{COMMANDS[command]}").parser()
+
+
+def _typed(line):
+    """Command and arguments of ours in a line, whatever starts it: a launcher, a container, ``nnreg register``, ``python -m nnreg.cli.register``."""
+    words = shlex.split(line, comments=True)
+    for position, word in enumerate(words):
+        following = words[position + 1] if position + 1 < len(words) else ""
+        if word.startswith("nnreg_") and word.removeprefix("nnreg_") in COMMANDS:
+            return word.removeprefix("nnreg_"), words[position + 1 :]
+        if word == "nnreg" and following in COMMANDS:
+            return following, words[position + 2 :]
+        if word == "-m" and following.startswith("nnreg.cli."):
+            return command_name(following.removeprefix("nnreg.cli.")), words[position + 2 :]
+    return None
+
+
 @pytest.mark.parametrize("text", _blocks("bash"))
-def test_options_of_commands_exist(text):
-    """Every line that runs one of our commands is understood by its parser."""
+def test_commands_are_understood_by_their_parsers(text, capsys):
+    """Every line is parsed as it would be when typed, by the parser of its command."""
     for line in text.replace("\\\n", " ").splitlines():
-        words = line.split("#")[0].split()
-        if not words or not words[0].startswith("nnreg_"):
+        typed = _typed(line)
+        if typed is None or line.lstrip().startswith("#"):
             continue
-        parser = importlib.import_module(f"nnreg.cli.{COMMANDS[words[0].removeprefix('nnreg_')]}").parser()
-        known = {option for action in parser._actions for option in action.option_strings}
-        assert {word for word in words[1:] if re.match(r"--?[a-zA-Z]", word)} <= known, line
+        command, arguments = typed
+        arguments = arguments[: next((at for at, word in enumerate(arguments) if word in (">", "|", "&&")), None)]
+        try:
+            _parser(command).parse_args(arguments)
+        except SystemExit:
+            pytest.fail(f"{line}: {capsys.readouterr().err}")
 
 
-@pytest.mark.parametrize("text", _blocks("python"))
-def test_python_examples_parse_and_import(text):
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "nnreg":
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_named_in_sentences_exist(page):
+    """Of commands in backticks, which may be cut short."""
+    for span in re.findall(r"(?<!`)`(nnreg_[^`\n]+)`", page.read_text(encoding="utf-8")):
+        command, *words = re.split(r"[\s=|]+", span)
+        name = command.removeprefix("nnreg_")
+        if name in COMMANDS:
+            known = {option for action in _parser(name)._actions for option in action.option_strings}
+            assert {word.rstrip(",.") for word in words if re.match(r"--?[a-zA-Z]", word)} <= known, span
 
 
 @pytest.mark.parametrize("text", _blocks("json"))

@@ -76,3 +76,22 @@ def test_a_pair_becomes_derivatives_that_mean_what_they_are_called(tmp_path, cap
     (out / "dataset_description.json").write_text(json.dumps(description))
     assert main(pair) == 2
     assert "is no derivative" in capsys.readouterr().err
+
+
+def test_predictions_become_derivatives(plane, tmp_path, capsys):
+    """Cases without BIDS names are subjects; every file of a pair goes where its name says, none stays in nnReg's own layout."""
+    arguments = ["--output_layout", "bids", "--fixed", "s4_b", "--moving", "s4_a", "--inverse"]
+    assert plane.try_predict(tmp_path / "out", *arguments) == 0
+    files = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()} - {"dataset_description.json"}
+    stem = "sub-s4a/anat/sub-s4a_from-subs4aT1w_to-subs4bT1w"
+    back = "sub-s4a/anat/sub-s4a_from-subs4bT1w_to-subs4aT1w_mode-image_xfm.h5"
+    assert {f"{stem}_mode-image_xfm.h5", f"{stem}_mode-image_xfm.json", f"{stem}_mode-image_desc-linear_xfm.h5", back} <= files
+    assert {"sub-s4a/anat/sub-s4a_space-subs4bT1w_desc-nnReg_T1w.nii.gz", "sub-s4a/anat/sub-s4a_space-subs4bT1w_desc-nnReg_dseg.nii.gz"} <= files
+    assert all(DERIVATIVE.fullmatch(file.rpartition("/")[2]) for file in files), files
+    record = json.loads((tmp_path / "out" / f"{stem}_mode-image_xfm.json").read_text())
+    assert (record["nnReg"]["fixed"], record["nnReg"]["moving"]) == ("s4_b", "s4_a")
+    points = read_image(plane.image("s4_b")).space.to_world([[5.0, 6.0], [12.0, 9.0]])
+    there = read_itk(tmp_path / "out" / f"{stem}_mode-image_xfm.h5").map_points(points)
+    np.testing.assert_allclose(read_itk(tmp_path / "out" / back).map_points(there), points, atol=0.1)
+    assert plane.try_predict(tmp_path / "out", "--output_layout", "bids", "--continue_prediction") == 2
+    assert "looks for pairs in nnReg's own layout" in capsys.readouterr().err

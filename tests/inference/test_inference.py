@@ -197,9 +197,10 @@ def pair() -> dict[str, object]:
 def test_a_pair_is_written_whole(pair, tmp_path):
     folder = tmp_path / "out" / "a__b"
     write_pair(folder, **pair)
-    assert {path.name for path in folder.iterdir()} == {"transform.h5", "alignment.h5", "field.mha", "warped.nii.gz", "warped_labels.nii.gz"}
+    assert {path.name for path in folder.iterdir()} == {"transform.h5", "alignment.h5", "warped.nii.gz", "warped_labels.nii.gz"}
     points = SPACE.to_world([[2.0, 3.0], [5.5, 1.0]])
-    np.testing.assert_allclose(read_itk(folder / "transform.h5").map_points(points), pair["transforms"].transform.map_points(points), atol=1e-4)
+    found = read_itk(folder / "transform.h5").map_points(points)
+    np.testing.assert_allclose(found, pair["transforms"].transform.map_points(points), atol=min(SPACE.spacing) / 1000)  # as rounded
     labels = read_image(folder / "warped_labels.nii.gz")
     assert set(np.unique(labels.array)) == {0, 200}
     assert [path.name for path in folder.parent.iterdir()] == ["a__b"]

@@ -185,9 +185,14 @@ def test_uncertainty_is_shown_where_it_is(tmp_path):
     out = pair_alone(tmp_path)
     space = Space.plain((24, 31))
     write_image(out / "uncertainty.nii.gz", np.linspace(0, 4, 24 * 31, dtype=np.float32).reshape(1, 24, 31), space)
-    [plane] = json.loads(Page(write_report(out)).scripts[1])
+    measures = json.loads((out / "measures.json").read_text())
+    (out / "measures.json").write_text(json.dumps(measures | {"unit": "px"}))
+    page = Page(write_report(out))
+    [plane] = json.loads(page.scripts[1])
+    assert page.about["lengthUnit"] == "px"
+    assert " mm" not in page.text
     assert "uncertainty" in plane["layers"]
-    assert plane["uncertainty_mm"] == pytest.approx(3.96, abs=0.01)
+    assert plane["uncertainty_top"] == pytest.approx(3.96, abs=0.01)
 
 
 def test_without_labels_that_is_said(tmp_path):

@@ -9,6 +9,7 @@ from nnreg.dataset.sources.bids import is_bids, read_bids
 from nnreg.dataset.sources.collected import Collected, Wanted
 from nnreg.dataset.sources.dicom import is_dicom, read_dicom
 from nnreg.dataset.sources.folder import read_folder
+from nnreg.dataset.sources.levels import at_level
 from nnreg.dataset.sources.listed import is_listed, read_listed
 from nnreg.dataset.sources.nnunet import is_nnunet, read_nnunet
 from nnreg.dataset.sources.table import is_table, read_table
@@ -49,7 +50,7 @@ def collect(source: Path, wanted: Wanted, kind: str | None = None) -> Collected:
     found = kind or next((name for name, (fits, _) in SOURCES.items() if fits(source)), None)
     if found is None:
         raise DatasetError(f"{source}: is a file that is no .csv of pairs and no dataset's .json. Name the folder of the images.")
-    return SOURCES[found][1](source, wanted)
+    return at_level(SOURCES[found][1](source, wanted), wanted.level)
 
 
 __all__ = ["SOURCES", "Collected", "Wanted", "collect"]

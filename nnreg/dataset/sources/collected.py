@@ -26,11 +26,14 @@ class Wanted:
         Of a BIDS dataset: ``T1w``, or several as channels.
     series
         Of DICOM: part of the description, or the UID, of the series that counts.
+    level
+        Of multiscale images, 0 is the finest; None: see :func:`nnreg.dataset.sources.levels.at_level`.
     """
 
     labels: Path | None = None
     suffixes: tuple[str, ...] = ()
     series: str | None = None
+    level: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from PIL import ImageDraw, ImageFont
 
 from nnreg.arrays import Bytes, Reals
 
-WIDTH = 253  # pixels of a panel
+WIDTH, NARROW, ENLARGED = 253, 200, 4  # pixels of a panel; of an image of few voxels, and how much larger its voxels are shown at least
 GAP, SIDE, TOP = 8, 28, 68  # pixels between panels, left of them for their names, and above them for titles
 FINER = 2  # pixels that lines are drawn on, for one of the page
 HEADLINE, TITLE = 15, 13  # pixels: heights of letters
@@ -54,9 +54,14 @@ def coloured(values: Reals, colours: Anchors = GREYS) -> Bytes:
     return np.asarray(np.rint(table), np.uint8)[index]
 
 
-def stretched(colours: Bytes, height: int) -> Bytes:
-    """Colours (rows, columns, 3) on the pixels of a panel: each is the mean of what it covers."""
-    return np.asarray(Picture.fromarray(np.ascontiguousarray(colours)).resize((WIDTH, height), Picture.Resampling.BOX))
+def panel_width(columns: int) -> int:
+    """Pixels of a panel that shows an image of so many columns."""
+    return min(WIDTH, max(NARROW, ENLARGED * columns))
+
+
+def stretched(colours: Bytes, size: tuple[int, int]) -> Bytes:
+    """Colours (rows, columns, 3) on a panel of `size` pixels, height first: each is the mean of what it covers."""
+    return np.asarray(Picture.fromarray(np.ascontiguousarray(colours)).resize(size[::-1], Picture.Resampling.BOX))
 
 
 def with_lines(panel: Bytes, lines: Sequence[npt.NDArray[np.floating]], colour: tuple[int, int, int]) -> Bytes:
@@ -71,16 +76,16 @@ def with_lines(panel: Bytes, lines: Sequence[npt.NDArray[np.floating]], colour: 
 
 
 def page_of(rows: Sequence[Sequence[Bytes]], names: Sequence[str], titles: Sequence[str], headline: str) -> Picture.Image:
-    """The page: rows of panels of one height, named at their left, a title above each column, and a line above all."""
-    heights = [row[0].shape[0] for row in rows]
-    whole = Picture.new("RGB", (SIDE + len(titles) * (WIDTH + GAP), TOP + sum(height + GAP for height in heights)), "white")
+    """The page: rows of panels of one height, all of one width, named at their left, a title above each column, and a line above all."""
+    heights, width = [row[0].shape[0] for row in rows], rows[0][0].shape[1]
+    whole = Picture.new("RGB", (SIDE + len(titles) * (width + GAP), TOP + sum(height + GAP for height in heights)), "white")
     pen, top = ImageDraw.Draw(whole), TOP
     pen.text((whole.width / 2, 6), headline, fill="black", font=ImageFont.load_default(HEADLINE), anchor="mt")
     for column, title in enumerate(titles):
-        pen.text((SIDE + column * (WIDTH + GAP) + WIDTH / 2, TOP - 8), title, fill="black", font=ImageFont.load_default(TITLE), anchor="mb")
+        pen.text((SIDE + column * (width + GAP) + width / 2, TOP - 10), title, fill="black", font=ImageFont.load_default(TITLE), anchor="ms")
     for row, name, height in zip(rows, names, heights, strict=True):
         for column, panel in enumerate(row):
-            whole.paste(Picture.fromarray(panel), (SIDE + column * (WIDTH + GAP), top))
+            whole.paste(Picture.fromarray(panel), (SIDE + column * (width + GAP), top))
         beside = Picture.new("RGB", (height, SIDE - 4), "white")
         ImageDraw.Draw(beside).text((height / 2, SIDE / 2), name, fill="black", font=ImageFont.load_default(TITLE), anchor="mm")
         whole.paste(beside.transpose(Picture.Transpose.ROTATE_90), (0, top))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nnreg import metrics
 from nnreg.arrays import Bytes, Reals
-from nnreg.evaluation.registration.panels import COOL_WARM, RED_BLUE, WIDTH, coloured, page_of, stretched, with_lines
+from nnreg.evaluation.registration.panels import COOL_WARM, RED_BLUE, coloured, page_of, panel_width, stretched, with_lines
 from nnreg.evaluation.slices import View, views
 from nnreg.files import atomic_path
 from nnreg.geometry import FieldMap, Space, Transform
@@ -26,7 +26,7 @@ RESOLUTION = 110  # dots per inch
 SAMPLE = 300_000  # values that percentiles are taken of
 MOST_AIR = 8  # as many values, of which most may be air, are looked at for them
 DIFFERENCE, DIMMED = 0.6, 1.6  # of the grey values: what is full red, and what is white under the grid
-EFFORT = 3  # of 0 to 9, of the compression: 6 takes three times as long for a tenth less
+EFFORT = 6  # of 0 to 9, of the compression: a tenth less than at 3 for hundredths of a second
 FOLD_COLOUR, GRID_COLOUR = (0, 255, 64), (255, 176, 0)
 COLUMNS = ("fixed", "moving (affine part)", "warped", "difference before", "difference after", "grid in the moving image", "Jacobian")
 
@@ -50,7 +50,8 @@ def overview_of_transform(path: Path | str, fixed: Image, moving: Image, warped:
     colour = fixed.array.shape[0] == 3 and fixed.array.dtype == np.uint8
     shown = views(fixed=fixed, moving=moving, warped=warped, transform=transform)
     windows = window(fixed.array), window(moving.array)
-    rows = [_panels(view, windows, colour=colour) for view in shown]
+    width = panel_width(max(view.determinant.shape[1] for view in shown))
+    rows = [_panels(view, windows, width, colour=colour) for view in shown]
     with atomic_path(path) as temporary:
         page_of(rows, [view.name for view in shown], COLUMNS, _headline(shown, unit)).save(temporary, format="PNG", compress_level=EFFORT)
 
@@ -100,17 +101,17 @@ def window(image: npt.NDArray[np.generic]) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def _panels(view: View, windows: tuple[tuple[float, float], tuple[float, float]], *, colour: bool) -> list[Bytes]:
+def _panels(view: View, windows: tuple[tuple[float, float], tuple[float, float]], width: int, *, colour: bool) -> list[Bytes]:
     """What :data:`COLUMNS` names, in colours."""
     fixed, moving, warped = (
         scaled(image, window) for image, window in zip((view.fixed, view.moving, view.warped), (windows[0], windows[1], windows[1]), strict=True)
     )
     grey_fixed, grey_moving, grey_warped = (_grey(image, colour) for image in (fixed, moving, warped))
-    height = max(1, round(WIDTH * panel_height(view.determinant.shape, view.spacing)))
+    size = max(1, round(width * panel_height(view.determinant.shape, view.spacing))), width
     images = [_image_panel(image, colour) for image in (fixed, moving, warped)]
     differences = [coloured((grey_fixed - image) / (2 * DIFFERENCE) + 0.5, RED_BLUE) for image in (grey_moving, grey_warped)]
-    plain = [stretched(panel, height) for panel in (*images, *differences, coloured(grey_moving / DIMMED), _jacobian_panel(view))]
-    return [*plain[:5], with_lines(plain[5], _grid_lines(view, height), GRID_COLOUR), plain[6]]
+    plain = [stretched(panel, size) for panel in (*images, *differences, coloured(grey_moving / DIMMED), _jacobian_panel(view))]
+    return [*plain[:5], with_lines(plain[5], _grid_lines(view, size), GRID_COLOUR), plain[6]]
 
 
 def _image_panel(image: Reals, colour: bool) -> Bytes:
@@ -136,12 +137,12 @@ def show(axis: Any, image: Reals, aspect: float, *, colour: bool) -> None:
         axis.imshow(image[0], cmap="gray", vmin=0, vmax=1, aspect=aspect)
 
 
-def _grid_lines(view: View, height: int) -> list[npt.NDArray[np.floating]]:
+def _grid_lines(view: View, size: tuple[int, int]) -> list[npt.NDArray[np.floating]]:
     """Where lines of the fixed grid lie in the moving image, pixels of its panel."""
-    rows, columns = view.determinant.shape
+    (rows, columns), (height, width) = view.determinant.shape, size
     step = max(2, round(max(rows, columns) / GRID_LINES))
     down, right = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    position = np.stack([(right + view.field[1] + 0.5) * (WIDTH / columns), (down + view.field[0] + 0.5) * (height / rows)], axis=-1)
+    position = np.stack([(right + view.field[1] + 0.5) * (width / columns), (down + view.field[0] + 0.5) * (height / rows)], axis=-1)
     return [*position[step // 2 :: step], *position[:, step // 2 :: step].transpose(1, 0, 2)]
 
 

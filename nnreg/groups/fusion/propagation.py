@@ -14,7 +14,7 @@ from nnreg.arrays import AnyArray, Floats
 from nnreg.errors import NnRegError
 from nnreg.files import atomic_path, content_digest, read_json, write_json
 from nnreg.geometry import Space, Transform, resample_image, resample_labels
-from nnreg.geometry.itk import write_itk
+from nnreg.geometry.itk import write_result
 from nnreg.groups.fusion.atlases import Atlas
 from nnreg.groups.fusion.blocks import Three, WarpedAtlases
 from nnreg.groups.fusion.registrars import Found, Registrar
@@ -92,7 +92,7 @@ class Propagation:
         labels = atlas.member.label_map(moving)
         assert labels is not None  # an atlas has labels
         if self.maps is not None:
-            write_itk(self.maps / f"{self.image.name}__{atlas.name}.h5", found.transform)
+            write_result(self.maps / f"{self.image.name}__{atlas.name}.h5", found.transform)
         warped = resample_image(scaled(moving.array), moving=moving.space, fixed=image.space, transform=found.transform)
         self._save(atlas, "image", warped.astype(np.float16))
         drawn = resample_labels(labels.array, moving=moving.space, fixed=image.space, transform=found.transform)

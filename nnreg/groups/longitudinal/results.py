@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.files import content_digest, plain, read_json, write_json
-from nnreg.geometry.itk import write_itk
+from nnreg.geometry.itk import write_result
 from nnreg.groups.longitudinal.subject import Followed, Settings
 from nnreg.groups.longitudinal.table import draw, write_table
 from nnreg.groups.longitudinal.visits import Subject
@@ -31,7 +31,7 @@ def save(found: Followed, folder: Path, settings: Settings) -> dict[str, Any]:
         The report.
     """
     for number, visit in enumerate(found.subject.visits):
-        write_itk(folder / f"to_{visit.name}.h5", found.transform(number))
+        write_result(folder / f"to_{visit.name}.h5", found.transform(number))
         if number:
             write_image(folder / f"log_jacobian_{visit.name}.nii.gz", found.volumes.since_first(number)[None], found.grid)
     write_image(folder / "mean.nii.gz", found.mean.astype(np.float32), found.grid)

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnreg.errors import RegistrationError
 from nnreg.files import write_json
 from nnreg.geometry import AffineMap, Transform
-from nnreg.geometry.itk import write_itk
+from nnreg.geometry.itk import write_result
 from nnreg.groups.output_folder import SUMMARY, own_folder, own_work
 from nnreg.groups.series.correct import Corrected, Correction, correct
 from nnreg.groups.series.frames import Series, names_of
@@ -72,4 +72,4 @@ def write_transforms(folder: Path, transforms: Sequence[Transform], numbers: Seq
     """One of each frame: ``frame_0000.tfm``, or ``.h5`` where it bends; `numbers` by default from 0 on."""
     for number, transform in zip(range(len(transforms)) if numbers is None else numbers, transforms, strict=True):
         linear = all(isinstance(stage, AffineMap) for stage in transform.stages)
-        write_itk(folder / f"frame_{number:04d}{'.tfm' if linear else '.h5'}", transform)
+        write_result(folder / f"frame_{number:04d}{'.tfm' if linear else '.h5'}", transform)

@@ -17,7 +17,7 @@ from nnreg.evaluation.registration.pictures import panel_height, scaled, sheet, 
 from nnreg.evaluation.slices import page, planes
 from nnreg.files import write_json
 from nnreg.geometry import resample_image, resample_labels
-from nnreg.geometry.itk import write_itk
+from nnreg.geometry.itk import write_result
 from nnreg.groups.affine_mean import mean_logarithm
 from nnreg.groups.template.mean_image import MeanImage, sharpened
 from nnreg.groups.template.options import TemplateOptions
@@ -84,9 +84,9 @@ def _write_maps(job: _Maps) -> str | None:
         assert found is not None
         save(job.labels, resample_labels(found.array, moving=found.space, fixed=job.shape.space, transform=transform))  # type: ignore[arg-type]
     folder = job.output / "maps"
-    write_itk(folder / f"{job.subject.name}.h5", transform)
+    write_result(folder / f"{job.subject.name}.h5", transform)
     try:
-        write_itk(folder / f"{job.subject.name}_inverse.h5", transform.inverse())
+        write_result(folder / f"{job.subject.name}_inverse.h5", transform.inverse())
     except GeometryError as error:
         return str(error)
     return None

@@ -220,7 +220,7 @@ def _targets(fixed: BidsName, moving: BidsName, record: Mapping[str, Any]) -> li
         ("inverse_transform", transform(there, here), back),
         ("warped", image(moving.suffix, desc="nnReg"), sidecar),
         ("warped_labels", image("dseg", desc="nnReg"), sidecar),
-        ("uncertainty", image("uncertainty", desc="nnReg"), {**sidecar, "Units": "mm"}),
+        ("uncertainty", image("uncertainty", desc="nnReg"), {**sidecar, "Units": record.get("unit", "mm")}),
         ("overview", f"{figures}/{moving.name(moving.suffix, space=there, desc='overview')}", None),
     ]
 

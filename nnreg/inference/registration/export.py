@@ -8,7 +8,7 @@ from pathlib import Path
 from nnreg.dataset.raw import Case
 from nnreg.files import atomic_folder
 from nnreg.geometry import Transform, resample_image, resample_labels
-from nnreg.geometry.itk import write_itk
+from nnreg.geometry.itk import write_result
 from nnreg.imageio import Image, as_stored, ending_for, write_image
 from nnreg.inference.predictor import PairTransforms
 
@@ -23,7 +23,7 @@ def write_pair(
     moving: Case,
     ending: str,
     picture: Callable[[Path, Image, Image, Image, Transform], None] | None = None,
-    field: bool = True,
+    field: bool = False,
     inverse: bool = False,
 ) -> None:
     """Write transform, alignment, field, warped image and labels of a pair; the folder appears whole or not at all.
@@ -41,17 +41,17 @@ def write_pair(
     picture
         Draws ``overview.png``: ``picture(path, fixed, moving, warped, transform)``.
     field
-        Whether to write the whole map as displacements: ``field.nii.gz``, in 2D ``field.mha``.
+        Whether to write the whole map, which ``transform.h5`` holds, as displacements too: ``field.nii.gz``, in 2D ``field.mha``.
     inverse
         Whether to write ``inverse_transform.h5``: from the moving to the fixed world.
     """
     with atomic_folder(folder) as part:
-        write_itk(part / "transform.h5", transforms.transform)
-        write_itk(part / "alignment.h5", transforms.alignment)
+        write_result(part / "transform.h5", transforms.transform)
+        write_result(part / "alignment.h5", transforms.alignment)
         if field:
-            write_itk(part / "field.nii.gz" if fixed.space.ndim == 3 else part / "field.mha", transforms.transform, fixed.space)
+            write_result(part / "field.nii.gz" if fixed.space.ndim == 3 else part / "field.mha", transforms.transform, fixed.space)
         if inverse:
-            write_itk(part / "inverse_transform.h5", transforms.transform.inverse())
+            write_result(part / "inverse_transform.h5", transforms.transform.inverse())
         warped = resample_image(moving.image.array, moving=moving.image.space, fixed=fixed.space, transform=transforms.transform)
         kind = warped.dtype if ending_for(ending, warped.dtype) == ending else moving.image.array.dtype  # pictures hold whole numbers only
         write_image(part / f"warped{ending_for(ending, kind)}", as_stored(warped, kind), fixed.space)

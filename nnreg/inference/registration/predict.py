@@ -23,7 +23,7 @@ from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
 from nnreg.imageio.endings import unit_of
 from nnreg.inference.predictor import PairTransforms, Predictor, TrainedModel
-from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImages, TrainingCases, refuse_own_folder
+from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImages, TrainingCases, refuse_mixture, refuse_own_folder
 from nnreg.inference.registration.export import DONE, write_pair
 from nnreg.inference.registration.models import Origin, PairModel, PlannedEngine, TrainedPairs
 from nnreg.inference.registration.pair_predictors import NetworkPredictor, PairMapper
@@ -48,7 +48,7 @@ class PredictOptions:
     method: str | None = None
     learn2reg: bool = False
     pictures: bool = True
-    field: bool = True
+    field: bool = False
     inverse: bool = False
     continue_prediction: bool = False
     processes: int = 1
@@ -212,6 +212,7 @@ def register_images(
         The content of ``prediction.json``.
     """
     refuse_own_folder(output, images.folder, images.labels)
+    refuse_mixture(output, "measures.json", "nnreg_register")
     writable_folder(output)
     source = model.source(images)
     pairs = chosen_pairs(model.spec, source, images)

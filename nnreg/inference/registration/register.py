@@ -22,11 +22,12 @@ from nnreg.engine.constraints import FREE
 from nnreg.errors import GeometryError, RegistrationError
 from nnreg.evaluation.registration.pictures import overview_of_transform
 from nnreg.files import folder_to_write, no_empty_folders, refuse_overwriting, writable_folder, write_json
-from nnreg.geometry.itk import write_itk
+from nnreg.geometry.itk import write_result
 from nnreg.geometry.transform_files import files_of, read_transforms
 from nnreg.imageio import ENDINGS, Image, as_stored, check_finite, check_same_space, ending_for, ending_of, read_channels, read_image, write_image
 from nnreg.imageio.endings import unit_of
 from nnreg.imageio.formats import formats
+from nnreg.inference.registration.cases import refuse_mixture
 from nnreg.lock import held
 from nnreg.progress import Further, Progress
 from nnreg.run_record import digests, run_record
@@ -115,6 +116,7 @@ def register_files(
     for name in (*OUTPUTS, *(f"{stem}{ending}" for stem in WARPED for ending in ENDINGS)):
         refuse_overwriting(output / name, files.all())
     told = Further(on_progress, 1 + uncertainty)
+    refuse_mixture(output, "prediction.json", "nnreg_predict")
     with no_empty_folders():
         with held(writable_folder(output), "written to", RegistrationError):  # told before the work, not after it
             result = _registered(files, guided=guided, on_progress=told, **options)
@@ -171,10 +173,10 @@ def write_registration(
     told.then("writing")
     started = time.perf_counter()
     with folder_to_write(output / "registration") as part:
-        write_itk(part / "transform.h5", result.transform)
+        write_result(part / "transform.h5", result.transform)
         _write_inverse(part / "inverse_transform.h5", result)
         if field:
-            write_itk(part / "field.nii.gz", result.transform, result.fixed.space)
+            write_result(part / "field.nii.gz", result.transform, result.fixed.space)
         warped = _write_warped(part, result, files)
         if doubt is not None:
             write_image(part / "uncertainty.nii.gz", doubt[None], result.fixed.space)
@@ -239,7 +241,7 @@ def _write_warped(part: Path, result: Registration, files: PairFiles) -> AnyArra
 def _write_inverse(path: Path, result: Registration) -> None:
     """The inverse; a registration that failed may have none, and its other files are written all the same."""
     try:
-        write_itk(path, result.inverse)
+        write_result(path, result.inverse)
     except GeometryError:
         if result.succeeded:
             raise

@@ -19,7 +19,7 @@
     contours: { title: "Contours", needs: ["fixed"], draw: drawContours, controls: ["before"], legend: () => `<span class="swatch" style="background:${FIXED_LINE}"></span>${hasLabels() ? "labels" : "edges"} of the fixed image${hasLabels() && hasOtherLabels() ? ` <span class="swatch" style="background:${OTHER_LINE}"></span>labels of the ${otherName()}` : ""}, drawn on the ${otherName()}.` },
     grid: { title: "Grid", needs: ["field", "before"], draw: drawGrid, controls: [], legend: () => "Where lines of the fixed grid lie in the moving image (its linear part is taken out); the part of the motion within the slice." },
     jacobian: { title: "Jacobian", needs: ["field", "fixed"], draw: drawJacobian, controls: ["strength"], legend: () => `Change of volume: <span class="ramp" style="background:linear-gradient(90deg,#3b4cc0,#ddd,#b40426)"></span> half to double as large in the moving image; <span class="swatch" style="background:#00ff40"></span>folded, sampled at the resolution of this picture.` },
-    uncertainty: { title: "Uncertainty", needs: ["uncertainty", "warped"], draw: drawUncertainty, controls: ["strength"], legend: () => `<span class="ramp" style="background:linear-gradient(90deg,#000,#781c6d,#ed6925,#fcffa4)"></span> 0 to ${state.planes[0].uncertainty_mm} mm, on the warped image.` },
+    uncertainty: { title: "Uncertainty", needs: ["uncertainty", "warped"], draw: drawUncertainty, controls: ["strength"], legend: () => `<span class="ramp" style="background:linear-gradient(90deg,#000,#781c6d,#ed6925,#fcffa4)"></span> 0 to ${state.planes[0].uncertainty_top} ${about.lengthUnit}, on the warped image.` },
     warped: { title: "Warped", only: ["warped"], without: "fixed", draw: (plane) => tile(plane, "warped"), controls: [], legend: () => "The moving image on the fixed grid." },
   };
   const CASE_MODES = {
@@ -98,7 +98,7 @@
     plane.context.restore();
     maybeOutlines(plane);
     plane.context.fillStyle = "#fff";
-    plane.context.fillRect(edge - 1, 0, 2, plane.canvas.height);
+    plane.context.fillRect(edge - shrunk(plane.canvas), 0, 2 * shrunk(plane.canvas), plane.canvas.height);
   }
 
   function drawFlicker(plane) {
@@ -172,9 +172,12 @@
     context.lineTo(x + right, y + down);
   }
 
+  // How many times smaller the page shows a picture: thinner lines are lost.
+  const shrunk = (canvas) => Math.max(1, canvas.width / (canvas.clientWidth || canvas.width));
+
   function stroke(context, colour, width) {
     context.strokeStyle = colour;
-    context.lineWidth = width;
+    context.lineWidth = width * shrunk(context.canvas);
     context.lineCap = "square";
     context.stroke();
   }
