@@ -21,21 +21,31 @@ DATASET = "Dataset001_Tiny"
 TASKS = ("registration", "dense_prediction")
 
 
-def write_dataset(root: Path, count: int) -> Path:
+DIFFERENT = 64  # images; the others are links to them
+
+
+def write_dataset(root: Path, count: int, pairing: str) -> Path:
     """Tiny images of a bright spot somewhere, with labels."""
     raw = root / "nnReg_raw" / DATASET
     if (raw / "dataset.json").is_file():
         return raw
     space = Space.plain((SIDE, SIDE))
     rows, columns = np.indices(space.shape)
-    for number in range(count):
+    for number in range(DIFFERENT, count):
+        for kind, name in (("imagesTr", "c{:05d}_0000.nii.gz"), ("labelsTr", "c{:05d}.nii.gz")):
+            (raw / kind).mkdir(parents=True, exist_ok=True)
+            (raw / kind / name.format(number)).symlink_to(name.format(number % DIFFERENT))
+    for number in range(min(count, DIFFERENT)):
         rng = np.random.default_rng(number)
         centre = rng.uniform(6, 10, 2)
         distance = np.hypot(rows - centre[0], columns - centre[1])
         image = np.where(distance < 6, 100 + 50 * np.cos(rows + columns) + rng.normal(0, 5, space.shape), 0)
         write_image(raw / "imagesTr" / f"c{number:05d}_0000.nii.gz", image[None].astype(np.float32), space)
         write_image(raw / "labelsTr" / f"c{number:05d}.nii.gz", (distance < 3)[None].astype(np.uint8), space)
-    content = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "spot": 1}, "numTraining": count, "file_ending": ".nii.gz", "pairing": "all"}
+    content = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "spot": 1}, "numTraining": count, "file_ending": ".nii.gz"}
+    content |= {"pairing": pairing}
+    if pairing == "groups":  # of two: images of a person on one grid, nothing to align
+        content["groups"] = {f"c{number:05d}": f"p{number // 2}" for number in range(count)}
     (raw / "dataset.json").write_text(json.dumps(content))
     return raw
 
@@ -70,15 +80,17 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("counts", type=int, nargs="+")
     parser.add_argument("--task", choices=TASKS, default=TASKS[0])
+    parser.add_argument("--pairing", choices=("all", "groups"), default="all", help="all: every case is aligned; groups: none has to be")
     parser.add_argument("-np", dest="processes", type=int, default=1)
     options = parser.parse_args()
     for count in options.counts:
         root = options.work / str(count)
-        raw = write_dataset(root, count)
+        raw = write_dataset(root, count, options.pairing)
         common = ("-d", 1, "--workspace", root, "-np", options.processes, "--no_pbar")
         steps = {
             "fingerprint": (["nnreg.cli.extract_fingerprint"], *common, "--task", options.task, "--pair_budget", 0, "--clean"),
-            "plan": (["nnreg.cli.plan_experiment"], "-d", 1, "--workspace", root, "--task", options.task),
+            # as for a GPU: how fast this machine trains is no matter of the number of cases
+            "plan": (["nnreg.cli.plan_experiment"], "-d", 1, "--workspace", root, "--task", options.task, "-device", "cuda"),
             "preprocess": (["nnreg.cli.preprocess"], *common, "--clean"),
             "nothing missing": (["nnreg.cli.preprocess"], *common),
         }
