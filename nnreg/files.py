@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.documents import parse_json
-from nnreg.errors import NnRegError
+from nnreg.errors import NnRegError, WriteError
 from nnreg.temporaries import temporary_beside
 
 # what the user can mend: permissions, a file where a folder should be, a read-only or full disk
@@ -116,7 +116,7 @@ def _told(path: Path, temporary: Path | None = None) -> Iterator[None]:
         reason = _unwritable(error, temporary)
         if reason is None:
             raise
-        raise NnRegError(f"{path}: cannot be written ({os.strerror(reason)}). {_remedy(reason)}") from error
+        raise WriteError(f"{path}: cannot be written ({os.strerror(reason)}). {_remedy(reason)}") from error
 
 
 def _unwritable(error: Exception, temporary: Path | None) -> int | None:
@@ -250,7 +250,7 @@ def writable_folder(path: Path | str) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
+        raise WriteError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
     return path
 
 

@@ -14,6 +14,7 @@ from nnreg.errors import NnRegError
 from nnreg.preprocessing import fingerprint_dataset, plan_dataset, preprocess_dataset
 from nnreg.workspace import Workspace
 from tests.faults.commands import write_images
+from tests.test_full_disk import files_up_to
 
 NOWHERE = Path("/sys/nnreg")  # no user may make a folder there, the administrator neither
 
@@ -56,6 +57,19 @@ def test_a_case_that_vanishes_is_named_and_the_others_are_kept(tmp_path: Path, r
     now = {path.name: path.stat().st_mtime_ns for path in arrays.glob("s*.json")}
     assert len(now) == 8
     assert {name: now[name] for name in finished} == finished
+
+
+def test_a_full_disk_is_no_fault_of_an_atlas(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be left out, and stay so where there is room again."""
+    arguments = ["-i", tmp_path / "one", "--atlases", tmp_path / "atlases" / "imagesTr", "-o", tmp_path / "out", "--preset", "fast", "-q"]
+    command = [*map(str, arguments), "--save_transforms", "--no_pictures", "-np", "1"]
+    with files_up_to(7000):
+        assert fuse.main(command) == 2
+    told = capsys.readouterr().err.strip()
+    assert len(told.splitlines()) == 1
+    assert "cannot be written (File too large)" in told
+    assert fuse.main(command) == 0
+    assert (tmp_path / "out" / "s4_a.nii.gz").is_file()
 
 
 def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
