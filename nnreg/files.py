@@ -220,13 +220,19 @@ def link(path: Path, name: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as file:
+    """Send a file to disk, on which there has to be room for more: some writers are silent about last bytes that found none."""
+    with path.open("r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if file.write(PROBE) != len(PROBE):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.truncate(size)
         os.fsync(file.fileno())
 
 
 def _flush_all(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     if len(files) > MANY:  # the chunks of an image
+        _flush(files[0])
         os.sync()
         return
     for path in files:
