@@ -31,13 +31,14 @@ test-slow: setup ## the tests that take longer
 test-lowest: ## the fast tests with the oldest versions that setup.py admits
 	$(MAKE) test VENV=$(VENV)-lowest CONSTRAINTS=requirements/lowest.txt
 
-test-faults: setup ## kills at random moments, full disks, damaged files: minutes
-	$(BIN)/python -m pytest --doctest-modules tests/fuzz tests/test_full_disk.py tests/test_seal.py tests/test_temporaries.py tests/test_lock.py
-	$(BIN)/python -m tests.faults.kills 12
+test-faults: setup ## kills at random moments, full disks, two at once, damaged files: minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz tests/faults tests/test_full_disk.py tests/test_seal.py tests/test_temporaries.py tests/test_lock.py tests/test_two_at_once.py
+	$(BIN)/python -m tests.faults.kills 14
 
-test-nightly: setup ## many more damaged files and kills: hours
+test-nightly: setup ## many more damaged files, kills and examples: hours
 	$(BIN)/python -m tests.fuzz.trial 100000
-	$(BIN)/python -m tests.faults.kills 200
+	$(BIN)/python -m tests.faults.kills 210
+	NNREG_EXAMPLES=5000 $(BIN)/python -m pytest tests/test_properties.py
 
 lint: setup ## style
 	$(BIN)/ruff check .

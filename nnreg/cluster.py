@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pickle import HIGHEST_PROTOCOL, dumps, loads
 from typing import TYPE_CHECKING, Any
 
 from nnreg.errors import ConfigurationError
-from nnreg.parallel import on_workers_of, one_thread_each
+from nnreg.parallel import guarded, on_workers_of, one_thread_each
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -29,14 +30,18 @@ class _Workers:
     def workers(self) -> int:
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Hand out a call; a call whose worker dies goes to another worker, three times at most."""
-        return self._futures.submit(_on_worker, function, *arguments)
+    def shared(self, work: Callable[[Any], Any]) -> Any:
+        """The work as the result of a task: workers hand it on to each other, and it is made again where all that had it died."""
+        return self._client.submit(loads, dumps(work, HIGHEST_PROTOCOL), pure=False)
+
+    def submit(self, shared: Any, item: Any, name: str) -> Future[Any]:
+        """Hand out an item; one whose worker dies goes to another worker, three times at most."""
+        return self._futures.submit(_on_worker, shared, item, name)
 
 
-def _on_worker(function: Callable[..., Any], *arguments: Any) -> Any:
+def _on_worker(work: Callable[[Any], Any], item: Any, name: str) -> Any:
     one_thread_each()
-    return function(*arguments)
+    return guarded(work, item, name)
 
 
 @contextlib.contextmanager

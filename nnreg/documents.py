@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import struct
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -25,9 +26,9 @@ def parse_json(text: str, where: str, error: type[NnRegError] = NnRegError) -> A
     Raises
     ------
     NnRegError
-        Of the given class, with `where` in front: no JSON, a key twice, too deep, a number of thousands of digits.
+        Of the given class, with `where` in front: no JSON, a key twice, too deep, a number of thousands of digits, NaN, infinity.
     """
-    return _parsed(lambda: json.loads(text, object_pairs_hook=_once), "JSON", where, error)
+    return _parsed(lambda: json.loads(text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite), "JSON", where, error)
 
 
 def parse_yaml(text: str, where: str, error: type[NnRegError] = NnRegError) -> Any:
@@ -37,7 +38,7 @@ def parse_yaml(text: str, where: str, error: type[NnRegError] = NnRegError) -> A
     ------
     NnRegError
         Of the given class, with `where` in front: no YAML, a tag that would make an object, a key twice, too deep, a part that contains itself, more than
-        50 aliases.
+        50 aliases, NaN, infinity.
     """
     import yaml
 
@@ -90,6 +91,14 @@ def _parsed(load: Callable[[], Any], kind: str, where: str, error: type[NnRegErr
     return value
 
 
+def _finite(text: str) -> float:
+    """Python writes and reads NaN and Infinity, which are no JSON, and makes infinity of numbers that are too large."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return value
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -111,6 +120,13 @@ def _loader() -> Any:
                     raise ValueError(f"the key {name!r} is there twice")
             return super().construct_mapping(node, deep)
 
+        def construct_yaml_float(self, node: Any) -> float:
+            value = super().construct_yaml_float(node)
+            if not math.isfinite(value):
+                raise ValueError(f"{node.value[:40]} is no finite number")
+            return value
+
+    Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_yaml_float)
     return Loader
 
 

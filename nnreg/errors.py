@@ -14,6 +14,10 @@ class WorkspaceError(NnRegError):
     """A workspace folder is missing, ambiguous or cannot be written."""
 
 
+class WriteError(NnRegError):
+    """A file or folder cannot be written, or a disk is full: no fault of what was to be written, so that nothing may be left out for it."""
+
+
 class ImageError(NnRegError):
     """A file is not a readable image, or cannot be written."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.documents import parse_json
-from nnreg.errors import NnRegError
+from nnreg.errors import NnRegError, WriteError
 from nnreg.temporaries import temporary_beside
 
 # what the user can mend: permissions, a file where a folder should be, a read-only or full disk
@@ -116,7 +116,7 @@ def _told(path: Path, temporary: Path | None = None) -> Iterator[None]:
         reason = _unwritable(error, temporary)
         if reason is None:
             raise
-        raise NnRegError(f"{path}: cannot be written ({os.strerror(reason)}). {_remedy(reason)}") from error
+        raise WriteError(f"{path}: cannot be written ({os.strerror(reason)}). {_remedy(reason)}") from error
 
 
 def _unwritable(error: Exception, temporary: Path | None) -> int | None:
@@ -220,13 +220,19 @@ def link(path: Path, name: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as file:
+    """Send a file to disk, on which there has to be room for more: some writers are silent about last bytes that found none."""
+    with path.open("r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if file.write(PROBE) != len(PROBE):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.truncate(size)
         os.fsync(file.fileno())
 
 
 def _flush_all(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     if len(files) > MANY:  # the chunks of an image
+        _flush(files[0])
         os.sync()
         return
     for path in files:
@@ -250,7 +256,7 @@ def writable_folder(path: Path | str) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise NnRegError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
+        raise WriteError(f"{path}: cannot be written ({error.strerror}). Choose a folder you may write to, or change its permissions.") from error
     return path
 
 

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from pickle import HIGHEST_PROTOCOL, dumps, loads
 from typing import Any, Protocol, TypeVar
 
 from nnreg.errors import NnRegError, WorkerError
@@ -44,7 +45,7 @@ def run_all(
     Parameters
     ----------
     work
-        A picklable function of one item.
+        A picklable function of one item. A worker gets it once, whatever the number of items: it may know all of them.
     items
         The items. They are handed out as workers become free.
     processes
@@ -63,11 +64,12 @@ def run_all(
         yield from _handed_out(_clusters[-1], work, items, name)
     elif processes <= 1:
         for item in items:
-            yield item, _guarded(work, item, name(item))
+            yield item, guarded(work, item, name(item))
     else:
         # spawn: forking a process that has used torch's or blosc2's threads can hang
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=one_thread_each) as pool:
+        packed = dumps(work, HIGHEST_PROTOCOL)
+        with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(packed,)) as pool:
             try:
                 yield from _handed_out(LocalWorkers(pool, processes), work, items, name)
             finally:
@@ -87,22 +89,43 @@ class Executor(Protocol):
         """What a call raises whose worker was killed."""
         ...
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Hand out a call."""
+    def shared(self, work: Callable[[Item], Result]) -> Any:
+        """What stands for `work` in :meth:`submit`, so that it is not sent with every item."""
+        ...
+
+    def submit(self, shared: Any, item: Any, name: str) -> Future[Any]:
+        """Hand out an item."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalWorkers:
-    """Processes of this machine."""
+    """Processes of this machine, which were given the work when they began."""
 
     pool: ProcessPoolExecutor
     workers: int
     died: type[Exception] = BrokenExecutor
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def shared(self, work: Callable[[Item], Result]) -> None:
         """See :class:`Executor`."""
-        return self.pool.submit(function, *arguments)
+
+    def submit(self, shared: None, item: Any, name: str) -> Future[Any]:
+        """See :class:`Executor`."""
+        return self.pool.submit(_on_worker, item, name)
+
+
+_given: list[bytes | Callable[[Any], Any]] = []  # in a worker: its work, packed until the first item, so that a failure to unpack it is told as one of the item
+
+
+def _begin(packed: bytes) -> None:
+    one_thread_each()
+    _given.append(packed)
+
+
+def _on_worker(item: Any, name: str) -> Any:
+    if isinstance(_given[0], bytes):
+        _given[0] = loads(_given[0])
+    return guarded(_given[0], item, name)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -118,9 +141,10 @@ def on_workers_of(cluster: Executor) -> Iterator[None]:
 def _handed_out(workers: Executor, work: Callable[[Item], Result], items: Iterable[Item], name: Callable[[Item], str]) -> Iterator[tuple[Item, Result]]:
     """Two items a worker are under way, so that none waits and a million items need no more memory than a few."""
     running: dict[Future[Any], Item] = {}
+    shared = workers.shared(work)
     try:
         for item in items:
-            running[workers.submit(_guarded, work, item, name(item))] = item
+            running[workers.submit(shared, item, name(item))] = item
             if len(running) >= 2 * max(1, workers.workers):
                 yield from _finished(running)
         while running:
@@ -142,7 +166,8 @@ def _finished(running: dict[Future[Any], Item]) -> Iterator[tuple[Item, Any]]:
         yield running.pop(future), result
 
 
-def _guarded(work: Callable[[Item], Result], item: Item, name: str) -> Result:
+def guarded(work: Callable[[Item], Result], item: Item, name: str) -> Result:
+    """``work(item)``, with what fails told as :func:`run_all` promises."""
     try:
         return work(item)
     except (NnRegError, KeyboardInterrupt):

@@ -9,7 +9,6 @@ import re
 import secrets
 import shutil
 import socket
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,9 +55,19 @@ def _is_left_behind(entry: os.DirEntry[str]) -> bool:
     if found["place"] == _place():
         return not _is_alive(int(found["process"]))
     try:
-        return time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD
+        return _now_in(Path(entry.path).parent) - entry.stat(follow_symlinks=False).st_mtime > OLD
     except OSError:
         return False
+
+
+def _now_in(folder: Path) -> float:
+    """The time by the clock that dates the files of `folder`: this machine's may be another, or be set to another day."""
+    probe = folder / f"{PREFIX}-{_place()}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

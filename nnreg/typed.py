@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -118,6 +119,8 @@ def _convert_tuple(value: Any, arguments: tuple[Any, ...], where: str, error: ty
 
 def _convert_scalar(value: Any, hint: Any, where: str, error: type[NnRegError]) -> Any:
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise error(f"{where}: expected a finite number, found {value}.")
         return float(value)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

@@ -27,6 +27,9 @@ def test_plain_documents_are_read():
         ("[" * 200_000, "without end"),
         ("1" * 5000, "4300 digits"),
         ("{", "Expecting property name"),
+        ('{"a": [NaN]}', "NaN is no finite number"),
+        ("-Infinity", "-Infinity is no finite number"),
+        ("[1e400]", "1e400 is no finite number"),
     ],
 )
 def test_json_that_cannot_be_read_is_told(text, words):
@@ -49,6 +52,8 @@ def test_json_that_cannot_be_read_is_told(text, words):
         ("a: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
         ("a: [1\n", "while parsing"),
         ("\x00", "special characters"),
+        ("a: -.inf\n", "-.inf is no finite number"),
+        ("a: [.nan]\n", ".nan is no finite number"),
     ],
 )
 def test_yaml_that_cannot_be_read_is_told(text, words):

@@ -81,6 +81,30 @@ def test_what_does_not_fit_is_told_and_not_there(tmp_path: Path, name: str) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("missing", [1, 400])
+@pytest.mark.parametrize("name", ["image.nii", "image.npy", "field.tfm", "spm.nii"])
+def test_the_last_bytes_are_missed_too(tmp_path: Path, name: str, missing: int) -> None:
+    """Of these numpy and ITK say nothing."""
+    WRITERS[name](tmp_path / name)
+    room = (tmp_path / name).stat().st_size - missing
+    (tmp_path / name).unlink()
+    with files_up_to(room), pytest.raises(NnRegError, match="cannot be written"):
+        WRITERS[name](tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("form", ["itk", "x5"])
+def test_hdf5_does_not_end_the_process_wherever_the_disk_is_full(tmp_path: Path, form: str) -> None:
+    """The library crashes when it closes a file whose last bytes found no room: not in the middle of large data, where the test above is."""
+    ending = "h5" if form == "itk" else "x5"
+    write_transform(tmp_path / f"whole.{ending}", FIELD, form=form, fixed=SPACE, moving=SPACE)
+    size = (tmp_path / f"whole.{ending}").stat().st_size
+    for room in (0, 90, 700, 2500, 7000, size // 2, size - 3000, size - 100, size - 1):
+        with files_up_to(room), pytest.raises(NnRegError, match="cannot be written"):
+            write_transform(tmp_path / f"a.{ending}", FIELD, form=form, fixed=SPACE, moving=SPACE)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_command_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with files_up_to(20_000):
         code = run(lambda options: transform(tmp_path / "field.nii.gz"), Parser("nnreg_test", ""), [])

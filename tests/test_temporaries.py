@@ -36,7 +36,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
 
 
-def test_what_others_are_writing_stays(tmp_path: Path) -> None:
+def test_what_others_are_writing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 4e9)  # a clock that was set wrong makes nothing old
     own = temporaries.temporary_beside(tmp_path / "a.txt", ".txt")
     elsewhere = own.with_name(".nnreg-00000000-999999999-deadbeef.txt")
     for path in (own, elsewhere, tmp_path / ".hidden", tmp_path / ".nnreg-notes"):

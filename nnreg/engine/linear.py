@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.linalg import expm
@@ -44,6 +45,7 @@ class Parameters:
         n = len(self.centre)
         return {"centre": n, "rigid": n + n * (n - 1) // 2, "affine": n + n * n}[self.kind]
 
+    @cached_property
     def generators(self) -> Doubles:
         """(count, n+1, n+1): the velocity matrix of each parameter, about the centre."""
         n = len(self.centre)
@@ -61,18 +63,24 @@ class Parameters:
 
     def matrix(self, values: Doubles, base: Doubles) -> tuple[Doubles, Doubles]:
         """World matrix (n+1, n+1) of parameter values (count,), and its derivatives (count, n+1, n+1)."""
-        n = len(self.centre)
-        to_centre = np.eye(n + 1)
-        to_centre[:n, n] = -np.asarray(self.centre)
-        generators = self.generators()
+        n, generators = len(self.centre), self.generators
         velocity = np.einsum("p,pij->ij", values, generators)
         # the exponential of [[V, G], [0, V]] holds the derivative of exp(V) along G in its corner (Najfeld and Havel 1995)
         blocks = np.zeros((self.count, 2 * n + 2, 2 * n + 2))
         blocks[:, : n + 1, : n + 1] = blocks[:, n + 1 :, n + 1 :] = velocity
         blocks[:, : n + 1, n + 1 :] = generators
         powers = expm(blocks)
-        left, right = base @ np.linalg.inv(to_centre), to_centre
+        right, from_centre = self._to_centre
+        left = base @ from_centre
         return left @ powers[0, : n + 1, : n + 1] @ right, left @ powers[:, : n + 1, n + 1 :] @ right
+
+    @cached_property
+    def _to_centre(self) -> tuple[Doubles, Doubles]:
+        """The shift that brings the centre to the origin, and its inverse."""
+        n = len(self.centre)
+        result = np.eye(n + 1)
+        result[:n, n] = -np.asarray(self.centre)
+        return result, np.linalg.inv(result)
 
 
 def lifted(array: Floats) -> Floats:
@@ -85,7 +93,7 @@ def _lifted_matrix(matrix: Doubles) -> Floats:
     if len(matrix) == 4:
         return np.ascontiguousarray(matrix[:3], dtype=np.float32)
     result = np.zeros((3, 4), np.float32)
-    result[np.ix_((0, 2), (0, 2, 3))] = matrix[:2]
+    result[::2, ::2], result[::2, 3] = matrix[:2, :2], matrix[:2, 2]
     return result
 
 
@@ -94,11 +102,11 @@ class Pair:
 
     def __init__(self, fixed: PreparedImage, moving: PreparedImage) -> None:
         self.ndim = fixed.space.ndim
-        self.fixed_space, self.moving_space = fixed.space, moving.space
+        self.fixed_space = fixed.space
+        self.to_world, self.to_index = fixed.space.matrix, moving.space.inverse_matrix
         self.fixed, self.moving = (lifted(smoothed(side.image)) for side in (fixed, moving))
         self.allowed, self.mask = (NOWHERE if side.mask is None else lifted(side.mask[None])[0] for side in (fixed, moving))
         self.grid = self.fixed.shape[1:]
-        self.from_fixed, self.to_moving = fixed.space.matrix, moving.space.inverse_matrix
         self.body = lifted(foreground(fixed)[None])[0]
 
     def sample(self, world: Doubles) -> tuple[Floats, Floats]:
@@ -113,13 +121,15 @@ class Pair:
         sums = np.zeros((self.grid[0], 12))
         in_parts(linear_cpu.on_matrix, self.grid[0], sums, gradient, self.moving, self._index_matrix(world))
         on_index = sums.sum(axis=0).reshape(3, 4)
-        n = self.ndim
-        full = np.zeros((n + 1, n + 1))
-        full[:n] = on_index if n == 3 else on_index[np.ix_((0, 2), (0, 2, 3))]
-        return self.to_moving.T @ full @ self.from_fixed.T
+        full = np.zeros((self.ndim + 1, self.ndim + 1))
+        if self.ndim == 3:
+            full[:3] = on_index
+        else:
+            full[:2, :2], full[:2, 2] = on_index[::2, ::2], on_index[::2, 3]
+        return self.to_index.T @ full @ self.to_world.T
 
     def _index_matrix(self, world: Doubles) -> Floats:
-        return _lifted_matrix(self.to_moving @ world @ self.from_fixed)
+        return _lifted_matrix(self.to_index @ world @ self.to_world)
 
     def overlap(self, valid: Floats) -> float:
         """Share of the fixed foreground that is in view of the moving image."""

@@ -6,9 +6,10 @@ ITK takes single precision as well, and inflates by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -20,6 +21,72 @@ from nnreg.geometry.space import Space
 
 FIELD_CHUNK = 2**17  # voxels: large enough to compress, small enough to stay in a cache
 FIELD = "DisplacementFieldTransform"
+
+
+class _Forgiving:
+    """A file for HDF5 that takes everything: the library ends the process if what it wrote before does not fit on the disk when it closes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, or keep the first failure and forget the data."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while self.failure is None and left:
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            self.failure = error
+        return size
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file; zeros stand for what could not be written."""
+        found = self.file.read(size)
+        return found + bytes(max(0, size - len(found)))
+
+    def readinto(self, buffer: Any) -> int:
+        """As :meth:`read`."""
+        buffer[:] = self.read(len(buffer))
+        return len(buffer)
+
+    def truncate(self, size: int) -> int:
+        """The length in the end."""
+        if self.failure is None:
+            try:
+                self.file.truncate(size)
+            except OSError as error:
+                self.failure = error
+        return size
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """As of a file."""
+        return self.file.seek(place, whence)
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self.file.tell()
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+@contextlib.contextmanager
+def written_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, open for writing in the block.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, or not all of it.
+    """
+    with path.open("w+b", buffering=0) as raw:
+        forgiving = _Forgiving(raw)
+        with h5py.File(forgiving, "w") as file:
+            yield file
+        if forgiving.failure is not None:
+            raise forgiving.failure
 
 
 def write_composite(path: Path, stages: Sequence[sitk.Transform | tuple[Iterable[Floats], Space]], ndim: int) -> None:
@@ -35,7 +102,7 @@ def write_composite(path: Path, stages: Sequence[sitk.Transform | tuple[Iterable
     ndim
         2 or 3.
     """
-    with h5py.File(path, "w") as file:
+    with written_hdf5(path) as file:
         for name, text in (("ITKVersion", sitk.Version.ITKVersionString()), ("HDFVersion", h5py.version.hdf5_version), ("OSName", ""), ("OSVersion", "")):
             _write_text(file, name, text)
         group = file.create_group("TransformGroup")

@@ -230,9 +230,9 @@ def _write_spm(path: Path, transform: Transform, grids: Grids) -> None:
 
 
 def _write_x5(path: Path, node: Mapping[str, Any], data: Doubles | Floats, kinds: tuple[str, ...], space: Space) -> None:
-    import h5py
+    from nnreg.geometry.itk_hdf5 import written_hdf5
 
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, written_hdf5(temporary) as file:
         file.attrs["Format"], file.attrs["Version"] = "X5", np.uint16(1)
         group = file.create_group("TransformGroup/0")
         group.attrs.update({"ArrayLength": 1, **node})

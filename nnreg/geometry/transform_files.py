@@ -18,7 +18,7 @@ from nnreg.geometry.space import Space
 from nnreg.geometry.transform import AffineMap, FieldMap, Transform
 from nnreg.imageio.itk_writing import write_by_itk
 from nnreg.imageio.nifti import read_nifti_header, read_nifti_voxels
-from nnreg.imageio.promises import damage_told, load_member, load_npy
+from nnreg.imageio.promises import damage_told, load_member, load_npy, opened_archive
 
 FORMATS = ("itk", "learn2reg", "ants", *OTHER_FORMS)
 ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
@@ -109,10 +109,12 @@ def _learn2reg_array(path: Path) -> Reals:
     """Displacement (X, Y, Z, 3) as the file has it."""
     if path.name.endswith((".nii", ".nii.gz")):
         return np.asarray(read_nifti_voxels(path)[1][0].transpose(3, 2, 1, 0))
-    loaded = load_npy(path) if path.name.endswith(".npy") else np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return _numbers(loaded)
-    with loaded as archive:
+    if path.name.endswith(".npy"):
+        loaded = load_npy(path)
+        if isinstance(loaded, np.ndarray):
+            return _numbers(loaded)
+        raise ValueError("is an archive, not an array: rename it to .npz")
+    with opened_archive(path) as archive:
         if len(archive.files) != 1:
             raise ValueError(f"holds {len(archive.files)} arrays ({', '.join(archive.files) or 'none'}), expected one")
         return _numbers(load_member(archive, archive.files[0], path))

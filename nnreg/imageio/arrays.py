@@ -12,7 +12,7 @@ from nnreg.files import atomic_path
 from nnreg.geometry import Space
 from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
-from nnreg.imageio.promises import damage_told, load_member, load_npy
+from nnreg.imageio.promises import load_member, load_npy, opened_archive
 from nnreg.imageio.sidecar import KEYS, read_space, space_from, write_space
 
 DATA_KEY = "data"
@@ -42,7 +42,7 @@ def read_npz(path: Path, key: str | None = None) -> Image:
     The number of spacings says how many axes are spatial: an array with one axis more has its channels first.
     """
     try:
-        with damage_told(), np.load(path, allow_pickle=False) as archive:
+        with opened_archive(path) as archive:
             names = [name for name in archive.files if name not in KEYS]
             chosen = _choose(path, key, names)
             array = _numeric(load_member(archive, chosen, path), path)

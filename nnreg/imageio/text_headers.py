@@ -196,10 +196,21 @@ def _data_file(path: Path, header: TextHeader) -> tuple[Path | None, int]:
     if name.upper() == "LOCAL":
         return path, header.end
     for one in _names(name, header.text[named.end() :] if named else ""):
+        if not one.isprintable():
+            raise ImageError(f"{path}: the data file that its header names, {one[:80]!r}, is no name of a file. Mend its header.")
         if ".." in PurePosixPath(one.replace("\\", "/")).parts or PurePosixPath(one).is_absolute() or PureWindowsPath(one).drive:
             raise ImageError(f"{path}: its header names the data file {one[:80]!r}, expected one in its own folder. Do not use it, or put the data beside it.")
+        real = (path.parent / one).resolve()
+        # header and data may both be links into one folder; the data alone may not lead to another
+        if not any(real.is_relative_to(folder) for folder in (path.parent.resolve(), path.resolve().parent)):
+            raise ImageError(f"{path}: the data file {one[:80]!r} that its header names is a link out of its folder. Do not use it, or put the data beside it.")
     found = path.parent / name
-    return (found if found.is_file() else None), 0
+    if found.is_file():
+        return found, 0
+    if LISTED.match(name) or "%" in name:  # several
+        return None, 0
+    # ITK's reader of MetaImage is not sound here: a name that is none ended its process, after others
+    raise ImageError(f"{path}: the data file {name[:80]!r} that its header names is not there: put it back.")
 
 
 def _names(name: str, after: str) -> list[str]:

@@ -181,6 +181,8 @@ def _problems(plans: Plans) -> Iterator[str]:
     if not FOLDER_NAME.match(plans.plans_name):
         yield f"plans_name {plans.plans_name!r} cannot be part of a folder's name."
     for name, configuration in plans.configurations.items():
+        if not FOLDER_NAME.match(name):
+            yield f"configurations has {name!r}, which cannot be part of a folder's name."
         for problem in configuration_problems(configuration, len(plans.channel_names)):
             yield f"configurations.{name}.{problem}"
     yield from imported(TASKS[plans.task].plan_checks)(plans)

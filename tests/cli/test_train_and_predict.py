@@ -14,7 +14,7 @@ from tiny import tree
 from nnreg.cli import evaluate, plan_and_preprocess, predict, train
 from nnreg.geometry import resample_image
 from nnreg.geometry.itk import read_itk
-from nnreg.imageio import read_image
+from nnreg.imageio import read_image, write_image
 from nnreg.training.configs import TrainerConfig
 from nnreg.training.trainer.trainer import nnRegTrainer
 
@@ -211,6 +211,21 @@ def test_finished_pairs_are_kept_on_request(plane, tmp_path):
     assert done.stat().st_mtime_ns == before
     assert lost.is_file()
     assert [pair["name"] for pair in again["pairs"]] == [pair["name"] for pair in first["pairs"]]
+
+
+def test_a_pair_whose_image_changed_is_not_kept(plane, tmp_path):
+    twin = plane.copy(tmp_path / "twin")
+    first = twin.predict(tmp_path / "out", "--fixed", "s4_a")
+    (name,) = (pair["name"] for pair in first["pairs"])
+    image = read_image(twin.image("s4_b"))
+    write_image(twin.image("s4_b"), image.array[:, ::-1], image.space)
+    again = twin.predict(tmp_path / "out", "--fixed", "s4_a", "--continue_prediction")
+    assert again["pairs"][0]["digests"][0] == first["pairs"][0]["digests"][0]
+    assert again["pairs"][0]["digests"][1] != first["pairs"][0]["digests"][1]
+    fresh = twin.predict(tmp_path / "fresh", "--fixed", "s4_a")
+    assert fresh["pairs"][0]["digests"] == again["pairs"][0]["digests"]
+    warped = [(tmp_path / folder / name / "warped.nii.gz").read_bytes() for folder in ("out", "fresh")]
+    assert warped[0] == warped[1]
 
 
 def test_a_trainer_of_ones_own_is_found_by_its_module(plane, tmp_path):

@@ -1,94 +1,36 @@
-"""Commands killed at random moments and gone on with: ``python -m tests.faults.kills COUNT [SEED [LAST]]`` compares what they end with to an uninterrupted run.
+"""Commands killed at random moments and gone on with, then with a full disk, and two at once: ``python -m tests.faults.kills COUNT [SEED [COMMAND ...]]``.
 
-A kill is SIGKILL to the whole group of processes. After it no file under a final name may be half written; after the command was run again every result must be
-the same, and nothing temporary be left.
+A kill is SIGKILL to the whole group of processes, after a random share of the processor seconds that the command needs. After it every file under a final name
+must be whole; after the command was run again every result must be that of an uninterrupted run, the order of keys too, and nothing temporary be left.
 """
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from tests.faults.commands import Stage, ended, finished, half_done, killed, load, stages, start, write_images
 
 VOLATILE = ("seconds", "time", "date", "timings", "host")
 """Words in keys whose values differ from run to run."""
 LOGS = (".txt", ".png", ".html", ".log")
-PATIENCE = 1800.0  # seconds until a command that hangs is given up
-
-
-@dataclass
-class Stage:
-    """A command, and what is said besides to go on with it."""
-
-    name: str
-    arguments: list[str]
-    go_on: list[str] = field(default_factory=list)
-
-
-def stages(root: Path, raw: Path) -> list[Stage]:
-    """What a user does, in this order; each begins with what those before have left."""
-    where, out = ["--workspace", str(root)], root / "out"
-    images = raw / "imagesTs"
-    first, second = sorted(images.iterdir())[:2]
-    predict = ["predict", "-i", str(images), "-o", str(out / "predicted"), "-d", "4", "-c", "2d", "-f", "0", "-device", "cpu", "--no_refinement", "--no_report"]
-    length = ["--epochs", "3", "--iterations_per_epoch", "2", "-device", "cpu", "--quiet", "--no_report"]
-    return [
-        Stage("plan", ["extract_fingerprint", "-d", "4", "-np", "1", "--no_pbar", "--pair_budget", "0", *where]),
-        Stage("preprocess", ["plan_and_preprocess", "-d", "4", "-np", "1", "--no_pbar", "--pair_budget", "0", *where]),
-        Stage("train", ["train", "4", "2d", "0", *length, *where], ["-c"]),
-        Stage("predict", [*predict, *where], ["--continue_prediction"]),
-        Stage("evaluate", ["evaluate", str(out / "predicted"), "-d", "4", "-np", "1", *where]),
-        Stage("register", ["register", str(first), str(second), "-o", str(out / "pair"), "--preset", "fast"]),
-    ]
-
-
-def start(stage: Stage, *more: str) -> subprocess.Popen[bytes]:
-    """The command in a group of processes of its own, on one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    module, *arguments = stage.arguments
-    return subprocess.Popen(
-        [sys.executable, "-m", f"nnreg.cli.{module}", *arguments, *more],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def finished(stage: Stage, *more: str) -> float:
-    """Run a command to its end; its seconds."""
-    began = time.monotonic()
-    process = start(stage, *more)
-    told = process.communicate(timeout=PATIENCE)[1].decode(errors="replace")
-    if process.returncode != 0:
-        raise RuntimeError(f"{stage.name} {' '.join(more)}: exit code {process.returncode}: {told.strip()[-600:]}")
-    return time.monotonic() - began
-
-
-def killed(stage: Stage, after: float) -> bool:
-    """Kill a command after some seconds; whether it was still running."""
-    process = start(stage)
-    try:
-        process.wait(after)
-        return False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-    finally:
-        if process.stderr is not None:
-            process.stderr.close()
+KEPT = "uninterrupted.json"
+PREPARED = "NNREG_KILLS_PREPARED"  # set for the process that kills: the folder of what ran uninterrupted
+LATEST = 0.95  # share of the processor seconds of a whole run at which the last kills come
+LONGEST_MESSAGE = 600  # bytes
+LONGEST_PAUSE = 0.03  # seconds: as long as writing a small file takes
 
 
 def results(root: Path) -> dict[str, str]:
@@ -103,14 +45,21 @@ def results(root: Path) -> dict[str, str]:
 
 
 def _parts(path: Path, root: Path) -> list[tuple[str, bytes]]:
-    """What is compared of a file; of a checkpoint each part by itself, so that one that differs is named."""
-    if path.suffix == ".json":
-        return [("", json.dumps(_without_times(json.loads(path.read_text())), sort_keys=True).replace(str(root), "").encode())]
-    if path.suffix == ".pth":
-        import torch
+    """What is compared of a file, once its reader has found it whole; of a checkpoint each part by itself, so that one that differs is named."""
+    from nnreg.geometry.transform_files import read_transform
+    from nnreg.imageio import read_image
+    from nnreg.preprocessing.registration.storage import read_array
 
-        content = _without_times(torch.load(path, weights_only=True))
-        return [(f": {name}", repr(_digested(part)).replace(str(root), "").encode()) for name, part in content.items()]
+    if path.suffix == ".json":
+        return [("", json.dumps(_without_times(json.loads(path.read_text()))).replace(str(root), "").encode())]
+    if path.suffix == ".pth":
+        from nnreg.training.trainer.checkpoint import load_checkpoint
+
+        content = _without_times(load_checkpoint(path))
+        return [("", repr(list(content)).encode()), *((f": {name}", repr(_digested(part)).replace(str(root), "").encode()) for name, part in content.items())]
+    readers = {".b2nd": read_array, ".h5": read_transform, ".gz": read_image, ".npz": lambda archive: dict(np.load(archive))}
+    if path.suffix in readers:
+        readers[path.suffix](path)
     return [("", path.read_bytes())]
 
 
@@ -122,7 +71,7 @@ def _without_times(value: Any) -> Any:
 
 def _digested(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _digested(value[key]) for key in sorted(value, key=str)}
+        return {key: _digested(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_digested(item) for item in value]
     return hashlib.sha256(value.detach().cpu().numpy().tobytes()).hexdigest() if hasattr(value, "detach") else value
@@ -133,59 +82,135 @@ def left_over(root: Path) -> list[str]:
     return [str(path.relative_to(root)) for path in root.rglob(".*") if path.name.startswith((".nnreg", ".lock"))]
 
 
-def trial(count: int, seed: int, folder: Path, last: str = "register") -> list[str]:
-    """`count` kills, in turn of each command up to `last`, which is killed first; what went wrong, in words."""
-    from tests.tiny import oblique_space, write_dataset
+def prepare(folder: Path) -> None:
+    """Run every command uninterrupted; what each began with, needed and left is kept in `folder`."""
+    load()
+    root, raw = _places(folder)
+    write_images(root, raw)
+    kept = {}
+    for stage in stages(root, raw):
+        shutil.copytree(root, folder / f"before_{stage.name}")
+        needed = finished(stage, folder / "log")
+        kept[stage.name] = (needed, results(root))
+        print(f"{stage.name}: {needed:.2f} CPU s, {len(kept[stage.name][1])} results", flush=True)
+    shutil.copytree(root, folder / "after")
+    (folder / KEPT).write_text(json.dumps(kept))
 
-    chance, problems = random.Random(seed), []
-    root = folder / "work"  # always the same place: results name their folder
-    raw = root / "nnReg_raw" / "Dataset004_Plane"
-    subjects = {f"s{k}_{scan}": f"s{k}" for k in range(5) for scan in "ab"}
-    grids = {case: oblique_space((22 + int(subject[1]), 27 - int(subject[1])), int(subject[1])) for case, subject in subjects.items()}
-    training, testing = ({case: grid for case, grid in grids.items() if (subjects[case] == "s4") == held_out} for held_out in (False, True))
-    write_dataset(raw, training, test_spaces=testing, pairing="groups", groups=subjects)
-    before, seconds, wanted = {}, {}, {}
-    plan = stages(root, raw)
-    plan = plan[: [stage.name for stage in plan].index(last) + 1]
-    for stage in plan:
-        before[stage.name] = folder / f"before_{stage.name}"
-        shutil.copytree(root, before[stage.name])
-        seconds[stage.name] = finished(stage)
-        wanted[stage.name] = results(root)
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    """Workspace and raw dataset: always the same place, because results name their folder."""
+    return folder / "work", folder / "work" / "nnReg_raw" / "Dataset004_Plane"
+
+
+def trial(count: int, seed: int, folder: Path, names: Sequence[str] = ()) -> list[str]:
+    """`count` kills, in turn of each command of `names` (all if empty); what went wrong, in words."""
+    load()
+    (root, raw), log = _places(folder), folder / "log"
+    kept = json.loads((folder / KEPT).read_text())
+    turns = [stage for stage in stages(root, raw) if not names or stage.name in names]
+    problems: list[str] = []
+    tally: collections.Counter[str] = collections.Counter()
     for number in range(count):
-        stage = plan[-1 - number % len(plan)]
-        shutil.rmtree(root)
-        shutil.copytree(before[stage.name], root)
-        moment = chance.uniform(0.15, 1.0) * seconds[stage.name]
-        hit = killed(stage, moment)
-        half = _half_written(results, root)
-        finished(stage, *stage.go_on)
-        found = results(root)
-        wrong = sorted(name for name in wanted[stage.name].keys() | found.keys() if wanted[stage.name].get(name) != found.get(name))
-        left = left_over(root)
-        print(f"{number}: {stage.name} {'killed' if hit else 'had ended'} after {moment:.1f} s; other: {wrong}; left: {left}; unreadable: {half}", flush=True)
-        problems += [f"{number} {stage.name}: {what}" for what in (wrong, left, half) if what]
+        stage, chance = turns[number % len(turns)], random.Random(f"{seed} {number}")
+        _begin_again(stage, folder)
+        moment = chance.uniform(0, LATEST) * kept[stage.name][0]
+        how = "killed" if killed(stage, log, moment, chance.uniform(0, LONGEST_PAUSE)) else "had ended"
+        tally[f"{stage.name} {how}"] += 1
+        wrong = _gone_on(stage, root, log, kept[stage.name][1])
+        print(f"{number}: {stage.name} {how} at {moment:.2f} CPU s{': ' if wrong else ''}{'; '.join(wrong)}", flush=True)
+        problems += [f"{number} {stage.name}: {what}" for what in wrong]
+    print(dict(sorted(tally.items())))
     return problems
 
 
-def _half_written(read: Any, root: Path) -> str:
-    """Why a file that is there cannot be read; empty if all can."""
+def full_disks(folder: Path, seed: int, each: int) -> list[str]:
+    """Every command where files cannot grow beyond some size, and then where they can; what went wrong, in words."""
+    (root, raw), log, problems = _places(folder), folder / "log", []
+    kept = json.loads((folder / KEPT).read_text())
+    for stage in stages(root, raw):
+        # what is told goes into a file too
+        sizes = sorted({path.stat().st_size for path in _written_by(stage, folder) if path.stat().st_size > LONGEST_MESSAGE})
+        for number in range(each):
+            _begin_again(stage, folder)
+            largest = random.Random(f"{seed} {stage.name} {number}").choice(sizes) - 1
+            code, told = ended(start(stage.arguments, log, largest)), log.read_text(errors="replace")
+            wrong = [f"exit code {code}: {told[-600:]}"] * (code not in (0, 2, 3) or "Traceback" in told)
+            wrong += _gone_on(stage, root, log, kept[stage.name][1])
+            print(f"{stage.name} with files of {largest} bytes at most: exit code {code}{': ' if wrong else ''}{'; '.join(wrong)}", flush=True)
+            problems += [f"{stage.name}, {largest} bytes: {what}" for what in wrong]
+    return problems
+
+
+def two_at_once(folder: Path) -> list[str]:
+    """Every command while it runs already: the second is told of the first, or does the same; what went wrong, in words."""
+    (root, raw), log, problems = _places(folder), folder / "log", []
+    kept = json.loads((folder / KEPT).read_text())
+    for stage in stages(root, raw):
+        _begin_again(stage, folder)
+        first = start(stage.arguments, folder / "first")
+        half_done(first, kept[stage.name][0] / 3)
+        codes = ended(start(stage.arguments, log)), ended(first)
+        told = log.read_text(errors="replace")
+        wrong = [f"exit codes {codes}: {told[-600:]}"] * (codes[1] != 0 or (codes[0] != 0 and "is being" not in told) or "Traceback" in told)
+        wrong += _other_than(kept[stage.name][1], root)
+        print(f"{stage.name} twice: exit codes {codes}{': ' if wrong else ''}{'; '.join(wrong)}", flush=True)
+        problems += [f"{stage.name} twice: {what}" for what in wrong]
+    return problems
+
+
+def _begin_again(stage: Stage, folder: Path) -> None:
+    root, _ = _places(folder)
+    shutil.rmtree(root)
+    shutil.copytree(folder / f"before_{stage.name}", root)
+
+
+def _written_by(stage: Stage, folder: Path) -> list[Path]:
+    """The files that a command adds: those that the next one begins with."""
+    root, raw = _places(folder)
+    names = [one.name for one in stages(root, raw)]
+    begun = folder / f"before_{stage.name}"
+    after = (folder / f"before_{name}" for name in names[names.index(stage.name) + 1 :])
+    left = next(after, folder / "after")
+    return [path for path in left.rglob("*") if path.is_file() and not (begun / path.relative_to(left)).exists()]
+
+
+def _gone_on(stage: Stage, root: Path, log: Path, wanted: dict[str, str]) -> list[str]:
+    """What is wrong after a kill, and after the command was run again."""
+    wrong = []
     try:
-        read(root)
+        results(root)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        wrong.append(f"half written: {type(error).__name__}: {error}")
+    try:
+        finished(stage, log, *stage.go_on)
+    except RuntimeError as error:
+        return [*wrong, f"cannot be gone on with: {error}"]
+    return wrong + _other_than(wanted, root)
+
+
+def _other_than(wanted: dict[str, str], root: Path) -> list[str]:
+    """What differs from an uninterrupted run, in words."""
+    found = results(root)
+    other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    left = left_over(root)
+    return [f"other than uninterrupted: {other}"] * bool(other) + [f"left behind: {left}"] * bool(left)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print a line for each kill; 1 if something went wrong."""
+    """Print a line for each trial; 1 if something went wrong."""
     count, seed = int(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 0
-    with tempfile.TemporaryDirectory(prefix="nnreg_kills_", dir=os.environ.get("NNREG_FAULTS")) as folder:
-        problems = trial(count, seed, Path(folder), *arguments[2:])
-    print(f"{count} kills, {len(problems)} problems")
-    for problem in problems:
-        print(problem)
-    return int(bool(problems))
+    if PREPARED in os.environ:
+        folder = Path(os.environ[PREPARED])
+        problems = trial(count, seed, folder, arguments[2:])
+        if not arguments[2:]:
+            problems += [*full_disks(folder, seed, 1 + count // 50), *two_at_once(folder)]
+        print(f"{count} kills, {len(problems)} problems", *problems, sep="\n")
+        return int(bool(problems))
+    with tempfile.TemporaryDirectory(prefix="nnreg_kills_", dir=os.environ.get("NNREG_FAULTS")) as temporary:
+        prepare(Path(temporary))
+        # by another process, in which sets have another order: what depends on it would be no result
+        again = [sys.executable, "-m", "tests.faults.kills", str(count), str(seed), *arguments[2:]]
+        return subprocess.run(again, env=os.environ | {PREPARED: temporary}, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ class Reader:
 
     def _start(self) -> None:
         command = [sys.executable, "-m", "tests.fuzz.worker", str(self.corpus)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        # every thread would reserve 64 MB of addresses for what it allocates, and ITK's threads would come to the limit by that alone
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
         self.first = self._answer(10 * PATIENCE)
 

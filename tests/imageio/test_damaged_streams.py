@@ -84,6 +84,21 @@ def test_a_header_names_no_data_outside_of_its_folder(tmp_path, elsewhere, kind)
         read_transform(path.rename(folder / "a.mhd")) if kind == "mhd" else read_image(path)
 
 
+def test_data_of_a_header_are_no_link_out_of_its_folder(tmp_path):
+    (tmp_path / "given").mkdir()
+    store = tmp_path / "store"
+    write_image(store / "a.nhdr", VALUES, SPACE)
+    for data in (path for path in store.iterdir() if path.suffix != ".nhdr"):
+        (tmp_path / "given" / data.name).symlink_to(data)
+    path = tmp_path / "given" / "a.nhdr"
+    path.write_bytes((store / "a.nhdr").read_bytes())
+    with pytest.raises(ImageError, match="is a link out of its folder"):
+        read_image(path)
+    path.unlink()
+    path.symlink_to(store / "a.nhdr")  # header and data are links into one folder: a dataset that lies elsewhere
+    np.testing.assert_array_equal(read_image(path).array, VALUES)
+
+
 @pytest.mark.parametrize("line", ["NDims = 2147483648", "NDims = 3\nNDims = 9", "DimSize = 6 5", "DimSize = -6 5 4", "TransformMatrix = 1 0 0", "HeaderSize ="])
 def test_counts_of_a_metaimage_are_looked_at_before_itk_believes_them(tmp_path, line):
     path = tmp_path / "a.mha"

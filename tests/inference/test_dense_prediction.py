@@ -123,6 +123,14 @@ def test_finished_cases_are_kept(tmp_path, images):
     assert len(content["cases"]) == len(found) == 2
     predicted(tmp_path, known, "3d_fullres", by_brightness, "out", continue_prediction=True, save_probabilities=True)
     assert (tmp_path / "out" / "a.npz").is_file()
+    changed = read_image(tmp_path / "images" / "a_0000.nii.gz")
+    write_image(tmp_path / "images" / "a_0000.nii.gz", changed.array[:, ::-1], changed.space)
+    predicted(tmp_path, known, "3d_fullres", by_brightness, "out", continue_prediction=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "a.nii.gz").array, found["a"].array[:, ::-1])
+    record = tmp_path / "out" / "prediction.json"
+    record.write_text(record.read_text().replace('"known"', '"another"'))
+    with pytest.raises(NnRegError, match="predicted by model another"):
+        predicted(tmp_path, known, "3d_fullres", by_brightness, "out", continue_prediction=True)
 
 
 def test_mirrored_tiles_are_those_that_training_mirrored(tmp_path, images):

@@ -409,6 +409,14 @@ def test_history_keeps_every_series_as_long_as_the_training():
     assert not again.update_best(4, -1.0)  # a resumed history knows the best so far
 
 
+def test_history_keeps_the_order_in_which_names_came():
+    """A set has another order in every process, and checkpoints of one training would differ."""
+    history, names = History(), [f"loss_{number}" for number in range(30)]
+    for epoch in range(2):
+        history.add(epoch, dict.fromkeys(names[: 15 * (epoch + 1)], 1.0))
+    assert list(history.values) == names
+
+
 def test_an_epoch_without_a_measure_neither_moves_the_moving_average_nor_begins_it_anew():
     history = History()
     for epoch, value in enumerate([0.5, math.nan, 0.4]):

@@ -13,7 +13,7 @@ import numpy as np
 
 from nnreg.dataset.labels import LabelManager
 from nnreg.dataset.spec import FILE_NAME, DatasetSpec
-from nnreg.errors import NnRegError
+from nnreg.errors import NnRegError, WriteError
 from nnreg.files import read_json, write_json
 from nnreg.groups.fusion.atlases import AtlasSet, atlases_in
 from nnreg.groups.fusion.check import leave_one_out
@@ -106,6 +106,8 @@ def _labelled(fusion: Fusion, member: Member, on_progress: Progress | None, on_n
     """The record of an image; one that cannot be labelled has the reason in it."""
     try:
         record = fusion.run(member, on_progress)
+    except WriteError:
+        raise
     except NnRegError as error:
         if fusion.options.strict:
             raise

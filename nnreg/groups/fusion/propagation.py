@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.arrays import AnyArray, Floats
-from nnreg.errors import NnRegError
+from nnreg.errors import NnRegError, WriteError
 from nnreg.files import atomic_path, content_digest, read_json, write_json
 from nnreg.geometry import Space, Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_result
@@ -82,6 +82,8 @@ class Propagation:
             found = self.registrar.find(self.image, atlas.member, start)
             if found.failed is None:
                 self._keep(atlas, found)
+        except WriteError:
+            raise
         except NnRegError as error:
             found = Found(Transform.identity(2), str(error).splitlines()[0])
         record = {"made_from": self._made_from(atlas), "failed": found.failed, **found.told, "seconds": round(time.perf_counter() - started, 3)}

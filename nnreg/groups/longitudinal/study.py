@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnreg.errors import DatasetError, NnRegError
+from nnreg.errors import DatasetError, NnRegError, WriteError
 from nnreg.files import write_json
 from nnreg.groups.longitudinal.results import kept, save
 from nnreg.groups.longitudinal.subject import Settings, follow
@@ -77,6 +77,8 @@ def follow_subjects(
         usable = replace(subject, visits=tuple(visit for visit in subject.visits if _is_readable(subject, visit, skip)))
         try:
             summary.done[subject.name] = _one(usable, output / subject.name, settings, processes, on_progress)
+        except WriteError:
+            raise
         except NnRegError as error:
             skip(subject.name, error)
         write_json(output / SUMMARY, run_record() | {"subjects": list(summary.done), "skipped": summary.skipped})

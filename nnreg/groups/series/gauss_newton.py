@@ -46,7 +46,7 @@ class _Problem:
 
     def __init__(self, pair: Pair, parameters: Parameters, knots: int) -> None:
         n = pair.ndim
-        self.pair, self.shape, self.generators, self.knots = pair, pair.fixed_space.shape, parameters.generators(), knots
+        self.pair, self.shape, self.generators, self.knots = pair, pair.fixed_space.shape, parameters.generators, knots
         self.fixed = pair.fixed.reshape(-1, *self.shape)
         self.slopes = self._gradient(self.fixed)
         indices = np.indices(self.shape).reshape(n, -1)

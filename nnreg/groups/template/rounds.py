@@ -16,7 +16,7 @@ import numpy as np
 from nnreg.arrays import Doubles, Floats
 from nnreg.engine.grids import as_map, carried
 from nnreg.engine.prepared_image import foreground, prepare
-from nnreg.errors import NnRegError, RegistrationError
+from nnreg.errors import NnRegError, RegistrationError, WriteError
 from nnreg.files import atomic_path, read_json, write_json
 from nnreg.geometry import AffineMap, Space, Transform, resample_image
 from nnreg.groups.template.mean_image import MeanImage
@@ -157,6 +157,8 @@ class Register:
             return
         try:
             measures = self._registered()
+        except WriteError:
+            raise
         except NnRegError as error:
             if not self.options.skip_failures:
                 raise type(error)(f"{self.subject.name}: {error}") from error

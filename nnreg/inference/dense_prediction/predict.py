@@ -24,7 +24,7 @@ from nnreg.inference.dense_prediction.large import predict_large
 from nnreg.inference.dense_prediction.predictor import DEFAULT_TILES, DensePredictor, TileOptions
 from nnreg.inference.dense_prediction.probabilities import ENDING as PROBABILITIES
 from nnreg.inference.dense_prediction.probabilities import write_probabilities
-from nnreg.inference.dense_prediction.record import PREDICTION_FILE, PredictionRecord
+from nnreg.inference.dense_prediction.record import DIGEST, PREDICTION_FILE, PredictionRecord
 from nnreg.inference.dense_prediction.sources import DenseSource, NewCases, Prepared, label_ending
 from nnreg.inference.predictor import ModelFolder, Predictor, TrainedModel
 from nnreg.inference.registration.cases import refuse_own_folder
@@ -98,7 +98,7 @@ def _predict_cases(predictor: DensePredictor, source: DenseSource, output: Path,
     if cases:
         record.content |= run_record() | {"images_folder": str(source.files(cases[0])[0].parent.absolute())}
     finished_before = [case for case in cases if _is_finished(output, case, predictor, source, options)]
-    kept = record.keep(finished_before) if options.continue_prediction else []
+    kept = record.keep(finished_before, source.digest) if options.continue_prediction else []
     on_progress(len(kept), len(cases), "")
     writer = _Writer(predictor, source, output, options)
     with Behind(options.writers) as workers:
@@ -116,6 +116,7 @@ def _predict_cases(predictor: DensePredictor, source: DenseSource, output: Path,
             logits = predictor.logits(prepared.image, prepared.previous)
             finished(workers.give(writer, case, prepared, logits, time.monotonic() - started))
         finished(workers.rest())
+    record.write()
     return record.content
 
 
@@ -153,6 +154,7 @@ class _Writer:
         return {
             "name": case,
             "images": [path.name for path in self.source.files(case)],
+            DIGEST: self.source.digest(case),
             "seconds": {"network": round(seconds, 3), "writing": round(time.monotonic() - started, 3)},
         }
 
@@ -188,7 +190,8 @@ def _predict_large(predictor: DensePredictor, source: DenseSource, case: str, ou
         raise PredictionError(f"{source.files(case)[0]}: is too large to keep its probabilities. Leave --save_probabilities (--npz) out, or cut the image.")
     started = time.monotonic()
     predict_large(predictor, source.prepare_large(case), {target: output / name for target, name in target_files(predictor, source, case).items()})
-    return {"name": case, "images": [path.name for path in source.files(case)], "seconds": {"network": round(time.monotonic() - started, 3), "writing": 0.0}}
+    seconds = {"network": round(time.monotonic() - started, 3), "writing": 0.0}
+    return {"name": case, "images": [path.name for path in source.files(case)], DIGEST: source.digest(case), "seconds": seconds}
 
 
 # -- from folders -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from nnreg.dataset.target_spec import WHOLE, label_targets, stem_of_target
 from nnreg.dataset.targets import label_file
 from nnreg.errors import PredictionError
 from nnreg.evaluation.dense_prediction.case import label_files
+from nnreg.files import content_digest
 from nnreg.imageio import Image, check_finite, ending_of, open_image, read_channels
 from nnreg.imageio.endings import ending_for
 from nnreg.imageio.files import is_large
@@ -87,6 +88,10 @@ class DenseSource(Protocol):
 
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
+        ...
+
+    def digest(self, case: str) -> str:
+        """Of the content of all that is predicted from: whether what was predicted is still true."""
         ...
 
 
@@ -171,6 +176,10 @@ class NewCases:
         """Its channel files."""
         return self._files[case]
 
+    def digest(self, case: str) -> str:
+        """Of its channels, and of what the stage before predicted of it."""
+        return content_digest((*self._files[case], *([] if self._previous is None else self._previous[case])))
+
 
 def _earlier_files(folder: Path, cases: Sequence[str], spec: DatasetSpec) -> dict[str, list[Path]]:
     """Case to what the stage before predicted of each target that has labels."""
@@ -240,6 +249,10 @@ class StoredCases:
     def files(self, case: str) -> list[Path]:
         """Its channel files."""
         return list(self.raw.image_paths(case))
+
+    def digest(self, case: str) -> str:
+        """Of all its files."""
+        return self.raw.digest(case)
 
 
 def read_stored(array: Any, box: Box) -> npt.NDArray[Any]:

@@ -17,6 +17,7 @@ from nnreg.dataset.label_files import folder_beside, read_label_map
 from nnreg.dataset.pairs import Pair
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.errors import PredictionError
+from nnreg.files import content_digest
 from nnreg.imageio import ENDINGS, Image, check_finite, ending_of, is_image_file, read_channels
 from nnreg.imageio.image import check_same_space
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
@@ -50,6 +51,10 @@ class CaseSource(NativeSource, Protocol):
         """Its files, channel by channel."""
         ...
 
+    def digest(self, case: str) -> str:
+        """Of the content of all its files: whether what was made of them is still true."""
+        ...
+
     def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
         """The case on the working grid; where cases are aligned in groups, to the case `frame`."""
         ...
@@ -80,6 +85,10 @@ class TrainingCases:
     def paths(self, case: str) -> list[Path]:
         """Its files."""
         return list(self.raw.image_paths(case))
+
+    def digest(self, case: str) -> str:
+        """Of the content of all its files."""
+        return self.raw.digest(case)
 
     def preprocessed(self, case: str, *, frame: str) -> PreprocessedCase:
         """The stored arrays; the frame was chosen when they were made."""
@@ -142,6 +151,7 @@ class FolderCases:
         self.channels, self.ndim = len(spec.channel_names), ndim
         self._files = cases_in(folder, self.channels) | dict(extra or {})
         self._images: dict[str, Image] = {}
+        self._digests: dict[str, str] = {}
         self._preprocessed: dict[tuple[str, str], PreprocessedCase] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,15 +197,25 @@ class FolderCases:
 
     def _beside(self, folder: Path | None, case: str) -> Image | None:
         """The map of `case` in `folder`, on the grid of its image."""
-        if folder is None:
+        path = self._file_beside(folder, case)
+        if path is None:
             return None
-        for ending in ENDINGS:
-            path = folder / f"{case}{ending}"
-            if is_image_file(path):
-                found = read_label_map(path)
-                check_same_space(found.space, path, self.image(case).space, self.paths(case)[0])
-                return found
-        return None
+        found = read_label_map(path)
+        check_same_space(found.space, path, self.image(case).space, self.paths(case)[0])
+        return found
+
+    def _file_beside(self, folder: Path | None, case: str) -> Path | None:
+        paths = [] if folder is None else [folder / f"{case}{ending}" for ending in ENDINGS]
+        return next((path for path in paths if is_image_file(path)), None)
+
+    def digest(self, case: str) -> str:
+        """Of the content of all its files."""
+        if case not in self._digests:
+            masks, keypoints = (folder_beside(self.folder, kind) for kind in ("masks", "keypoints"))
+            beside = (self._file_beside(folder, case) for folder in (self.labels_folder, masks))
+            points = None if keypoints is None else keypoints / f"{case}{KEYPOINT_ENDING}"
+            self._digests[case] = content_digest((*self.paths(case), *beside, points))
+        return self._digests[case]
 
     def paths(self, case: str) -> list[Path]:
         """Its files.

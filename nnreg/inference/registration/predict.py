@@ -36,6 +36,8 @@ from nnreg.run_record import run_record
 
 PREDICTION_FILE = "prediction.json"
 SCHEMA_VERSION = 1
+DIGESTS = "digests"
+"""Key of a pair: of the files of its fixed and its moving case when it was predicted."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _predict_pairs(
     if pairs:
         content["images_folder"] = str(source.paths(pairs[0].moving)[0].parent.absolute())
     earlier = _earlier(output, content) if options.continue_prediction else {}
-    entries = {pair.name: earlier[pair.name] for pair in pairs if pair.name in earlier and (output / pair.name / DONE).is_file()}
+    entries = {pair.name: earlier[pair.name] for pair in pairs if _still_true(earlier.get(pair.name), source, pair, output)}
     missing = [pair for pair in pairs if pair.name not in entries]
 
     def write() -> dict[str, Any]:
@@ -118,6 +120,7 @@ class _PairWork:
 
     def __call__(self, pair: Pair) -> dict[str, Any]:
         started, source = time.monotonic(), self.source
+        digests = _digests(source, pair)
         notes = _predict_pair(self.mapper, source, pair, self.output, self.options)
         return {
             "name": pair.name,
@@ -125,6 +128,7 @@ class _PairWork:
             "moving": pair.moving,
             "fixed_images": [path.name for path in source.paths(pair.fixed)],
             "moving_images": [path.name for path in source.paths(pair.moving)],
+            DIGESTS: digests,
             "seconds": round(time.monotonic() - started, 3),
             **notes,
         }
@@ -161,6 +165,17 @@ def _earlier(output: Path, now: Mapping[str, Any]) -> dict[str, Any]:
             raise PredictionError(f"{path}: its pairs were predicted by {found}. Predict into another folder, or without --continue_prediction.")
     with understood(path, PredictionError, "Predict into another folder, or without --continue_prediction."):
         return {str(entry["name"]): entry for entry in content["pairs"]}
+
+
+def _still_true(entry: Mapping[str, Any] | None, source: CaseSource, pair: Pair, output: Path) -> bool:
+    """Whether a pair is predicted, and from the files that are there now; entries of before tell nothing of their files."""
+    if entry is None or not (output / pair.name / DONE).is_file():
+        return False
+    return entry.get(DIGESTS) in (None, _digests(source, pair))
+
+
+def _digests(source: CaseSource, pair: Pair) -> list[str]:
+    return [source.digest(pair.fixed), source.digest(pair.moving)]
 
 
 def predict_training_cases(predictor: Predictor, raw: RawDataset, arrays: Path, pairs: Sequence[Pair], output: Path, *, on_progress: Progress) -> None:

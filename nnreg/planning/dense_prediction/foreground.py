@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nnreg.imageio import Image
 
 QUANTILES = 10_000  # of each case and channel; pooled they give the percentiles of the dataset to 1 in 10000
+FEWEST_QUANTILES = 101  # of many cases, which share out those of 500, so that memory does not grow with their number
 SLICE_SPACING = 999.0  # nnU-Net: a 2D image is one slice, so many times the spacing of its plane away from the next
 
 Box = tuple[tuple[int, int], ...]
@@ -36,6 +37,23 @@ class Foreground:
         above = np.minimum(below + 1, len(ordered) - 1)
         quantiles = ordered[below] + (place - below) * (ordered[above] - ordered[below])
         return cls(float(exact.mean()), float(np.mean(exact**2)), quantiles.astype(np.float32))
+
+    def thinned(self, count: int) -> Foreground:
+        """With `count` of its quantiles, evenly spaced, the lowest and the highest among them."""
+        if count >= len(self.quantiles):
+            return self
+        return replace(self, quantiles=self.quantiles[np.rint(np.linspace(0, len(self.quantiles) - 1, count)).astype(np.int64)])
+
+
+def quantiles_of_each(cases: int) -> int:
+    """How many quantiles each of so many cases gives.
+
+    Examples
+    --------
+    >>> [quantiles_of_each(cases) for cases in (1, 500, 1000, 10**6)]
+    [10000, 10000, 5000, 101]
+    """
+    return min(QUANTILES, max(FEWEST_QUANTILES, 500 * QUANTILES // max(1, cases)))
 
 
 def nonzero_box(array: npt.NDArray[Any]) -> Box:

@@ -12,7 +12,7 @@ from nnreg.errors import DatasetError, PlansError
 from nnreg.padding import shown, slices
 from nnreg.parallel import run_all
 from nnreg.planning.dense_prediction.fingerprint import DenseFingerprint, DenseImage, Intensities, MapValues
-from nnreg.planning.dense_prediction.foreground import Foreground, as_volume, nonzero_box
+from nnreg.planning.dense_prediction.foreground import Foreground, as_volume, nonzero_box, quantiles_of_each
 from nnreg.planning.dense_prediction.measure_large import measure_large
 from nnreg.planning.dense_prediction.measure_maps import map_channels, measure_maps, pool_maps
 from nnreg.progress import Progress
@@ -62,7 +62,8 @@ class _Measure:
             image, labels, maps = read_labelled(self.raw, case)
             measured, foreground = measure_case(image, Image(_foreground(self.raw, image.array, labels.array), labels.space), file_bytes=file_bytes)
             values = measure_maps(self.raw, case, image, maps)
-        return replace(measured, digest=digest), foreground, values
+        quantiles = quantiles_of_each(len(self.raw.cases))
+        return replace(measured, digest=digest), [None if found is None else found.thinned(quantiles) for found in foreground], values
 
 
 def _foreground(raw: RawDataset, image: npt.NDArray[Any], labels: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nnreg.imageio import Image
 
 POOLED_VOXELS = 20_000  # foreground voxels that each image adds to the pooled intensities
+POOLED_IN_ALL = 5_000_000  # from all images: more than 250 add fewer each, so that memory does not grow with their number
 SEED = 1234
 
 
@@ -31,6 +32,7 @@ class _Measure:
     """Picklable: the work on one case."""
 
     raw: RawDataset
+    pooled: int
 
     def __call__(self, case: str) -> tuple[ImageFingerprint, npt.NDArray[np.float32]]:
         from nnreg.imageio import check_finite
@@ -49,6 +51,7 @@ class _Measure:
             mask=self.raw.mask_path(case) is not None,
             file_bytes=sum(size_on_disk(path) for path in self.raw.image_paths(case)),
             seed=(SEED, *case.encode()),
+            pooled=self.pooled,
         )
         return replace(measured, digest=self.raw.digest(case)), values
 
@@ -63,8 +66,9 @@ def measure_image(
     mask: bool = False,
     file_bytes: int = 0,
     seed: tuple[int, ...] = (SEED,),
+    pooled: int = POOLED_VOXELS,
 ) -> tuple[ImageFingerprint, npt.NDArray[np.float32]]:
-    """Fingerprint of an image and a seeded sample (C, N) of its foreground intensities."""
+    """Fingerprint of an image and a seeded sample (C, `pooled`) of its foreground intensities."""
     array, space = image.array, image.space
     foreground = find_foreground(array)
     values = foreground.values(array)
@@ -73,7 +77,7 @@ def measure_image(
         for channel, level, is_ct in zip(values, foreground.background, foreground.hounsfield, strict=True)
     )
     # the seed depends on the case, not on the order in which workers finish
-    drawn = np.random.default_rng(seed).integers(values.shape[1], size=POOLED_VOXELS)
+    drawn = np.random.default_rng(seed).integers(values.shape[1], size=pooled)
     low, high = (None, None) if labelled is None or labelled.shape != space.shape else _box(labelled)
     measured = ImageFingerprint(
         shape=space.shape,
@@ -122,9 +126,10 @@ def extract_fingerprint(raw: RawDataset, *, processes: int = 1, on_progress: Pro
     cases = tuple(raw.cases)
     if not cases:
         raise PlansError(f"{raw.folder}: imagesTr holds no case, at least one is needed. Add images named CASE_0000{raw.spec.file_ending}.")
+    pooled = min(POOLED_VOXELS, max(1, POOLED_IN_ALL // len(cases)))
     measured: dict[str, ImageFingerprint] = {}
     samples: dict[str, npt.NDArray[np.float32]] = {}
-    for done, (case, (image, sample)) in enumerate(run_all(_Measure(raw), cases, processes=processes), start=1):
+    for done, (case, (image, sample)) in enumerate(run_all(_Measure(raw, pooled), cases, processes=processes), start=1):
         measured[case], samples[case] = image, sample
         if on_progress is not None:
             on_progress(done, len(cases), case)
@@ -167,14 +172,13 @@ def _check_alike(raw: RawDataset, images: dict[str, ImageFingerprint]) -> None:
 
 
 def _pool(images: list[ImageFingerprint], samples: list[npt.NDArray[np.float32]]) -> tuple[ChannelStatistics, ...]:
-    pooled = np.concatenate(samples, axis=1).astype(np.float64)
     return tuple(
         ChannelStatistics.of(
-            values,
+            np.concatenate([sample[channel] for sample in samples]).astype(np.float64),
             background=float(np.median([image.channels[channel].background for image in images])),
             hounsfield=all(image.channels[channel].hounsfield for image in images),
         )
-        for channel, values in enumerate(pooled)
+        for channel in range(len(samples[0]))
     )
 
 

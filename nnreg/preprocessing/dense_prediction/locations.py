@@ -13,7 +13,7 @@ from nnreg.arrays import Integers
 from nnreg.dataset.labels import Label
 from nnreg.errors import ImageError, PreprocessingError
 from nnreg.files import atomic_path
-from nnreg.imageio.promises import damage_told, load_member
+from nnreg.imageio.promises import load_member, opened_archive
 
 SEED = 1234
 SLAB_VOXELS = 2**19  # looked at in one go
@@ -98,7 +98,7 @@ def read_locations(path: Path) -> dict[Label, Integers]:
     if not path.is_file():
         raise PreprocessingError(f"{path}: does not exist. Preprocess the dataset again.")
     try:
-        with damage_told(), np.load(path, allow_pickle=False) as file:
+        with opened_archive(path) as file:
             return {_label(name): load_member(file, name, path) for name in file.files}
     except (ValueError, ImageError) as error:
         raise PreprocessingError(f"{path}: is damaged ({error}). Remove it and preprocess the dataset again with --clean.") from error

@@ -62,7 +62,7 @@ def _measured(plans: RegistrationPlans, key: str) -> Speed:
         folder = Path(temporary)
         plans.write(folder / "plans.json")
         measure = str(TASKS[plans.task].speed_measure)
-        finished = subprocess.run([sys.executable, "-m", measure, temporary, key, str(time.time())], capture_output=True, text=True, check=False)
+        finished = subprocess.run([sys.executable, "-m", measure, temporary, key, str(time.monotonic())], capture_output=True, text=True, check=False)
         if finished.returncode != 0 or not (folder / "speed.json").is_file():
             last = (finished.stderr.strip() or "no message").splitlines()[-1]
             raise PlansError(f"--time_budget: the speed of this machine could not be measured, {last}. Plan without a budget, or mend that.")

@@ -47,13 +47,13 @@ QUICKER = 0.9  # of the seconds of full precision, that half precision has to st
 def measure(folder: Path, planned: RegistrationPlans, name: str, started: float) -> Speed:
     """The speed of this machine for trainings like the planned one; `folder` is used up.
 
-    `started` is the ``time.time()`` at which the process was asked for: its libraries are part of what a training takes.
+    `started` is the ``time.monotonic()``, one for all processes of a machine, at which this one was asked for: its libraries are part of what a training takes.
 
     Steps of wide and narrow networks on a larger and a smaller grid give the seconds per multiplication, per number and per level as a
     least-squares fit without negative parts. A training of a few steps gives loading, ends of epochs and the validation of a pair.
     """
     terms = planned.configuration(planned.to_train).training
-    ready = time.time() - started
+    ready = time.monotonic() - started
     workspace = Workspace.resolve(folder / "workspace")
     shape = SHAPES[planned.configuration(planned.to_train).ndim]
     write_synthetic_dataset(workspace.raw / DATASET, pairs=2, test_pairs=0, shape=shape)

@@ -39,7 +39,7 @@ class History:
 
     def add(self, epoch: int, numbers: Mapping[str, float]) -> None:
         """Record the numbers of `epoch`; a name seen for the first time is NaN for earlier epochs."""
-        for name in {*self.values, *numbers}:
+        for name in dict.fromkeys((*self.values, *numbers)):  # in the order in which they came: checkpoints of one training are the same
             _put(self.values.setdefault(name, []), epoch, float(numbers.get(name, math.nan)))
 
     def update_best(self, epoch: int, value: float, *, anew: bool = False) -> bool:

@@ -98,7 +98,7 @@ SECTIONS = tuple(each.name for each in dataclasses.fields(_File))
 def read(content: dict[str, Any], source: Path) -> ImportedRun:
     """The run of a parsed file; what the file leaves out is the template's."""
     where = str(source)
-    if "val_dataset" in content:  # its defaults are not the training's
+    if isinstance(content.get("val_dataset"), dict):  # its defaults are not the training's
         content = {**content, "val_dataset": {"num_samples": 200, "seed": 999, **content["val_dataset"]}}
     file = from_mapping(_File, content, where=where, error=ConfigurationError)
     pairs = {}
