@@ -30,7 +30,7 @@ def parser() -> Parser:
     correction.add_argument(
         "--reference", default="mean", metavar="WHAT", help="mean (gets sharper), first, previous (composed), or a frame's number (default: mean)"
     )
-    correction.add_argument("--similarity", default="auto", help="auto, ncc (one contrast), cr (several: diffusion weighting)")
+    correction.add_argument("--similarity", default="auto", help="auto, ncc (one contrast), edges (several: diffusion weighting)")
     correction.add_argument("--interpolation", default="cubic", help="of the result: cubic or linear (default: cubic)")
     correction.add_argument("--mask", metavar="FILE", help="where the reference may be looked at (not 0)")
     strain = result.add_argument_group("strain")

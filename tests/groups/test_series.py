@@ -79,6 +79,40 @@ def test_known_motion_is_found_with_one_sampling(series: Path, tmp_path: Path) -
     assert read_series(tmp_path / "out" / "corrected.nii.gz").repetition == 2.0
 
 
+def test_frames_of_two_contrasts_are_compared_by_their_edges(tmp_path: Path) -> None:
+    from nnreg.groups.series.rigid import estimate
+
+    frames = moving_body()
+    frames[1] = np.where(frames[1] > 0.05 * frames[1].max(), 1.1 * frames[1].max() - frames[1], 0)
+    write_series(tmp_path / "dwi.nii.gz", np.concatenate([frames, frames[:2]]), SPACE, 2.0)
+    found = estimate(read_series(tmp_path / "dwi.nii.gz"), Settings(), tmp_path / "work")
+    assert found.several
+    assert "different contrasts" in found.because
+    way = Parameters.of(found.matrices[1] @ np.linalg.inv(found.matrices[0]) @ np.linalg.inv(MOTION[1].matrix(SPACE)), SPACE)
+    assert np.abs(way.degrees).max() < 1.0
+    assert np.abs(way.mm).max() < 0.4
+    with pytest.raises(ConfigurationError, match="edges"):
+        Settings(similarity="edge")
+
+
+def test_an_object_that_is_cut_off_moves_as_it_does(tmp_path: Path) -> None:
+    from nnreg.groups.series.rigid import estimate
+
+    cut = Space((16, 20, 20), SPACE.spacing, tuple(SPACE.to_world(np.array([3.0, 2.0, 2.0])).tolist()), SPACE.direction)
+    poses = [np.eye(4), Parameters((2, -3, 4), (1.5, -2, 1)).matrix(cut), Parameters((-3, 2, -2), (-2, 1, 2)).matrix(cut)]
+    fine = Space.from_matrix([44, 48, 48], SPACE.matrix @ np.diag([0.5, 0.5, 0.5, 1.0]))
+    image, _ = anatomy(fine, 3)
+    frames = [resample_image(image, moving=fine, fixed=cut, transform=Transform.affine(np.linalg.inv(pose)), antialias=True) for pose in poses]
+    write_series(tmp_path / "cut.nii.gz", np.concatenate(frames), cut, 2.0)
+    found = correct_series(read_series(tmp_path / "cut.nii.gz"), tmp_path / "out")
+    for pose, matrix in zip(poses, found.motion.matrices, strict=True):
+        left = Parameters.of(matrix @ np.linalg.inv(found.motion.matrices[0]) @ np.linalg.inv(pose), cut)
+        assert np.abs(left.degrees).max() < 1.0
+        assert np.abs(left.mm).max() < 0.3
+    assert found.worse is None
+    estimate(found.series, Settings(similarity="edges"), tmp_path / "edges")
+
+
 def test_a_run_that_was_killed_goes_on(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nnreg.groups.series import rigid
 

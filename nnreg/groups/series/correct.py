@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.dataset.label_files import read_label_map
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import ConfigurationError, did_you_mean
-from nnreg.geometry import Transform
+from nnreg.geometry import Transform, resample_image
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
 from nnreg.groups.series.frames import Series
@@ -26,7 +28,7 @@ from nnreg.progress import Progress
 RIGID, DEFORMABLE = MODELS = ("rigid", "deformable")
 ROUNDS = 2  # of deformable means
 WORSE = 1.1  # times the DVARS of the series: a correction that leaves more is no correction
-COARSE = "frames have several contrasts: motion from one contrast to another is found to about a degree and a tenth of a voxel, check it"
+COARSE = "frames have several contrasts and are compared by their edges: to a tenth or two of a degree, in a crop whose object is cut off to about a degree"
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,19 @@ def correct(
     good = np.array([number not in motion.failed for number in range(len(frames))])
     mean = frames[good].mean(axis=0)
     where = (foreground(prepare(mean[None], series.space, None, "mean")) if looked_at is None else looked_at) > 0.5
+    where = _always_in_view(where, series, [transforms[number] for number in np.flatnonzero(good)])
     parameters = [Parameters.of(matrix, series.space) if ok else None for matrix, ok in zip(motion.matrices, good, strict=True)]
     moved = framewise_displacement(parameters)
     return Corrected(series, motion, transforms, frames, mean, parameters, moved, dvars(series.frames, where, good), dvars(frames, where, good))
+
+
+def _always_in_view(where: npt.NDArray[np.bool_], series: Series, transforms: Sequence[Transform]) -> npt.NDArray[np.bool_]:
+    """Those voxels of `where` that no frame lacks: what lies beyond a frame is made up. All of them, if none is left."""
+    shown, grids = np.ones((1, *series.space.shape), np.float32), {"moving": series.space, "fixed": series.space}
+    seen = where.copy()
+    for transform in transforms:
+        seen &= resample_image(shown, **grids, transform=transform, outside=0.0)[0] > 0.99
+    return seen if seen.any() else where
 
 
 def _mask(series: Series, path: Path) -> Floats:

@@ -1,6 +1,4 @@
-"""Rigid maps of frames by Gauss and Newton's method: least squares of intensities, which are mapped onto each other along with it.
-
-By a line where contrasts are one, piecewise where they differ: what is then maximised is a correlation ratio (Roche et al. 1998).
+"""Rigid maps of frames by Gauss and Newton's method: least squares of intensities, which are scaled and shifted along with it.
 
 It reaches what L-BFGS crawls to: rotations of a round object change the similarity hundreds of times less than translations do, and least squares do not
 mind. Differences from the frame to the reference are followed along the mean of both gradients, which takes fewer steps.
@@ -17,17 +15,15 @@ SETTLED = 1e-3  # voxels, at the radius of the object: a shorter step is the las
 FARTHEST = 2.0  # voxels at the radius, in a step
 
 
-def fit_rigid(pair: Pair, parameters: Parameters, start: Doubles, *, knots: int, iterations: int, least_overlap: float) -> Fit:
+def fit_rigid(pair: Pair, parameters: Parameters, start: Doubles, *, iterations: int, least_overlap: float) -> Fit:
     """The map of the largest correlation near `start`; the best that was seen if it has not settled within `iterations`.
 
     Parameters
     ----------
-    knots
-        Of the piecewise linear map from the intensities of the moving image to those of the fixed one: 2 for images of one contrast.
     least_overlap
         Below this share of the fixed foreground in view the correlation is scaled down with the overlap.
     """
-    problem, matrix, best = _Problem(pair, parameters, knots), start, Fit(start, -np.inf, 0.0, settled=False)
+    problem, matrix, best = _Problem(pair, parameters), start, Fit(start, -np.inf, 0.0, settled=False)
     unit = min(pair.fixed_space.spacing) / parameters.unit
     for _ in range(iterations):
         similarity, overlap, values = problem.at(matrix)
@@ -44,9 +40,9 @@ def fit_rigid(pair: Pair, parameters: Parameters, start: Doubles, *, knots: int,
 class _Problem:
     """What stays the same while the map changes."""
 
-    def __init__(self, pair: Pair, parameters: Parameters, knots: int) -> None:
+    def __init__(self, pair: Pair, parameters: Parameters) -> None:
         n = pair.ndim
-        self.pair, self.shape, self.generators, self.knots = pair, pair.fixed_space.shape, parameters.generators, knots
+        self.pair, self.shape, self.generators = pair, pair.fixed_space.shape, parameters.generators
         self.fixed = pair.fixed.reshape(-1, *self.shape)
         self.slopes = self._gradient(self.fixed)
         indices = np.indices(self.shape).reshape(n, -1)
@@ -76,7 +72,7 @@ class _Problem:
         normal, right, similarity = np.zeros((count, count)), np.zeros(count), 0.0
         for number, image in enumerate(moving.reshape(len(moving), -1)):
             fixed = self.fixed[number].reshape(-1)
-            powers = _basis(image, self.knots)
+            powers = np.stack([np.ones_like(image), image])
             mapped = np.asarray(_solved(powers, fixed, weights) @ powers, dtype=np.float32)
             slope = (self.slopes[number] + self._gradient(mapped.reshape(1, *self.shape))[0]) / np.float32(2)
             columns = np.stack([self._moved(generator, slope) for generator in self.generators])
@@ -88,11 +84,6 @@ class _Problem:
             similarity += _correlation(fixed, mapped, weights) / len(moving)
         values = np.linalg.lstsq(normal, right, rcond=1e-10)[0]
         return similarity, overlap, np.asarray(values)
-
-
-def _basis(image: Floats, knots: int) -> Floats:
-    """Functions (knots, N) of intensities in [0, 1], whose sums are all piecewise linear maps of them; of two knots all lines."""
-    return np.stack([np.maximum(0, 1 - np.abs(image * (knots - 1) - knot)) for knot in range(knots)])
 
 
 def _solved(columns: Floats, wanted: Floats, weights: Floats) -> Doubles:

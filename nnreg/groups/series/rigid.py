@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import expm
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.engine.linear import Fit, Pair, Parameters
 from nnreg.engine.prepared_image import PreparedImage, foreground, moments, prepare
-from nnreg.engine.similarity import SAME_CONTRAST, inner_correlation
+from nnreg.engine.similarity import inner_correlation
 from nnreg.errors import ConfigurationError, NnRegError, RegistrationError, did_you_mean
 from nnreg.files import content_digest, read_json, write_json
 from nnreg.geometry import Space, Transform, resample_image
@@ -26,16 +26,19 @@ from nnreg.parallel import run_all
 from nnreg.progress import Progress
 
 MEAN, FIRST, PREVIOUS = REFERENCES = ("mean", "first", "previous")
-ONE, SEVERAL = "ncc", "cr"
+ONE, SEVERAL = "ncc", "edges"
 SIMILARITIES = ("auto", ONE, SEVERAL)
-KNOTS = {ONE: 2, SEVERAL: 16}  # of the map between the intensities of two frames
 ROUNDS = 5  # of means, at most: two do, but for few frames
 SETTLED = 0.01  # voxels: a round that moves no frame by more is the last
 CHUNK = 16  # frames that are registered and kept together, whatever the number of processes
 ITERATIONS = 40
 COARSE_VOXELS = 16  # an axis of fewer is not pooled
 LEAST_OVERLAP = 0.5
-SMOOTHING = 1.5  # voxels. On a brain of 3.5 mm with 2 % noise rotations were wrong by up to 0.16 degrees without, 0.05 with 1.0, 0.03 with 1.5
+# voxels. On a brain of 3.5 mm with 2 % noise rotations were wrong by up to 0.16 degrees without, 0.05 with 1.0, 0.03 with 1.5
+SMOOTHING = {ONE: 1.5, SEVERAL: 0.3}
+EDGE, AROUND, FAINT = 0.5, 4.0, 0.3  # voxels, voxels, and share of the strongest edges; see `edges`
+ALIKE = 0.9  # least local correlation of frames of one contrast: 0.99 with 6 % noise, 0.6 to 0.7 between diffusion weightings
+MARGIN = {ONE: 2, SEVERAL: 0}  # voxels: so far from the border smoothing made up what lies beyond it
 UNLIKE = 0.5  # of the median similarity of all frames: a frame below shows something else
 FEW = 5  # frames whose contrast with the reference decides the similarity, spread over the series
 
@@ -53,7 +56,7 @@ class Motion:
     failed : frame number to the reason
     because : how it was found, in words
     several
-        Whether frames have several contrasts: motion from one to another is then found coarsely.
+        Whether frames have several contrasts: motion from one to another is then found less exactly.
     """
 
     matrices: list[Doubles]
@@ -71,8 +74,8 @@ class Settings:
     ----------
     reference : "mean", "first", "previous" or the number of a frame
         Previous: each frame to the one before, and the maps composed.
-    similarity : "auto", "ncc" or "cr"
-        Correlation for frames of one contrast, correlation ratio for others (diffusion weighting), which are registered to a frame where the mean is asked for.
+    similarity : "auto", "ncc" or "edges"
+        Correlation of intensities for frames of one contrast, of the strength of edges for others (diffusion weighting).
     """
 
     reference: str = MEAN
@@ -136,22 +139,28 @@ class _Estimate:
         self.series, self.settings, self.work, self.processes, self.on_progress = series, settings, work, processes, on_progress
         self.first = settings.frame(series)
         self.mask = None if mask is None else np.ascontiguousarray(mask > 0, dtype=np.float32)
-        self.reference = self.prepared(self.first)
-        self.frame = _Frame.of(self.reference)
-        self.similarity, self.why = self._similarity()
+        self.similarity = SEVERAL if settings.similarity == SEVERAL else ONE
+        self.why = f"{settings.similarity} was asked for"
+        self.frame = _Frame.of(prepare(series.frame(self.first), series.space, self.mask, f"frame {self.first}"))
         seen = None if self.mask is None else blake2b(self.mask.tobytes(), digest_size=8).hexdigest()
         self.made_from = content_digest(series.files) + repr((settings, seen, series.repetition))
-        self.failed = {int(number): "it is constant, or has values that are not finite" for number in np.flatnonzero(~series.usable)}
+        self.failed: dict[int, str] = {}
 
     def prepared(self, number: int) -> PreparedImage:
-        return _prepared(self.series.frame(number), self.series.space, self.mask if number == self.first else None, f"frame {number}")
+        return _prepared(self.seen(number), self.series.space, self.mask if number == self.first else None, f"frame {number}", self.similarity)
+
+    def seen(self, number: int) -> Floats:
+        """What of a frame (1, *grid) is compared: a mean of several contrasts shows little, a mean of their edges all of them."""
+        return edges(self.series.frame(number)) if self.similarity == SEVERAL else self.series.frame(number)
 
     def run(self) -> Motion:
         starts = self._chained()
+        if self.settings.similarity == "auto" and not self._are_alike(starts):
+            self.similarity = SEVERAL
+            starts = self._chained()
         if self.settings.reference == PREVIOUS:
             return self._finished(*self._composed(starts), "each frame to the one before, composed")
-        # a mean of several contrasts has none
-        to_mean = self.settings.reference == MEAN and self.similarity == ONE
+        to_mean = self.settings.reference == MEAN
         rounds = ROUNDS if to_mean else 1
         matrices, similarity, said = starts, [float("nan")] * len(starts), ""
         for number in range(rounds):
@@ -184,23 +193,23 @@ class _Estimate:
             if value < UNLIKE * usual:
                 self.failed[number] = f"it does not look like the others: similarity {value:.2f}, {usual:.2f} is usual"
 
-    def _similarity(self) -> tuple[str, str]:
-        """What compares frames, and why."""
-        if self.settings.similarity != "auto":
-            return self.settings.similarity, f"{self.settings.similarity} was asked for"
-        numbers = np.flatnonzero(self.series.usable)
-        some = [int(number) for number in numbers[:: max(1, len(numbers) // FEW)] if number != self.first]
-        pairs = [Pair(self.reference, self.prepared(number)) for number in some]
-        inner = min(inner_correlation(pair.fixed, pair.moving, pair.body > 0) for pair in pairs)
-        name = ONE if inner >= SAME_CONTRAST else SEVERAL
-        contrast = "one contrast" if name == ONE else "different contrasts"
-        return name, f"{contrast} (local correlation {inner:.2f} at least): {name}"
+    def _are_alike(self, matrices: list[Doubles]) -> bool:
+        """Whether frames, where they were roughly found, have one contrast with the first one; says so."""
+        numbers = [int(number) for number in np.flatnonzero(self.series.usable) if number not in self.failed]
+        some = [number for number in numbers[:: max(1, len(numbers) // FEW)] if number != self.first]
+        first = self.prepared(self.first)
+        pairs = [(Pair(first, self.prepared(number)), matrices[number]) for number in some]
+        inner = min((inner_correlation(pair.fixed, pair.sample(matrix)[0], pair.body > 0) for pair, matrix in pairs), default=1.0)
+        alike = bool(inner >= ALIKE)
+        self.why = f"{'one contrast' if alike else 'different contrasts'} (local correlation {inner:.2f} at least): {ONE if alike else SEVERAL}"
+        return alike
 
     def _chained(self) -> list[Doubles]:
         """On a coarse grid, outwards from the reference, each frame starting where its neighbour ended."""
         size = len(self.series.frames)
+        self.failed = {int(number): "it is constant, or has values that are not finite" for number in np.flatnonzero(~self.series.usable)}
         result = [np.eye(self.series.space.ndim + 1) for _ in range(size)]
-        coarse = _pooled(self.reference)
+        coarse = _pooled(self.prepared(self.first))
         for way in (range(self.first - 1, -1, -1), range(self.first + 1, size)):
             last = result[self.first]
             for number in way:
@@ -214,7 +223,7 @@ class _Estimate:
         if number in self.failed:
             return None
         try:
-            return self.frame.fit(reference, view(self.prepared(number)), self.similarity, start)
+            return self.frame.fit(reference, view(self.prepared(number)), start)
         except NnRegError as error:
             self.failed[number] = str(error)
             return None
@@ -232,11 +241,11 @@ class _Estimate:
         return matrices, similarity
 
     def _mean(self, matrices: list[Doubles]) -> Floats:
-        """Sum of all usable frames where they were last found, (1, *grid): of it each frame leaves itself out."""
-        total = np.zeros((1, *self.series.space.shape), np.float64)
+        """Sum of all usable frames where they were last found, and how many show each voxel, (2, *grid): of it each frame leaves itself out."""
+        total = np.zeros((2, *self.series.space.shape), np.float64)
         for number, matrix in enumerate(matrices):
             if number not in self.failed:
-                total += _moved(self.series.frame(number), self.series.space, matrix)
+                total += _moved(self.seen(number), self.series.space, matrix)
         return total.astype(np.float32)
 
     def _shared(self, before: list[Doubles], after: list[Doubles]) -> list[Doubles]:
@@ -259,10 +268,10 @@ class _Estimate:
                 self.made_from,
                 self.series.space,
                 self.mask,
-                self.reference if total is None else None,
+                self.prepared(self.first) if total is None else None,
                 total,
                 len(usable),
-                tuple((frame, self.series.frame(frame), starts[frame]) for frame in group),
+                tuple((frame, self.seen(frame), starts[frame]) for frame in group),
                 self.frame,
                 self.similarity,
             )
@@ -293,11 +302,11 @@ class _Frame:
         centre, spread = moments(foreground(side), side.space)
         return cls(tuple(centre.tolist()), 2 * float(np.sqrt(np.linalg.eigvalsh(spread).max())), min(side.space.spacing))
 
-    def fit(self, reference: PreparedImage, moving: PreparedImage, similarity: str, start: Doubles) -> Fit:
+    def fit(self, reference: PreparedImage, moving: PreparedImage, start: Doubles) -> Fit:
         """A rigid map from `start`."""
         pair = Pair(reference, moving)
         parameters = Parameters("rigid", self.centre, self.radius, 10.0 ** round(np.log10(self.voxel)))
-        return fit_rigid(pair, parameters, start, knots=KNOTS[similarity], iterations=ITERATIONS, least_overlap=LEAST_OVERLAP)
+        return fit_rigid(pair, parameters, start, iterations=ITERATIONS, least_overlap=LEAST_OVERLAP)
 
     def distance(self, one: Doubles, other: Doubles) -> float:
         """How far two maps differ at most at the ends of the object, voxels."""
@@ -338,26 +347,54 @@ def _register(job: _Job) -> list[Any]:
 
 def _one(job: _Job, number: int, frame: Floats, start: Doubles) -> tuple[int, Any, Any, str | None]:
     try:
-        reference = job.reference
-        if reference is None:
-            assert job.total is not None
-            others = (job.total - _moved(frame, job.space, start)) / np.float32(max(1, job.count - 1))
-            reference = _prepared(others, job.space, job.mask, "the mean")
-        fit = job.frame.fit(reference, _prepared(frame, job.space, None, f"frame {number}"), job.similarity, start)
+        reference = _others(job, frame, start) if job.reference is None else job.reference
+        fit = job.frame.fit(reference, _prepared(frame, job.space, None, f"frame {number}", job.similarity), start)
     except NnRegError as error:
         return number, None, None, str(error)
     return number, fit.matrix.tolist(), fit.similarity, None
 
 
-def _prepared(frame: Floats, space: Space, mask: Floats | None, name: str) -> PreparedImage:
+def _others(job: _Job, frame: Floats, start: Doubles) -> PreparedImage:
+    """The mean of all frames but one, where half of them or more show something."""
+    assert job.total is not None
+    left = job.total - _moved(frame, job.space, start)
+    known = np.asarray(left[1] >= max(1.0, (job.count - 1) / 2), dtype=np.float32)
+    mean = np.where(known > 0, left[:1] / np.maximum(left[1:], np.float32(1)), frame.min()).astype(np.float32)
+    mask = known if job.mask is None else known * job.mask
+    return _prepared(mean, job.space, mask if mask.min() < 1 else None, "the mean", job.similarity)
+
+
+def _prepared(frame: Floats, space: Space, mask: Floats | None, name: str, similarity: str) -> PreparedImage:
     """A frame smoothed a little: linear sampling blurs what lies between voxels, and draws the maximum to where both images are blurred alike."""
     found = prepare(frame, space, mask, name)
-    return replace(found, image=np.asarray(gaussian_filter(found.image, (0, *(SMOOTHING,) * space.ndim), mode="nearest")))
+    image = np.asarray(gaussian_filter(found.image, (0, *(SMOOTHING[similarity],) * space.ndim), mode="nearest"))
+    inner = _away_from_border(space.shape, MARGIN[similarity])
+    return replace(found, image=image, mask=inner if found.mask is None else found.mask * inner)
+
+
+def _away_from_border(shape: tuple[int, ...], margin: int) -> Floats:
+    """1 (*grid) where nothing that lies beyond the image had a part in smoothing; short axes keep all of theirs."""
+    inner = np.zeros(shape, np.float32)
+    inner[tuple(slice(margin, size - margin) if size >= COARSE_VOXELS else slice(None) for size in shape)] = 1
+    return inner
+
+
+def edges(frame: Floats) -> Floats:
+    """How strong edges are (1, *grid), relative to those around: much the same whatever the contrast.
+
+    The gradient's length, divided by its root mean square nearby and a share of the strongest. Intensities of frames whose contrasts differ are no
+    function of each other where a voxel holds several tissues, which draws maps by correlation ratio aside by up to a degree; edges lie where they lie.
+    """
+    length = gaussian_gradient_magnitude(frame[0].astype(np.float32), EDGE)
+    nearby = np.sqrt(gaussian_filter(np.square(length), AROUND))
+    return np.asarray(length / (nearby + FAINT * max(float(np.percentile(nearby, 95)), 1e-12)))[None].astype(np.float32)
 
 
 def _moved(frame: Floats, space: Space, matrix: Doubles) -> Floats:
-    """A frame (1, *grid) seen from the reference."""
-    return resample_image(frame, moving=space, fixed=space, transform=Transform.affine(matrix))
+    """A frame (1, *grid) seen from the reference, 0 where it shows nothing, and where it shows something: (2, *grid)."""
+    transform = Transform.affine(matrix)
+    seen = resample_image(np.ones_like(frame), moving=space, fixed=space, transform=transform, outside=0.0)
+    return np.concatenate([resample_image(frame, moving=space, fixed=space, transform=transform, outside=0.0) * (seen > 0), seen])
 
 
 def _pooled(side: PreparedImage) -> PreparedImage:
