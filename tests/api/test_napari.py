@@ -35,6 +35,21 @@ def test_the_manifest_is_one_of_npe2():
     assert npe2.PluginManifest.from_file(MANIFEST).contributions.readers[0].accepts_directories
 
 
+def test_napari_opens_a_pair_by_the_manifest(tmp_path):
+    """napari's own model of a viewer, which needs no window."""
+    components = pytest.importorskip("napari.components", reason="napari is not installed (pip install -e .[napari])")
+    importlib.import_module("npe2").PluginManager.instance().discover()  # as napari does when it starts
+    viewer = components.ViewerModel()
+    viewer.open(str(predictions(tmp_path, ndim=2) / "a__b"), plugin="nnreg")
+    assert [(layer.name, type(layer).__name__) for layer in viewer.layers] == [
+        ("fixed", "Image"),
+        ("warped", "Image"),
+        ("warped labels", "Labels"),
+        ("field", "Vectors"),
+    ]
+    assert len({tuple(layer.scale) for layer in viewer.layers}) == 1
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_a_pair_becomes_layers_on_one_grid(tmp_path, ndim):
     out = predictions(tmp_path, ndim=ndim)
