@@ -110,7 +110,8 @@ def test_progress_of_work_with_further_steps_reaches_its_end():
 
 def test_any_registered_images_are_evaluated_by_a_folder_of_label_maps(tmp_path, capsys):
     out = predictions(tmp_path, ndim=2, measured=False)
-    assert evaluate.main([str(out), "--labels", str(tmp_path / "labelsTs"), "--no_report", "-np", "1", "--no_surface", "-q"]) == 0
+    assert evaluate.main([str(out), "--labels", str(tmp_path / "labelsTs"), "-np", "1", "--no_surface", "-q"]) == 0
+    assert (out / "report.html").is_file()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["counts"]["labels"] == 2
     assert 0 < summary["mean"]["dice_after"] <= 1

@@ -43,6 +43,11 @@ class LooseImages(RawDataset):
             names = ", ".join(self.cases[:4])
             raise EvaluationError(f"{labels}: holds no label map of any case ({names}). Call them CASE.nii.gz, as the images without _0000.")
 
+    @property
+    def name(self) -> str:
+        """Of the dataset that the pairs were predicted for."""
+        return str(read_prediction(self.folder).get("dataset", self.folder.absolute().name))
+
     def image_paths(self, case: str) -> tuple[Path, ...]:
         """Files of a case."""
         return self.images[case]
