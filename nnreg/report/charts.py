@@ -83,9 +83,16 @@ def _ticks(low: float, high: float, place, height: float) -> str:  # type: ignor
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
+    """Of an axis: a little beyond the values, and never below 0 where no value is.
+
+    Examples
+    --------
+    >>> _limits([0.0, 0.0]), _limits([-1.0, 1.0])
+    ((0.0, 1.0), (-1.1, 1.1))
+    """
     low, high = min(values), max(values)
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin
+    return low - margin if low < 0 else max(0.0, low - margin), high + margin
 
 
 def _nice(low: float, high: float) -> list[float]:
