@@ -55,7 +55,13 @@ def coloured(values: Reals, colours: Anchors = GREYS) -> Bytes:
 
 
 def panel_width(columns: int) -> int:
-    """Pixels of a panel that shows an image of so many columns."""
+    """Pixels of a panel that shows an image of so many columns.
+
+    Examples
+    --------
+    >>> panel_width(35), panel_width(60), panel_width(180)
+    (200, 240, 253)
+    """
     return min(WIDTH, max(NARROW, ENLARGED * columns))
 
 
