@@ -42,7 +42,7 @@ def between_voxels(inverse: Floats, field: Floats, factors: tuple[int, int, int]
     0.16 mm once told every millimetre. What ``r = v + u(x + v)`` is left of v, what the inverse is in between, one Newton step takes away:
     ``v(x - r) - r``, because the derivative of the inverse is the inverse of the derivative.
     """
-    blocks = Blocks(tuple(size * factor for size, factor in zip(field.shape[1:], factors, strict=True)), factors, (0, 0, 0))  # type: ignore[arg-type]
+    blocks = Blocks(tuple(size * factor for size, factor in zip(field.shape[1:], factors, strict=True)), factors, (0, 0, 0))
     own = np.asarray(factors[3 - len(field) :], np.float32).reshape(-1, 1, 1, 1)
     coarse, ahead = inverse * own, field * own
     result = np.empty((len(field), *blocks.shape), np.float32)
