@@ -27,8 +27,8 @@ FIELD_VOXELS = 3_000_000
 # the same of levels that are not the last and are refined in one direction. In both directions four brains lost 0.001 of Dice under `default`: halfway between
 # two such fields is less certain
 PASSING_VOXELS = 500_000
-# what blocks and compositions spread there, as BLOCKS_SPREADS says of the last level. By trial: with those of the last level four brains gained 0.002, and a pair
-# of lungs ended at 1.69 mm instead of 1.57
+# what blocks and compositions spread there, as BLOCKS_SPREADS says of the last level. By trial: with those of the last level four brains gained 0.002, and a
+# pair of lungs ended at 1.69 mm instead of 1.57
 PASSING_SPREADS = 1.0, 0.0
 # iterations on such a level besides those of the preset: they cost half, and `fast`, which has two, otherwise lost 0.002 of Dice on two pairs of brains
 MORE = 1
