@@ -27,7 +27,7 @@ SHRINK = 0.5
 SHARPEST = 0.2  # voxels: a narrower Gaussian is none
 # voxels of the images, squared: what means over blocks and interpolation between them spread an update by themselves, and each composition on the coarser
 # grid the field. Found by trial on four pairs of brains: Dice and SDlogJ of fields on the full grid, on average
-BLOCKS_SPREAD, COMPOSING_SPREADS = 1.4, 0.08
+BLOCKS_SPREADS = 1.4, 0.08
 LANDMARK_SMOOTHING = 4.0  # voxels over which a landmark pulls its surroundings along
 
 
@@ -43,12 +43,15 @@ class Settings:
         Length of the longest vector of an update, in voxels of the level.
     update_smoothing, field_smoothing : float
         Widths of the Gaussians on each update and on the whole field after it, in voxels of the level (its spacing in mm along thicker axes).
+    spreads : pair of float
+        Of these Gaussians, voxels squared: what blocks spread an update by themselves, and each composition the field, where that lies on a coarser grid.
     """
 
     iterations: int
     step: float
     update_smoothing: float
     field_smoothing: float
+    spreads: tuple[float, float] = BLOCKS_SPREADS
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +127,8 @@ class _Descent:
         )
         self.longest_step = settings.step
         if blocks is not None:
-            self.update_sigma, self.field_sigma = _on_blocks(self.update_sigma, blocks, BLOCKS_SPREAD), _on_blocks(self.field_sigma, blocks, COMPOSING_SPREADS)
+            widths = zip((self.update_sigma, self.field_sigma), settings.spreads, strict=True)
+            self.update_sigma, self.field_sigma = (_on_blocks(width, blocks, own) for width, own in widths)
             self.longest_step /= max(blocks.factors)
         self.view = _View(level, blocks)
         self.scales = [1.0] * len(groups)

@@ -133,8 +133,8 @@ class Registration:
 
     @functools.cached_property
     def inverse(self) -> Transform:
-        """From the moving to the fixed world; computed when first asked for."""
-        return self.transform.inverse()
+        """From the moving to the fixed world; computed when first asked for. Its field is as fine as the fixed image, whatever that of `transform` is."""
+        return self.transform.inverse(self.fixed.space)
 
     @functools.cached_property
     def warped(self) -> Image:

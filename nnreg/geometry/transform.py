@@ -50,7 +50,7 @@ class AffineMap:
         """The exact inverse."""
         return AffineMap(np.asarray(np.linalg.inv(self.matrix)))
 
-    def inverse_stages(self) -> tuple[Stage, ...]:
+    def inverse_stages(self, grid: Space | None = None) -> tuple[Stage, ...]:
         """The exact inverse, as stages of a transform."""
         return (self.inverse(),)
 
@@ -82,8 +82,10 @@ class FieldMap:
         """The displacement as a contiguous volume (ndim, D, H, W); an image of two axes is one slice."""
         return np.ascontiguousarray(self.displacement if self.ndim == 3 else self.displacement[:, None], dtype=np.float32)
 
-    def inverse_stages(self) -> tuple[Stage, ...]:
+    def inverse_stages(self, grid: Space | None = None) -> tuple[Stage, ...]:
         """The inverse map: the inverse of the linear part, where it is most of the field, then a field found by fixed point iteration.
+
+        Where voxels of `grid` are shorter, the field of the inverse has voxels as short, as far as REFINED_VOXELS allows.
 
         The iteration converges from nearby alone: of a field that holds a rotation by 90 degrees it left 6 mm, and one that carries a translation would need
         a grid as wide as the translation. ``x + u(x) = A (x + w(x))`` with the matrix A of the least squares fit leaves a small w to be iterated on.
@@ -95,10 +97,10 @@ class FieldMap:
         """
         matrix = self._linear_part()
         if matrix is None:
-            return (self._iterated_inverse(),)
+            return (self._iterated_inverse(grid),)
         inverted = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
         world = self.space.matrix @ inverted @ self.space.inverse_matrix
-        return AffineMap(world), FieldMap(_relative_to(inverted, self.displacement), self.space)._iterated_inverse()
+        return AffineMap(world), FieldMap(_relative_to(inverted, self.displacement), self.space)._iterated_inverse(grid)
 
     def _linear_part(self) -> Doubles | None:
         """Matrix (ndim+1, ndim+1) of the affine map of voxel indices nearest to the map; None where it is little of the displacement, or not invertible."""
@@ -115,23 +117,34 @@ class FieldMap:
             return None
         return np.asarray(matrix)
 
-    def _iterated_inverse(self) -> FieldMap:
-        """Inverse by fixed point iteration, on a grid that reaches as far as the map does and is finer along thick axes.
+    def _iterated_inverse(self, grid: Space | None) -> FieldMap:
+        """Inverse by fixed point iteration, on a grid that reaches as far as the map does and is finer along thick axes, and where `grid` is.
 
         A field that is linear between slices has an inverse that is not: on hearts of 10 mm slices, kept on the same grid, the way there and back left 0.4
         voxels (95th percentile), with four times the slices 0.15.
         """
-        from nnreg.kernels.inversion import LARGEST_RESIDUAL, MOST_UNSETTLED, inverted_volume, unsettled
+        from nnreg.kernels.inversion import LARGEST_RESIDUAL, MOST_UNSETTLED, between_voxels, exact_inverse, inverted_volume, unsettled
 
         wide = self._reaching()._refined()
-        inverted = inverted_volume(wide.volume)
+        parts = wide._parts(grid)
+        inverted = (inverted_volume if max(parts) == 1 else exact_inverse)(wide.volume)
         share, largest = unsettled(wide.volume, inverted)
         if share > MOST_UNSETTLED:
             raise GeometryError(
                 f"the displacement field cannot be inverted: after the iteration {share:.0%} of its voxels are off by over {LARGEST_RESIDUAL:g} voxels "
                 f"(up to {largest:.1f}). It folds or bends too much; use a transform that has its inverse beside it."
             )
-        return FieldMap(inverted if self.ndim == 3 else inverted[:, 0], wide.space)
+        space = wide.space
+        if max(parts) > 1:
+            inverted, space = between_voxels(inverted, wide.volume, parts), _split(space, parts[3 - self.ndim :])
+        return FieldMap(inverted if self.ndim == 3 else inverted[:, 0], space)
+
+    def _parts(self, grid: Space | None) -> tuple[int, int, int]:
+        """How many voxels of `grid` there are to one of the field along z, y and x; one each where that makes too many."""
+        wanted = self.space if grid is None else grid
+        found = [1] * (3 - self.ndim) + [max(1, round(own / other)) for own, other in zip(self.space.spacing, wanted.spacing, strict=True)]
+        many = np.prod(found) * self.space.voxels > REFINED_VOXELS
+        return (1, 1, 1) if many else (found[0], found[1], found[2])
 
     def _reaching(self) -> FieldMap:
         """The same map with its border continued as far as it carries points out of the grid."""
@@ -259,6 +272,15 @@ class FieldMap:
 Stage = AffineMap | FieldMap
 
 
+def _split(space: Space, parts: Sequence[int]) -> Space:
+    """The grid of the parts that the voxels of `space` are split into along each axis."""
+    n, share = space.ndim, 1 / np.asarray(parts, dtype=float)
+    matrix = space.matrix.copy()
+    matrix[:n, n] = space.to_world((share - 1) / 2)
+    matrix[:n, :n] = matrix[:n, :n] * share
+    return Space.from_matrix(tuple(size * part for size, part in zip(space.shape, parts, strict=True)), matrix)
+
+
 def _relative_to(inverted: Doubles, displacement: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The field w with ``x + w(x) = inverted (x + u(x))``, voxels, for a matrix of voxel indices."""
     n = len(displacement)
@@ -304,9 +326,9 @@ class Transform:
         """The map ``x -> other(self(x))``."""
         return Transform(self.stages + other.stages, self.ndim)
 
-    def inverse(self) -> Transform:
-        """The map from the moving to the fixed world; fields are inverted on their own grids."""
-        return Transform(tuple(part for stage in reversed(self.stages) for part in stage.inverse_stages()), self.ndim)
+    def inverse(self, grid: Space | None = None) -> Transform:
+        """The map from the moving to the fixed world; fields are inverted on their own grids, or on ones as fine as `grid` where that is finer."""
+        return Transform(tuple(part for stage in reversed(self.stages) for part in stage.inverse_stages(grid)), self.ndim)
 
     def simplified(self) -> Transform:
         """The same map with neighbouring matrices multiplied and identities dropped."""

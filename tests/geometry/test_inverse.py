@@ -101,3 +101,19 @@ def test_a_far_translation_goes_on_beyond_a_field_that_fades_out():
     assert np.allclose(faded.map_points(inside), Transform((field,), 3).map_points(inside), atol=1e-3)
     far = np.asarray([[-500.0, 900.0, 700.0]])
     assert np.abs(faded.map_points(far) - far - [[-50.0, 0.0, 600.0]]).max() < 2
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((21, 24), (2.0, 2.0)), ((12, 20, 18), (4.0, 2.0, 2.0))], ids=["2D", "3D"])
+def test_an_inverse_is_told_between_the_voxels_of_its_field(monkeypatch, shape, spacing):
+    space, fine = Space.plain(shape, spacing), Space.plain(tuple(2 * size for size in shape), tuple(step / 2 for step in spacing))
+    rng = np.random.default_rng(1)
+    smooth = np.stack([gaussian_filter(rng.normal(size=shape), 2) for _ in shape])
+    transform = Transform((FieldMap((2.5 * smooth / np.abs(smooth).max()).astype(np.float32), space),), len(shape))
+    points = space.to_world(np.stack([rng.uniform(2, size - 3, 400) for size in shape], axis=1))
+    left = [np.linalg.norm(back.map_points(transform.map_points(points)) - points, axis=1) for back in (transform.inverse(), transform.inverse(fine))]
+    assert left[1].mean() < 0.75 * left[0].mean()
+    (field,) = transform.inverse(fine).stages
+    assert np.allclose(field.space.spacing, fine.spacing)
+    assert transform.inverse(space).stages[0].space.spacing == transform.inverse().stages[0].space.spacing
+    monkeypatch.setattr("nnreg.geometry.transform.REFINED_VOXELS", space.voxels)
+    assert transform.inverse(fine).stages[0].space.spacing == transform.inverse().stages[0].space.spacing
