@@ -48,7 +48,7 @@ def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegErr
     for key in content:
         if key not in fields:
             raise error(f"{where}: unknown key {key!r}; {did_you_mean(key, fields)}")
-    hints = _hints(cls)
+    hints = _hints(typing.cast(Any, cls))
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in content:
@@ -59,7 +59,7 @@ def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegErr
 
 
 @cache  # a fingerprint has an image of one class per case
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
