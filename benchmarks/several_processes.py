@@ -79,6 +79,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=48, help="voxels of a side of the synthetic volumes")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--learning_rate", type=float, help="a small one (1e-6) shows every step by itself: rounding is not amplified by the steps before")
     parser.add_argument("--threads", type=int, default=2, help="cores: of one process all, of two processes half each")
     parser.add_argument("--only", choices=("registration", "dense_prediction"), help="one task alone")
     parser.add_argument("-o", "--output", type=Path, default=Path("distributed.json"))
@@ -86,6 +87,7 @@ def main() -> int:
     # every run is in processes of its own, which share these threads
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     settings: dict[str, Any] = {"epochs": 1, "iterations_per_epoch": options.steps, "batch_size": options.batch_size}
+    settings |= {} if options.learning_rate is None else {"learning_rate": options.learning_rate}
     result: dict[str, Any] = {"settings": {**settings, "size": options.size, "threads": options.threads}}
     failed = False
     with tempfile.TemporaryDirectory() as folder:
