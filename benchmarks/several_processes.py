@@ -63,14 +63,14 @@ def measure(root: Path, dataset: str, configuration: str, settings: dict[str, An
         with torch.enable_grad():
             trainer.on_epoch_start()
             trainer.network.train()
-            terms, seconds, begun = [], [], time.perf_counter()
+            terms, seconds, begun, used = [], [], time.perf_counter(), time.process_time()
             for batch in train:
                 terms.append(trainer.train_step(batch))
                 seconds.append(time.perf_counter() - begun)
                 begun = time.perf_counter()
         losses = [float(step["loss"]) for step in (ranks.averaged(terms, trainer.plan.batch_size) if ranks.size > 1 else terms)]
         if ranks.leads:
-            write_json(into, {"losses": losses, "seconds": seconds})
+            write_json(into, {"losses": losses, "seconds": seconds, "processor": ranks.size * (time.process_time() - used) / len(terms)})
 
 
 def main() -> int:
@@ -79,6 +79,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=48, help="voxels of a side of the synthetic volumes")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--learning_rate", type=float, help="a small one (1e-6) shows every step by itself: rounding is not amplified by the steps before")
     parser.add_argument("--threads", type=int, default=2, help="cores: of one process all, of two processes half each")
     parser.add_argument("--only", choices=("registration", "dense_prediction"), help="one task alone")
     parser.add_argument("-o", "--output", type=Path, default=Path("distributed.json"))
@@ -86,12 +87,13 @@ def main() -> int:
     # every run is in processes of its own, which share these threads
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     settings: dict[str, Any] = {"epochs": 1, "iterations_per_epoch": options.steps, "batch_size": options.batch_size}
+    settings |= {} if options.learning_rate is None else {"learning_rate": options.learning_rate}
     result: dict[str, Any] = {"settings": {**settings, "size": options.size, "threads": options.threads}}
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         prepare(root, options.size)
-        print(f"{'task':18}{'processes':>10}{'s / step':>10}{'largest difference of a loss':>30}")
+        print(f"{'task':18}{'processes':>10}{'s / step':>10}{'CPU s':>10}{'largest difference of a loss':>30}")
         for task, dataset in (("registration", PAIRS), ("dense_prediction", LABELS)):
             if options.only not in (None, task):
                 continue
@@ -101,7 +103,10 @@ def main() -> int:
                 found[name] = json.loads((root / "found.json").read_text())
                 found[name]["difference"] = max(abs(a - b) for a, b in zip(found[name]["losses"], found["one"]["losses"], strict=True))
                 median = statistics.median(found[name]["seconds"][2:])
-                print(f"{task:18}{'1, nudged' if nudge else processes:>10}{median:10.3f}{found[name]['difference']:30.1e}", flush=True)
+                print(
+                    f"{task:18}{'1, nudged' if nudge else processes:>10}{median:10.3f}{found[name]['processor']:10.3f}{found[name]['difference']:30.1e}",
+                    flush=True,
+                )
             failed = failed or found["two"]["difference"] > max(LARGEST, found["nudged"]["difference"])
             result[task] = found
     write_json(options.output, result)

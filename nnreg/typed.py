@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar, Union
 
 from nnreg.errors import NnRegError, did_you_mean
@@ -47,7 +48,7 @@ def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegErr
     for key in content:
         if key not in fields:
             raise error(f"{where}: unknown key {key!r}; {did_you_mean(key, fields)}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(typing.cast(Any, cls))
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in content:
@@ -55,6 +56,11 @@ def from_mapping(cls: type[T], content: Any, *, where: str, error: type[NnRegErr
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(f"{where}: key {name!r} is missing.")
     return cls(**values)
+
+
+@cache  # a fingerprint has an image of one class per case
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def to_mapping(instance: Any) -> dict[str, Any]:

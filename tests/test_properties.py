@@ -150,7 +150,8 @@ def test_a_transform_comes_back_from_its_file(data: Any, ending: str, seed: int)
         found = read_transform(path)
     points = points_in(space, seed)
     away = np.abs(found.map_points(points) - written.map_points(points)).max()
-    assert away < 0.02 * min(space.spacing) + 1e-6 * reach(space)
+    # a grid that is told in single precision is off by some of it, and a field of noise changes by voxels of the long side within one of the short
+    assert away < 0.02 * min(space.spacing) + 1e-6 * reach(space) * 4 * max(space.spacing) / min(space.spacing)
 
 
 @given(st.data(), st.integers(0, 99))

@@ -80,7 +80,7 @@ class Parameters:
         n = len(self.centre)
         result = np.eye(n + 1)
         result[:n, n] = -np.asarray(self.centre)
-        return result, np.linalg.inv(result)
+        return result, np.asarray(np.linalg.inv(result), dtype=float)
 
 
 def lifted(array: Floats) -> Floats:

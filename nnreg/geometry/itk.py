@@ -193,7 +193,8 @@ def _parts(transform: sitk.Transform) -> list[tuple[str, tuple[float, ...], byte
     if transform.GetName() == "CompositeTransform":
         composite = sitk.CompositeTransform(transform)
         return [part for i in range(composite.GetNumberOfTransforms()) for part in _parts(composite.GetNthTransform(i))]
-    return [(transform.GetName(), transform.GetFixedParameters(), np.asarray(transform.GetParameters()).tobytes())]
+    # text has no zero below zero
+    return [(transform.GetName(), transform.GetFixedParameters(), (np.asarray(transform.GetParameters()) + 0.0).tobytes())]
 
 
 def _single_matrix(path: Path, transform: Transform) -> sitk.Transform:

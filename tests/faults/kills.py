@@ -2,6 +2,7 @@
 
 A kill is SIGKILL to the whole group of processes, after a random share of the processor seconds that the command needs. After it every file under a final name
 must be whole; after the command was run again every result must be that of an uninterrupted run, the order of keys too, and nothing temporary be left.
+``NNREG_FAULTS`` names a folder that keeps the workspaces where this failed.
 """
 
 from __future__ import annotations
@@ -119,6 +120,9 @@ def trial(count: int, seed: int, folder: Path, names: Sequence[str] = ()) -> lis
         wrong = _gone_on(stage, root, log, kept[stage.name][1])
         print(f"{number}: {stage.name} {how} at {moment:.2f} CPU s{': ' if wrong else ''}{'; '.join(wrong)}", flush=True)
         problems += [f"{number} {stage.name}: {what}" for what in wrong]
+        if wrong and "NNREG_FAULTS" in os.environ:
+            for name in ("work", "after"):
+                shutil.copytree(folder / name, Path(os.environ["NNREG_FAULTS"]) / f"{seed}_{number}_{name}", dirs_exist_ok=True)
     print(dict(sorted(tally.items())))
     return problems
 
@@ -191,9 +195,11 @@ def _gone_on(stage: Stage, root: Path, log: Path, wanted: dict[str, str]) -> lis
 def _other_than(wanted: dict[str, str], root: Path) -> list[str]:
     """What differs from an uninterrupted run, in words."""
     found = results(root)
-    other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    absent, added = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    other = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
     left = left_over(root)
-    return [f"other than uninterrupted: {other}"] * bool(other) + [f"left behind: {left}"] * bool(left)
+    told = {"other than uninterrupted": other, "absent": absent, "added": added}
+    return [f"{what}: {names}" for what, names in told.items() if names] + [f"left behind: {left}"] * bool(left)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -217,3 +217,11 @@ def test_a_faded_out_field_is_the_same_inside_and_folds_nowhere_around(rotated_s
     assert folding_percent(faded.sampled_on(around).displacement) == 0
     corners = around.corners()
     assert np.allclose(faded.map_points(corners), corners)
+
+
+@pytest.mark.parametrize("ending", [".tfm", ".txt", ".mat", ".h5"])
+def test_a_zero_below_zero_is_written(tmp_path, ending):
+    """It was taken for a file that found no room on the disk."""
+    matrix = np.array([[0.5, -0.0, 1.0], [0.0, 1.0, -0.0], [0.0, 0.0, 1.0]])
+    write_itk(tmp_path / f"a{ending}", Transform.affine(matrix))
+    np.testing.assert_array_equal(read_itk(tmp_path / f"a{ending}").stages[0].matrix, matrix)

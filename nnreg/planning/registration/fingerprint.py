@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,7 @@ class Fingerprint:
         """2 or 3."""
         return next(iter(self.images.values())).ndim
 
-    @property
+    @cached_property  # asked for of every group of cases
     def orientation(self) -> str:
         """The orientation most images have: the axis order of everything planned."""
         return orientation.commonest([image.orientation for image in self.images.values()])
