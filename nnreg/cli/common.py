@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
     def add_accept_likely_failed(self, instead: str) -> None:
         """``--accept_likely_failed``."""
         self.add_argument(
-            "--accept_likely_failed", action="store_true", help=f"use registrations that likely failed too: the alarm is false (default: {instead})"
+            "--accept_likely_failed", action="store_true", help=f"use registrations that likely failed all the same: the alarm is false (default: {instead})"
         )
 
     def add_no_report(self) -> None:

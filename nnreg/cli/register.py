@@ -144,7 +144,7 @@ def _work(options: argparse.Namespace) -> int:
         from nnreg.report import report_after
 
         report_after(options.output, print)
-    if options.accept_likely_failed and result.rose and not result.succeeded:
+    if options.accept_likely_failed and not result.succeeded:
         print(f"nnreg_register: {_why_failed(result)}, and accepted.", file=sys.stderr)
     elif not result.succeeded:
         inverse = "" if any(Path(options.output).rglob("*_xfm.h5" if options.output_layout != NATIVE else "inverse_transform.h5")) else ", it has no inverse"

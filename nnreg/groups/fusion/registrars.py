@@ -51,7 +51,7 @@ class EngineRegistrar:
     ----------
     options
     accept_likely_failed
-        Whether a map that likely failed by what is measured of it is used all the same.
+        Whether a map that likely failed by what is measured of it, or did not raise the similarity, is used all the same.
     """
 
     options: EngineOptions
@@ -61,7 +61,7 @@ class EngineRegistrar:
         """See :class:`Registrar`."""
         found = register_members(image, atlas, self.options, start)
         reason = None
-        if not found.rose or (found.failure.likely and not self.accept_likely_failed):
+        if not found.succeeded and not self.accept_likely_failed:
             reason = "; ".join(found.failure.reasons) if found.failure.likely else "the similarity did not rise"
         told = {"failure_probability": round(found.failure_probability, 4), "similarity": found.similarity_after}
         return Found(found.transform, reason, told)

@@ -166,10 +166,10 @@ def correct(
 
 def _always_in_view(where: npt.NDArray[np.bool_], series: Series, transforms: Sequence[Transform]) -> npt.NDArray[np.bool_]:
     """Those voxels of `where` that no frame lacks: what lies beyond a frame is made up. All of them, if none is left."""
-    shown, grids = np.ones((1, *series.space.shape), np.float32), {"moving": series.space, "fixed": series.space}
+    shown = np.ones((1, *series.space.shape), np.float32)
     seen = where.copy()
     for transform in transforms:
-        seen &= resample_image(shown, **grids, transform=transform, outside=0.0)[0] > 0.99
+        seen &= resample_image(shown, moving=series.space, fixed=series.space, transform=transform, outside=0.0)[0] > 0.99
     return seen if seen.any() else where
 
 
