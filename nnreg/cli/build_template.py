@@ -33,6 +33,7 @@ def parser() -> Parser:
     result.add_argument(
         "--skip_failures", action="store_true", help="leave out images that cannot be read or registered or have another contrast (default: stop at the first)"
     )
+    result.add_accept_likely_failed("stop there")
     result.add_processes("images registered")
     result.add_quiet()
     return result
@@ -67,6 +68,7 @@ def _work(options: argparse.Namespace) -> None:
         sharpen=options.sharpen,
         scale=not options.no_scaling,
         skip_failures=options.skip_failures,
+        accept_likely_failed=options.accept_likely_failed,
     )
     content = build_template(
         members_in(options.images, labels=options.labels, masks=options.masks),

@@ -71,6 +71,12 @@ class Parser(argparse.ArgumentParser):
         """``-q``, and what nnU-Net calls it."""
         self.add_argument("-q", "--quiet", *aliases, action="store_true", help="no progress bar")
 
+    def add_accept_likely_failed(self, instead: str) -> None:
+        """``--accept_likely_failed``."""
+        self.add_argument(
+            "--accept_likely_failed", action="store_true", help=f"use registrations that likely failed all the same: the alarm is false (default: {instead})"
+        )
+
     def add_no_report(self) -> None:
         """``--no_report``."""
         self.add_argument("--no_report", action="store_true", help="write no report.html at the end")

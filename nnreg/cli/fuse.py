@@ -49,6 +49,7 @@ def parser() -> Parser:
     )
     result.add_argument("--strict", action="store_true", help="stop at the first atlas or image that cannot be used (default: leave it out and say so)")
     result.add_argument("--no_pictures", action="store_true", help="draw no pictures/CASE.png")
+    result.add_accept_likely_failed("leave such atlases out")
     result.add_processes("atlases registered")
     result.add_quiet()
     return result
@@ -108,11 +109,13 @@ def _registrar(options: argparse.Namespace) -> Registrar:
     from nnreg.groups.fusion.registrars import EngineRegistrar, ModelRegistrar
 
     if options.model_folder is None:
-        return EngineRegistrar(EngineOptions(preset=options.preset, similarity=options.similarity, device=options.device))
+        return EngineRegistrar(EngineOptions(preset=options.preset, similarity=options.similarity, device=options.device), options.accept_likely_failed)
     from nnreg.inference.predictor import ModelFolder
 
     ModelFolder.open(Path(options.model_folder))  # a folder that is no model is told before the work
-    return ModelRegistrar(Path(options.model_folder), Path(options.input), tuple(options.folds), device=options.device)
+    return ModelRegistrar(
+        Path(options.model_folder), Path(options.input), tuple(options.folds), device=options.device, accept_likely_failed=options.accept_likely_failed
+    )
 
 
 def _report(content: dict[str, Any], output: Path) -> str:

@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnreg.cli.common import Parser, folder, print_table, run, workspace_of
+from nnreg.cli.dry_run import Files
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
@@ -24,7 +25,9 @@ MOST_ROWS = 12
 def parser() -> Parser:
     """The command's options."""
     result = Parser(
-        "nnreg_longitudinal", "Register the visits of each subject without bias to one of them: Jacobian maps, change of volume of each label with its error."
+        "nnreg_longitudinal",
+        "Register the visits of each subject without bias to one of them: Jacobian maps, change of volume of each label with its error.",
+        _files,
     )
     result.add_argument("-i", "--input", metavar="DIR_OR_CSV", help="folder of SUBJECT_VISIT images, or a .csv with subject, time, image (visit, labels, mask)")
     result.add_argument("-d", "--dataset", metavar="ID", help="instead of -i: a raw dataset whose pairing is groups")
@@ -50,6 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(_work, parser(), arguments)
 
 
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.groups.longitudinal.results import written_names
+
+    subjects, output = _subjects(options), Path(options.output)
+    names = [f"{subject.name}/{name}" for subject in subjects if len(subject.visits) > 1 for name in written_names(subject)]
+    notes = [f"{subject.name}: {subject.note}" for subject in subjects if subject.note is not None]
+    notes += [f"{subject.name}: has one visit, so it would be skipped" for subject in subjects if len(subject.visits) == 1]
+    listed = [options.times, options.input if str(options.input).lower().endswith(".csv") else None]
+    return Files.of(
+        [*listed, *(path for subject in subjects for path in subject.files())], [output / "summary.json", *(output / name for name in names)], *notes
+    )
+
+
 def _work(options: argparse.Namespace) -> int:
     from nnreg.groups.longitudinal import Settings, follow_subjects
     from nnreg.parallel import default_processes
@@ -67,10 +84,14 @@ def _work(options: argparse.Namespace) -> int:
     for name, report in summary.done.items():
         first, *_, last = report["visits"]
         print(f"{name}: {len(report['visits'])} visits, change from {first['visit']} to {last['visit']}")
-        rows = [(str(each["label"] or "all"), f"{each['volume']:.6g}", f"{each['change']:+.3f}", f"{each['error']:.3f}") for each in last["labels"][:MOST_ROWS]]
-        print_table([("label", "volume", "change %", "error %"), *rows])
+        print_table([("label", "volume", "change %", "error %", "told if alone %"), *map(_row, last["labels"][:MOST_ROWS])])
     print(f"written to {Path(options.output).absolute()}")
     return EXIT_SKIPPED if summary.skipped else 0
+
+
+def _row(each: dict[str, Any]) -> tuple[str, ...]:
+    alone = "-" if each["told_alone"] is None else f"{100 * each['told_alone']:.0f}"
+    return str(each["label"] or "all"), f"{each['volume']:.6g}", f"{each['change']:+.3f}", f"{each['error']:.3f}", alone
 
 
 def _subjects(options: argparse.Namespace) -> list[Subject]:

@@ -67,6 +67,7 @@ def parser() -> Parser:
     result.add_argument("--report", action="store_true", help="also write report.html, as nnreg_report OUT does: it takes as long as a fast registration")
     result.add_argument("--output_layout", choices=LAYOUTS, default=NATIVE, help=LAYOUT_HELP)
     result.add_argument("--no_pictures", action="store_true", help="write no overview.png")
+    result.add_accept_likely_failed("exit code 3")
     result.add_quiet()
     return result
 
@@ -143,7 +144,9 @@ def _work(options: argparse.Namespace) -> int:
         from nnreg.report import report_after
 
         report_after(options.output, print)
-    if not result.succeeded:
+    if options.accept_likely_failed and not result.succeeded:
+        print(f"nnreg_register: {_why_failed(result)}, and accepted.", file=sys.stderr)
+    elif not result.succeeded:
         inverse = "" if any(Path(options.output).rglob("*_xfm.h5" if options.output_layout != NATIVE else "inverse_transform.h5")) else ", it has no inverse"
         print(
             f"nnreg_register: {_why_failed(result)}{inverse}; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from nnreg.workspace import Workspace
 
 EXIT_DIFFERS = 1
-RECORDS = {"measures.json": "register", "prediction.json": "predict", "debug.json": "train"}
+GROUPS = ("fuse", "build_template", "register_group", "longitudinal", "series")
+RECORDS = {"measures.json": ("register",), "prediction.json": ("predict",), "debug.json": ("train",), "summary.json": GROUPS}
 
 
 def parser() -> Parser:
@@ -28,7 +29,7 @@ def parser() -> Parser:
         "Run the command that made a results folder once more, into a temporary folder, and compare every file. Exit code 1 if one differs.\n"
         "Times, commands and pictures are not compared; of checkpoints the weights of the network.",
     )
-    result.add_argument("folder", metavar="FOLDER", help="output folder of nnreg_register or nnreg_predict, or fold_0 of a training")
+    result.add_argument("folder", metavar="FOLDER", help="output folder of nnreg_register, nnreg_predict or a command of groups, or fold_0 of a training")
     return result
 
 
@@ -58,18 +59,20 @@ def _record(folder: Path) -> tuple[dict[str, Any], list[str]]:
     from nnreg.errors import ConfigurationError
     from nnreg.files import read_json
 
-    for name, command in RECORDS.items():
+    for name, commands in RECORDS.items():
         if (folder / name).is_file():
             record = read_json(folder / name)
             words = shlex.split(str(record.get("command", "")))
             words = words[1:] if words[:1] == ["nnreg"] else [words[0].removeprefix("nnreg_"), *words[1:]] if words else words
-            if words[:1] != [command]:
+            if not words or words[0] not in commands:
                 found = shlex.join(words) or "none"
                 raise ConfigurationError(
-                    f"{folder / name}: expected the nnreg_{command} that made it, found {found}. Only results of that command can be repeated."
+                    f"{folder / name}: expected {' or '.join(f'nnreg_{each}' for each in commands)}, found {found}. Only such results can be repeated."
                 )
             return record, words
-    raise ConfigurationError(f"{folder}: has none of {', '.join(RECORDS)}. Name an output folder of nnreg_register or nnreg_predict, or a fold of a training.")
+    raise ConfigurationError(
+        f"{folder}: has none of {', '.join(RECORDS)}. Name an output folder of nnreg_register, nnreg_predict or a command of groups, or a fold of a training."
+    )
 
 
 def _run_again(folder: Path, words: list[str], record: dict[str, Any], temporary: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnreg.cli.common import Parser, folder, run
+from nnreg.cli.dry_run import Files
 from nnreg.engine.presets import PRESETS
 from nnreg.progress import progress_bar
 
@@ -19,7 +20,7 @@ OF_CORRECTION = {"mask": None, "reference": "mean", "similarity": "auto", "inter
 
 def parser() -> Parser:
     """The command's options."""
-    result = Parser("nnreg_series", "Correct the motion of a 4D series (each frame resampled once), or follow the points of a cine and measure strain.")
+    result = Parser("nnreg_series", "Correct the motion of a 4D series (each frame resampled once), or follow the points of a cine and measure strain.", _files)
     result.add_argument("-i", "--input", required=True, metavar="SERIES", help="NIfTI of four axes, or a folder of frames in the order of their names")
     result.add_argument("-o", "--output", type=folder, required=True, metavar="OUT", help="folder for the results")
     result.add_argument(
@@ -53,14 +54,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(_work, parser(), arguments)
 
 
+def _files(options: argparse.Namespace) -> Files:
+    """What would be read and written."""
+    from nnreg.groups.series.frames import files_of_series
+
+    _check_options(options)
+    source = Path(options.input)
+    names = ("strain.tsv", "strain.png") if options.model == "strain" else ("corrected.nii.gz", "mean.nii.gz", "motion.tsv", "motion.png")
+    read = [*(files_of_series(source) if source.is_dir() else [source]), options.mask, options.labels]
+    return Files.of(read, [Path(options.output) / name for name in (*names, "transforms", "summary.json")])
+
+
 def _work(options: argparse.Namespace) -> int:
+    _check_options(options)
+    return _strain(options) if options.model == "strain" else _correct(options)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what is for the other kind of model."""
     from nnreg.errors import ConfigurationError
 
     foreign, whose = (OF_CORRECTION, "--model rigid or deformable") if options.model == "strain" else (OF_STRAIN, "--model strain")
     for name, usual in foreign.items():
         if getattr(options, name) != usual:
             raise ConfigurationError(f"--{name} is for {whose}. Leave it out, or choose that model.")
-    return _strain(options) if options.model == "strain" else _correct(options)
 
 
 def _correct(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ from nnreg.geometry.transform_files import read_transform
 from nnreg.groups.affine_mean import centred
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member, taken_for_channels
-from nnreg.groups.output_folder import SUMMARY, files_of, own_folder
+from nnreg.groups.output_folder import SUMMARY, files_of, group_record, own_folder
 from nnreg.groups.template.linear import template_space
 from nnreg.groups.template.mean_image import mean_of
 from nnreg.groups.template.rounds import save
@@ -35,7 +35,6 @@ from nnreg.groups.template.subjects import Subject, check_alike, mean_scale, mea
 from nnreg.imageio import write_image
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
-from nnreg.run_record import run_record
 
 SCHEMA_VERSION = 1
 FEWEST_IMAGES = 3
@@ -102,7 +101,7 @@ def register_group(
         if pairs:
             for i, j in group.ordered_pairs():
                 write_result(output / "pairs" / f"{subjects[i].name}__{subjects[j].name}.h5", group.through_middle(i, j))
-        write_json(output / SUMMARY, {"schema_version": SCHEMA_VERSION, **run_record(), **content})
+        write_json(output / SUMMARY, {"schema_version": SCHEMA_VERSION, **group_record(files_of(members)), **content})
     return content
 
 

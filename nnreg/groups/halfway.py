@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,15 @@ from nnreg.arrays import Floats
 from nnreg.engine.prepared_image import PreparedImage, prepare
 from nnreg.files import atomic_path, content_digest
 from nnreg.geometry import FieldMap
-from nnreg.groups.least_squares import halves, measured
+from nnreg.groups.least_squares import halves, measured, share_told
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
 from nnreg.kernels import volumes
 from nnreg.kernels.inversion import inverted_volume
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
+
+NEARBY = 15.0  # mm around a region that are looked at for what smoothing takes from it
 
 
 def from_halfway(field: FieldMap) -> Floats:
@@ -81,6 +83,19 @@ class Between:
         with np.load(self.path(first, second), allow_pickle=False) as content:
             return np.asarray(content["fields"])
 
+    def shares_told(self, first: Member, second: Member, regions: Mapping[int, Floats]) -> dict[int, float]:
+        """Of each region (*grid), how much of a growth of it alone would be told; see :func:`nnreg.groups.least_squares.share_told`."""
+        sides, field = [_prepared(member) for member in (first, second)], self.fields(first, second)[0]
+        images = [np.ascontiguousarray(side.image.reshape(-1, *field.shape[1:])) for side in sides]
+        weights, spacing, found = _both_seen(sides[0], sides[1], field), sides[0].space.spacing, {}
+        for label, region in regions.items():
+            where = region.reshape(field.shape[1:]).astype(np.float32)
+            part = _around(where, spacing)
+            cut = [np.ascontiguousarray(array[(..., *part)]) for array in (*images, field, where)]
+            counted = None if weights is None else np.ascontiguousarray(weights[part])
+            found[label] = share_told(cut[0], cut[1], cut[2], spacing, cut[3], counted, self.smoothness)
+        return found
+
     def path(self, first: Member, second: Member) -> Path:
         """Where they are kept."""
         return self.folder / f"{first.name}__{second.name}.npz"
@@ -90,6 +105,15 @@ class Between:
         return content_digest((*first.files, first.mask, *second.files, second.mask)) + repr(
             (self.maps and self.maps.options, self.both_ways, self.smoothness, self.with_halves)
         )
+
+
+def _around(where: Floats, spacing: tuple[float, ...]) -> tuple[slice, ...]:
+    """The box of a region with what is near it."""
+    margins = (0.0,) * (where.ndim - len(spacing)) + tuple(NEARBY / step for step in spacing)
+    ends = [(int(indices.min()), int(indices.max())) for indices in np.nonzero(where)]
+    return tuple(
+        slice(max(0, low - round(margin)), min(size, high + 1 + round(margin))) for (low, high), margin, size in zip(ends, margins, where.shape, strict=True)
+    )
 
 
 @dataclass(frozen=True)

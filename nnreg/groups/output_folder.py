@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from nnreg.errors import DatasetError
 from nnreg.files import read_json, writable_folder, write_json
 from nnreg.groups.members import Member
 from nnreg.inference.registration.cases import refuse_own_folder
+from nnreg.run_record import digests, run_record
 
 SUMMARY = "summary.json"
 MARK = "made_from.json"  # in a folder of what is kept of a killed run
@@ -71,6 +73,11 @@ def refuse_others_work(work: Path) -> None:
     """Raise a DatasetError if there is such a folder, and no command of groups made it."""
     if work.is_dir() and any(work.iterdir()) and not (work / MARK).is_file():
         raise DatasetError(f"{work}: was not made by this command, which removes it at the end. Choose another output folder, or rename it.")
+
+
+def group_record(read: Iterable[Path | None]) -> dict[str, Any]:
+    """What every ``summary.json`` of a group says of its run: how it was made, and a digest of each file that was read, for ``nnreg_reproduce``."""
+    return run_record() | {"read": digests(read)}
 
 
 def files_of(members: Iterable[Member]) -> list[Path | None]:

@@ -20,7 +20,7 @@ from tests.report.folders import predictions
 
 # commands that only print, or decide while they run what they write
 WITHOUT_DRY_RUN = {
-    *("list", "view", "reproduce", "longitudinal", "series", "verify_dataset", "demo", "find_lr", "tune", "import_", "move_plans_between_datasets"),
+    *("list", "view", "reproduce", "verify_dataset", "demo", "find_lr", "tune", "import_", "move_plans_between_datasets"),
     *("find_best_configuration", "determine_postprocessing", "accumulate_crossval_results"),
 }
 

@@ -12,8 +12,10 @@ import pytest
 from tiny import Tiny, anatomy, oblique_space
 
 from nnreg.api.reproduction import compared
-from nnreg.cli import predict, register, reproduce, train
+from nnreg.cli import predict, register, reproduce, series, train
+from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
+from nnreg.imageio.itk_files import write_series
 
 
 @pytest.fixture
@@ -59,7 +61,18 @@ def test_folders_without_a_command_are_refused(tmp_path: Path, capsys: pytest.Ca
     assert reproduce.main([str(tmp_path)]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert "has none of measures.json" in first
-    assert "expected the nnreg_register that made it, found none" in second
+    assert "expected nnreg_register, found none" in second
+
+
+def test_a_series_is_repeated(tmp_path: Path, typed, one_thread, capsys: pytest.CaptureFixture[str]) -> None:
+    space = Space.plain((16, 18, 18), (2.0, 2.0, 2.0))
+    image = anatomy(space, 0)[0]
+    write_series(tmp_path / "bold.nii.gz", np.concatenate([image, np.roll(image, 1, axis=2), image]), space, 2.0)
+    assert typed(series, ["-i", tmp_path / "bold.nii.gz", "-o", tmp_path / "out", "-np", "1", "-q"]) == 0
+    assert reproduce.main([str(tmp_path / "out")]) == 0, capsys.readouterr().out
+    write_series(tmp_path / "bold.nii.gz", np.concatenate([image, image, image]), space, 2.0)
+    assert reproduce.main([str(tmp_path / "out")]) == 2
+    assert "has changed since the run read it" in capsys.readouterr().err
 
 
 def test_files_of_one_side_alone_are_told(tmp_path: Path) -> None:

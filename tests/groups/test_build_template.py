@@ -151,6 +151,16 @@ def test_two_contrasts_are_told_or_skipped(images: Path, tmp_path: Path, capsys:
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["images"] == ["b", "c", "d"]
 
 
+def test_a_false_alarm_can_be_overridden(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnreg.engine.failure import Failure
+
+    monkeypatch.setattr(Failure, "likely", property(lambda self: True))
+    words = ["-i", str(images), "-o", str(tmp_path / "out"), "--rounds", "1", "-np", "1", "-q"]
+    assert command.main(words) == 2
+    assert "--accept_likely_failed if it is right" in capsys.readouterr().err
+    assert command.main([*words, "--accept_likely_failed"]) == 0
+
+
 def test_a_damaged_image_is_one_line(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in images.iterdir():
         shutil.copy(path, tmp_path / path.name)

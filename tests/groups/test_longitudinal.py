@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.linalg import expm
+from scipy.ndimage import gaussian_filter
 from tiny import anatomy
 
 from nnreg.arrays import Doubles
 from nnreg.errors import DatasetError, RegistrationError
 from nnreg.geometry import FieldMap, Space
 from nnreg.groups.halfway import from_first, from_halfway
-from nnreg.groups.least_squares import measured
+from nnreg.groups.least_squares import measured, share_told
 from nnreg.groups.longitudinal import Settings, follow, follow_subjects, subjects_in_folder, subjects_in_table, subjects_of_dataset
 from nnreg.groups.longitudinal.change import rate
 from nnreg.groups.longitudinal.mid_space import logarithm, middle, middle_grid
@@ -90,6 +91,19 @@ def test_least_squares_swap_with_the_images() -> None:
     np.testing.assert_allclose(there, -back, atol=1e-4)
 
 
+def test_less_is_told_of_a_change_in_a_smaller_region() -> None:
+    space = Space.plain((40, 44), (1.5, 1.5))
+    image = gaussian_filter(np.random.default_rng(0).normal(0.5, 0.5, (1, 1, *space.shape)), (0, 0, 1, 1)).astype(np.float32)  # as much to see everywhere
+    rows, columns = np.indices(space.shape)
+    distance = np.hypot(rows - 20, columns - 22)[None]
+    shares = [
+        share_told(image, image, np.zeros((2, 1, *space.shape), np.float32), space.spacing, (distance < radius).astype(np.float32)) for radius in (3, 6, 12)
+    ]
+    assert 0 < shares[0] < shares[1] < shares[2] < 1
+    loose = share_told(image, image, np.zeros((2, 1, *space.shape), np.float32), space.spacing, (distance < 3).astype(np.float32), smoothness=0.5)
+    assert loose > shares[0]
+
+
 def test_a_map_seen_from_halfway_and_back() -> None:
     rows, columns = np.indices(SPACE.shape)
     field = np.stack([np.sin(columns / 5), np.cos(rows / 6)]).astype(np.float32)
@@ -103,6 +117,8 @@ def test_growth_is_found_and_kept(folder: Path, tmp_path: Path) -> None:
     summary = follow_subjects(subjects_in_folder(folder), tmp_path, settings, on_note=notes.append)
     found = {each["label"]: each for each in summary.done["s1"]["visits"][1]["labels"]}
     assert found[0]["change"] == pytest.approx(100 * (GROWTH - 1), abs=1.0)
+    assert found[0]["told_alone"] is None
+    assert all(0 < each["told_alone"] < 1.2 for label, each in found.items() if label)
     assert len(notes) == 1
     assert "s2" in notes[0]
     assert "one visit" in notes[0]
@@ -156,6 +172,26 @@ def test_times_and_tables(folder: Path, tmp_path: Path) -> None:
     table.write_text(table.read_text().replace("soon", "2"))
     [subject] = subjects_in_table(table)
     assert [visit.time for visit in subject.visits] == [0, 2]
+
+
+def test_visits_at_the_same_time_are_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nnreg.cli import longitudinal
+
+    (tmp_path / "times.csv").write_text("case,time\ns1_a,2\ns1_b,2\ns2_a,0\n")
+    words = ["-i", str(folder), "-o", str(tmp_path / "out"), "--times", str(tmp_path / "times.csv"), "--preset", "fast", "-np", "1"]
+    assert longitudinal.main([*words, "--dry_run", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"s1/volumes.csv", "s1/log_jacobian_b.nii.gz"} < {str(Path(each["path"]).relative_to(tmp_path / "out")) for each in told["writes"][1:]}
+    assert "visits a, b are at the same time, so no rate" in told["notes"][0]
+    assert "s2: has one visit" in told["notes"][1]
+    assert not (tmp_path / "out").exists()
+    assert longitudinal.main([*words, "-q"]) == 3
+    assert "s1: visits a, b are at the same time, so no rate" in capsys.readouterr().err
+    assert "s1" in json.loads((tmp_path / "out" / "summary.json").read_text())["notes"]
+    report = json.loads((tmp_path / "out" / "s1" / "report.json").read_text())
+    assert "same time" in report["note"]
+    written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {str(Path(each["path"]).relative_to(tmp_path / "out")) for each in told["writes"]}
 
 
 def test_visits_are_counted_as_people_count(tmp_path: Path) -> None:

@@ -113,6 +113,25 @@ def test_an_object_that_is_cut_off_moves_as_it_does(tmp_path: Path) -> None:
     estimate(found.series, Settings(similarity="edges"), tmp_path / "edges")
 
 
+def test_progress_goes_on_to_its_end_once(series: Path, tmp_path: Path) -> None:
+    shares: list[float] = []
+    correct_series(read_series(series), tmp_path / "out", on_progress=lambda done, total, what: shares.append(done / total))
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert sum(share == 1 for share in shares) == 1
+
+
+def test_a_dry_run_names_what_is_written(series: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nnreg.cli import series as command
+
+    assert command.main(["-i", str(series), "-o", str(tmp_path / "out"), "-q", "-np", "1"]) == 0
+    capsys.readouterr()
+    assert command.main(["-i", str(series), "-o", str(tmp_path / "out"), "--dry_run", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {Path(each["path"]) for each in told["writes"]} == set((tmp_path / "out").iterdir())
+    assert command.main(["-i", str(series), "-o", str(tmp_path / "out"), "--dry_run", "--cavity", "3"]) == 2
+
+
 def test_a_run_that_was_killed_goes_on(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nnreg.groups.series import rigid
 

@@ -21,9 +21,8 @@ from nnreg.groups.fusion.one_image import AS_IT_COMES, FuseOptions, Fusion
 from nnreg.groups.fusion.registrars import ENGINE, Registrar
 from nnreg.groups.fusion.vote import PLAIN, Meaning
 from nnreg.groups.members import Member, members_in
-from nnreg.groups.output_folder import SUMMARY, files_of, own_folder
+from nnreg.groups.output_folder import SUMMARY, files_of, group_record, own_folder
 from nnreg.progress import Progress
-from nnreg.run_record import run_record
 
 SCHEMA_VERSION = 1
 
@@ -77,10 +76,11 @@ def fuse(
     """
     images, atlases, output = Path(images), Path(atlases), Path(output)
     members = members_in(images, labels=labels)
-    own_folder(output, files_of([*members, *members_in(atlases, labels=atlas_labels)]), "atlases_folder")
+    read = files_of([*members, *members_in(atlases, labels=atlas_labels)])
+    own_folder(output, read, "atlases_folder")
     found = atlases_in(atlases, labels=atlas_labels, strict=options.strict, fewest=options.fewest)
     fusion = Fusion(found, output, options, registrar, _meaning(atlases), processes)
-    content = _content(fusion, atlases)
+    content = _content(fusion, atlases, read)
     for note in _notes(found):
         on_note(note)
     if check:
@@ -144,10 +144,10 @@ def _meaning(atlases: Path) -> Meaning:
     return Meaning(regions, manager.region_values, manager.ignore)
 
 
-def _content(fusion: Fusion, atlases: Path) -> dict[str, Any]:
+def _content(fusion: Fusion, atlases: Path, read: list[Path | None]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
-        **run_record(),
+        **group_record(read),
         "atlases_folder": str(atlases.absolute()),
         "atlases": [atlas.name for atlas in fusion.atlases.atlases],
         "left_out": fusion.atlases.left_out,

@@ -45,15 +45,23 @@ class Registrar(Protocol):
 
 @dataclass(frozen=True)
 class EngineRegistrar:
-    """The engine."""
+    """The engine.
+
+    Attributes
+    ----------
+    options
+    accept_likely_failed
+        Whether a map that likely failed by what is measured of it, or did not raise the similarity, is used all the same.
+    """
 
     options: EngineOptions
+    accept_likely_failed: bool = False
 
     def find(self, image: Member, atlas: Member, start: Transform | None) -> Found:
         """See :class:`Registrar`."""
         found = register_members(image, atlas, self.options, start)
         reason = None
-        if not found.succeeded:
+        if not found.succeeded and not self.accept_likely_failed:
             reason = "; ".join(found.failure.reasons) if found.failure.likely else "the similarity did not rise"
         told = {"failure_probability": round(found.failure_probability, 4), "similarity": found.similarity_after}
         return Found(found.transform, reason, told)
@@ -73,6 +81,8 @@ class ModelRegistrar:
         ``TRAINER__PLANS__CONFIGURATION``.
     images
         Folder of the images that atlases are registered to.
+    accept_likely_failed
+        As in :class:`EngineRegistrar`.
     folds, checkpoint, trainer, device
         As in :class:`nnreg.inference.predictor.TrainedModel`.
     """
@@ -83,10 +93,11 @@ class ModelRegistrar:
     checkpoint: str = "checkpoint_final.pth"
     trainer: str | None = None
     device: str = "auto"
+    accept_likely_failed: bool = False
 
     def __repr__(self) -> str:
         """With the content of plans and checkpoints: a model that was trained on gives other maps."""
-        return f"model {self.folder.name} of {_digest(self.folder, self.folds, self.checkpoint)}"
+        return f"model {self.folder.name} of {_digest(self.folder, self.folds, self.checkpoint)}{', likely failed ones too' * self.accept_likely_failed}"
 
     def find(self, image: Member, atlas: Member, start: Transform | None) -> Found:
         """See :class:`Registrar`; a model aligns by itself, as its plans say."""
@@ -97,7 +108,11 @@ class ModelRegistrar:
         source = model.source(NewImages(self.images, atlas_images={name: list(atlas.files)}))
         found = mapper.transforms(Pair(image.name, name), source)
         probability = found.notes.get("failure_probability")
-        reason = None if probability is None or probability < LIKELY else f"the registration likely failed (probability {probability:.2f})"
+        reason = (
+            None
+            if probability is None or probability < LIKELY or self.accept_likely_failed
+            else f"the registration likely failed (probability {probability:.2f})"
+        )
         return Found(found.transform, reason, dict(found.notes))
 
 

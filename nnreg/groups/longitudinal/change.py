@@ -31,6 +31,9 @@ class LabelChange:
         smoothing flattens it, is not in it.
     own_volume : mm^3, optional
         Of the visit's own label map.
+    told_alone : 0 to 1, optional
+        How much of a small change of this label alone would be told, between the first and the last visit; smoothing takes the rest. Of a change that its
+        surroundings share more is told, of uniform growth all. Not known for the whole foreground.
     """
 
     label: int
@@ -38,6 +41,7 @@ class LabelChange:
     change: float
     error: float
     own_volume: float | None = None
+    told_alone: float | None = None
 
 
 def log_determinants(field: FieldMap, linear: Doubles) -> Floats:

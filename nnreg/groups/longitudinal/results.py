@@ -43,6 +43,15 @@ def save(found: Followed, folder: Path, settings: Settings) -> dict[str, Any]:
     return report
 
 
+def written_names(subject: Subject) -> list[str]:
+    """Names of all that :func:`save` writes."""
+    return [
+        *(f"to_{visit.name}.h5" for visit in subject.visits),
+        *(f"log_jacobian_{visit.name}.nii.gz" for visit in subject.visits[1:]),
+        *("mean.nii.gz", "labels.nii.gz", "volumes.csv", "overview.png", "report.json"),
+    ]
+
+
 def kept(subject: Subject, folder: Path, settings: Settings) -> dict[str, Any] | None:
     """The report of a run that is complete and of the same files and settings; None otherwise."""
     path = folder / "report.json"

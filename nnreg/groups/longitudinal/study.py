@@ -11,11 +11,10 @@ from typing import Any
 from nnreg.errors import DatasetError, NnRegError, WriteError
 from nnreg.files import write_json
 from nnreg.groups.longitudinal.results import kept, save
-from nnreg.groups.longitudinal.subject import Settings, follow
+from nnreg.groups.longitudinal.subject import Settings, check_visits, follow
 from nnreg.groups.longitudinal.visits import Subject, Visit
-from nnreg.groups.output_folder import SUMMARY, own_folder, own_work, refuse_folders_of
-from nnreg.progress import Progress
-from nnreg.run_record import run_record
+from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work, refuse_folders_of
+from nnreg.progress import Progress, part_of
 
 
 @dataclass
@@ -55,7 +54,7 @@ def follow_subjects(
     stop
         Raise the first error instead of skipping.
     on_note
-        Called with a line for each that is skipped.
+        Called with a line for each that is skipped, and on visits at the same time.
 
     Raises
     ------
@@ -65,6 +64,7 @@ def follow_subjects(
     read = [path for subject in subjects for path in subject.files()]
     refuse_folders_of(read, *(Path(output) / subject.name for subject in subjects))
     output, settings, summary = own_folder(output, read, "subjects"), settings or Settings(), Summary()
+    notes: dict[str, str] = {}
 
     def skip(name: str, error: NnRegError) -> None:
         if stop:
@@ -73,15 +73,19 @@ def follow_subjects(
         if on_note is not None:
             on_note(f"{name} is skipped: {summary.skipped[name]}")
 
-    for subject in subjects:
+    for number, subject in enumerate(subjects):
         usable = replace(subject, visits=tuple(visit for visit in subject.visits if _is_readable(subject, visit, skip)))
         try:
-            summary.done[subject.name] = _one(usable, output / subject.name, settings, processes, on_progress)
+            part = part_of(on_progress, number / len(subjects), (number + 1) / len(subjects))
+            summary.done[subject.name] = _one(usable, output / subject.name, settings, processes, part)
+            notes |= {} if usable.note is None else {subject.name: usable.note}
+            if usable.note is not None and on_note is not None:
+                on_note(f"{subject.name}: {usable.note}")
         except WriteError:
             raise
         except NnRegError as error:
             skip(subject.name, error)
-        write_json(output / SUMMARY, run_record() | {"subjects": list(summary.done), "skipped": summary.skipped})
+        write_json(output / SUMMARY, group_record(read) | {"subjects": list(summary.done), "skipped": summary.skipped, "notes": notes})
     if not summary.done:
         raise DatasetError(f"no subject could be followed. The first reason, {next(iter(summary.skipped.items()), ('none', 'no subject was given'))[1]}")
     return summary
@@ -98,6 +102,7 @@ def _is_readable(subject: Subject, visit: Visit, skip: Callable[[str, NnRegError
 
 
 def _one(subject: Subject, folder: Path, settings: Settings, processes: int, on_progress: Progress | None) -> dict[str, Any]:
+    check_visits(subject)
     report = kept(subject, folder, settings)
     if report is not None:
         return report

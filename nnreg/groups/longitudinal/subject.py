@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from nnreg.groups.longitudinal.visits import Subject
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
 from nnreg.imageio import Image, write_image
-from nnreg.progress import Progress
+from nnreg.progress import Progress, part_of
 
 LIKELY_FAILED = 0.5  # probability from which a pair of visits is named in the summary
+LINEAR_PART, ENGINE_PART = 0.1, 0.7  # of the progress: where linear maps end, and where the engine does
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Followed:
                 {"visit": visit.name, "time": visit.time, "image": visit.member.files, "labels": [asdict(change) for change in changes]}
                 for visit, changes in zip(self.subject.visits, self.changes, strict=True)
             ],
+            "note": self.subject.note,
             "percent_per_unit_of_time": {label: asdict(found) for label, found in rates.items()},
             "round_trip_mm": {" and ".join(pair): value for pair, value in self.round_trip_mm.items()},
             "likely_failed": {" and ".join(pair): value for pair, value in self.failures.items() if value >= LIKELY_FAILED},
@@ -138,20 +140,19 @@ def follow(subject: Subject, work: Path, settings: Settings, *, processes: int =
     NnRegError
         If an image cannot be read, or two visits cannot be registered.
     """
-    if len(subject.visits) < 2:
-        raise RegistrationError(f"subject {subject.name!r} has one visit ({subject.visits[0].name}); a change needs two. Add one, or leave the subject out.")
+    check_visits(subject)
     members = [visit.member for visit in subject.visits]
     images = _alike(members)
     order = list(itertools.permutations(range(len(members)), 2))
     linear = Maps(work / "linear", settings.linear())
-    linear.make([(members[i], members[j]) for i, j in order], processes=processes, on_progress=on_progress)
+    linear.make([(members[i], members[j]) for i, j in order], processes=processes, on_progress=part_of(on_progress, 0, LINEAR_PART))
     to_visits = middle({(i, j): _matrix(linear.transform(members[i], members[j])) for i, j in order}, len(members))
     grid = middle_grid([image.space for image in images], to_visits)
     placed = [_placed(member, image, matrix, grid, work / "placed") for member, image, matrix in zip(members, images, to_visits, strict=True)]
     maps = Maps(work / "maps", settings.deformable())
-    maps.make([(placed[i], placed[j]) for i, j in order], processes=processes, on_progress=on_progress)
+    maps.make([(placed[i], placed[j]) for i, j in order], processes=processes, on_progress=part_of(on_progress, LINEAR_PART, ENGINE_PART))
     between = Between(work / "halfway", maps, smoothness=settings.smoothness)
-    between.make([(placed[i], placed[j]) for i, j in order if i < j], processes=processes, on_progress=on_progress)
+    between.make([(placed[i], placed[j]) for i, j in order if i < j], processes=processes, on_progress=part_of(on_progress, ENGINE_PART, 1))
     found = positions(between, placed, grid)
     volumes = Volumes.of(found, to_visits)
     transforms = [Transform((field, AffineMap(matrix)), grid.ndim) for field, matrix in zip(found.whole, to_visits, strict=True)]
@@ -166,7 +167,16 @@ def follow(subject: Subject, work: Path, settings: Settings, *, processes: int =
     }
     failures = {(members[i].name, members[j].name): maps.failure(placed[i], placed[j]) for i, j in order}
     changes = volumes.changes(regions, float(np.prod(grid.spacing)), own)
+    alone = between.shares_told(placed[0], placed[-1], {value: regions[0] == value for value in np.unique(regions[0]).tolist() if value})
+    changes = [[replace(change, told_alone=alone.get(change.label)) for change in visit] for visit in changes]
     return Followed(subject, grid, to_visits, found, volumes, changes, mean, regions, trips, failures)
+
+
+def check_visits(subject: Subject) -> None:
+    """Raise a RegistrationError for a subject of fewer than two visits."""
+    if len(subject.visits) < 2:
+        found = f"one visit ({subject.visits[0].name})" if subject.visits else "no visit that can be read"
+        raise RegistrationError(f"subject {subject.name!r} has {found}; a change needs two. Add one, or leave the subject out.")
 
 
 def _alike(members: list[Member]) -> list[Image]:

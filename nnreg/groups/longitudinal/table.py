@@ -18,7 +18,7 @@ from nnreg.groups.plots import figure
 from nnreg.imageio import Image
 
 MOST_CURVES = 8
-COLUMNS = ("subject", "visit", "time", "label", "volume_mm3", "change_percent", "error_percent", "own_labels_mm3")
+COLUMNS = ("subject", "visit", "time", "label", "volume_mm3", "change_percent", "error_percent", "own_labels_mm3", "told_alone")
 LEAST_RANGE = 0.02  # of the logarithm of the Jacobian, so that nothing looks like much
 
 
@@ -32,7 +32,8 @@ def write_table(path: Path, found: Followed) -> None:
             name = change.label or "all"
             own = "" if change.own_volume is None else f"{change.own_volume:.6g}"
             numbers = f"{change.volume:.6g}", f"{change.change:.4f}", f"{change.error:.4f}"
-            rows.writerow([found.subject.name, visit.name, f"{visit.time:g}", name, *numbers, own])
+            alone = "" if change.told_alone is None else f"{change.told_alone:.3f}"
+            rows.writerow([found.subject.name, visit.name, f"{visit.time:g}", name, *numbers, own, alone])
     write_text(path, text.getvalue())
 
 

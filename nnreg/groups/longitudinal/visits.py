@@ -53,6 +53,16 @@ class Subject:
     visits: tuple[Visit, ...]
     timed: bool
 
+    @property
+    def note(self) -> str | None:
+        """What is wrong with the times, in a sentence; None if nothing is: visits at one time have no rate of change between them."""
+        times = [visit.time for visit in self.visits]
+        same = [visit.name for visit in self.visits if times.count(visit.time) > 1]
+        if not same:
+            return None
+        lost = "" if len(set(times)) > 1 else ", so no rate of change per unit of time can be told"
+        return f"visits {', '.join(same)} are at the same time{lost}. Correct their times (--times, or the column time), unless they are repeated scans."
+
     def files(self) -> list[Path | None]:
         """All that its results are made from."""
         return [path for visit in self.visits for path in (*visit.member.files, visit.member.labels, visit.member.mask)]

@@ -21,7 +21,7 @@ from nnreg.geometry import FieldMap, Transform
 from nnreg.groups.halfway import Between, from_first
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
-from nnreg.groups.output_folder import SUMMARY, own_folder, own_work
+from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work
 from nnreg.groups.plots import figure
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.resampling import LINEAR, resampled
@@ -30,10 +30,11 @@ from nnreg.groups.series.strain import RegionStrain, cavity_centres, region_stra
 from nnreg.groups.series.table import UNKNOWN, table_text, written
 from nnreg.imageio import check_same_space, write_image
 from nnreg.kernels import volumes
-from nnreg.progress import Progress
-from nnreg.run_record import run_record
+from nnreg.progress import Progress, part_of
 
 LIKELY_FAILED = 0.5
+PARTS = ((0.0, 0.5), (0.5, 0.75), (0.75, 1.0))  # of the progress: the engine, least squares, against the first frame
+PARTS_OF_CHAIN = ((0.0, 0.7), (0.7, 1.0), (1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -146,10 +147,11 @@ def follow_points(
     regions = _regions(series, numbers[0], labels)
     pairs = list(zip(numbers, [*numbers[1:], numbers[0]], strict=True))[: None if cycle.closed else -1]
     maps = Maps(work / "steps", cycle.engine)
-    maps.make([(members[one], members[other]) for one, other in pairs], processes=processes, on_progress=on_progress)
+    engine, measuring, further = (part_of(on_progress, *part) for part in (PARTS if cycle.to_first else PARTS_OF_CHAIN))
+    maps.make([(members[one], members[other]) for one, other in pairs], processes=processes, on_progress=engine)
     chain = [FieldMap(np.zeros((series.space.ndim, *series.space.shape), np.float32), series.space).volume]
     between = Between(work / "between", maps, both_ways=False, with_halves=False)
-    between.make([(members[one], members[other]) for one, other in pairs], processes=processes, on_progress=on_progress)
+    between.make([(members[one], members[other]) for one, other in pairs], processes=processes, on_progress=measuring)
     for one, other in pairs:
         chain.append(volumes.compose(from_first(between.fields(members[one], members[other])[0]), chain[-1]))
     doubtful = {f"{one} and {other}": maps.failure(members[one], members[other]) for one, other in pairs}
@@ -159,7 +161,7 @@ def follow_points(
     fields = [_as_map(found, series) for found in chain]
     missed = [0.0] * len(fields)
     if cycle.to_first:
-        fields, missed = _held_against_first(series, numbers, members, fields, regions[0], work / "first", processes, on_progress)
+        fields, missed = _held_against_first(series, numbers, members, fields, regions[0], work / "first", processes, further)
     centres = None if cycle.cavity is None else _centres(regions, cycle.cavity)
     strains = [{label: region_strain(found, where, centres) for label, where in regions.items()} for found in fields]
     left = None if closure is None else np.linalg.norm(closure, axis=0).reshape(series.space.shape)
@@ -259,7 +261,8 @@ def track_series(
     NnRegError
         As :func:`follow_points`; and with `stop`, naming the frames.
     """
-    output, work = own_folder(output, series.files, "series"), own_work(Path(output) / "work")
+    read = [*series.files, None if labels is None else Path(labels)]
+    output, work = own_folder(output, read, "series"), own_work(Path(output) / "work")
     empty = [int(number) for number in np.flatnonzero(~series.usable)]
     said = f"{series.files[0]}: frames {names_of(empty)} are constant, or have values that are not finite"
     if empty and stop:
@@ -270,7 +273,7 @@ def track_series(
     write_transforms(output / "transforms", [Transform((each,), series.space.ndim) for each in found.fields], found.numbers)
     write_text(output / "strain.tsv", table_text(_rows(found)))
     draw_strain(output / "strain.png", found)
-    write_json(output / SUMMARY, run_record() | {"series": series.files[0], "model": "strain"} | found.summary())
+    write_json(output / SUMMARY, group_record(read) | {"series": series.files[0], "model": "strain"} | found.summary())
     shutil.rmtree(work)
     return found
 

@@ -23,10 +23,11 @@ from nnreg.groups.series.parameters import Parameters, dvars, framewise_displace
 from nnreg.groups.series.resampling import CUBIC, INTERPOLATIONS, LINEAR, resampled
 from nnreg.groups.series.rigid import Motion, Settings, at_most, estimate
 from nnreg.imageio import check_same_space, write_image
-from nnreg.progress import Progress
+from nnreg.progress import Progress, part_of
 
 RIGID, DEFORMABLE = MODELS = ("rigid", "deformable")
 ROUNDS = 2  # of deformable means
+RIGID_PART = 0.2  # of the progress, before what bends
 WORSE = 1.1  # times the DVARS of the series: a correction that leaves more is no correction
 COARSE = "frames have several contrasts and are compared by their edges: to a tenth or two of a degree, in a crop whose object is cut off to about a degree"
 
@@ -142,10 +143,17 @@ def correct(
     """
     correction = correction or Correction()
     looked_at = None if mask is None else _mask(series, Path(mask))
-    motion = estimate(series, correction.rigid, work, mask=looked_at, processes=processes, on_progress=on_progress)
+    motion = estimate(
+        series,
+        correction.rigid,
+        work,
+        mask=looked_at,
+        processes=processes,
+        on_progress=part_of(on_progress, 0, RIGID_PART if correction.model == DEFORMABLE else 1),
+    )
     transforms = [Transform.affine(matrix) for matrix in motion.matrices]
     if correction.model == DEFORMABLE:
-        transforms = _deformed(series, motion, work, correction, looked_at, processes, on_progress)
+        transforms = _deformed(series, motion, work, correction, looked_at, processes, part_of(on_progress, RIGID_PART, 1))
     frames = np.concatenate([resampled(series.frame(number), series.space, transform, correction.interpolation) for number, transform in enumerate(transforms)])
     good = np.array([number not in motion.failed for number in range(len(frames))])
     mean = frames[good].mean(axis=0)
@@ -158,10 +166,10 @@ def correct(
 
 def _always_in_view(where: npt.NDArray[np.bool_], series: Series, transforms: Sequence[Transform]) -> npt.NDArray[np.bool_]:
     """Those voxels of `where` that no frame lacks: what lies beyond a frame is made up. All of them, if none is left."""
-    shown, grids = np.ones((1, *series.space.shape), np.float32), {"moving": series.space, "fixed": series.space}
+    shown = np.ones((1, *series.space.shape), np.float32)
     seen = where.copy()
     for transform in transforms:
-        seen &= resample_image(shown, **grids, transform=transform, outside=0.0)[0] > 0.99
+        seen &= resample_image(shown, moving=series.space, fixed=series.space, transform=transform, outside=0.0)[0] > 0.99
     return seen if seen.any() else where
 
 
@@ -182,7 +190,7 @@ def _deformed(
     for count in range(ROUNDS):
         mean = _mean_member(series, transforms, work / f"mean_{count}.nii.gz", mask)
         maps = Maps(work / f"maps_{count}", correction.engine)
-        maps.make([(mean, member) for member in placed.values()], processes=processes, on_progress=on_progress)
+        maps.make([(mean, member) for member in placed.values()], processes=processes, on_progress=part_of(on_progress, count / ROUNDS, (count + 1) / ROUNDS))
         transforms = {number: maps.transform(mean, placed[number]).then(matrices[number]).simplified() for number in numbers}
     nearest = [min(numbers, key=lambda other, number=number: abs(other - number)) for number in range(len(matrices))]  # type: ignore[misc]
     return [transforms[number] for number in nearest]

@@ -91,7 +91,7 @@ def _from_file(path: Path) -> tuple[npt.NDArray[Any], Space, float | None, tuple
 
 
 def _from_folder(folder: Path) -> tuple[npt.NDArray[Any], Space, float | None, tuple[Path, ...]]:
-    files = _frame_files(folder)
+    files = files_of_series(folder)
     images = [read_image(path) for path in files]
     for path, image in zip(files, images, strict=True):
         check_same_space(image.space, path, images[0].space, files[0])
@@ -100,7 +100,7 @@ def _from_folder(folder: Path) -> tuple[npt.NDArray[Any], Space, float | None, t
     return np.concatenate([image.array for image in images]), images[0].space, None, files
 
 
-def _frame_files(folder: Path) -> tuple[Path, ...]:
+def files_of_series(folder: Path) -> tuple[Path, ...]:
     """Frames as people count them. Four digits at the end of all names, of one case, count frames, not channels."""
     files = sorted(image_files(folder), key=lambda path: counted(path.name))
     cases = [case_and_channel(path) for path in files]

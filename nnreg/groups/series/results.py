@@ -10,13 +10,12 @@ from nnreg.errors import RegistrationError
 from nnreg.files import write_json
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_result
-from nnreg.groups.output_folder import SUMMARY, own_folder, own_work
+from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work
 from nnreg.groups.series.correct import Corrected, Correction, correct
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.table import draw_motion, write_motion
 from nnreg.imageio import write_image
 from nnreg.progress import Progress
-from nnreg.run_record import run_record
 
 
 def correct_series(
@@ -46,7 +45,8 @@ def correct_series(
     NnRegError
         As :func:`correct`; and with `stop`, naming the frames that failed.
     """
-    output, work = own_folder(output, series.files, "series"), own_work(Path(output) / "work")
+    read = [*series.files, None if mask is None else Path(mask)]
+    output, work = own_folder(output, read, "series"), own_work(Path(output) / "work")
     found = correct(series, work, correction, mask=mask, processes=processes, on_progress=on_progress)
     failed = found.motion.failed
     if failed:
@@ -63,7 +63,7 @@ def correct_series(
     write_transforms(output / "transforms", found.transforms)
     write_motion(output / "motion.tsv", found)
     draw_motion(output / "motion.png", found)
-    write_json(output / SUMMARY, run_record() | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary())
+    write_json(output / SUMMARY, group_record(read) | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary())
     shutil.rmtree(work, ignore_errors=True)
     return found
 

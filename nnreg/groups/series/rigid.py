@@ -23,7 +23,7 @@ from nnreg.groups.longitudinal.mid_space import logarithm
 from nnreg.groups.series.frames import Series
 from nnreg.groups.series.gauss_newton import fit_rigid
 from nnreg.parallel import run_all
-from nnreg.progress import Progress
+from nnreg.progress import Progress, part_of
 
 MEAN, FIRST, PREVIOUS = REFERENCES = ("mean", "first", "previous")
 ONE, SEVERAL = "ncc", "edges"
@@ -176,6 +176,8 @@ class _Estimate:
         return self._finished(matrices, similarity, f"each frame to {to}, {said}")
 
     def _finished(self, matrices: list[Doubles], similarity: list[float], said: str) -> Motion:
+        if self.on_progress is not None:
+            self.on_progress(1, 1, "motion")
         self._mark_unlike(similarity)
         good = [number for number in range(len(matrices)) if number not in self.failed]
         if len(good) < 2:
@@ -278,14 +280,16 @@ class _Estimate:
             for index, group in enumerate(groups)
         ]
         matrices, similarity = list(starts), [float("nan")] * len(starts)
+        # how many rounds there will be nobody knows: each takes half of what is left
+        tell = part_of(self.on_progress, 1 - 0.5**number, 1 - 0.5 ** (number + 1))
         for done, (_, results) in enumerate(run_all(_register, jobs, processes=self.processes, name=_Job.name), start=1):
             for frame, matrix, value, reason in results:
                 if reason is None:
                     matrices[frame], similarity[frame] = np.asarray(matrix), value
                 else:
                     self.failed[frame] = reason
-            if self.on_progress is not None:
-                self.on_progress(done, len(jobs), f"round {number + 1}")
+            if tell is not None:
+                tell(done, len(jobs), f"round {number + 1}")
         return matrices, similarity
 
 

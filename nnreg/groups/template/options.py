@@ -40,6 +40,8 @@ class TemplateOptions:
         Whether each image's intensities are brought to a common scale.
     skip_failures
         Whether an image that cannot be read, has another contrast or cannot be registered is left out; else it ends the work.
+    accept_likely_failed
+        Whether an image whose registration likely failed by what is measured of it counts all the same.
 
     Raises
     ------
@@ -55,6 +57,7 @@ class TemplateOptions:
     sharpen: bool = False
     scale: bool = True
     skip_failures: bool = False
+    accept_likely_failed: bool = False
 
     def __post_init__(self) -> None:
         self.engine()

@@ -19,6 +19,7 @@ from nnreg.files import write_json
 from nnreg.geometry import resample_image, resample_labels
 from nnreg.geometry.itk import write_result
 from nnreg.groups.affine_mean import mean_logarithm
+from nnreg.groups.output_folder import files_of, group_record
 from nnreg.groups.template.mean_image import MeanImage, sharpened
 from nnreg.groups.template.options import TemplateOptions
 from nnreg.groups.template.rounds import Shape, save
@@ -26,7 +27,6 @@ from nnreg.groups.template.subjects import Subject, mean_scale
 from nnreg.imageio import Image, write_image
 from nnreg.parallel import run_all
 from nnreg.progress import Progress
-from nnreg.run_record import run_record
 
 SCHEMA_VERSION = 1
 SLAB = 2**20  # voxels whose labels are counted at once
@@ -139,7 +139,7 @@ def _content(built: Built, without_inverse: dict[str, str], made_from: dict[str,
     last = built.rounds[-1]
     return {
         "schema_version": SCHEMA_VERSION,
-        **run_record(),
+        **group_record(files_of(subject.member for subject in built.subjects)),
         "images": sorted(subject.name for subject in built.subjects),
         "left_out": built.left_out,
         "reference": built.reference.name,

@@ -175,9 +175,11 @@ class Register:
         measures = {"similarity": found.similarity}
         if start is None:
             failure = pair.failure(found.field)
-            if failure.likely:
+            if failure.likely and not self.options.accept_likely_failed:
                 reasons = "; ".join(failure.reasons)
-                raise RegistrationError(f"its registration to the mean image likely failed ({reasons}). Leave the image out, or use --skip_failures.")
+                raise RegistrationError(
+                    f"its registration to the mean image likely failed ({reasons}). Use --skip_failures, or --accept_likely_failed if it is right."
+                )
             measures["failure_probability"] = failure.probability
         save(self.field, found.field)
         return measures

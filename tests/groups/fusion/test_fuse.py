@@ -165,6 +165,16 @@ def test_an_atlas_whose_registration_fails_is_left_out_and_said(data, tmp_path):
     assert "image x: atlas b left out: not alike" in notes
 
 
+def test_a_false_alarm_can_be_overridden(made, monkeypatch):
+    from nnreg.engine.failure import Failure
+    from nnreg.groups.members import members_in
+
+    monkeypatch.setattr(Failure, "likely", property(lambda self: True))
+    image, atlas = members_in(made / "imagesTs")[0], members_in(made / "imagesTr")[0]
+    assert registrars.EngineRegistrar(OPTIONS).find(image, atlas, None).failed
+    assert registrars.EngineRegistrar(OPTIONS, accept_likely_failed=True).find(image, atlas, None).failed is None
+
+
 def test_the_next_most_similar_atlas_takes_the_place_of_one_that_fails(data, tmp_path):
     content = fused(data, tmp_path / "out", registrar=Fails(), atlases_used=2)
     case = content["cases"]["x"]
