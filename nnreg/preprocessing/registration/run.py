@@ -14,12 +14,10 @@ from nnreg.parallel import run_all
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.plans import RegistrationPlans
 from nnreg.planning.registration.reference_space import ReferenceCases, frame_box, frames_of
-from nnreg.planning.registration.rules.training import SUBJECT_SHAPES
 from nnreg.preprocessing.registration.alignment import CaseAlignment, align_case, alignment_key, store_alignment, stored_alignment
 from nnreg.preprocessing.registration.preprocessor import NormalisedCase, Preprocessor
 from nnreg.preprocessing.registration.reference_space import ReferenceSpace
 from nnreg.preprocessing.registration.storage import ENDING, IMAGE, LABELS, MASK
-from nnreg.preprocessing.registration.subject_shapes import place_subject_shapes
 from nnreg.preprocessing.registration.true_fields import place_true_fields
 from nnreg.preprocessing.resume import keep_what_is_true
 from nnreg.progress import Progress
@@ -85,8 +83,7 @@ def preprocess(
 ) -> dict[str, Path]:
     """Preprocess every training case for `configurations` (all if empty) into `folder`, and the true fields of pairs that have one.
 
-    Where the plans draw the shapes of other subjects, their fields are made too. Finished cases are not done again, unless the plans say something else
-    about them now.
+    Finished cases are not done again, unless the plans say something else about them now.
 
     Returns
     -------
@@ -114,10 +111,8 @@ def preprocess(
         done += 1
         if on_progress is not None:
             on_progress(done, len(raw.cases), case)
-    for target, name in owners.items():
+    for target in owners:
         place_true_fields(raw, target, processes=processes)
-        if SUBJECT_SHAPES in plans.configuration(name).training.augmentation:
-            place_subject_shapes(target, plans.optimisation, processes=processes, on_progress=on_progress)
     return folders
 
 

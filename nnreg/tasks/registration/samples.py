@@ -15,13 +15,11 @@ from torch.utils.data import Dataset
 
 from nnreg.dataset.pairs import Pair
 from nnreg.errors import ConfigurationError
-from nnreg.geometry import warp
 from nnreg.losses import LOSSES
 from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.plans import RegistrationConfiguration
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.preprocessing.registration.storage import PreprocessedDataset, Properties
-from nnreg.tasks.registration.subject_shapes import SubjectShapes
 from nnreg.tasks.registration.synthesis import check_synthesis, pairs_of_labelled, validated_changes
 from nnreg.training.augmentation.registration import PairSample, build_augmentation
 from nnreg.training.augmentation.registration.synthesis import SHAPES
@@ -32,7 +30,6 @@ POINTS_PER_SAMPLE = 512  # samples of a batch need as many
 TAUGHT_SHARE = 0.5  # of the training samples at least are pairs that have labels or keypoints, where only some cases have them; not tuned
 RESIDENT_SHARE = 0.5  # of the free memory that cases may be kept in: the network needs the rest
 BYTE = 255
-SHAPES_STREAM = 1  # of the random numbers of a sample
 
 
 def learns_from(supervision: Sequence[LossTerm], what: str) -> bool:
@@ -120,8 +117,6 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         if synthesis is not None:
             check_synthesis(configuration)
         self.with_labels = split == "val" or learns_from(plan.supervision, "labels") or plan.segmentation_weight > 0
-        drawn = None if self.augmentation is None else self.augmentation.subject_shapes
-        self.shapes = None if drawn is None else SubjectShapes(drawn, self.data, self.pairs, plan.supervision)
         self.seed, self.with_points = plan.seed, split == "train" and learns_from(plan.supervision, "keypoints")
         if self.with_points and not any(
             self.data.properties(case).keypoints is not None for case in {side for pair in pairs for side in (pair.fixed, pair.moving)}
@@ -159,10 +154,6 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         pair = self._drawn(rng) if self.split == "train" else self.pairs[index % len(self.pairs)]
         fixed, moving = self._case(pair.fixed), self._case(pair.moving)
-        if self.shapes is not None:
-            # a stream of its own, so that what follows is drawn as without it
-            stream = np.random.default_rng([self.seed, SPLITS.index(self.split), index, SHAPES_STREAM])
-            fixed, moving = (self._shaped(case, stream) for case in (fixed, moving))
         sample = self._sample(fixed, moving, self._true_fields(pair, fixed.properties.working.shape))
         if self.augmentation is not None:
             sample = self.augmentation(sample, rng)
@@ -239,17 +230,6 @@ class PairSamples(Dataset[dict[str, Tensor]]):
         arrays = (None if array is None else _padded(np.asarray(array), self.whole) for array in (case.image, case.labels, case.mask))
         image, labels, mask = (None if array is None else torch.from_numpy(array) for array in arrays)
         return CaseTensors(cast(Tensor, image), labels if self.with_labels else None, mask, case.properties)
-
-    def _shaped(self, case: CaseTensors, stream: np.random.Generator) -> CaseTensors:
-        """The case, on part of its way to the shape of another one; what is known of it by points or fields is not known of that."""
-        field = self.shapes.drawn(case.properties.case, case.image.shape[1:], stream) if self.shapes is not None else None
-        if field is None:
-            return case
-        field = field.to(self.device)
-        labels, mask = (
-            None if values is None else warp(values[None].float(), field, mode="nearest")[0].to(values.dtype) for values in (case.labels, case.mask)
-        )
-        return CaseTensors(warp(case.image[None], field)[0], labels, mask, case.properties)
 
     def _sample(self, fixed: CaseTensors, moving: CaseTensors, fields: Mapping[str, Tensor]) -> PairSample:
         images = {"fixed": fixed.image, "moving": moving.image}

@@ -9,7 +9,6 @@ from typing import Any
 from nnreg.planning.decision import Decision, counted, rule, text
 from nnreg.planning.plans import LossTerm
 from nnreg.planning.registration.fingerprint import Fingerprint
-from nnreg.planning.registration.rules.alignment import WITHIN_SUBJECT
 from nnreg.planning.registration.rules.relation import DIFFERENT, MIXED, SCALE
 
 WINDOW_MM = 9.0  # chosen on brains
@@ -31,8 +30,6 @@ ITERATIONS, VALIDATION_ITERATIONS = 250, 50  # of an epoch; nnU-Net's (Isensee e
 VISITS, FEWEST_STEPS, MOST_STEPS = 1000, 20_000, 120_000
 POLY_EXPONENT = 0.9  # nnU-Net's
 GRADIENT_CLIP = 1.0  # of the norm; not tuned
-SUBJECT_SHAPES = "subject_shapes"
-FEW_SUBJECTS = 30  # slices of brains with 10 people to train on gain 0.006 of Dice and end smoother; the bound is not tuned
 
 
 @rule("similarity")
@@ -159,11 +156,10 @@ def optimizer() -> Decision[dict[str, Any]]:
 
 @rule("augmentation")
 def augmentation(fingerprint: Fingerprint, pre_alignment: str) -> Decision[dict[str, dict[str, Any]]]:
-    """One pose for both images, a small one for the moving image alone, intensities for each image by itself, and shapes of other subjects where these are few.
+    """One pose for both images, a small one for the moving image alone, intensities for each image by itself.
 
     Mirrored left to right, unless left and right of the measured bodies overlap by less than 0.8; every way for colour sections, which have no left. The pose
-    of the moving image alone is 5 degrees, 5 % in size and 2.5 % in place; half of that where pairs were measured to be aligned already. Between at most 30
-    subjects whose labels teach, three of four images go 0.3 to 1 times the way to the shape of another training subject, along the engine's field.
+    of the moving image alone is 5 degrees, 5 % in size and 2.5 % in place; half of that where pairs were measured to be aligned already.
     """
     axes, symmetry = _mirror_axes(fingerprint)
     share = 0.5 if pre_alignment == "none" and fingerprint.pairs is not None else 1.0
@@ -174,17 +170,7 @@ def augmentation(fingerprint: Fingerprint, pre_alignment: str) -> Decision[dict[
         "intensity": {},
     }
     pose = "half the usual, because the images were measured to be aligned already" if share < 1 else "what alignment leaves over"
-    told = f"one pose for both images, {symmetry}; a small extra one for the moving image ({pose}); intensities drawn for each image"
-    if _few_shapes(fingerprint):
-        value[SUBJECT_SHAPES] = {}
-        told += f"; {fingerprint.subjects} subjects are few shapes to learn from, so images also take part of each other's [evidence: subject shapes]"
-    return Decision(value, told)
-
-
-def _few_shapes(fingerprint: Fingerprint) -> bool:
-    """Whether labels of few different subjects teach, and nothing that a case of another shape would not have."""
-    terms = [term.name for term in supervision(fingerprint).value]
-    return fingerprint.pairing not in WITHIN_SUBJECT and fingerprint.subjects <= FEW_SUBJECTS and terms == ["soft_dice"]
+    return Decision(value, f"one pose for both images, {symmetry}; a small extra one for the moving image ({pose}); intensities drawn for each image")
 
 
 def _mirror_axes(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:

@@ -4,7 +4,6 @@ from nnreg.training.augmentation.intensity import IntensityChange, RandomIntensi
 from nnreg.training.augmentation.registration.affine import VoxelAffine
 from nnreg.training.augmentation.registration.pair import AUGMENTATIONS, PairAugmentation, PairDraw, build_augmentation
 from nnreg.training.augmentation.registration.sample import PairSample
-from nnreg.training.augmentation.registration.shapes import RandomShape
 from nnreg.training.augmentation.registration.spatial import RandomAffine
 from nnreg.training.augmentation.registration.synthesis import RandomSynthesis, Synthesis
 
@@ -16,7 +15,6 @@ __all__ = [
     "PairSample",
     "RandomAffine",
     "RandomIntensity",
-    "RandomShape",
     "RandomSynthesis",
     "Synthesis",
     "VoxelAffine",

@@ -16,17 +16,15 @@ from nnreg.registry import Registry
 from nnreg.training.augmentation.intensity import IntensityChange, RandomIntensity
 from nnreg.training.augmentation.registration.affine import VoxelAffine
 from nnreg.training.augmentation.registration.sample import PairSample
-from nnreg.training.augmentation.registration.shapes import RandomShape
 from nnreg.training.augmentation.registration.spatial import RandomAffine
 from nnreg.training.augmentation.registration.synthesis import RandomSynthesis, Synthesis
 from nnreg.typed import from_mapping
 
-AUGMENTATIONS: Registry[type[RandomAffine] | type[RandomIntensity] | type[RandomSynthesis] | type[RandomShape]] = Registry("augmentation")
+AUGMENTATIONS: Registry[type[RandomAffine] | type[RandomIntensity] | type[RandomSynthesis]] = Registry("augmentation")
 AUGMENTATIONS["spatial"] = RandomAffine
 AUGMENTATIONS["relative_affine"] = RandomAffine
 AUGMENTATIONS["intensity"] = RandomIntensity
 AUGMENTATIONS["synthesis"] = RandomSynthesis
-AUGMENTATIONS["subject_shapes"] = RandomShape
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +115,6 @@ class PairAugmentation:
         Drawn for each image on its own, for the network's inputs only: the loss compares unchanged intensities.
     synthesis
         Images of random contrast in place of those that there are.
-    subject_shapes
-        How far each image takes the shape of another subject. Drawn and applied to a case before it enters a sample: it needs fields of the dataset.
     spacing : mm, array axis order
     """
 
@@ -127,7 +123,6 @@ class PairAugmentation:
     relative_affine: RandomAffine | None = None
     intensity: RandomIntensity | None = None
     synthesis: RandomSynthesis | None = None
-    subject_shapes: RandomShape | None = None
 
     def draw(self, shape: Sequence[int], rng: np.random.Generator) -> PairDraw:
         """Draw for a grid of `shape`."""
@@ -151,8 +146,8 @@ def build_augmentation(config: Mapping[str, Mapping[str, Any]], ndim: int, spaci
     Parameters
     ----------
     config
-        ``spatial``, ``relative_affine``, ``intensity``, ``synthesis``, ``subject_shapes`` to their arguments (see :class:`RandomAffine`,
-        :class:`RandomIntensity`, :class:`RandomSynthesis`, :class:`RandomShape`); what is not named does not happen.
+        ``spatial``, ``relative_affine``, ``intensity``, ``synthesis`` to their arguments (see :class:`RandomAffine`, :class:`RandomIntensity`,
+        :class:`RandomSynthesis`); what is not named does not happen.
     ndim
         2 or 3.
     spacing
