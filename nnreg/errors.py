@@ -22,6 +22,10 @@ class ImageError(NnRegError):
     """A file is not a readable image, or cannot be written."""
 
 
+class ImageWriteError(ImageError, WriteError):
+    """An image cannot be written to its place, or the disk is full."""
+
+
 class GeometryError(NnRegError):
     """Two grids, matrices or fields do not fit together."""
 

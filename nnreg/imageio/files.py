@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nnreg.errors import ImageError, NnRegError, WriteError
+from nnreg.errors import ImageError, ImageWriteError, NnRegError, WriteError
 from nnreg.geometry import Space
 from nnreg.imageio.arrays import NPY, NPZ, read_npz
 from nnreg.imageio.endings import ending_of, is_image_file
@@ -147,8 +147,10 @@ def write_image(path: Path | str, array: npt.NDArray[np.generic], space: Space) 
     writer = WRITERS[ending_of(path)]
     try:
         writer(path, array, space)
-    except (ImageError, WriteError):
+    except ImageError:
         raise
+    except WriteError as error:
+        raise ImageWriteError(str(error)) from error
     except NnRegError as error:
         raise ImageError(str(error)) from error
 

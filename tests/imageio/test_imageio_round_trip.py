@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from nnreg.errors import ImageError
+from nnreg.errors import ImageError, WriteError
 from nnreg.geometry import Space
 from nnreg.imageio import ENDINGS, READERS, WRITERS, Image, as_stored, ending_for, ending_of, read_channels, read_image, write_image
 
@@ -122,8 +122,9 @@ def test_an_array_that_does_not_fit_its_grid_is_refused(tmp_path):
 
 def test_writing_into_a_file_or_a_closed_folder_says_so(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ImageError, match="file"):
+    with pytest.raises(ImageError, match="file") as told:
         write_image(tmp_path / "file" / "a.nii.gz", np.zeros((1, 4, 5)), Space.plain((4, 5)))
+    assert isinstance(told.value, WriteError)  # no fault of the image
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd"])
