@@ -7,14 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from exported_networks import registering
 from torch import nn
 
-from nnreg.architecture import build_network
 from nnreg.cli import export_model
 from nnreg.errors import PredictionError
 from nnreg.inference import onnx_export
 from nnreg.inference.onnx_export import write_onnx
-from nnreg.inference.torchscript import Predicting, Registering, example
+from nnreg.inference.torchscript import Predicting, example
 
 
 @pytest.mark.slow
@@ -22,13 +22,7 @@ from nnreg.inference.torchscript import Predicting, Registering, example
 def test_network_and_warp_run_in_onnx_runtime(ndim, name, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    torch.manual_seed(0)
-    stages = {"strides": [(1,) * ndim, (2,) * ndim], "kernel_sizes": [(3,) * ndim] * 2, "features_per_stage": [4, 6], "blocks_per_stage": [1, 1]}
-    network = build_network(name, channels=1, ndim=ndim, deep_supervision=False, **stages)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    whole = Registering([network]).eval().requires_grad_(False)
-    images = example(2, 1, (9, 12, 10)[:ndim])
+    whole, images = registering(ndim, name)
     path = tmp_path / "network.onnx"
     write_onnx(whole, images, path, inputs=("fixed", "moving"), outputs=("field", "warped"), description={"spacing_mm": [1.0]}, name="here")
     session = runtime.InferenceSession(str(path))

@@ -9,13 +9,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from exported_networks import registering
 from torch import nn
 
-from nnreg.architecture import build_network
 from nnreg.cli import export_model
 from nnreg.errors import PredictionError
 from nnreg.inference.predictor import ModelFolder
-from nnreg.inference.torchscript import Predicting, Registering, example, traced_as
+from nnreg.inference.torchscript import Predicting, example, traced_as
 
 ALONE = """
 import sys, numpy, torch
@@ -29,13 +29,7 @@ assert numpy.abs(field.numpy() - data["field"]).max() < 1e-4 and numpy.abs(warpe
 
 @pytest.mark.parametrize(("ndim", "name"), [(2, "dual_pyramid"), (3, "dual_pyramid"), (3, "unetreg")])
 def test_network_and_warp_run_without_nnreg(ndim, name, tmp_path):
-    torch.manual_seed(0)
-    stages = {"strides": [(1,) * ndim, (2,) * ndim], "kernel_sizes": [(3,) * ndim] * 2, "features_per_stage": [4, 6], "blocks_per_stage": [1, 1]}
-    network = build_network(name, channels=1, ndim=ndim, deep_supervision=False, **stages)
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    whole = Registering([network]).eval().requires_grad_(False)
-    images = example(2, 1, (9, 12, 10)[:ndim])
+    whole, images = registering(ndim, name)
     traced = traced_as(whole, images, "here")
     torch.jit.save(traced, str(tmp_path / "network.pt"))
     fixed, moving = (torch.rand_like(image) for image in images)
