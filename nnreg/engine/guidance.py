@@ -19,7 +19,8 @@ from nnreg.geometry import Space, Transform, apply_matrix, index_points_to_world
 from nnreg.imageio import Image
 from nnreg.padding import Box, slices
 
-LABEL_BUDGET = 60_000_000  # numbers: labels guide the levels whose one-hot maps stay below
+LABEL_BUDGET = 60_000_000  # numbers: labels guide the levels whose maps stay below
+CODE_LENGTH = 16  # maps that stand for more labels than that; not tuned
 LABEL_WEIGHT = 0.5  # of the force of labels beside that of the images
 
 
@@ -81,12 +82,10 @@ class Guides:
 
     def group(self, level: Level) -> ChannelGroup | None:
         """The labels of a level as soft maps, or None if there are none or they would not fit."""
-        if self.labels is None or len(self.values) * np.prod(level.grid) > LABEL_BUDGET:
+        if self.labels is None or min(len(self.values), CODE_LENGTH) * np.prod(level.grid) > LABEL_BUDGET:
             return None
-        fixed, moving = (
-            level.placed(volume_of(np.concatenate([_soft(array, value, side) for value in self.values])))
-            for array, side in zip(self.labels, (level.fixed, level.moving), strict=True)
-        )
+        pairs = zip(self.labels, (level.fixed, level.moving), strict=True)
+        fixed, moving = (level.placed(volume_of(_soft(array, self.values, side))) for array, side in pairs)
         return ChannelGroup(MeanSquares(fixed), moving, LABEL_WEIGHT)
 
     def landmarks(self, level: Level, world: npt.NDArray[np.float64]) -> Landmarks | None:
@@ -167,9 +166,23 @@ def _points(points: tuple[npt.ArrayLike | None, npt.ArrayLike | None], fixed: Im
     return index_points_to_world(arrays[0], fixed.space), index_points_to_world(arrays[1], moving.space)
 
 
-def _soft(labels: npt.NDArray[np.generic], value: int, side: PreparedImage) -> Floats:
-    """Share of each voxel of a level that holds `value`."""
+def _codes(values: Sequence[int]) -> Floats:
+    """Rows (1 + K, D) that stand for K label values, the first for all others: 0.
+
+    Few labels have a map each. Many have a vector of random signs each, of length 1, drawn by value alone: the squared distance of two is 2 on average, as
+    that of two one-hot vectors, with a deviation of 2 / sqrt(D) (random projection: Johnson and Lindenstrauss 1984). 140 labels then cost what 16 do.
+    """
+    if len(values) <= CODE_LENGTH:
+        return np.eye(1 + len(values), dtype=np.float32)[:, 1:]
+    signs = (np.random.default_rng(abs(value)).choice(np.asarray([-1, 1], np.float32), CODE_LENGTH) for value in values)
+    return np.stack([np.zeros(CODE_LENGTH, np.float32), *(row / np.float32(CODE_LENGTH**0.5) for row in signs)])
+
+
+def _soft(labels: npt.NDArray[np.generic], values: Sequence[int], side: PreparedImage) -> Floats:
+    """Mean code (D, *grid) of the labels (1, *stored) in each voxel of a level."""
     stored = labels.shape[1:]
     factors = tuple(size // own for size, own in zip(stored, side.space.shape, strict=True))
-    full = PreparedImage((labels == value).astype(np.float32), None, Space.plain(stored))
-    return full.pooled_by(factors).image
+    place = np.searchsorted(values, labels[0]).clip(max=len(values) - 1)
+    row = np.where(np.asarray(values)[place] == labels[0], place + 1, 0)
+    columns = np.ascontiguousarray(_codes(values).T)
+    return np.concatenate([PreparedImage(column[row][None], None, Space.plain(stored)).pooled_by(factors).image for column in columns])

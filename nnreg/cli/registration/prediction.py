@@ -27,6 +27,9 @@ LAYOUT_HELP = "native (default), or bids: derivatives sub-01/anat/sub-01_from-T1
 def add_options(group: argparse._ArgumentGroup) -> None:
     """What only pairs have."""
     group.add_argument("-l", "--labels", metavar="DIR", help="label files CASE.ending to warp along (default: labelsTs beside imagesTs)")
+    group.add_argument(
+        "--guides", metavar="DIR", help="label files CASE.ending that guide the engine and measure nothing: of another program, or of nnreg_fuse"
+    )
     group.add_argument("--pairs", metavar="FILE", help='JSON list of {"fixed": CASE, "moving": CASE} (default: by the dataset\'s pairing)')
     group.add_argument("--fixed", metavar="CASE", help="register to this case (with --moving: only that pair; alone: every other case to it)")
     group.add_argument("--moving", metavar="CASE", help="the case to be moved")
@@ -55,14 +58,15 @@ def files(options: argparse.Namespace, configuration: str | None) -> Files:
     cases = sorted({case for pair in pairs for case in (pair.fixed, pair.moving)})
     reads = [path for case in cases for path in source.paths(case)]
     if options.output_layout != NATIVE:
-        return Files.of([*reads, images.labels], [output], f"{len(pairs)} pairs, with names by BIDS")
-    return Files.of([*reads, images.labels], [*(output / pair.name for pair in pairs), output / PREDICTION_FILE])
+        return Files.of([*reads, images.labels, images.guides], [output], f"{len(pairs)} pairs, with names by BIDS")
+    return Files.of([*reads, images.labels, images.guides], [*(output / pair.name for pair in pairs), output / PREDICTION_FILE])
 
 
 def _images(options: argparse.Namespace, model: PairModel) -> NewImages:
     from nnreg.inference.registration.cases import NewImages
 
-    return NewImages(Path(options.input), Path(options.labels) if options.labels else None, _pairs(options), _atlas_images(options, model.spec))
+    labels, guides = (Path(folder) if folder else None for folder in (options.labels, options.guides))
+    return NewImages(Path(options.input), labels, _pairs(options), _atlas_images(options, model.spec), guides)
 
 
 def register_images(options: argparse.Namespace, configuration: str | None) -> str:

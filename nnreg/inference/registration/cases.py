@@ -35,6 +35,10 @@ class NativeSource(Protocol):
         """Its labels, if there are any."""
         ...
 
+    def guide(self, case: str) -> Image | None:
+        """Labels that guide the engine and measure nothing, if there are any."""
+        ...
+
     def mask(self, case: str) -> Image | None:
         """Where it may be looked at, if that is known."""
         ...
@@ -74,6 +78,10 @@ class TrainingCases:
         """Its labels."""
         return self.raw.read_labels(case)
 
+    def guide(self, case: str) -> Image | None:
+        """None: a dataset has no such labels."""
+        return None
+
     def mask(self, case: str) -> Image | None:
         """Its mask."""
         return self.raw.read_mask(case)
@@ -109,12 +117,15 @@ class NewImages:
         Which pairs; by the dataset's pairing if None.
     atlas_images
         Channel files of the atlas, where the dataset has one and it is not among the images.
+    guides
+        Folder of label files that guide the engine and measure nothing; every image of a pair needs one.
     """
 
     folder: Path
     labels: Path | None = None
     pairs: Sequence[Pair] | None = None
     atlas_images: Mapping[str, list[Path]] = field(default_factory=dict)
+    guides: Path | None = None
 
 
 class FolderCases:
@@ -134,6 +145,8 @@ class FolderCases:
         Further cases by name (an atlas that lies elsewhere) to their channel files.
     ndim
         Axes of the images that the plans are for; None for any.
+    guides
+        Folder of ``CASE.ending`` label files that guide the engine; None for none.
     """
 
     def __init__(
@@ -144,10 +157,13 @@ class FolderCases:
         preprocessor: Preprocessor | None,
         extra: Mapping[str, list[Path]] | None = None,
         ndim: int | None = None,
+        guides: Path | None = None,
     ) -> None:
         if not folder.is_dir():
             raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
-        self.folder, self.labels_folder, self.preprocessor = folder, labels_folder, preprocessor
+        if guides is not None and not guides.is_dir():
+            raise PredictionError(f"--guides {guides}: no such folder. Give one with a label file CASE.ending for every image.")
+        self.folder, self.labels_folder, self.guides, self.preprocessor = folder, labels_folder, guides, preprocessor
         self.channels, self.ndim = len(spec.channel_names), ndim
         self._files = cases_in(folder, self.channels) | dict(extra or {})
         self._images: dict[str, Image] = {}
@@ -181,6 +197,20 @@ class FolderCases:
         """Its labels, if the labels folder has them."""
         return self._beside(self.labels_folder, case)
 
+    def guide(self, case: str) -> Image | None:
+        """Labels that guide the engine, where their folder was named.
+
+        Raises
+        ------
+        PredictionError
+            If that has none of the case.
+        """
+        found = self._beside(self.guides, case)
+        if found is None and self.guides is not None:
+            ending = ending_of(self.paths(case)[0])
+            raise PredictionError(f"--guides {self.guides}: has no {case}{ending}. Every image of a pair needs labels there, or leave --guides out.")
+        return found
+
     def mask(self, case: str) -> Image | None:
         """Its mask, if ``masksTs`` beside ``imagesTs`` has one."""
         return self._beside(folder_beside(self.folder, "masks"), case)
@@ -212,7 +242,7 @@ class FolderCases:
         """Of the content of all its files."""
         if case not in self._digests:
             masks, keypoints = (folder_beside(self.folder, kind) for kind in ("masks", "keypoints"))
-            beside = (self._file_beside(folder, case) for folder in (self.labels_folder, masks))
+            beside = (self._file_beside(folder, case) for folder in (self.labels_folder, masks, self.guides))
             points = None if keypoints is None else keypoints / f"{case}{KEYPOINT_ENDING}"
             self._digests[case] = content_digest((*self.paths(case), *beside, points))
         return self._digests[case]

@@ -118,4 +118,5 @@ class PlannedEngine:
 
 
 def _cases(images: NewImages, spec: DatasetSpec, preprocessor: Preprocessor | None, ndim: int | None) -> FolderCases:
-    return FolderCases(images.folder, images.labels or folder_beside(images.folder, "labels"), spec, preprocessor, images.atlas_images, ndim)
+    labels = images.labels or folder_beside(images.folder, "labels")
+    return FolderCases(images.folder, labels, spec, preprocessor, images.atlas_images, ndim, images.guides)

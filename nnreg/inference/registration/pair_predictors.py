@@ -73,7 +73,8 @@ def run_engine(pair: Pair, source: NativeSource, settings: Optimisation, *, pres
     """
     both = (pair.fixed, pair.moving)
     masks = [source.mask(case) if settings.use_masks else None for case in both]
-    labels = [source.labels(case) if settings.use_labels else None for case in both]
+    guides = [source.guide(case) for case in both]
+    labels = [guide if guide is not None else source.labels(case) if settings.use_labels else None for case, guide in zip(both, guides, strict=True)]
     points = [source.keypoints_voxel(case) if settings.use_keypoints else None for case in both]
     # what one side lacks cannot guide the other
     labels = labels if all(side is not None for side in labels) else [None, None]

@@ -30,6 +30,7 @@ from nnreg.inference.registration.pair_predictors import NetworkPredictor, PairM
 from nnreg.lock import held
 from nnreg.parallel import run_all
 from nnreg.planning.plans import Plans
+from nnreg.planning.registration.engine_settings import NETWORK
 from nnreg.planning.registration.plans import registration_plans
 from nnreg.progress import Progress
 from nnreg.run_record import run_record
@@ -83,6 +84,9 @@ def _predict_pairs(
     content: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | origin.told() | run_record()
     if pairs:
         content["images_folder"] = str(source.paths(pairs[0].moving)[0].parent.absolute())
+    guides = getattr(source, "guides", None)
+    if guides is not None:
+        content["guides_folder"] = str(guides.absolute())
     earlier = _earlier(output, content) if options.continue_prediction else {}
     entries = {pair.name: earlier[pair.name] for pair in pairs if _still_true(earlier.get(pair.name), source, pair, output)}
     missing = [pair for pair in pairs if pair.name not in entries]
@@ -226,13 +230,17 @@ def register_images(
     dict
         The content of ``prediction.json``.
     """
-    refuse_own_folder(output, images.folder, images.labels)
+    refuse_own_folder(output, images.folder, images.labels, images.guides)
     refuse_mixture(output, "measures.json", "nnreg_register")
     writable_folder(output)
     source = model.source(images)
     pairs = chosen_pairs(model.spec, source, images)
     _check_form(pairs, source, images, options)
     mapper, origin = model.mapper(options.method)
+    if images.guides is not None and origin.method is not None and origin.method.value == NETWORK:
+        raise PredictionError(
+            f"--guides {images.guides}: labels guide the engine, and pairs are predicted by the network alone. Leave it out, or use --method refined."
+        )
     if origin.method is not None:
         on_note(f"predicting by {origin.method.value}: {origin.method.because}")
     return predict_pairs(_Opened.of(mapper, model, options.method), source, pairs, output, origin=origin, options=options, on_progress=on_progress)

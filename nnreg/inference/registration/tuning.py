@@ -253,6 +253,10 @@ class _Cases:
         """Its mask."""
         return self.case(case).mask
 
+    def guide(self, case: str) -> Image | None:
+        """None: what is compared is what the dataset says."""
+        return None
+
     def keypoints_voxel(self, case: str) -> npt.NDArray[np.float64] | None:
         """Its keypoints."""
         return self.case(case).keypoints_voxel
