@@ -11,7 +11,7 @@ from nnreg.files import content_digest, read_json
 from nnreg.run_record import made_with
 
 # of every run its own
-VOLATILE = {"seconds", "command", "folder", "made_with", "images_folder", "epoch_seconds", "elapsed_seconds", "output"}
+VOLATILE = {"seconds", "command", "folder", "made_with", "images_folder", "guides_folder", "epoch_seconds", "elapsed_seconds", "output"}
 NOT_COMPARED = {".png", ".html", ".txt", ".log"}
 
 
