@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nnreg.arrays import Doubles, Floats
@@ -36,7 +38,7 @@ def edges(side: PreparedImage, width: float, per_mm: Doubles) -> Floats:
     """
     volume = smoothed(side, width)
     slopes = {axis: _slope(volume, axis - len(per_mm)) for axis, size in enumerate(side.space.shape) if size > 1}
-    gradient = [sum(slope * np.float32(per_mm[axis, other]) for axis, slope in slopes.items()) for other in range(len(per_mm))]
+    gradient: list[Any] = [sum(slope * np.float32(per_mm[axis, other]) for axis, slope in slopes.items()) for other in range(len(per_mm))]
     squares = library(volume).stack([(slope**2).sum(0) for slope in gradient])
     square = squares.sum(0)
     result: Floats = squares / (square + (EDGE * (square**0.5).mean()) ** 2 + np.finfo(np.float32).tiny)
