@@ -9,6 +9,6 @@ AUTO = "auto"  # the similarity is chosen from the pair
 def in_colours(ndim: int, channels: int) -> bool:
     """Whether images are taken for pictures: two axes, three channels.
 
-    On twenty pairs of stained sections edges beside mutual information brought nothing (median errors 5.65 and 5.59 pixels on average), and lost 15 % on four.
+    On eight pairs of stained sections edges beside mutual information ended 5 % farther than it alone (mean landmark errors 7.14 and 6.77 pixels).
     """
     return (ndim, channels) == (2, 3)
