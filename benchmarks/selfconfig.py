@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import os
 import resource
-import shlex
 import subprocess
 import sys
 import time
@@ -104,18 +103,14 @@ class Dataset:
             write_json(kept, result)
         return read_json(kept, NnRegError)
 
-    def predicted(self, planned: Scores) -> Scores:
-        """What the planning command printed as the next one, on the chosen pairs."""
+    def predicted(self) -> Scores:
+        """The chosen pairs by the engine as it is planned, whatever the plan recommends: a training would take its time."""
         kept, output = self.work / "predicted.json", self.work / "registered"
         wanted = [{"fixed": fixed, "moving": moving} for fixed, moving in self.chosen]
         earlier = read_json(kept, NnRegError) if kept.is_file() else {}
         if earlier.get("pairs") != wanted:
-            following = next(line for line in planned["output"].splitlines() if line.startswith("next: ")).removeprefix("next: ")
-            if not following.startswith("nnreg_predict"):
-                raise NnRegError(f"{self.name}: the plan recommends {following!r}, which takes an accelerator or days. Nothing is measured.")
             write_json(self.work / "pairs.json", wanted)
-            places = {"IMAGES": str(self.folder / "imagesTr"), "OUT": str(output)}
-            words = [places.get(word, word) for word in shlex.split(following)]
+            words = ["nnreg_predict", "-d", str(self.number), "-c", "optimise", "-i", str(self.folder / "imagesTr"), "-o", str(output), "--field"]
             earlier = self.command(*words, "--pairs", str(self.work / "pairs.json"), "-l", str(self.folder / "labelsTr")) | {"pairs": wanted}
             write_json(kept, earlier)
         return earlier
@@ -222,7 +217,7 @@ def measured(name: str, options: argparse.Namespace) -> Scores:
     print(f"\n== {name}: {len(dataset.raw.images)} images, {len(dataset.chosen)} of {len(dataset.raw.pairs())} pairs measured, {figure}")
     for decision, value, because in decisions:
         print(f"  {decision:<28} {value:<32} {because}")
-    predicted = dataset.predicted(planned)
+    predicted = dataset.predicted()
     scores = dataset.own_scores()
     own = {key: dataset.mean(scores, key) for key in (figure, "sdlogj", "folding_percent")}
     cost = {key: planned[key] + predicted[key] for key in ("seconds", "cpu_seconds")}
