@@ -12,6 +12,7 @@ from torch import nn
 
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.devices import device_named
+from nnreg.engine.device import CPU, engine_part
 from nnreg.errors import ConfigurationError, PredictionError
 from nnreg.files import read_object
 from nnreg.inference.trained_networks import PairTransforms, Predictor
@@ -62,7 +63,7 @@ class ModelFolder:
         found = [entry.name[5:] for entry in sorted(self.path.glob("fold_*")) if (entry / FINAL).is_file()]
         return sorted(found, key=lambda name: (name == "all", name))
 
-    def predictor(self, *, folds: Sequence[str], checkpoint: str, device: torch.device, trainer: str | None = None) -> Predictor:
+    def predictor(self, *, folds: Sequence[str], checkpoint: str, device: torch.device, trainer: str | None = None, engine: str = CPU) -> Predictor:
         """Networks of the folds, ready to predict.
 
         `trainer` is what ``-tr`` said in training; needed only for a network that is made by code of the user's own, because
@@ -90,7 +91,7 @@ class ModelFolder:
             network = self._network(configuration) if own is None else self._own_network(own, content["init"].get("overrides") or {})
             load_weights(network, content["network_weights"], path)
             networks.append(network.to(device).eval())
-        return Predictor(plans=self.plans, configuration=configuration, networks=networks, device=device)
+        return Predictor(plans=self.plans, configuration=configuration, networks=networks, device=device, engine=engine)
 
     def _network(self, configuration: Configuration) -> nn.Module:
         return task_named(self.plans.task).network(plans=self.plans, spec=self.spec, configuration=configuration, recipe=TrainerConfig())
@@ -137,7 +138,8 @@ class TrainedModel:
 
     def predictor(self) -> Predictor:
         """Its networks, ready to predict. Errors are those of :meth:`ModelFolder.predictor`."""
-        return self.folder.predictor(folds=self.folds, checkpoint=self.checkpoint, device=device_named(self.device), trainer=self.trainer)
+        device, engine = device_named(self.device), engine_part(self.device)
+        return self.folder.predictor(folds=self.folds, checkpoint=self.checkpoint, device=device, trainer=self.trainer, engine=engine)
 
 
 def _configuration_of(model: Path) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nnreg.engine.device import CPU
 from nnreg.geometry import AffineMap, FieldMap, Transform
 from nnreg.geometry.transform import Stage
 from nnreg.planning.plans import Configuration, Plans
@@ -43,6 +44,8 @@ class Predictor:
         Whether a validation keeps the probabilities that label maps are made of, for ensembles.
     held_out
         Whether a validation is of cases that the networks were not trained on.
+    engine
+        Name of the device on which the engine goes on from the networks, or is compared with them (`nnreg.engine.device.engine_part`).
     """
 
     def __init__(
@@ -54,9 +57,10 @@ class Predictor:
         device: torch.device,
         save_probabilities: bool = False,
         held_out: bool = True,
+        engine: str = CPU,
     ) -> None:
         self.plans, self.configuration, self.networks, self.device = plans, configuration, list(networks), device
-        self.save_probabilities, self.held_out = save_probabilities, held_out
+        self.save_probabilities, self.held_out, self.engine = save_probabilities, held_out, engine
 
     def stages(self, *, fixed: PreprocessedCase, moving: PreprocessedCase) -> tuple[Stage, ...]:
         """Mean displacement of the networks, on the voxels they decode it at, continued beyond the working grid until it has faded out."""

@@ -7,13 +7,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from nnreg.dataset.keypoints import write_keypoints
-from nnreg.errors import PredictionError
+from nnreg.engine import register
+from nnreg.errors import PredictionError, RegistrationError
 from nnreg.inference.registration import method as methods
+from nnreg.inference.registration import pair_predictors
 from nnreg.inference.registration.method import FILE_NAME, MethodRecord, method_of, read_record, write_record
 from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.rules.method import FEWEST_COMPARED, prediction_method
+from nnreg.training import distributed
 
 NOISE = np.random.default_rng(0).normal(size=20)
 NO_FOLDS = dict.fromkeys(("network", "refined", "engine"), 0.0)
@@ -177,3 +181,44 @@ def test_a_prediction_is_not_gone_on_with_by_another_method(plane, tmp_path, cap
     assert plane.try_predict(tmp_path, *again, "--method", "network", refine=True) == 0
     assert plane.try_predict(tmp_path, *again, "--method", "refined", refine=True) == 2
     assert "were predicted by method network, now it is refined" in capsys.readouterr().err
+
+
+@pytest.fixture
+def engine_devices(monkeypatch):
+    """Devices that the engine was asked for, in their order; on none of them it is run but on the processor."""
+    asked: list[str] = []
+
+    def registered(**named):
+        asked.append(named["device"])
+        return register(**named | {"device": "cpu"})
+
+    monkeypatch.setattr(pair_predictors, "register", registered)
+    monkeypatch.setattr(distributed, "device_named", lambda name: torch.device("cpu"))  # a machine with a GPU, of which only the name is used
+    return asked
+
+
+@pytest.mark.parametrize(("named", "engine"), [("cuda:1", "cuda:1"), ("auto", "cpu")])
+def test_a_fold_compares_with_the_engine_on_the_gpu_that_is_named(plane, tmp_path, engine_devices, named, engine):
+    twin = plane.copy(tmp_path)
+    twin.train(0, "--val", "-device", named)
+    found = read_record(twin.fold(0))
+    assert engine_devices == [engine] * 2 * len(found.pairs)
+    assert set(found.measured) == {"network", "refined", "engine"}
+
+
+def test_a_comparison_that_a_gpu_refuses_is_made_on_the_processor(plane, tmp_path, engine_devices, monkeypatch):
+    """It comes after the training, which must not be lost."""
+    lenient = pair_predictors.register
+
+    def too_small(**named):
+        if named["device"] == "cuda":
+            raise RegistrationError("-device cuda: the pair does not fit into its memory.")
+        return lenient(**named)
+
+    monkeypatch.setattr(pair_predictors, "register", too_small)
+    twin = plane.copy(tmp_path)
+    with pytest.warns(UserWarning, match="compared on the processor: .*does not fit"):
+        twin.train(0, "--val", "-device", "cuda")
+    found = read_record(twin.fold(0))
+    assert found.failed == {}
+    assert engine_devices == ["cpu"] * 2 * len(found.pairs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import numpy as np
 from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import Pair
 from nnreg.dataset.raw import Case
-from nnreg.errors import PredictionError, RegistrationError
+from nnreg.engine.device import CPU
+from nnreg.errors import ConfigurationError, PredictionError, RegistrationError
 from nnreg.evaluation.registration.pair import evaluate_pair, with_corresponding_keypoints
 from nnreg.files import read_json, write_json
 from nnreg.inference.predictor import PairTransforms, Predictor
@@ -62,8 +65,8 @@ class MethodRecord:
     schema_version: int = SCHEMA_VERSION
 
 
-def mapper_named(method: str, predictor: Predictor, settings: Optimisation, device: str = "cpu") -> PairMapper:
-    """What predicts by `method`, the engine on the device of that name.
+def mapper_named(method: str, predictor: Predictor, settings: Optimisation) -> PairMapper:
+    """What predicts by `method`, the engine on the predictor's device for it.
 
     Raises
     ------
@@ -71,13 +74,13 @@ def mapper_named(method: str, predictor: Predictor, settings: Optimisation, devi
         If the plan has no refinement.
     """
     if method == ENGINE:
-        return EnginePredictor(settings, device)
+        return EnginePredictor(settings, predictor.engine)
     network = NetworkPredictor(predictor)
     if method == NETWORK:
         return network
     if settings.refinement is None:
         raise PredictionError("--method refined: optimisation.refinement of the plans is null. Name a preset there, or use --method network.")
-    return Refined(network, settings, settings.refinement, device)
+    return Refined(network, settings, settings.refinement, predictor.engine)
 
 
 def compare(
@@ -95,7 +98,7 @@ def compare(
     Parameters
     ----------
     predictor
-        The network.
+        The network, and the device of the engine.
     source, raw
         Where images and truth of the validation cases are.
     pairs
@@ -124,19 +127,35 @@ def compare(
     rows = [entry["metrics"] | {"seconds": _timed(network, source, chosen[name])[1]} for name, entry in alone.items()]
     measured = {NETWORK: _columns(rows, figure)}
     tried = [name for name in METHODS if name != NETWORK and (name != REFINED or settings.refinement is not None)]
-    for number, method in enumerate(tried):
-        mapper, rows = mapper_named(method, predictor, settings), list[dict[str, float]]()
+
+    def measured_by(method: str) -> list[dict[str, float]]:
+        mapper, begun = mapper_named(method, predictor, settings), tried.index(method) * len(alone)
+        found = []
+        for done, name in enumerate(alone, start=begun):
+            on_progress(done, len(tried) * len(alone), f"comparing with {method}: {name}")
+            found.append(_measured(mapper, source, raw, chosen[name]))
+        return found
+
+    for method in tried:
         try:
-            for done, name in enumerate(alone):
-                on_progress(number * len(alone) + done, len(tried) * len(alone), f"comparing with {method}: {name}")
-                rows.append(_measured(mapper, source, raw, chosen[name]))
+            measured[method] = _columns(_where_it_can(predictor, partial(measured_by, method)), figure)
         except RegistrationError as error:
             failed[method] = str(error)
-            continue
-        measured[method] = _columns(rows, figure)
     on_progress(len(tried) * len(alone), len(tried) * len(alone), "compared")
     decided = _decided(figure, measured)
     return MethodRecord(decided.value, decided.because, figure, tuple(alone), measured, failed)
+
+
+def _where_it_can(predictor: Predictor, work: Callable[[], list[dict[str, float]]]) -> list[dict[str, float]]:
+    """Work of the engine on its device; on the processor if that device cannot do it, which a warning says: it must not end a training that is done."""
+    try:
+        return work()
+    except (RegistrationError, ConfigurationError) as error:
+        if predictor.engine == CPU:
+            raise
+        warnings.warn(f"The engine is compared on the processor: {error}", stacklevel=2)
+    predictor.engine = CPU
+    return work()
 
 
 def _measured(mapper: PairMapper, source: CaseSource, raw: RawDataset, pair: Pair) -> dict[str, float]:

@@ -87,7 +87,7 @@ class TrainedPairs:
         else:
             supervised = bool(predictor.configuration.training.supervision)
             chosen = method_of(folder.path, list(self.model.folds) or folder.folds(), settings, supervised=supervised)
-        return mapper_named(chosen.value, predictor, settings, engine_part(self.model.device)), Origin(self._plans.dataset_name, folder.path.name, chosen)
+        return mapper_named(chosen.value, predictor, settings), Origin(self._plans.dataset_name, folder.path.name, chosen)
 
 
 @dataclass(frozen=True)

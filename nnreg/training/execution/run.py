@@ -14,6 +14,7 @@ import torch
 from nnreg.dataset import RawDataset
 from nnreg.dataset.splits import FILE_NAME as SPLITS
 from nnreg.dataset.splits import load_or_make_splits
+from nnreg.engine.device import engine_part
 from nnreg.errors import ConfigurationError, NnRegError, TrainingError
 from nnreg.files import writable_folder
 from nnreg.lock import held
@@ -78,7 +79,8 @@ def build_trainer(
         workers=default_workers(chosen, ranks.local_size) if workers is None else workers,
         listeners=listeners if ranks.leads else None,
     )
-    built.source, built.ranks = resolved.source, ranks
+    # by the name, which is no longer known of what was found for auto
+    built.source, built.ranks, built.engine_device = resolved.source, ranks, engine_part(device)
     if preprocess:
         preprocess_missing(workspace, built)
     require_arrays(folders, loaded, configuration)

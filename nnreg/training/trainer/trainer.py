@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from nnreg.dataset.spec import DatasetSpec
 from nnreg.dataset.splits import fold_cases
 from nnreg.devices import device_named
+from nnreg.engine.device import engine_part
 from nnreg.errors import ConfigurationError, TrainingError
 from nnreg.files import make_folder, read_json, write_json, write_text
 from nnreg.inference.trained_networks import Predictor
@@ -66,7 +67,7 @@ class nnRegTrainer:
         Dataset (1, ``"001"`` or its folder's name), one of its planned configurations, and the fold: 0 to 4, or ``"all"`` (train and
         validate on everything). The plans are read from the workspace.
     device
-        Where to compute: ``cpu``, ``cuda``, ``cuda:1``, ``auto``.
+        Where to compute: ``cpu``, ``cuda``, ``cuda:1``, ``auto``. A GPU of CUDA that is named is the engine's too, when the methods of a fold are compared.
     plans, spec, folders
         In place of `dataset_id`: the plans, dataset.json, and where to read and write.
     name
@@ -119,7 +120,7 @@ class nnRegTrainer:
         self.plans, self.configuration_name, self.spec, self.fold, self.folders = plans, configuration, spec, fold, folders
         self.overrides = dict(overrides or {})
         self.recipe, settings = recipe_with(recipe or TrainerConfig(), self.overrides)
-        self.device, self.workers = device_named(str(device)), workers
+        self.device, self.engine_device, self.workers = device_named(str(device)), engine_part(str(device)), workers
         self.listeners = listeners or Listeners()
         self.task = task_named(plans.task)
         self.configuration: Configuration = resolve_configuration(plans.configuration(configuration), self.recipe, self.name, settings)
@@ -363,6 +364,7 @@ class nnRegTrainer:
                 device=self.device,
                 save_probabilities=self.save_probabilities,
                 held_out=self.fold != "all",
+                engine=self.engine_device,
             )
             summary = self.task.validate(
                 predictor=predictor,
