@@ -67,7 +67,7 @@ class ModelFolder:
         """Networks of the folds, ready to predict.
 
         `trainer` is what ``-tr`` said in training; needed only for a network that is made by code of the user's own, because
-        nothing that a file names is imported.
+        nothing that a file names is imported. `engine` names the device of the engine that goes on from them.
 
         Raises
         ------
