@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.documents import parse_json
-from nnreg.errors import NnRegError, WriteError
+from nnreg.errors import NnRegError, PredictionError, WriteError
 from nnreg.temporaries import temporary_beside
 
 # what the user can mend: permissions, a file where a folder should be, a read-only or full disk
@@ -71,6 +71,18 @@ def refuse_overwriting(output: Path | str, inputs: Iterable[Path | str | None]) 
     for path in inputs:
         if path is not None and output.exists() and Path(path).exists() and output.samefile(path):
             raise NnRegError(f"{output}: is read as {path}, the result would overwrite it. Choose another output.")
+
+
+def refuse_mixture(output: Path, summary: str, command: str) -> None:
+    """Refuse an output folder with the `summary` of another command: its report would be of one of them.
+
+    Raises
+    ------
+    PredictionError
+        It names the file.
+    """
+    if (output / summary).is_file():
+        raise PredictionError(f"{output / summary}: is a result of {command}, which this one would be mixed with. Choose another output folder.")
 
 
 @contextlib.contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import gc
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -153,6 +154,18 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
         code = _run(work, parser, options)
         log.tell("end", {"exit_code": code})
         return code
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Load modules in the block without looking for garbage: what they leave stays, and going through it again and again takes a sixth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _unambiguous(arguments: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnreg.cli.common import Parser, aligned_columns, folder, run
+from nnreg.cli.common import Parser, aligned_columns, folder, loading, run
 from nnreg.cli.dry_run import Files
 from nnreg.cli.registration.prediction import LAYOUT_HELP, LAYOUTS, NATIVE
 from nnreg.engine.names import ALIGNMENTS
@@ -105,10 +105,11 @@ def _files(options: argparse.Namespace) -> Files:
 
 
 def _work(options: argparse.Namespace) -> int:
-    from nnreg.engine import Constraints
-    from nnreg.errors import ConfigurationError
-    from nnreg.inference.registration.bids import register_as_bids
-    from nnreg.inference.registration.register import register_files, unit_of_pair
+    with loading():
+        from nnreg.engine import Constraints
+        from nnreg.errors import ConfigurationError
+        from nnreg.inference.registration.bids import register_as_bids
+        from nnreg.inference.registration.register import register_files, unit_of_pair
 
     if options.report and options.output_layout != NATIVE:
         raise ConfigurationError("--report: is made of nnReg's own layout. Leave it out, or --output_layout bids.")

@@ -56,8 +56,8 @@ def carried(field: Floats, old: Space, new: Space) -> Floats:
     shape = new.shape if new.ndim == 3 else (1, *new.shape)
     result = volumes.sample(field, shape=(shape[0], shape[1], shape[2]), matrix=matrix_between(new, old))
     scale = np.asarray(old.spacing, np.float32) / np.asarray(new.spacing, np.float32)
-    carried_on: Floats = result * placed(scale.reshape(-1, 1, 1, 1), result)
-    return carried_on
+    result *= placed(scale.reshape(-1, 1, 1, 1), result)
+    return result
 
 
 def as_map(field: Floats, space: Space) -> FieldMap:

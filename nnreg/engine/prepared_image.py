@@ -121,7 +121,7 @@ def prepare_shown(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArra
     """
     if tuple(array.shape[1:]) == space.shape:
         box = shown(array).airy if box is None else box
-        space, array = part_of(space, box), array[slices(box)]
+        space, array = space.part(box), array[slices(box)]
         if mask is not None:
             mask = mask.reshape(-1, *mask.shape[-space.ndim :])[slices(box)]
     return prepare(array, space, mask, role)
@@ -151,16 +151,6 @@ def _window(values: Floats) -> tuple[float, float]:
     sample = _sample(values)
     low, high = (float(sample[round(share / 100 * (sample.size - 1))]) for share in WINDOW_PERCENTILES)
     return (low, high) if high > low else (float(values.min()), float(values.max()))
-
-
-def part_of(space: Space, box: Box) -> Space:
-    """The grid of the voxels of `space` in `box`."""
-    shape = tuple(high - low for low, high in box)
-    if shape == space.shape:
-        return space
-    matrix = space.matrix.copy()
-    matrix[: space.ndim, space.ndim] = space.to_world(np.asarray([low for low, _ in box], dtype=float))
-    return Space.from_matrix(shape, matrix)
 
 
 def foreground(side: PreparedImage) -> Floats:

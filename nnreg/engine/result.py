@@ -19,11 +19,10 @@ from nnreg.engine.affine import Alignment
 from nnreg.engine.failure import Evidence, Failure, judge
 from nnreg.engine.grids import as_map, carried
 from nnreg.engine.options import EngineOptions
-from nnreg.engine.prepared_image import part_of
 from nnreg.geometry import FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.imageio import Image
 
-PART_VOXELS = 2**22  # of the fixed grid whose determinants are looked at together
+PART_VOXELS = 2**18  # of the fixed grid whose determinants are looked at together, in the cache of a core
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Registration:
         rows = max(1, PART_VOXELS // prod(others))
         for low in range(0, size, rows):
             first, last = max(low - 1, 0), min(low + rows + 1, size)  # a plane more on each side for the differences
-            part = part_of(self.fixed.space, ((first, last), *((0, other) for other in others)))
+            part = self.fixed.space.part(((first, last), *((0, other) for other in others)))
             found = as_map(carried(field.volume, field.space, part), part).determinants()
             yield found[low - first : low - first + rows]
 

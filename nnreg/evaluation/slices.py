@@ -10,6 +10,7 @@ import numpy as np
 
 from nnreg.arrays import Reals
 from nnreg.geometry import AffineMap, Space, Transform, resample_image
+from nnreg.padding import beyond
 
 if TYPE_CHECKING:
     from nnreg.imageio import Image
@@ -55,24 +56,46 @@ def views(*, fixed: Image, moving: Image, warped: Image, transform: Transform) -
     """
     affine = affine_part(transform, fixed)
     remainder = Transform((*transform.stages, affine.inverse()), transform.ndim)
+    outside = _beyond(moving)
     result = []
     for name, space in planes(fixed):
-        placed = resample_image(moving.array, moving=moving.space, fixed=space, transform=Transform((affine,), space.ndim))
         field = remainder.sampled_on(space)
         # a grid of one slice has no determinant: nothing is claimed about it
         determinant = field.determinants() if min(space.shape) > 1 else np.ones(space.shape, np.float32)
         result.append(
             View(
                 name,
-                fixed=page(resample_image(fixed.array, moving=fixed.space, fixed=space)),
-                moving=page(placed),
-                warped=page(resample_image(warped.array, moving=warped.space, fixed=space)),
+                fixed=page(_on(space, fixed)),
+                moving=page(_on(space, moving, affine, outside)),
+                warped=page(_on(space, warped)),
                 field=page(field.displacement)[-2:],
                 determinant=page(determinant[None])[0],
                 spacing=(space.spacing[-2], space.spacing[-1]),
             )
         )
     return result
+
+
+def _on(space: Space, image: Image, affine: AffineMap | None = None, outside: Sequence[float] = (0.0,)) -> Reals:
+    """An image on a few slices, through an affine map, with a value per channel `outside`: of the image only what lies there is looked at."""
+    transform = Transform(() if affine is None else (affine,), space.ndim)
+    ends = image.space.to_index(transform.map_points(space.corners()))
+    firsts, lasts = np.floor(ends.min(axis=0)).astype(int) - 1, np.ceil(ends.max(axis=0)).astype(int) + 2
+    lows = [min(max(0, first), size - 1) for first, size in zip(firsts.tolist(), image.space.shape, strict=True)]
+    box = [(low, max(low + 1, min(last, size))) for low, last, size in zip(lows, lasts.tolist(), image.space.shape, strict=True)]
+    seen, grid = image.array[(slice(None), *(slice(*ends) for ends in box))], image.space.part(box)
+    channels = np.split(seen, len(outside))
+    return np.concatenate(
+        [resample_image(part, moving=grid, fixed=space, transform=transform, outside=value) for part, value in zip(channels, outside, strict=True)]
+    )
+
+
+def _beyond(image: Image) -> list[float]:
+    """What each channel of an image is continued with, as where it is resampled whole."""
+    if np.isfinite(image.array.sum(dtype=np.float64)):
+        return beyond(image.array)
+    finite = np.isfinite(image.array)
+    return [float(image.array.min(where=finite, initial=np.inf)) if finite.any() else float("nan")] * image.channels
 
 
 @dataclass(frozen=True)
@@ -160,7 +183,7 @@ def page(array: Reals) -> Reals:
 def affine_part(transform: Transform, fixed: Image) -> AffineMap:
     """The affine map nearest to a transform over the foreground of the fixed image (least squares)."""
     n = fixed.space.ndim
-    brightness = fixed.array.astype(np.float32).mean(axis=0)
+    brightness = _brightness(fixed)
     found = np.flatnonzero(brightness > brightness.mean())
     if len(found) < 10 * n:
         found = np.flatnonzero(np.isfinite(brightness))
@@ -228,9 +251,15 @@ def _centre(fixed: Image) -> list[int]:
     return [(first + last) // 2 for first, last in _spans(fixed)]
 
 
+def _brightness(image: Image) -> Reals:
+    """Mean over channels."""
+    values = image.array.astype(np.float32, copy=False)
+    return values[0] if len(values) == 1 else values.mean(axis=0)
+
+
 def _spans(fixed: Image) -> list[tuple[int, int]]:
     """First and last index of the foreground along every axis."""
-    brightness = fixed.array.astype(np.float32).mean(axis=0)
+    brightness = _brightness(fixed)
     foreground = brightness > brightness.mean()
     if not foreground.any():
         return [(0, size - 1) for size in foreground.shape]

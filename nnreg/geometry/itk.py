@@ -80,7 +80,9 @@ def stored_parts(field: FieldMap, voxels: int, step: float | None = None) -> Ite
     for start in range(0, columns.shape[1], voxels):
         values = matrix @ columns[:, start : start + voxels]
         if step is not None:
-            values = np.rint(values / np.float32(step)) * np.float32(step)
+            values /= np.float32(step)
+            np.rint(values, out=values)
+            values *= np.float32(step)
         yield np.ascontiguousarray(values.T)
 
 

@@ -127,9 +127,16 @@ def _write_field(group: Any, parts: Iterable[Floats], space: Space) -> None:
     count, chunk = space.voxels * space.ndim, FIELD_CHUNK * space.ndim
     chunk = min(chunk, count)
     # shuffle: bytes of one significance stand together, of which the last ones are zero in rounded numbers
-    values = group.create_dataset("TransformParameters", (count,), np.float32, chunks=(chunk,), shuffle=True, compression="gzip", compression_opts=1)
+    values = group.create_dataset("TransformParameters", (count,), "<f4", chunks=(chunk,), shuffle=True, compression="gzip", compression_opts=1)
     for number, part in enumerate(parts):
         # filtered here: HDF5's own deflate takes five times as long
-        whole = np.zeros(chunk, np.float32)
-        whole[: part.size] = part.reshape(-1)
-        values.id.write_direct_chunk((number * chunk,), zlib_stream(whole.view(np.uint8).reshape(-1, 4).T.tobytes()))
+        whole = part.reshape(-1) if part.size == chunk else np.concatenate([part.reshape(-1), np.zeros(chunk - part.size, np.float32)])
+        values.id.write_direct_chunk((number * chunk,), zlib_stream(_shuffled(whole)))
+
+
+def _shuffled(values: Floats) -> bytes:
+    """The first bytes of all numbers (N,), then their second ones, and so on, from the least significant."""
+    words, result = values.view(np.uint32), np.empty((4, values.size), np.uint8)
+    for place, plane in enumerate(result):
+        np.right_shift(words, np.uint32(8 * place), out=plane, casting="unsafe")
+    return result.tobytes()

@@ -120,6 +120,15 @@ class Space:
         shift = (other.corners() - self.corners()) @ self.inverse_matrix[:n, :n].T
         return float(np.abs(shift).max()) <= tolerance
 
+    def part(self, box: Sequence[tuple[int, int]]) -> Space:
+        """The grid of the voxels from the first to before the second index of each axis; they may lie beyond this one."""
+        shape = tuple(high - low for low, high in box)
+        if shape == self.shape:
+            return self
+        matrix = self.matrix.copy()
+        matrix[: self.ndim, self.ndim] = self.to_world(np.asarray([low for low, _ in box], dtype=float))
+        return Space.from_matrix(shape, matrix)
+
     def with_spacing(self, spacing: Sequence[float], shape: Sequence[int] | None = None) -> Space:
         """A grid of another spacing with the same middle and direction; by default just covering the same field of view."""
         new_shape = tuple(shape) if shape is not None else tuple(max(1, round(size)) for size in self.extent / np.asarray(spacing))

@@ -18,7 +18,7 @@ from nnreg.kernels.positions_cpu import INSIDE
 from nnreg.kernels.threads import in_parts
 from nnreg.padding import beyond
 
-SLAB_VOXELS = 2**20  # voxels handled at once: bounds the memory of resampling whatever the image
+SLAB_VOXELS = 2**17  # voxels handled at once: their positions stay in the cache of a core
 MOST_PARTS = 4  # that a thick voxel is split into where a field is inverted
 REFINED_VOXELS = 16_000_000
 FITTED_PER_AXIS = 32  # voxels that the linear part of a field is fitted to

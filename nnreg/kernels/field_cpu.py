@@ -446,28 +446,47 @@ def block_means(start: int, stop: int, result: Floats, image: Floats, factors: t
 
 
 @compiled
+def _slope(result: Floats, flat: Floats, after: int, before: int, share: np.float32) -> None:
+    """Difference of two rows of a flat volume that begin at `after` and at `before`."""
+    one, other = np.uint64(after), np.uint64(before)
+    for x in range(np.uint64(len(result))):
+        result[x] = (flat[one + x] - flat[other + x]) * share
+
+
+@compiled
+def _slope_along(result: Floats, flat: Floats, first: int) -> None:
+    """Differences along a row: central, one-sided at its ends."""
+    here, width = np.uint64(first), np.uint64(len(result))
+    if width < np.uint64(2):
+        return
+    one = np.uint64(1)
+    for x in range(one, width - one):
+        result[x] = (flat[here + x + one] - flat[here + x - one]) * np.float32(0.5)
+    last = width - one
+    result[0], result[last] = flat[here + one] - flat[here], flat[here + last] - flat[here + last - one]
+
+
+@compiled
 def determinants(start: int, stop: int, result: Floats, field: Floats) -> None:
     """Rows start to stop of the Jacobian determinant (D, H, W) of ``x -> x + u(x)``: central differences, one-sided on the border.
 
     A field of two components is one of two axes, D = 1.
     """
     components, depth, height, width = field.shape
-    jacobian = np.zeros((3, 3), np.float32)
-    one = np.float32(1.0)
+    flat, one = field.reshape(-1), np.float32(1.0)
+    slopes = np.zeros((3, 3, width), np.float32)
     for line in range(start, stop):
         z, y = line // height, line % height
         above, below = min(z + 1, depth - 1), max(z - 1, 0)
         behind, before = min(y + 1, height - 1), max(y - 1, 0)
         share_z, share_y = one / np.float32(max(above - below, 1)), one / np.float32(max(behind - before, 1))
-        for x in range(width):
-            right, left = min(x + 1, width - 1), max(x - 1, 0)
-            share_x = one / np.float32(max(right - left, 1))
-            for k in range(components):
-                u, row = field[k], 3 - components + k
-                jacobian[row, 0] = (u[above, y, x] - u[below, y, x]) * share_z
-                jacobian[row, 1] = (u[z, behind, x] - u[z, before, x]) * share_y
-                jacobian[row, 2] = (u[z, y, right] - u[z, y, left]) * share_x
-            a, b, c = one + jacobian[0, 0], jacobian[0, 1], jacobian[0, 2]
-            d, e, f = jacobian[1, 0], one + jacobian[1, 1], jacobian[1, 2]
-            g, h, i = jacobian[2, 0], jacobian[2, 1], one + jacobian[2, 2]
-            result[z, y, x] = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+        for k in range(components):
+            plane, own = k * depth, slopes[3 - components + k]
+            _slope(own[0], flat, ((plane + above) * height + y) * width, ((plane + below) * height + y) * width, share_z)
+            _slope(own[1], flat, ((plane + z) * height + behind) * width, ((plane + z) * height + before) * width, share_y)
+            _slope_along(own[2], flat, ((plane + z) * height + y) * width)
+        of_z, of_y, of_x, row = slopes[0], slopes[1], slopes[2], result[z, y]
+        for x in range(np.uint64(width)):
+            a, e, i = one + of_z[0, x], one + of_y[1, x], one + of_x[2, x]
+            b, c, d, f, g, h = of_z[1, x], of_z[2, x], of_y[0, x], of_y[2, x], of_x[0, x], of_x[1, x]
+            row[x] = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)

@@ -12,6 +12,7 @@ from numba import njit
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.kernels.compiled import compiled
+from nnreg.kernels.field_cpu import Steps, _steps
 
 INSIDE = 0.5 + 1e-4
 NOWHERE = -1
@@ -42,52 +43,118 @@ def apply(start: int, stop: int, positions: Doubles, matrix: Doubles) -> None:
 
 
 @compiled
-def _corner(position: float, size: int) -> tuple[int, int, float]:
-    """Lower and upper neighbour along one axis, and the weight of the upper one; a size of 0 says that the position is outside."""
+def _corner(position: float, size: int) -> tuple[int, float]:
+    """Lower neighbour along one axis, NOWHERE for a position outside, and the weight of the upper one."""
     # written so that NaN fails the comparison
     if not (position >= -INSIDE and position <= size - 1 + INSIDE):
-        return NOWHERE, NOWHERE, 0.0
+        return NOWHERE, 0.0
     inside = min(max(position, 0.0), size - 1.0)
     lower = min(int(inside), max(size - 2, 0))
-    return lower, min(lower + 1, size - 1), inside - lower
+    return lower, inside - lower
 
 
 @njit(nogil=True, inline="always")
-def _between(u: Floats, z0: int, z1: int, wz: float, y0: int, y1: int, wy: float, x0: int, x1: int, wx: float) -> float:
-    """Value of a volume (D, H, W) between eight neighbours, by the weights of the upper ones."""
-    near = (1 - wy) * ((1 - wx) * u[z0, y0, x0] + wx * u[z0, y0, x1]) + wy * ((1 - wx) * u[z0, y1, x0] + wx * u[z0, y1, x1])
-    far = (1 - wy) * ((1 - wx) * u[z1, y0, x0] + wx * u[z1, y0, x1]) + wy * ((1 - wx) * u[z1, y1, x0] + wx * u[z1, y1, x1])
-    return (1 - wz) * near + wz * far
+def _between(flat: Floats, near: np.uint64, steps: Steps, wz: float, wy: float, wx: float) -> float:
+    """Value of a flat volume between `near` and the voxels after it, by the weights of those.
+
+    Indices without a sign: of signed ones each load would first look whether it counts from the end.
+    """
+    on, over, far = near + steps[2], near + steps[1], near + steps[0]
+    over_on, far_on, far_over = over + steps[2], far + steps[2], far + steps[1]
+    front = (1 - wy) * ((1 - wx) * flat[near] + wx * flat[on]) + wy * ((1 - wx) * flat[over] + wx * flat[over_on])
+    back = (1 - wy) * ((1 - wx) * flat[far] + wx * flat[far_on]) + wy * ((1 - wx) * flat[far_over] + wx * flat[far_over + steps[2]])
+    return (1 - wz) * front + wz * back
+
+
+@compiled
+def _along_a_row(positions: Doubles, start: int, stop: int) -> int:
+    """One past the last of the columns from `start` on that lie on one line along x."""
+    z, y, after = positions[0, start], positions[1, start], start + 1
+    while after < stop and positions[0, after] == z and positions[1, after] == y:
+        after += 1
+    return after
+
+
+@compiled
+def _mix(line: Doubles, flat: Floats, first: int, steps: Steps, wz: float, wy: float) -> None:
+    """The row (W,) of a flat volume between the rows from `first` on and those after it, by the weights of these."""
+    near = np.uint64(first)
+    over, far = near + steps[1], near + steps[0]
+    far_over = far + steps[1]
+    for x in range(np.uint64(len(line))):
+        front = (1 - wy) * flat[near + x] + wy * flat[over + x]
+        line[x] = (1 - wz) * front + wz * ((1 - wy) * flat[far + x] + wy * flat[far_over + x])
+
+
+@compiled
+def _in_rows(positions: Doubles, start: int, stop: int, width: int) -> bool:
+    """Whether columns start to stop lie on lines along x, each of them at least half of `width` voxels: one of the first two is whole."""
+    first = _along_a_row(positions, start, stop) if start < stop else start
+    second = _along_a_row(positions, first, stop) if first < stop else first
+    return 2 * max(first - start, second - first) >= width
 
 
 @compiled
 def displace(start: int, stop: int, positions: Doubles, field: Floats) -> None:
     """Add to columns start to stop the field (2 or 3, D, H, W) there, linear between its voxels, nothing outside its grid."""
     components, depth, height, width = field.shape
-    for i in range(start, stop):
-        z0, z1, wz = _corner(positions[0, i], depth)
-        y0, y1, wy = _corner(positions[1, i], height)
-        x0, x1, wx = _corner(positions[2, i], width)
-        if z0 < 0 or y0 < 0 or x0 < 0:
+    flat, size, steps = field.reshape(-1), np.uint64(depth * height * width), _steps((depth, height, width))
+    if _in_rows(positions, start, stop, width):
+        line, first = np.zeros((components, width)), start
+        while first < stop:
+            after = _along_a_row(positions, first, stop)
+            z, wz = _corner(positions[0, first], depth)
+            y, wy = _corner(positions[1, first], height)
+            for k in range(components if z >= 0 and y >= 0 else 0):
+                _mix(line[k], flat, ((k * depth + z) * height + y) * width, steps, wz, wy)
+            for i in range(np.uint64(first), np.uint64(after if z >= 0 and y >= 0 else first)):
+                x, wx = _corner(positions[2, i], width)
+                for k in range(components if x >= 0 else 0):
+                    positions[3 - components + k, i] += (1 - wx) * line[k, np.uint64(x)] + wx * line[k, np.uint64(x) + steps[2]]
+            first = after
+        return
+    for i in range(np.uint64(start), np.uint64(stop)):
+        z, wz = _corner(positions[0, i], depth)
+        y, wy = _corner(positions[1, i], height)
+        x, wx = _corner(positions[2, i], width)
+        if z < 0 or y < 0 or x < 0:
             continue
+        near = np.uint64((z * height + y) * width + x)
         for k in range(components):
-            positions[3 - components + k, i] += _between(field[k], z0, z1, wz, y0, y1, wy, x0, x1, wx)
+            positions[3 - components + k, i] += _between(flat, near + np.uint64(k) * size, steps, wz, wy, wx)
 
 
 @compiled
 def values(start: int, stop: int, result: Floats, image: Floats, positions: Doubles, outside: np.float32) -> None:
     """Columns start to stop of the values (C, N) of an image (C, D, H, W), linear between its voxels."""
     channels, depth, height, width = image.shape
-    for i in range(start, stop):
-        z0, z1, wz = _corner(positions[0, i], depth)
-        y0, y1, wy = _corner(positions[1, i], height)
-        x0, x1, wx = _corner(positions[2, i], width)
-        if z0 < 0 or y0 < 0 or x0 < 0:
+    flat, size, steps = image.reshape(-1), np.uint64(depth * height * width), _steps((depth, height, width))
+    if _in_rows(positions, start, stop, width):
+        line, first = np.zeros(width), start
+        while first < stop:
+            after = _along_a_row(positions, first, stop)
+            z, wz = _corner(positions[0, first], depth)
+            y, wy = _corner(positions[1, first], height)
+            seen = z >= 0 and y >= 0
+            for c in range(channels):
+                if seen:
+                    _mix(line, flat, ((c * depth + z) * height + y) * width, steps, wz, wy)
+                for i in range(np.uint64(first), np.uint64(after)):
+                    x, wx = _corner(positions[2, i], width)
+                    result[c, i] = (1 - wx) * line[np.uint64(x)] + wx * line[np.uint64(x) + steps[2]] if seen and x >= 0 else outside
+            first = after
+        return
+    for i in range(np.uint64(start), np.uint64(stop)):
+        z, wz = _corner(positions[0, i], depth)
+        y, wy = _corner(positions[1, i], height)
+        x, wx = _corner(positions[2, i], width)
+        if z < 0 or y < 0 or x < 0:
             for c in range(channels):
                 result[c, i] = outside
             continue
+        near = np.uint64((z * height + y) * width + x)
         for c in range(channels):
-            result[c, i] = _between(image[c], z0, z1, wz, y0, y1, wy, x0, x1, wx)
+            result[c, i] = _between(flat, near + np.uint64(c) * size, steps, wz, wy, wx)
 
 
 @compiled

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnreg.engine import register
-from nnreg.engine.prepared_image import foreground, part_of, prepare
+from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.geometry import Space
 from nnreg.imageio import Image
 from tests.engine.pairs import error_voxels, known_pair
@@ -14,7 +14,7 @@ def padded(image: Image, amount: float, value: float) -> Image:
     """Every voxel stays where it is in the world."""
     widths = [round(size * amount / 2) for size in image.space.shape]
     array = np.pad(image.array, [(0, 0), *[(width, width) for width in widths]], constant_values=value)
-    return Image(array, part_of(image.space, tuple((-width, size + width) for width, size in zip(widths, image.space.shape, strict=True))))
+    return Image(array, image.space.part([(-width, size + width) for width, size in zip(widths, image.space.shape, strict=True)]))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.arrays import Floats
-from nnreg.engine.prepared_image import PreparedImage, foreground, moments, part_of, prepare
+from nnreg.engine.prepared_image import PreparedImage, foreground, moments, prepare
 from nnreg.errors import DatasetError
 from nnreg.files import content_digest
 from nnreg.geometry import Space
@@ -53,7 +53,7 @@ class Subject:
     @property
     def shown(self) -> Space:
         """The grid of what it shows."""
-        return part_of(self.space, self.box)
+        return self.space.part(self.box)
 
     def pooled(self, finest: float) -> tuple[Image, Image | None]:
         """Image and mask by means over blocks of voxels: no axis finer than `finest` mm, as nearly as whole blocks come."""

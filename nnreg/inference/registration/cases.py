@@ -304,18 +304,6 @@ def refuse_own_folder(output: Path, *read: Path | None) -> None:
             raise PredictionError(f"{output}: is read as the folder of the images or labels. Choose another output folder.")
 
 
-def refuse_mixture(output: Path, summary: str, command: str) -> None:
-    """Refuse an output folder with the `summary` of another command: its report would be of one of them.
-
-    Raises
-    ------
-    PredictionError
-        It names the file.
-    """
-    if (output / summary).is_file():
-        raise PredictionError(f"{output / summary}: is a result of {command}, which this one would be mixed with. Choose another output folder.")
-
-
 def case_names(folder: Path) -> list[str]:
     """Names of the cases whose first channel is in `folder`."""
     return sorted({path.name[: -len(ending_of(path)) - 5] for path in folder.iterdir() if path.name.lower().endswith(tuple(f"_0000{end}" for end in ENDINGS))})

@@ -18,12 +18,12 @@ from nnreg.dataset.spec import DatasetSpec
 from nnreg.documents import understood
 from nnreg.errors import PredictionError
 from nnreg.evaluation.registration.pictures import overview_of_transform
-from nnreg.files import read_json, read_object, writable_folder, write_json
+from nnreg.files import read_json, read_object, refuse_mixture, writable_folder, write_json
 from nnreg.geometry.transform_files import write_learn2reg
 from nnreg.imageio import ending_of
 from nnreg.imageio.endings import unit_of
 from nnreg.inference.predictor import PairTransforms, Predictor, TrainedModel
-from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImages, TrainingCases, refuse_mixture, refuse_own_folder
+from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImages, TrainingCases, refuse_own_folder
 from nnreg.inference.registration.export import DONE, write_pair
 from nnreg.inference.registration.models import Origin, PairModel, PlannedEngine, TrainedPairs
 from nnreg.inference.registration.pair_predictors import NetworkPredictor, PairMapper

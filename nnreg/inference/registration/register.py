@@ -21,13 +21,12 @@ from nnreg.engine import Constraints, Registration, register, uncertainty_map
 from nnreg.engine.constraints import FREE
 from nnreg.errors import GeometryError, RegistrationError
 from nnreg.evaluation.registration.pictures import overview_of_transform
-from nnreg.files import folder_to_write, no_empty_folders, refuse_overwriting, writable_folder, write_json
+from nnreg.files import folder_to_write, no_empty_folders, refuse_mixture, refuse_overwriting, writable_folder, write_json
 from nnreg.geometry.itk import write_result
 from nnreg.geometry.transform_files import files_of, read_transforms
 from nnreg.imageio import ENDINGS, Image, as_stored, check_finite, check_same_space, ending_for, ending_of, read_channels, read_image, write_image
 from nnreg.imageio.endings import unit_of
 from nnreg.imageio.formats import formats
-from nnreg.inference.registration.cases import refuse_mixture
 from nnreg.lock import held
 from nnreg.progress import Further, Progress
 from nnreg.run_record import digests, run_record
