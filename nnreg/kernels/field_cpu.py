@@ -424,6 +424,62 @@ def lengths(start: int, stop: int, result: Floats, left: Floats, field: Floats) 
 
 
 @compiled
+def told_between(start: int, stop: int, result: Floats, inverse: Floats, field: Floats, factors: Axes) -> None:
+    """Rows start to stop of ``v(x - r) - r`` with ``r = v(x) + u(x + v(x))``, for an inverse v of the map of a field u, both on a coarser grid.
+
+    Parameters
+    ----------
+    result : (2 or 3, D', H', W'), in its voxels
+    inverse, field : (2 or 3, D, H, W), in their voxels
+    factors
+        Voxels of `result` along z, y and x to one of the field.
+    """
+    components, depth, height, width = field.shape
+    count, area = result.shape[3], height * width
+    _, lower, share, line_of_field = _between(result, field, factors, (0, 0, 0))
+    flat, flat_inverse, flat_result = field.reshape(-1), inverse.reshape(-1), result.reshape(-1)
+    size, own, steps = depth * area, result.shape[1] * result.shape[2] * count, _steps((depth, height, width))
+    lines = area if depth > 1 else 0, width if height > 1 else 0
+    rows, room = _block_rows(count)
+    base, weights, position = np.zeros(room, np.int32), np.zeros((3, room), np.float32), np.zeros(room, np.float32)
+    place, there, left = np.zeros((3, room), np.float32), np.zeros((3, room), np.float32), np.zeros((3, room), np.float32)
+    for block in range(start, stop, rows):
+        after = min(block + rows, stop)
+        filled = (after - block) * count
+        whole = -(-filled // VECTORS) * VECTORS
+        there[:] = 0
+        for line in range(block, after):
+            z, y, at = line // result.shape[2], line % result.shape[2], (line - block) * count
+            _place_row(place, at, line, result.shape[2], 0, count)
+            for k in range(components):
+                first = k * size + lower[0, z] * area + lower[1, y] * width
+                mix_rows(line_of_field, flat_inverse, first, lines, share[0, z], share[1, y], np.float32(1.0), width)
+                add_between(there[3 - components + k], at, line_of_field, lower[2], share[2], 0, count)
+        base[:] = 0
+        for axis in range(3):
+            own_place, moved, factor = place[axis], there[axis], np.float32(factors[axis])
+            for x in range(np.uint64(whole)):
+                own_place[x] = (own_place[x] + np.float32(0.5)) / factor - np.float32(0.5)
+                position[x] = own_place[x] + moved[x]
+            _locate(base, weights[axis], position, whole, field.shape[axis + 1])
+        for k in range(components):
+            axis = 3 - components + k
+            _blend_onto(left[axis], 0, there[axis], np.float32(1.0), flat, k * size, base, weights, 0, filled, steps)
+        base[:] = 0
+        for axis in range(3):
+            own_place, rest = place[axis], left[axis]
+            for x in range(np.uint64(whole)):
+                position[x] = own_place[x] - rest[x]
+            _locate(base, weights[axis], position, whole, field.shape[axis + 1])
+        for k in range(components):
+            axis, first = 3 - components + k, np.uint64(k * own + block * count)
+            _blend(flat_result, k * own + block * count, flat_inverse, k * size, base, weights, 0, filled, steps)
+            rest, factor = left[axis], np.float32(factors[axis])
+            for x in range(np.uint64(filled)):
+                flat_result[first + x] = factor * (flat_result[first + x] - rest[x])
+
+
+@compiled
 def block_means(start: int, stop: int, result: Floats, image: Floats, factors: tuple[int, int, int]) -> None:
     """Rows start to stop (counted through all channels and planes) of the means over blocks: result (C, D', H', W'), image (C, D, H, W)."""
     _, depth, height, width = result.shape

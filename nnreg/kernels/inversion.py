@@ -8,14 +8,13 @@ from nnreg.arrays import Floats
 from nnreg.kernels import field_cpu, volumes
 from nnreg.kernels.backend import by_array, placed, zeros
 from nnreg.kernels.threads import in_parts
-from nnreg.kernels.volumes import Blocks, block_means
+from nnreg.kernels.volumes import block_means
 
 TOLERANCE = np.float32(0.01)  # voxels
 SHORTEST_STEP = np.float32(0.1)  # enough for maps that expand twentyfold along an axis
 ITERATIONS = 40
 COARSE_VOXELS = 300_000
 LARGEST_RESIDUAL, MOST_UNSETTLED = 0.5, 0.01  # voxels, and share of the voxels: beyond, an inverse is none
-PLANES = 4  # that are told between voxels together
 OWN_WEIGHT = np.float32(0.7)  # of the exact inverse at a voxel beside what is wanted of it between voxels
 
 
@@ -42,17 +41,9 @@ def between_voxels(inverse: Floats, field: Floats, factors: tuple[int, int, int]
     0.16 mm once told every millimetre. What ``r = v + u(x + v)`` is left of v, what the inverse is in between, one Newton step takes away:
     ``v(x - r) - r``, because the derivative of the inverse is the inverse of the derivative.
     """
-    blocks = Blocks(tuple(size * factor for size, factor in zip(field.shape[1:], factors, strict=True)), factors, (0, 0, 0))
-    own = np.asarray(factors[3 - len(field) :], np.float32).reshape(-1, 1, 1, 1)
-    coarse, ahead = inverse * own, field * own
-    result = np.empty((len(field), *blocks.shape), np.float32)
-    for first in range(0, blocks.shape[0], PLANES):
-        count, matrix = min(PLANES, blocks.shape[0] - first), blocks.matrix
-        matrix[:, 3] += matrix[:, 0] * np.float32(first)
-        left = volumes.sample(coarse, shape=(count, *blocks.shape[1:]), matrix=matrix)
-        left += volumes.sample(ahead, left, matrix=matrix)
-        np.negative(left, out=left)
-        np.add(volumes.sample(coarse, left, matrix=matrix), left, out=result[:, first : first + count])
+    shape = tuple(size * factor for size, factor in zip(field.shape[1:], factors, strict=True))
+    result = np.empty((len(field), *shape), np.float32)
+    in_parts(field_cpu.told_between, shape[0] * shape[1], result, inverse, field, factors)
     return result
 
 

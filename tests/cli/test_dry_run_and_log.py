@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from nnreg.cli import COMMANDS, evaluate, register
-from nnreg.cli.common import Parser, run
+from nnreg.cli.common import Parser, loading, run
 from nnreg.errors import NnRegError
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
@@ -125,3 +126,14 @@ def test_any_registered_images_are_evaluated_by_a_folder_of_label_maps(tmp_path,
         assert evaluate.main([str(out), *arguments]) == 2
         assert words in capsys.readouterr().err
     assert read_image(tmp_path / "labelsTs" / "a.nii.gz").ndim == 2
+
+
+def test_garbage_is_looked_for_again_after_modules_are_loaded():
+    def load(name: str) -> None:
+        with loading():
+            assert not gc.isenabled()
+            importlib.import_module(name)
+
+    with pytest.raises(ImportError):
+        load("nnreg.not_there")
+    assert gc.isenabled()

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from nnreg.errors import NnRegError
 from nnreg.evaluation.registration.pictures import overview, overview_of_transform
-from nnreg.evaluation.slices import affine_part, views
+from nnreg.evaluation.slices import affine_part, page, planes, views
 from nnreg.geometry import FieldMap, Space, Transform, resample_image
 from nnreg.imageio import Image
 
@@ -49,6 +49,17 @@ def test_views_stand_as_in_radiology(rotated_space, seed, flips):
     assert slopes(LEFT, "coronal")[1] > 0
     assert slopes(SUPERIOR, "sagittal")[0] < 0
     assert slopes(POSTERIOR, "sagittal")[1] > 0
+
+
+def test_slices_are_cut_out_of_what_the_whole_images_show(shape, rotated_space):
+    fixed, moving = textured(rotated_space(shape), 2), textured(rotated_space(tuple(size + 3 for size in shape), 5), 2, seed=1)
+    matrix = np.eye(len(shape) + 1)
+    matrix[0, 1], matrix[0, -1] = 0.2, 4.0
+    affine = Transform.affine(matrix)
+    shown = {view.name: view for view in views(fixed=fixed, moving=moving, warped=fixed, transform=affine)}
+    for name, space in planes(fixed):
+        for image, transform, found in ((fixed, None, shown[name].fixed), (moving, affine, shown[name].moving)):
+            assert np.allclose(found, page(resample_image(image.array, moving=image.space, fixed=space, transform=transform)), atol=1e-4)
 
 
 def test_an_affine_map_has_no_deformation_left(shape, rotated_space):

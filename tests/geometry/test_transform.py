@@ -11,6 +11,7 @@ from nnreg.errors import GeometryError, TransformError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
 from nnreg.geometry.itk import from_itk, place, read_itk, space_of, to_itk, write_itk
 from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
+from nnreg.kernels import positions_cpu
 from nnreg.metrics import folding_percent
 
 SHAPES = [((15, 22), (19, 17), (9, 12)), ((12, 15, 11), (14, 10, 17), (7, 9, 8))]
@@ -225,3 +226,21 @@ def test_a_zero_below_zero_is_written(tmp_path, ending):
     matrix = np.array([[0.5, -0.0, 1.0], [0.0, 1.0, -0.0], [0.0, 0.0, 1.0]])
     write_itk(tmp_path / f"a{ending}", Transform.affine(matrix))
     np.testing.assert_array_equal(read_itk(tmp_path / f"a{ending}").stages[0].matrix, matrix)
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 12), (1, 7, 11), (5, 4, 1)])
+def test_positions_that_lie_in_rows_are_sampled_as_those_in_any_order(shape):
+    rng = np.random.default_rng(3)
+    image, field = rng.normal(size=(2, *shape)).astype(np.float32), rng.normal(size=(3, *shape)).astype(np.float32)
+    # rows that begin and end outside, and some that lie there whole
+    rows = np.stack(np.meshgrid(np.arange(-1.3, shape[0]), np.arange(-0.9, shape[1]), np.arange(-1.4, shape[2] + 1, 0.7), indexing="ij")).reshape(3, -1)
+    order = rng.permutation(rows.shape[1])
+    moved, sampled = [rows.copy(), np.ascontiguousarray(rows[:, order])], []
+    for positions in moved:
+        values = np.empty((2, rows.shape[1]), np.float32)
+        positions_cpu.values(0, rows.shape[1], values, image, positions, np.float32(-7))
+        positions_cpu.displace(0, rows.shape[1], positions, field)
+        sampled.append(values)
+    assert np.allclose(sampled[0][:, order], sampled[1], atol=1e-6)
+    assert np.allclose(moved[0][:, order], moved[1], atol=1e-9)
+    assert 0 < (sampled[0] == -7).sum() < sampled[0].size
