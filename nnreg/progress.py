@@ -28,23 +28,25 @@ def progress_bar(label: str, *, quiet: bool = False, everywhere: bool = False) -
         Show it in notebooks and files too; else in terminals alone.
     """
     bar: Any = None
+    shown, ended = not quiet and (everywhere or sys.stderr.isatty()), False
     started = time.perf_counter()
 
     def show(done: int, total: int, what: str) -> None:
-        nonlocal bar
-        if bar is None:
+        nonlocal bar, ended
+        if shown and bar is None:
             from tqdm.auto import tqdm
 
-            bar = tqdm(desc=label, disable=quiet or not (everywhere or sys.stderr.isatty()), leave=True)
+            bar = tqdm(desc=label, leave=True)
             _open_bars.append(bar)
-        bar.total = total
-        bar.n = done
-        bar.set_postfix_str(what, refresh=False)
-        bar.refresh()
+        if bar is not None:
+            bar.total, bar.n = total, done
+            bar.set_postfix_str(what, refresh=False)
+            bar.refresh()
         tell("progress", stage=label, done=done, total=total, what=what)
-        if done >= total and not getattr(bar, "ended", False):
-            bar.ended = True
-            bar.close()
+        if done >= total and not ended:
+            ended = True
+            if bar is not None:
+                bar.close()
             tell("stage", stage=label, seconds=round(time.perf_counter() - started, 3))
 
     return show
