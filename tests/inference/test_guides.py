@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from tiny import Tiny
 
+from nnreg import predict
+from nnreg.dataset.pairs import Pair
 from nnreg.engine.guidance import CODE_LENGTH, _codes, _soft
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.geometry import Space
 from nnreg.geometry.transform_files import read_transforms
 from nnreg.imageio import read_image, write_image
+from nnreg.inference.registration.predict import PredictOptions
 
 ENGINE = ("-c", "optimise")
 
@@ -55,6 +58,12 @@ def test_an_image_without_guide_or_a_use_for_it_is_refused_in_one_line(plane: Ti
         said = capsys.readouterr().err
         assert named in said
         assert said.strip().count("\n") == 0
+
+
+def test_python_takes_guides_too(plane: Tiny, guides, tmp_path):
+    options = {"folds": ["0"], "device": "cpu", "pairs": [Pair("s4_a", "s4_b")], "guides": guides}
+    content = predict(plane.model(), plane.raw / "imagesTs", tmp_path / "out", options=PredictOptions(method="refined", pictures=False), **options)
+    assert content["guides_folder"] == str(guides.absolute())
 
 
 def test_a_guide_that_changed_makes_a_finished_pair_anew(plane: Tiny, guides, tmp_path):

@@ -196,11 +196,12 @@ def predict_folder(
     labels: Path | None = None,
     pairs: Sequence[Pair] | None = None,
     atlas_images: Mapping[str, list[Path]] = MappingProxyType({}),
+    guides: Path | None = None,
     options: PredictOptions = PredictOptions(),
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Register the images of a folder with a trained model: :func:`register_images` by :class:`TrainedPairs`, with the attributes of :class:`NewImages`."""
-    return register_images(TrainedPairs(model), NewImages(images, labels, pairs, atlas_images), output, options=options, on_progress=on_progress)
+    return register_images(TrainedPairs(model), NewImages(images, labels, pairs, atlas_images, guides), output, options=options, on_progress=on_progress)
 
 
 def register_images(
