@@ -14,6 +14,8 @@ from nnreg.arrays import Doubles, Floats
 from nnreg.kernels.compiled import compiled
 from nnreg.kernels.field_cpu import Steps, _steps
 
+# no fast mathematics: a value must not depend on whether threads leave a row whole, so sums are taken in one order
+exact = njit(nogil=True, error_model="numpy", cache=True)
 INSIDE = 0.5 + 1e-4
 NOWHERE = -1
 
@@ -57,13 +59,18 @@ def _corner(position: float, size: int) -> tuple[int, float]:
 def _between(flat: Floats, near: np.uint64, steps: Steps, wz: float, wy: float, wx: float) -> float:
     """Value of a flat volume between `near` and the voxels after it, by the weights of those.
 
-    Indices without a sign: of signed ones each load would first look whether it counts from the end.
+    Indices without a sign: of signed ones each load would first look whether it counts from the end. In the order of :func:`_mix` and what follows it, so
+    that a value does not depend on how threads cut the positions.
     """
-    on, over, far = near + steps[2], near + steps[1], near + steps[0]
-    over_on, far_on, far_over = over + steps[2], far + steps[2], far + steps[1]
-    front = (1 - wy) * ((1 - wx) * flat[near] + wx * flat[on]) + wy * ((1 - wx) * flat[over] + wx * flat[over_on])
-    back = (1 - wy) * ((1 - wx) * flat[far] + wx * flat[far_on]) + wy * ((1 - wx) * flat[far_over] + wx * flat[far_over + steps[2]])
-    return (1 - wz) * front + wz * back
+    return (1 - wx) * _across(flat, near, steps, wz, wy) + wx * _across(flat, near + steps[2], steps, wz, wy)
+
+
+@njit(nogil=True, inline="always")
+def _across(flat: Floats, near: np.uint64, steps: Steps, wz: float, wy: float) -> float:
+    """Value between `near` and its neighbours along z and y."""
+    over, far = near + steps[1], near + steps[0]
+    front = (1 - wy) * flat[near] + wy * flat[over]
+    return (1 - wz) * front + wz * ((1 - wy) * flat[far] + wy * flat[far + steps[1]])
 
 
 @compiled
@@ -75,15 +82,12 @@ def _along_a_row(positions: Doubles, start: int, stop: int) -> int:
     return after
 
 
-@compiled
+@exact
 def _mix(line: Doubles, flat: Floats, first: int, steps: Steps, wz: float, wy: float) -> None:
     """The row (W,) of a flat volume between the rows from `first` on and those after it, by the weights of these."""
     near = np.uint64(first)
-    over, far = near + steps[1], near + steps[0]
-    far_over = far + steps[1]
     for x in range(np.uint64(len(line))):
-        front = (1 - wy) * flat[near + x] + wy * flat[over + x]
-        line[x] = (1 - wz) * front + wz * ((1 - wy) * flat[far + x] + wy * flat[far_over + x])
+        line[x] = _across(flat, near + x, steps, wz, wy)
 
 
 @compiled
@@ -94,7 +98,7 @@ def _in_rows(positions: Doubles, start: int, stop: int, width: int) -> bool:
     return 2 * max(first - start, second - first) >= width
 
 
-@compiled
+@exact
 def displace(start: int, stop: int, positions: Doubles, field: Floats) -> None:
     """Add to columns start to stop the field (2 or 3, D, H, W) there, linear between its voxels, nothing outside its grid."""
     components, depth, height, width = field.shape
@@ -124,7 +128,7 @@ def displace(start: int, stop: int, positions: Doubles, field: Floats) -> None:
             positions[3 - components + k, i] += _between(flat, near + np.uint64(k) * size, steps, wz, wy, wx)
 
 
-@compiled
+@exact
 def values(start: int, stop: int, result: Floats, image: Floats, positions: Doubles, outside: np.float32) -> None:
     """Columns start to stop of the values (C, N) of an image (C, D, H, W), linear between its voxels."""
     channels, depth, height, width = image.shape

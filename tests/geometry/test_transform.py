@@ -241,6 +241,7 @@ def test_positions_that_lie_in_rows_are_sampled_as_those_in_any_order(shape):
         positions_cpu.values(0, rows.shape[1], values, image, positions, np.float32(-7))
         positions_cpu.displace(0, rows.shape[1], positions, field)
         sampled.append(values)
-    assert np.allclose(sampled[0][:, order], sampled[1], atol=1e-6)
-    assert np.allclose(moved[0][:, order], moved[1], atol=1e-9)
+    # to the last bit: threads cut rows anywhere
+    assert np.array_equal(sampled[0][:, order], sampled[1])
+    assert np.array_equal(moved[0][:, order], moved[1])
     assert 0 < (sampled[0] == -7).sum() < sampled[0].size
