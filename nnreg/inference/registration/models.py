@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from nnreg.dataset.label_files import folder_beside
@@ -29,16 +30,20 @@ class Origin:
         Names.
     method
         Of ``METHODS``, and why it was chosen; None where there was no choice.
+    guides
+        Folder of labels that guide the engine, if one was named.
     """
 
     dataset: str
     model: str
     method: Decision[str] | None = None
+    guides: Path | None = None
 
     def told(self) -> dict[str, str]:
         """The entries of ``prediction.json``."""
         chosen = {} if self.method is None else {"method": self.method.value, "because": self.method.because}
-        return {"dataset": self.dataset, "model": self.model} | chosen
+        guides = {} if self.guides is None else {"guides_folder": str(self.guides.absolute())}
+        return {"dataset": self.dataset, "model": self.model} | chosen | guides
 
 
 class PairModel(Protocol):

@@ -6,7 +6,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -84,9 +84,6 @@ def _predict_pairs(
     content: dict[str, Any] = {"schema_version": SCHEMA_VERSION} | origin.told() | run_record()
     if pairs:
         content["images_folder"] = str(source.paths(pairs[0].moving)[0].parent.absolute())
-    guides = getattr(source, "guides", None)
-    if guides is not None:
-        content["guides_folder"] = str(guides.absolute())
     earlier = _earlier(output, content) if options.continue_prediction else {}
     entries = {pair.name: earlier[pair.name] for pair in pairs if _still_true(earlier.get(pair.name), source, pair, output)}
     missing = [pair for pair in pairs if pair.name not in entries]
@@ -238,6 +235,7 @@ def register_images(
     pairs = chosen_pairs(model.spec, source, images)
     _check_form(pairs, source, images, options)
     mapper, origin = model.mapper(options.method)
+    origin = replace(origin, guides=images.guides)
     if images.guides is not None and origin.method is not None and origin.method.value == NETWORK:
         raise PredictionError(
             f"--guides {images.guides}: labels guide the engine, and pairs are predicted by the network alone. Leave it out, or use --method refined."
