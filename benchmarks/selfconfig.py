@@ -111,6 +111,7 @@ class Dataset:
         if earlier.get("pairs") != wanted:
             write_json(self.work / "pairs.json", wanted)
             words = ["nnreg_predict", "-d", str(self.number), "-c", "optimise", "-i", str(self.folder / "imagesTr"), "-o", str(output), "--field"]
+            words += ["--guides", "none"]  # the other programs see no labels
             earlier = self.command(*words, "--pairs", str(self.work / "pairs.json"), "-l", str(self.folder / "labelsTr")) | {"pairs": wanted}
             write_json(kept, earlier)
         return earlier

@@ -52,6 +52,13 @@ class TestRelation:
         pairs = [measurement(**_alike(0.9)), measurement(**_alike(0.9)), measurement(**_alike(0.0, 0.0))]
         assert relation.modality_relation(fingerprint(measured=pairs)).value == relation.ONE
 
+    @pytest.mark.parametrize(("under_lncc", "expected"), [(0.31, relation.ONE), (0.26, relation.MIXED)])
+    def test_an_image_of_another_section_is_no_other_contrast(self, fingerprint, measurement, under_lncc, expected):
+        trials = tuple(Trial(name, dice, None) for name, dice in (("lncc", under_lncc), ("mse", 0.3), ("nmi+gradient", 0.26)))
+        odd = [measurement(fixed="odd", moving=f"case{index}", dice=Stages(0.2, 0.25, 0.26), **_alike(0.2, 0.45)) for index in range(3)]
+        odd[0] = dataclasses.replace(odd[0], trials=trials)
+        assert relation.modality_relation(fingerprint(measured=[*odd, *[measurement()] * 9])).value == expected
+
     def test_a_pair_that_alignment_led_astray_does_not_count(self, fingerprint, measurement):
         astray = measurement(dice=Stages(0.65, 0.0, 0.0), alignment_kind="affine", alignment_mm=14.0, **_alike(0.0, 0.0))
         good = measurement(dice=Stages(0.65, 0.9, 0.95), alignment_kind="rigid", alignment_mm=14.0)
@@ -357,6 +364,40 @@ class TestTraining:
         assert all(small[key] < usual[key] for key in usual)
 
 
+class TestGuides:
+    """Ten subjects with labels of one contrast, which the pilot brings onto each other."""
+
+    @pytest.fixture
+    def decided(self, fingerprint, image, measurement):
+        def decide(subjects=10, dice=optimisation.CARRIED_DICE, relation=relation.ONE, pairing="all", labelled=10):
+            images = {f"c{index:02d}": image(subject=f"s{index % subjects}", labels=index < labelled) for index in range(12)}
+            pairs = [measurement(dice=None if dice is None else Stages(0.1, 0.2, dice))] * 3
+            return optimisation.guides(fingerprint(images, pairing=pairing, measured=pairs), relation)
+
+        return decide
+
+    def test_ten_guide(self, decided):
+        assert decided().value == optimisation.GUIDING
+        assert "10 subjects with labels" in decided().because
+        assert decided(pairing="atlas").value == optimisation.GUIDING
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"labelled": 9}, "9 subjects"),
+            ({"subjects": 9}, "9 subjects"),
+            ({"dice": optimisation.CARRIED_DICE - 0.001}, "lesions"),
+            ({"dice": None}, "no measured pair has labels"),
+            ({"relation": relation.DIFFERENT}, relation.DIFFERENT),
+            ({"pairing": "groups"}, "groups"),
+        ],
+    )
+    def test_none_guides_where_that_was_not_measured_to_help(self, decided, changes, told):
+        found = decided(**changes)
+        assert found.value == 0
+        assert told in found.because
+
+
 def test_a_fingerprint_with_pairs_survives_its_file(tmp_path, fingerprint, measurement):
     found = fingerprint(measured=[measurement(), measurement(dice=Stages(0.1, None, 0.7), sdlogj=None)])
     found.write(tmp_path / "fingerprint.json")
@@ -368,7 +409,7 @@ def test_plans_say_how_to_optimise_and_why(tmp_path, fingerprint, measurement):
     assert plans.recommended == OPTIMISE
     assert plans.to_train in plans.configurations
     assert plans.optimisation.similarity == "nmi+gradient"
-    for key in ("preset", "similarity", "alignment", "use_masks", "use_labels", "use_keypoints", "refinement"):
+    for key in ("preset", "similarity", "alignment", "use_masks", "use_labels", "use_keypoints", "guides", "refinement"):
         assert plans.optimisation.because[key]
     plans.write(tmp_path / "plans.json")
     assert Plans.read(tmp_path / "plans.json") == plans

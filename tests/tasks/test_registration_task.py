@@ -12,7 +12,7 @@ from tiny import Tiny
 from nnreg.dataset import Pair, RawDataset
 from nnreg.dataset.keypoints import write_keypoints
 from nnreg.metrics import dice, reductions
-from nnreg.tasks.registration.task import _drawn, _known
+from nnreg.tasks.registration.validation import _drawn, _known
 
 
 def test_only_labels_of_both_images_count():

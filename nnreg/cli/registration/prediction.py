@@ -15,12 +15,14 @@ from nnreg.progress import progress_bar
 if TYPE_CHECKING:
     from nnreg.dataset.pairs import Pair
     from nnreg.dataset.spec import DatasetSpec
+    from nnreg.groups.training_guides import TrainingGuides
     from nnreg.inference.registration.cases import NewImages
-    from nnreg.inference.registration.models import PairModel
+    from nnreg.inference.registration.models import PairModel, PlannedEngine, TrainedPairs
 
 
 NATIVE = "native"
 LAYOUTS = (NATIVE, "bids")
+NO_GUIDES = "none"  # a folder of that name: ./none
 LAYOUT_HELP = "native (default), or bids: derivatives sub-01/anat/sub-01_from-T1w_to-..._mode-image_xfm.h5 with sidecars, without report"
 
 
@@ -28,7 +30,9 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     """What only pairs have."""
     group.add_argument("-l", "--labels", metavar="DIR", help="label files CASE.ending to warp along (default: labelsTs beside imagesTs)")
     group.add_argument(
-        "--guides", metavar="DIR", help="label files CASE.ending that guide the engine and measure nothing: of another program, or of nnreg_fuse"
+        "--guides",
+        metavar="DIR",
+        help="label files CASE.ending that guide the engine and measure nothing, or none (default: fused from training cases, where the plans say so)",
     )
     group.add_argument("--pairs", metavar="FILE", help='JSON list of {"fixed": CASE, "moving": CASE} (default: by the dataset\'s pairing)')
     group.add_argument("--fixed", metavar="CASE", help="register to this case (with --moving: only that pair; alone: every other case to it)")
@@ -65,7 +69,7 @@ def files(options: argparse.Namespace, configuration: str | None) -> Files:
 def _images(options: argparse.Namespace, model: PairModel) -> NewImages:
     from nnreg.inference.registration.cases import NewImages
 
-    labels, guides = (Path(folder) if folder else None for folder in (options.labels, options.guides))
+    labels, guides = (Path(folder) if folder else None for folder in (options.labels, None if options.guides == NO_GUIDES else options.guides))
     return NewImages(Path(options.input), labels, _pairs(options), _atlas_images(options, model.spec), guides)
 
 
@@ -86,12 +90,21 @@ def register_images(options: argparse.Namespace, configuration: str | None) -> s
         pictures=not options.no_pictures,
         continue_prediction=options.continue_prediction,
         processes=options.processes or 1,
+        guided=options.guides != NO_GUIDES,
     )
-    content = register(model, images, output, options=wanted, on_note=print, on_progress=progress_bar("predicting", quiet=options.quiet))
+    bar = progress_bar("predicting", quiet=options.quiet)
+    content = register(model, images, output, options=wanted, make_guides=_training_guides(options, model), on_note=print, on_progress=bar)
     return f"{len(content['pairs'])} pairs by {content['model']} in {output.absolute()}"
 
 
-def _model(options: argparse.Namespace, configuration: str | None) -> PairModel:
+def _training_guides(options: argparse.Namespace, model: TrainedPairs | PlannedEngine) -> TrainingGuides:
+    """Labels of the dataset's training cases, for plans in which they guide."""
+    from nnreg.groups.training_guides import guides_of
+
+    return guides_of(model, workspace_of(options).raw / model.dataset_name)
+
+
+def _model(options: argparse.Namespace, configuration: str | None) -> TrainedPairs | PlannedEngine:
     """Networks, or the engine with the plans of the model folder or of the dataset."""
     from nnreg.inference.registration.models import PlannedEngine, TrainedPairs
     from nnreg.planning.plans import OPTIMISE

@@ -83,9 +83,14 @@ def atlases_in(folder: Path | str, *, labels: Path | str | None = None, strict: 
     NnRegError
         If the folder is none of images.
     """
+    return atlases_of(members_in(folder, labels=labels), folder, strict=strict, fewest=fewest)
+
+
+def atlases_of(members: Sequence[Member], where: Path | str, *, strict: bool = False, fewest: int = 2) -> AtlasSet:
+    """The atlases among images of a group, as :func:`atlases_in` finds them; `where` they lie is named in errors."""
     left_out: dict[str, str] = {}
     found = []
-    for member in members_in(folder, labels=labels):
+    for member in members:
         try:
             found.append(_with_labels(member))
         except NnRegError as error:
@@ -95,9 +100,9 @@ def atlases_in(folder: Path | str, *, labels: Path | str | None = None, strict: 
     if left_out and (strict or len(fitting) < fewest):
         name, reason = next(iter(left_out.items()))
         enough = "" if strict else f"{len(fitting)} of {len(fitting) + len(left_out)} atlases can be used, {fewest} are needed. "
-        raise DatasetError(f"{folder}: {enough}atlas {name!r} cannot be used: {reason}")
+        raise DatasetError(f"{where}: {enough}atlas {name!r} cannot be used: {reason}")
     if len(fitting) < fewest:
-        raise DatasetError(f"{folder}: holds {len(fitting)} atlas; labels are fused from {fewest} or more. Add atlases, or take --method majority.")
+        raise DatasetError(f"{where}: holds {len(fitting)} atlas; labels are fused from {fewest} or more. Add atlases, or take --method majority.")
     return AtlasSet(tuple(fitting), left_out)
 
 

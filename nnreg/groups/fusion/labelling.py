@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from nnreg.groups.output_folder import SUMMARY, files_of, group_record, own_fold
 from nnreg.progress import Progress
 
 SCHEMA_VERSION = 1
+MARK = "atlases_folder"  # key of a summary.json that no other command writes
 
 
 def fuse(
@@ -76,12 +77,36 @@ def fuse(
     """
     images, atlases, output = Path(images), Path(atlases), Path(output)
     members = members_in(images, labels=labels)
-    read = files_of([*members, *members_in(atlases, labels=atlas_labels)])
-    own_folder(output, read, "atlases_folder")
+    own_folder(output, _read(members, members_in(atlases, labels=atlas_labels)), MARK)
     found = atlases_in(atlases, labels=atlas_labels, strict=options.strict, fewest=options.fewest)
-    fusion = Fusion(found, output, options, registrar, _meaning(atlases), processes)
-    content = _content(fusion, atlases, read)
-    for note in _notes(found):
+    fusion = Fusion(found, output, options, registrar, meaning_beside(atlases), processes)
+    return fuse_members(fusion, members, check=check, on_progress=on_progress, on_note=on_note)
+
+
+def fuse_members(
+    fusion: Fusion, members: Sequence[Member], *, check: int = 0, on_progress: Progress | None = None, on_note: Callable[[str], None] = lambda note: None
+) -> dict[str, Any]:
+    """Label images, wherever they and the atlases lie; see :func:`fuse`.
+
+    Parameters
+    ----------
+    fusion
+        Atlases, options and output.
+    members
+        The images.
+    check, on_progress, on_note
+        As :func:`fuse` takes them.
+
+    Returns
+    -------
+    dict
+        The content of ``summary.json``.
+    """
+    output, options = fusion.output, fusion.options
+    read = _read(members, [atlas.member for atlas in fusion.atlases.atlases])
+    own_folder(output, read, MARK)
+    content = _content(fusion, read)
+    for note in _notes(fusion.atlases):
         on_note(note)
     if check:
         content["check"] = leave_one_out(fusion, check, on_progress=on_progress, on_note=on_note)
@@ -100,6 +125,10 @@ def fuse(
     with contextlib.suppress(OSError):  # not there, or what failed images go on from lies in it
         (output / "work").rmdir()
     return content
+
+
+def _read(members: Sequence[Member], atlases: Sequence[Member]) -> list[Path | None]:
+    return files_of([*members, *atlases])
 
 
 def _labelled(fusion: Fusion, member: Member, on_progress: Progress | None, on_note: Callable[[str], None]) -> dict[str, Any]:
@@ -131,7 +160,7 @@ def _of_all(on_progress: Progress | None, number: int, count: int, name: str) ->
     return show
 
 
-def _meaning(atlases: Path) -> Meaning:
+def meaning_beside(atlases: Path) -> Meaning:
     """What dataset.json beside the folder of atlases says of labels."""
     path = atlases.parent / FILE_NAME
     if not path.is_file():
@@ -144,11 +173,11 @@ def _meaning(atlases: Path) -> Meaning:
     return Meaning(regions, manager.region_values, manager.ignore)
 
 
-def _content(fusion: Fusion, atlases: Path, read: list[Path | None]) -> dict[str, Any]:
+def _content(fusion: Fusion, read: list[Path | None]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         **group_record(read),
-        "atlases_folder": str(atlases.absolute()),
+        MARK: str(fusion.atlases.atlases[0].member.files[0].parent.absolute()),
         "atlases": [atlas.name for atlas in fusion.atlases.atlases],
         "left_out": fusion.atlases.left_out,
         "labels_missing": fusion.atlases.lacking(),

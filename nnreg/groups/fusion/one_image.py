@@ -261,5 +261,5 @@ class Fusion:
 
 
 def _same(one: Member, other: Member) -> bool:
-    """Whether an atlas is the image itself: its own labels would be the result."""
-    return {path.resolve() for path in one.files} == {path.resolve() for path in other.files}
+    """Whether an atlas is the image itself or a copy of it: its own labels would be the result."""
+    return {path.resolve() for path in one.files} == {path.resolve() for path in other.files} or content_digest(one.files) == content_digest(other.files)

@@ -65,10 +65,10 @@ class CaseSource(NativeSource, Protocol):
 
 
 class TrainingCases:
-    """Cases of the raw dataset whose preprocessed arrays exist."""
+    """Cases of the raw dataset whose preprocessed arrays exist; `guides` is a folder of labels ``CASE.ending`` that guide the engine, None for none."""
 
-    def __init__(self, raw: RawDataset, arrays: Path) -> None:
-        self.raw, self.data = raw, PreprocessedDataset(arrays)
+    def __init__(self, raw: RawDataset, arrays: Path, guides: Path | None = None) -> None:
+        self.raw, self.data, self.guides = raw, PreprocessedDataset(arrays), guides
 
     def image(self, case: str) -> Image:
         """The native image."""
@@ -79,8 +79,8 @@ class TrainingCases:
         return self.raw.read_labels(case)
 
     def guide(self, case: str) -> Image | None:
-        """None: a dataset has no such labels."""
-        return None
+        """Labels that guide the engine, where they were fused from other cases."""
+        return _beside(self.guides, case, self.image(case), self.paths(case)[0])
 
     def mask(self, case: str) -> Image | None:
         """Its mask."""
@@ -118,7 +118,9 @@ class NewImages:
     atlas_images
         Channel files of the atlas, where the dataset has one and it is not among the images.
     guides
-        Folder of label files that guide the engine and measure nothing; every image of a pair needs one.
+        Folder of label files that guide the engine and measure nothing.
+    guides_of_all
+        Whether every image of a pair needs one; if not, pairs without are not guided.
     """
 
     folder: Path
@@ -126,6 +128,7 @@ class NewImages:
     pairs: Sequence[Pair] | None = None
     atlas_images: Mapping[str, list[Path]] = field(default_factory=dict)
     guides: Path | None = None
+    guides_of_all: bool = True
 
 
 class FolderCases:
@@ -147,6 +150,8 @@ class FolderCases:
         Axes of the images that the plans are for; None for any.
     guides
         Folder of ``CASE.ending`` label files that guide the engine; None for none.
+    guides_of_all
+        Whether every image needs one.
     """
 
     def __init__(
@@ -158,12 +163,15 @@ class FolderCases:
         extra: Mapping[str, list[Path]] | None = None,
         ndim: int | None = None,
         guides: Path | None = None,
+        *,
+        guides_of_all: bool = True,
     ) -> None:
         if not folder.is_dir():
             raise PredictionError(f"{folder}: no such folder. Give the folder with the images to register as -i.")
         if guides is not None and not guides.is_dir():
             raise PredictionError(f"--guides {guides}: no such folder. Give one with a label file CASE.ending for every image.")
         self.folder, self.labels_folder, self.guides, self.preprocessor = folder, labels_folder, guides, preprocessor
+        self.guides_of_all = guides_of_all
         self.channels, self.ndim = len(spec.channel_names), ndim
         self._files = cases_in(folder, self.channels) | dict(extra or {})
         self._images: dict[str, Image] = {}
@@ -198,15 +206,15 @@ class FolderCases:
         return self._beside(self.labels_folder, case)
 
     def guide(self, case: str) -> Image | None:
-        """Labels that guide the engine, where their folder was named.
+        """Labels that guide the engine, where there is a folder of them.
 
         Raises
         ------
         PredictionError
-            If that has none of the case.
+            If that has none of the case, and should have.
         """
         found = self._beside(self.guides, case)
-        if found is None and self.guides is not None:
+        if found is None and self.guides is not None and self.guides_of_all:
             ending = ending_of(self.paths(case)[0])
             raise PredictionError(f"--guides {self.guides}: has no {case}{ending}. Every image of a pair needs labels there, or leave --guides out.")
         return found
@@ -227,22 +235,13 @@ class FolderCases:
 
     def _beside(self, folder: Path | None, case: str) -> Image | None:
         """The map of `case` in `folder`, on the grid of its image."""
-        path = self._file_beside(folder, case)
-        if path is None:
-            return None
-        found = read_label_map(path)
-        check_same_space(found.space, path, self.image(case).space, self.paths(case)[0])
-        return found
-
-    def _file_beside(self, folder: Path | None, case: str) -> Path | None:
-        paths = [] if folder is None else [folder / f"{case}{ending}" for ending in ENDINGS]
-        return next((path for path in paths if is_image_file(path)), None)
+        return _beside(folder, case, self.image(case), self.paths(case)[0])
 
     def digest(self, case: str) -> str:
         """Of the content of all its files."""
         if case not in self._digests:
             masks, keypoints = (folder_beside(self.folder, kind) for kind in ("masks", "keypoints"))
-            beside = (self._file_beside(folder, case) for folder in (self.labels_folder, masks, self.guides))
+            beside = (_file_beside(folder, case) for folder in (self.labels_folder, masks, self.guides))
             points = None if keypoints is None else keypoints / f"{case}{KEYPOINT_ENDING}"
             self._digests[case] = content_digest((*self.paths(case), *beside, points))
         return self._digests[case]
@@ -268,6 +267,21 @@ class FolderCases:
             frame_image = self.image(frame) if self.preprocessor.by_group else None
             _remember(self._preprocessed, key, self.preprocessor.run(case, self.image(case), frame_of=frame_image))
         return self._preprocessed[key]
+
+
+def _beside(folder: Path | None, case: str, image: Image, path: Path) -> Image | None:
+    """The map of `case` in `folder`, on the grid of its image, which lies in `path`."""
+    own = _file_beside(folder, case)
+    if own is None:
+        return None
+    found = read_label_map(own)
+    check_same_space(found.space, own, image.space, path)
+    return found
+
+
+def _file_beside(folder: Path | None, case: str) -> Path | None:
+    paths = [] if folder is None else [folder / f"{case}{ending}" for ending in ENDINGS]
+    return next((path for path in paths if is_image_file(path)), None)
 
 
 KEPT = 12

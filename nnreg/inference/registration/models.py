@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from nnreg.dataset.label_files import folder_beside
 from nnreg.dataset.spec import DatasetSpec
@@ -16,8 +16,25 @@ from nnreg.inference.registration.method import mapper_named, method_of
 from nnreg.inference.registration.pair_predictors import EnginePredictor, PairMapper
 from nnreg.planning.decision import Decision
 from nnreg.planning.plans import OPTIMISE
+from nnreg.planning.registration.engine_settings import Optimisation
 from nnreg.planning.registration.plans import RegistrationPlans, registration_plans
 from nnreg.preprocessing.registration.preprocessor import Preprocessor
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Labels that training cases gave other images.
+
+    Attributes
+    ----------
+    atlases
+        The training cases.
+    failed
+        Images that they could not label, with the reasons.
+    """
+
+    atlases: tuple[str, ...]
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,18 +48,23 @@ class Origin:
     method
         Of ``METHODS``, and why it was chosen; None where there was no choice.
     guides
-        Folder of labels that guide the engine, if one was named.
+        Folder of labels that guide the engine, if there is one.
+    fused
+        How these were made, where training cases have them.
     """
 
     dataset: str
     model: str
     method: Decision[str] | None = None
     guides: Path | None = None
+    fused: Fused | None = None
 
-    def told(self) -> dict[str, str]:
+    def told(self) -> dict[str, Any]:
         """The entries of ``prediction.json``."""
         chosen = {} if self.method is None else {"method": self.method.value, "because": self.method.because}
-        guides = {} if self.guides is None else {"guides_folder": str(self.guides.absolute())}
+        guides: dict[str, Any] = {} if self.guides is None else {"guides_folder": str(self.guides.absolute())}
+        if self.fused is not None:
+            guides |= {"guides_fused_from": list(self.fused.atlases), "without_guides": self.fused.failed}
         return {"dataset": self.dataset, "model": self.model} | chosen | guides
 
 
@@ -52,6 +74,11 @@ class PairModel(Protocol):
     @property
     def spec(self) -> DatasetSpec:
         """dataset.json of the training data."""
+        ...
+
+    @property
+    def settings(self) -> Optimisation:
+        """Of the engine."""
         ...
 
     def source(self, images: NewImages) -> FolderCases:
@@ -75,6 +102,21 @@ class TrainedPairs:
         return self.model.folder.spec
 
     @property
+    def settings(self) -> Optimisation:
+        """See :class:`PairModel`."""
+        return self._plans.optimisation
+
+    @property
+    def dataset_name(self) -> str:
+        """Of the training data."""
+        return self._plans.dataset_name
+
+    @property
+    def device(self) -> str:
+        """As it was named."""
+        return self.model.device
+
+    @property
     def _plans(self) -> RegistrationPlans:
         return registration_plans(self.model.folder.plans)
 
@@ -86,13 +128,13 @@ class TrainedPairs:
 
     def mapper(self, method: str | None) -> tuple[PairMapper, Origin]:
         """See :class:`PairModel`."""
-        predictor, settings, folder = self.model.predictor(), self._plans.optimisation, self.model.folder
+        predictor, settings, folder = self.model.predictor(), self.settings, self.model.folder
         if method is not None:
             chosen = Decision(method, "asked for by --method")
         else:
             supervised = bool(predictor.configuration.training.supervision)
             chosen = method_of(folder.path, list(self.model.folds) or folder.folds(), settings, supervised=supervised)
-        return mapper_named(chosen.value, predictor, settings), Origin(self._plans.dataset_name, folder.path.name, chosen)
+        return mapper_named(chosen.value, predictor, settings), Origin(self.dataset_name, folder.path.name, chosen)
 
 
 @dataclass(frozen=True)
@@ -112,6 +154,16 @@ class PlannedEngine:
     def __post_init__(self) -> None:
         device_named(self.device)
 
+    @property
+    def settings(self) -> Optimisation:
+        """See :class:`PairModel`."""
+        return self.plans.optimisation
+
+    @property
+    def dataset_name(self) -> str:
+        """Of the plans."""
+        return self.plans.dataset_name
+
     def source(self, images: NewImages) -> FolderCases:
         """See :class:`PairModel`."""
         ndims = {configuration.ndim for configuration in self.plans.configurations.values()}
@@ -119,9 +171,9 @@ class PlannedEngine:
 
     def mapper(self, method: str | None) -> tuple[PairMapper, Origin]:
         """See :class:`PairModel`; there is one method."""
-        return EnginePredictor(self.plans.optimisation, engine_part(self.device)), Origin(self.plans.dataset_name, f"{OPTIMISE}__{self.plans.plans_name}")
+        return EnginePredictor(self.settings, engine_part(self.device)), Origin(self.dataset_name, f"{OPTIMISE}__{self.plans.plans_name}")
 
 
 def _cases(images: NewImages, spec: DatasetSpec, preprocessor: Preprocessor | None, ndim: int | None) -> FolderCases:
     labels = images.labels or folder_beside(images.folder, "labels")
-    return FolderCases(images.folder, labels, spec, preprocessor, images.atlas_images, ndim, images.guides)
+    return FolderCases(images.folder, labels, spec, preprocessor, images.atlas_images, ndim, images.guides, guides_of_all=images.guides_of_all)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from nnreg.dataset import RawDataset
 from nnreg.dataset.pairs import MOST_OF_ALL, Pair, check_pair_names, pairs_among, too_many
@@ -25,17 +25,17 @@ from nnreg.imageio.endings import unit_of
 from nnreg.inference.predictor import PairTransforms, Predictor, TrainedModel
 from nnreg.inference.registration.cases import CaseSource, FolderCases, NewImages, TrainingCases, refuse_own_folder
 from nnreg.inference.registration.export import DONE, write_pair
-from nnreg.inference.registration.models import Origin, PairModel, PlannedEngine, TrainedPairs
+from nnreg.inference.registration.models import Fused, Origin, PairModel, TrainedPairs
 from nnreg.inference.registration.pair_predictors import NetworkPredictor, PairMapper
 from nnreg.lock import held
 from nnreg.parallel import run_all
-from nnreg.planning.plans import Plans
 from nnreg.planning.registration.engine_settings import NETWORK
-from nnreg.planning.registration.plans import registration_plans
 from nnreg.progress import Progress
 from nnreg.run_record import run_record
 
 PREDICTION_FILE = "prediction.json"
+GUIDES = "guides"
+"""Folder in a prediction's: labels of its images that were fused from training cases, and guided."""
 SCHEMA_VERSION = 1
 DIGESTS = "digests"
 """Key of a pair: of the files of its fixed and its moving case when it was predicted."""
@@ -45,7 +45,7 @@ DIGESTS = "digests"
 class PredictOptions:
     """What is written beside the transforms, whether finished pairs are kept, by which of ``METHODS`` pairs are predicted, and how many at a time.
 
-    Without a `method` it is what validation found best.
+    Without a `method` it is what validation found best. If not `guided`, labels of training cases do not guide the engine, whatever the plans say.
     """
 
     method: str | None = None
@@ -55,6 +55,15 @@ class PredictOptions:
     inverse: bool = False
     continue_prediction: bool = False
     processes: int = 1
+    guided: bool = True
+
+
+class GuideMaker(Protocol):
+    """Labels images by the training cases of a dataset, for plans in which these guide the engine."""
+
+    def __call__(self, source: CaseSource, cases: Sequence[str], output: Path, *, processes: int = 1, on_progress: Progress) -> Fused:
+        """Write ``CASE.ending`` of the cases into `output`."""
+        ...
 
 
 def predict_pairs(
@@ -195,10 +204,12 @@ def predict_folder(
     atlas_images: Mapping[str, list[Path]] = MappingProxyType({}),
     guides: Path | None = None,
     options: PredictOptions = PredictOptions(),
+    make_guides: GuideMaker | None = None,
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
     """Register the images of a folder with a trained model: :func:`register_images` by :class:`TrainedPairs`, with the attributes of :class:`NewImages`."""
-    return register_images(TrainedPairs(model), NewImages(images, labels, pairs, atlas_images, guides), output, options=options, on_progress=on_progress)
+    new = NewImages(images, labels, pairs, atlas_images, guides)
+    return register_images(TrainedPairs(model), new, output, options=options, make_guides=make_guides, on_progress=on_progress)
 
 
 def register_images(
@@ -207,6 +218,7 @@ def register_images(
     output: Path,
     *,
     options: PredictOptions = PredictOptions(),
+    make_guides: GuideMaker | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     on_progress: Progress = lambda done, total, what: None,
 ) -> dict[str, Any]:
@@ -220,6 +232,8 @@ def register_images(
         With what lies beside them.
     output
         Where ``FIXED__MOVING`` folders and ``prediction.json`` go.
+    make_guides
+        Where the plans say that labels of training cases guide the engine: what labels the images by them, into the folder ``guides`` of `output`.
     on_note
         Hears in a sentence what predicts, and why.
 
@@ -227,6 +241,11 @@ def register_images(
     -------
     dict
         The content of ``prediction.json``.
+
+    Raises
+    ------
+    PredictionError
+        If the images are none of the model, or lack what guides the engine.
     """
     refuse_own_folder(output, images.folder, images.labels, images.guides)
     refuse_mixture(output, "measures.json", "nnreg_register")
@@ -235,14 +254,35 @@ def register_images(
     pairs = chosen_pairs(model.spec, source, images)
     _check_form(pairs, source, images, options)
     mapper, origin = model.mapper(options.method)
-    origin = replace(origin, guides=images.guides)
-    if images.guides is not None and origin.method is not None and origin.method.value == NETWORK:
+    if origin.method is not None:
+        on_note(f"predicting by {origin.method.value}: {origin.method.because}")
+    if _guided_by_training_cases(model, images, origin, options):
+        if make_guides is None:
+            raise PredictionError(f"optimisation.guides of the plans is {model.settings.guides}: no training cases were given, whose labels guide the engine.")
+        on_note(f"labels of {model.settings.guides} training cases guide the engine: {model.settings.because.get('guides', 'set by hand')}")
+        guides = output / GUIDES
+        fused = make_guides(source, cases_of(pairs), guides, processes=options.processes, on_progress=on_progress)
+        for case, reason in fused.failed.items():
+            on_note(f"pairs of {case} are registered without guides: {reason}")
+        source, origin = model.source(replace(images, guides=guides, guides_of_all=False)), replace(origin, guides=guides, fused=fused)
+    else:
+        origin = replace(origin, guides=images.guides)
+    return predict_pairs(_Opened.of(mapper, model, options.method), source, pairs, output, origin=origin, options=options, on_progress=on_progress)
+
+
+def _guided_by_training_cases(model: PairModel, images: NewImages, origin: Origin, options: PredictOptions) -> bool:
+    """Whether guides have to be made."""
+    network_alone = origin.method is not None and origin.method.value == NETWORK
+    if images.guides is not None and network_alone:
         raise PredictionError(
             f"--guides {images.guides}: labels guide the engine, and pairs are predicted by the network alone. Leave it out, or use --method refined."
         )
-    if origin.method is not None:
-        on_note(f"predicting by {origin.method.value}: {origin.method.because}")
-    return predict_pairs(_Opened.of(mapper, model, options.method), source, pairs, output, origin=origin, options=options, on_progress=on_progress)
+    return images.guides is None and not network_alone and options.guided and model.settings.guides > 0
+
+
+def cases_of(pairs: Sequence[Pair]) -> list[str]:
+    """The cases of pairs, each once."""
+    return sorted({case for pair in pairs for case in (pair.fixed, pair.moving)})
 
 
 _opened: dict[str, PairMapper] = {}  # in this process, by the token of their run; the latest alone
@@ -272,30 +312,6 @@ class _Opened:
     def _keep(self, mapper: PairMapper) -> None:
         _opened.clear()
         _opened[self.token] = mapper
-
-
-def predict_dataset(
-    plans: Plans,
-    raw: RawDataset,
-    model: TrainedModel | None,
-    images: Path,
-    output: Path,
-    *,
-    device: str = "auto",
-    on_note: Callable[[str], None] = lambda text: None,
-    on_progress: Progress = lambda done, total, what: None,
-) -> list[dict[str, Any]]:
-    """Register images of a dataset as its plans recommend, by `model` or, without one, by the engine on `device`; finished pairs are kept.
-
-    Returns
-    -------
-    list of dict
-        The pairs of ``prediction.json``.
-    """
-    atlas = {} if raw.spec.atlas is None else {raw.spec.atlas: list(raw.image_paths(raw.spec.atlas))}
-    pair_model: PairModel = PlannedEngine(registration_plans(plans), raw.spec, device) if model is None else TrainedPairs(model)
-    new, options = NewImages(images, atlas_images=atlas), PredictOptions(continue_prediction=True)
-    return list(register_images(pair_model, new, output, options=options, on_note=on_note, on_progress=on_progress)["pairs"])
 
 
 def chosen_pairs(spec: DatasetSpec, source: FolderCases, images: NewImages) -> list[Pair]:

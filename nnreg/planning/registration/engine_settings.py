@@ -26,6 +26,8 @@ class Optimisation:
         Whether every level, the finest too, is refined in both directions; None: as the preset has it.
     use_masks, use_labels, use_keypoints
         What guides it, where both images have it.
+    guides
+        How many training cases are atlases: their labels, fused onto each image, guide the engine and measure nothing. 0: none.
     refinement
         Preset that goes on from a network's field; None: the network's field is the result.
     because
@@ -41,6 +43,7 @@ class Optimisation:
     use_masks: bool = True
     use_labels: bool = False
     use_keypoints: bool = False
+    guides: int = 0
     refinement: str | None = "fast"
     because: dict[str, str] = field(default_factory=dict)
 

@@ -129,6 +129,7 @@ def _optimisation(fingerprint: Fingerprint, related: str, aligned: str) -> Optim
         use_masks=reasons.keep("use_masks", optimisation.use_masks(fingerprint)),
         use_labels=reasons.keep("use_labels", optimisation.use_labels(fingerprint)),
         use_keypoints=reasons.keep("use_keypoints", optimisation.use_keypoints(fingerprint)),
+        guides=reasons.keep("guides", optimisation.guides(fingerprint, related)),
         refinement=reasons.keep("refinement", optimisation.refinement(related)),
         because=reasons.because,
     )
@@ -287,7 +288,10 @@ class _Builder:
         step = float(np.mean([seconds(grid) for grid in self._grids(configuration)]))
         native = float(np.mean(np.prod(self.fingerprint.shapes(), axis=1))) / duration.MILLION
         pairs, compared = (min(most, self.fingerprint.pair_count) for most in (configuration.training.validation_pairs, configuration.training.compared_pairs))
-        validation = budget.Validation(allowed.speed.validation * native, pairs, allowed.speed.comparison * native, compared)
+        guides = optimisation.guides(self.fingerprint, self.relation).value
+        comparison = allowed.speed.comparison * native
+        guide, to_one = guides * budget.GUIDE_SHARE * comparison, self.fingerprint.pairing == "atlas"
+        validation = budget.Validation(allowed.speed.validation * native, pairs, comparison, compared, guide, to_one)
         return budget.length(allowed, step, validation, candidate.most)
 
     def _grids(self, configuration: RegistrationConfiguration) -> list[tuple[int, ...]]:

@@ -64,6 +64,8 @@ def _optimisation_problems(optimisation: Optimisation) -> Iterator[str]:
     for key, (value, known) in named.items():
         if value not in known:
             yield f"optimisation.{key} {value!r} is unknown; {did_you_mean(str(value), [name for name in known if name])}."
+    if optimisation.guides < 0 or optimisation.guides == 1:
+        yield f"optimisation.guides {optimisation.guides}: expected 0 (none) or 2 training cases or more, whose labels are fused."
     ranges = {"radius": (optimisation.radius or RADII[0], RADII), "smoothness": (optimisation.smoothness, SMOOTHNESS)}
     for key, (number, (low, high)) in ranges.items():
         if not low <= number <= high:

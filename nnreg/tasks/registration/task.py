@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -23,7 +22,7 @@ from nnreg.errors import ConfigurationError
 from nnreg.geometry import warp
 from nnreg.metrics import reductions
 from nnreg.planning import memory
-from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining, registration_plans
+from nnreg.planning.registration.plans import RegistrationConfiguration, RegistrationPlans, RegistrationTraining
 from nnreg.planning.registration.rules.training import LABELS_PER_STEP
 from nnreg.task import REGISTRATION
 from nnreg.tasks.registration.objective import RegistrationObjective, known_voxels
@@ -34,7 +33,6 @@ from nnreg.training.configs.trainer_config import TrainerConfig
 MAPS_OF_A_HEAD = 4  # per label and pair, as memory: what the head finds in two images, what it should, and the warped one
 
 if TYPE_CHECKING:
-    from nnreg.dataset import RawDataset
     from nnreg.inference.predictor import Predictor
     from nnreg.task import Objective
 
@@ -168,26 +166,12 @@ class RegistrationTask:
     ) -> dict[str, Any]:
         """Predict the validation pairs on their native grids and evaluate them; a pair that lacks labels has no Dice.
 
-        Of held-out pairs it is measured too what the engine does, alone and from the network's field.
+        Of held-out pairs it is measured too what the engine does, alone and from the network's field, with guides where the plans have some.
         """
-        from nnreg.dataset import RawDataset
-        from nnreg.evaluation import evaluate_folder
-        from nnreg.inference.registration.cases import TrainingCases
-        from nnreg.inference.registration.method import compare, write_record
-        from nnreg.inference.registration.predict import predict_training_cases
+        from nnreg.tasks.registration.validation import validate
 
-        pairs, dataset = self.units(spec=spec, cases=cases), RawDataset.open(raw)
-        training = cast(RegistrationTraining, predictor.configuration.training)
-        known = _known(pairs, dataset)
-        pairs = _drawn(pairs, training.validation_pairs, known)
-        predict_training_cases(predictor, dataset, arrays, pairs, output, on_progress=on_progress)
-        summary = evaluate_folder(output, dataset, processes=1, surface=False, complete=False, on_progress=on_progress)
-        compared = _drawn(pairs, training.compared_pairs, known) if predictor.held_out else []
-        settings = registration_plans(predictor.plans).optimisation
-        source = TrainingCases(dataset, arrays)
-        record = compare(predictor, source, dataset, compared, settings=settings, summary=summary, on_progress=on_progress) if compared else None
-        write_record(output.parent, record)
-        return summary if record is None else summary | {"method": record.method, "because": record.because}
+        pairs = self.units(spec=spec, cases=cases)
+        return validate(predictor, pairs, raw=raw, arrays=arrays, held_out=cases, output=output, on_progress=on_progress)
 
 
 def _stage_before(plans: RegistrationPlans, configuration: RegistrationConfiguration) -> RegistrationConfiguration:
@@ -196,28 +180,6 @@ def _stage_before(plans: RegistrationPlans, configuration: RegistrationConfigura
     if own.name == before.architecture.name:
         return before
     return replace(before, architecture=replace(before.architecture, name=own.name, kwargs=own.kwargs))
-
-
-def _known(pairs: Sequence[Pair], dataset: RawDataset) -> set[Pair]:
-    """Pairs of which both cases have labels, or both keypoints: what they measure is the truth."""
-    cases = {case for pair in pairs for case in (pair.fixed, pair.moving)}
-    kinds = [{case for case in cases if path_of(case) is not None} for path_of in (dataset.label_path, dataset.keypoints_path)]
-    return {pair for pair in pairs if any({pair.fixed, pair.moving} <= having for having in kinds)}
-
-
-def _drawn(pairs: list[Pair], most: int, first: Collection[Pair]) -> list[Pair]:
-    """At most `most` of the pairs, drawn with a fixed seed, in their order; others than those of `first` only where these are too few."""
-    if len(pairs) <= most:
-        return pairs
-    preferred = [pair for pair in pairs if pair in first]
-    drawn = set(_any(preferred, most)) | set(_any([pair for pair in pairs if pair not in first], most - len(preferred)))
-    return [pair for pair in pairs if pair in drawn]
-
-
-def _any(pairs: list[Pair], most: int) -> list[Pair]:
-    if len(pairs) <= most:
-        return pairs
-    return [pairs[i] for i in np.random.default_rng(0).choice(len(pairs), max(most, 0), replace=False)]
 
 
 def _pair_metrics(field: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

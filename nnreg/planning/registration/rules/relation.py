@@ -32,10 +32,10 @@ def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
     One contrast: the local correlation well inside the body is 0.45 or more by headers or aligned, or 0.5 after the pilot. One scale: it is not, but the
     correlation inside the body is 0.8 or more (little texture). One contrast too: 0.3 after the pilot with a correlation inside the body of 0.6. Else
     different contrasts. Mixed contrasts: a fifth of the pairs or more, two at least, but not all, are of different contrasts. Pairs whose labels say that
-    alignment took a wrong turn do not count. Where labels (else keypoints) of three pairs or more end 2 % nearer under local correlation, mean squares or
-    mutual information than under the similarity that follows from this, and no farther in three quarters of the pairs, the images are taken for what suits
-    that one: one contrast, one scale or, if no pair at all ends farther and the local correlation is below 0.77, different contrasts. Without pairs the
-    names of the channels say.
+    alignment took a wrong turn do not count, and an image that ends 2 % nearer by labels (else keypoints) under local correlation than under mutual information
+    is of one contrast. Where labels (else keypoints) of three pairs or more end 2 % nearer under local correlation, mean squares or mutual information than
+    under the similarity that follows from this, and no farther in three quarters of the pairs, the images are taken for what suits that one: one contrast,
+    one scale or, if no pair at all ends farther and the local correlation is below 0.77, different contrasts. Without pairs the names of the channels say.
     """
     pairs = fingerprint.pairs
     if pairs is None or not pairs.count:
@@ -49,7 +49,7 @@ def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
 
 def _seen(pairs: PairFingerprint) -> Decision[str]:
     """What the similarities of the measured pairs say."""
-    kinds = [_relation(pair) for pair in trusted(pairs)]
+    kinds = _relations(trusted(pairs))
     local, inside = (_median(trusted(pairs), measure) for measure in ("lncc", "ncc"))
     measured = f"{counted(pairs.count, 'pair')}: median local correlation {local:.2f} well inside the body, correlation {inside:.2f}"
     if max(FEWEST_DIFFERENT, FEW_DIFFERENT * len(kinds)) <= kinds.count(DIFFERENT) < len(kinds):
@@ -61,6 +61,24 @@ def _seen(pairs: PairFingerprint) -> Decision[str]:
         DIFFERENT: "what is bright in one is not in the other",
     }
     return Decision(value, f"{measured}: {why[value]}")
+
+
+def _relations(measured: Sequence[PairMeasurement]) -> list[str]:
+    """Of each pair.
+
+    An image that looks unlike the others, but by its labels is one contrast with one of them, is so with all: it shows another section, say.
+    """
+    kinds = [_relation(pair) for pair in measured]
+    unlike = {case for pair, kind in zip(measured, kinds, strict=True) if kind == DIFFERENT and _denied(pair) for case in (pair.fixed, pair.moving)}
+    return [ONE if kind == DIFFERENT and {pair.fixed, pair.moving} & unlike else kind for pair, kind in zip(measured, kinds, strict=True)]
+
+
+def _denied(pair: PairMeasurement) -> bool:
+    """Whether labels (else keypoints) of a pair end clearly nearer under local correlation than under what suits different contrasts."""
+    if not _compared([pair]):
+        return False
+    one, different = (float(_errors([pair], SUITS[relation])[0]) for relation in (ONE, DIFFERENT))
+    return one < (1 - BETTER) * different
 
 
 def _tried(measured: Sequence[PairMeasurement], seen: Decision[str]) -> Decision[str] | None:
