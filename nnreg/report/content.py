@@ -247,8 +247,8 @@ def decisions(results: Results) -> list[dict[str, Any]]:
         rows = [tuple(_in_unit(str(one.get(key, "")), results) for key in ("name", "value", "because")) for one in own]
         groups.append({"title": "This pair", "rows": rows})
     told = results.record if results.record.get("method") else results.method
-    if told.get("method"):
-        groups.append({"title": "Prediction", "rows": [("method", str(told["method"]), str(told.get("because", "")))]})
+    predicted = [("method", str(told["method"]), str(told.get("because", "")))] if told.get("method") else []
+    groups.append({"title": "Prediction", "rows": [*predicted, *_guides(results.record)]})
     plans = results.plans
     if plans:
         groups.append({"title": "All images", "rows": list(_reasons(plans))})
@@ -256,6 +256,16 @@ def decisions(results: Results) -> list[dict[str, Any]]:
             groups.append({"title": "Registration engine", "rows": list(_reasons(plans["optimisation"]))})
         groups += [{"title": f"Configuration {name}", "rows": list(_reasons(one))} for name, one in (plans.get("configurations") or {}).items()]
     return [group for group in groups if group["rows"]]
+
+
+def _guides(record: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Labels that guided the engine, and where they come from."""
+    if record.get("guides_fused_from"):
+        yield "guides", f"labels of {len(record['guides_fused_from'])} training cases", ", ".join(record["guides_fused_from"])
+    elif record.get("guides_folder"):
+        yield "guides", str(record["guides_folder"]), "named with --guides"
+    for case, reason in (record.get("without_guides") or {}).items():
+        yield f"guides of {case}", "none", str(reason)
 
 
 def _in_unit(text: str, results: Results) -> str:

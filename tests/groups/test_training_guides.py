@@ -65,6 +65,18 @@ def test_a_prediction_labels_its_images_by_training_cases_and_says_so(untouched:
     assert np.abs(_field(tmp_path / "out") - _field(tmp_path / "alone")).max() > 0.05
 
 
+def test_a_dry_run_a_layout_and_a_report_tell_of_them(untouched: Tiny, tmp_path, capsys):
+    assert untouched.try_predict(tmp_path / "out", *ENGINE, "--dry_run", refine=True) == 0
+    said = capsys.readouterr().out
+    assert "labels of 3 training cases guide it" in said
+    assert str(tmp_path / "out" / "guides") in said
+    untouched.predict(tmp_path / "out", *ENGINE, refine=True)
+    from nnreg.cli import report
+
+    succeeded(report.main, tmp_path / "out", *untouched.where)
+    assert "labels of 3 training cases" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_labels_that_are_there_are_not_fused_anew_and_ones_that_are_named_take_their_place(untouched: Tiny, tmp_path):
     first = untouched.predict(tmp_path / "out", *ENGINE, refine=True)
     path = tmp_path / "out" / "guides" / untouched.label("x").name

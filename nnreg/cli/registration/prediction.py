@@ -53,7 +53,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
 
 def files(options: argparse.Namespace, configuration: str | None) -> Files:
     """What would be read and written."""
-    from nnreg.inference.registration.predict import PREDICTION_FILE, chosen_pairs
+    from nnreg.inference.registration.predict import GUIDES, PREDICTION_FILE, chosen_pairs
 
     model, output = _model(options, configuration), Path(options.output)
     images = _images(options, model)
@@ -61,9 +61,16 @@ def files(options: argparse.Namespace, configuration: str | None) -> Files:
     pairs = chosen_pairs(model.spec, source, images)
     cases = sorted({case for pair in pairs for case in (pair.fixed, pair.moving)})
     reads = [path for case in cases for path in source.paths(case)]
+    notes = [f"where the engine registers, labels of {model.settings.guides} training cases guide it"] if _fuses(options, model) else []
     if options.output_layout != NATIVE:
-        return Files.of([*reads, images.labels, images.guides], [output], f"{len(pairs)} pairs, with names by BIDS")
-    return Files.of([*reads, images.labels, images.guides], [*(output / pair.name for pair in pairs), output / PREDICTION_FILE])
+        return Files.of([*reads, images.labels, images.guides], [output], f"{len(pairs)} pairs, with names by BIDS", *notes)
+    writes = [*(output / pair.name for pair in pairs), output / PREDICTION_FILE, *([output / GUIDES] if notes else [])]
+    return Files.of([*reads, images.labels, images.guides], writes, *notes)
+
+
+def _fuses(options: argparse.Namespace, model: PairModel) -> bool:
+    """Whether labels of training cases may have to be fused."""
+    return model.settings.guides > 0 and options.guides is None and options.method != NETWORK
 
 
 def _images(options: argparse.Namespace, model: PairModel) -> NewImages:

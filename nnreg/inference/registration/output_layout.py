@@ -37,6 +37,8 @@ def predict_as_bids(model: PairModel, images: NewImages, output: Path, *, option
     names = names_of(model, source, chosen_pairs(model.spec, source, images))
     with derivatives(output) as part:
         content = register_images(model, images, part, options=options, **heard)
+        if "guides_fused_from" in content:  # they lie in the hidden folder, which goes
+            content.pop("guides_folder")
         for entry in content["pairs"]:
             record = {key: value for key, value in {**content, **entry}.items() if key != "pairs"}
             lay_out(part / entry["name"], output, names[entry["fixed"]], names[entry["moving"]], record)

@@ -13,6 +13,7 @@ from nnreg.files import read_object
 from nnreg.inference.registration.method import read_record
 from nnreg.planning.plans import Plans
 from nnreg.planning.registration.engine_settings import REFINED
+from nnreg.planning.registration.plans import registration_plans
 
 SUMMARY = "validation_summary.json"
 
@@ -29,7 +30,7 @@ class Trained:
         Of the plans.
     figures
         Name of a pair to the figures of the evaluation, and seconds: of the refined network on the pairs where validation compared it and it won, else of
-        the network alone.
+        the network alone. Always of the network alone where labels guide the engine: what it is ranked beside is not guided.
     """
 
     name: str
@@ -56,13 +57,13 @@ def trained_networks(results: Path, plans: Plans, figure: str, pairs: Sequence[P
     EvaluationError
         If a summary is damaged.
     """
-    wanted = {pair.name for pair in pairs}
+    wanted, guided = {pair.name for pair in pairs}, registration_plans(plans).optimisation.guides > 0
     found = []
     for configuration in plans.configurations:
         for model in sorted(results.glob(f"*__{plans.plans_name}__{configuration}")):
             figures: dict[str, dict[str, float | None]] = {}
             for path in sorted(model.glob(f"fold_[0-9]*/{SUMMARY}")):
-                known = _refined(path.parent, figure) or _figures(path)
+                known = (None if guided else _refined(path.parent, figure)) or _figures(path)
                 figures |= {name: values for name, values in known.items() if name in wanted and values.get(figure) is not None}
             if figures:
                 found.append(Trained(f"trained {configuration} ({model.name.split('__')[0]})", configuration, figures))
