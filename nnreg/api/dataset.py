@@ -23,7 +23,7 @@ from nnreg.inference.prediction import predict
 from nnreg.planning.plans import OPTIMISE, Plans
 from nnreg.preprocessing import plan_and_preprocess, read_plans
 from nnreg.progress import progress_bar
-from nnreg.task import DEFAULT_TASK
+from nnreg.task import DEFAULT_TASK, TASKS
 from nnreg.training.configs.lookup import DEFAULT_TRAINER
 from nnreg.training.execution.run import train
 from nnreg.training.run_folders import DEFAULT_PLANS
@@ -196,6 +196,8 @@ class Dataset:
         model = self.workspace.model_folder(self.name, DEFAULT_TRAINER, DEFAULT_PLANS, configuration or self._to_train())
         if progress:
             options["on_progress"] = progress_bar("predicting", everywhere=True)
+        if TASKS[self.raw.spec.task].registers_pairs:
+            options.setdefault("raw", self.raw.folder)  # whose labels may guide the engine
         if not isinstance(images, Mapping):
             return predict(model, images, output, **options)
         with tempfile.TemporaryDirectory() as temporary:

@@ -24,7 +24,8 @@ def predict(model_folder: Path | str, images: Path | str, output: Path | str, **
         Where the predictions and ``prediction.json`` go.
     **options
         `folds`, `checkpoint`, `trainer` and `device` as in :class:`nnreg.inference.predictor.TrainedModel`; the others
-        as in :func:`nnreg.inference.registration.predict.predict_folder` for models that register,
+        as in :func:`nnreg.inference.registration.predict.predict_folder` for models that register, and `raw`, the dataset whose labels guide the engine where
+        the plans say so (default: that of the workspace in use),
         in :func:`nnreg.inference.dense_prediction.predict.predict_folder` for those that segment; of other tasks their `predictor`'s.
 
     Returns

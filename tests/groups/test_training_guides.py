@@ -11,6 +11,7 @@ import pytest
 from tiny import NO_PAIRS, QUIET, Tiny, succeeded, write_dataset
 
 from nnreg import predict
+from nnreg.api import Dataset
 from nnreg.dataset.pairs import Pair
 from nnreg.geometry import Space
 from nnreg.geometry.transform_files import read_transforms
@@ -119,6 +120,13 @@ def test_python_takes_the_labels_of_the_workspace(untouched: Tiny, tmp_path, mon
         wanted, output = PredictOptions(method=method, pictures=False, **more), tmp_path / f"{method}{fused}"
         content = predict(untouched.model(), untouched.raw / "imagesTs", output, folds=["0"], device="cpu", pairs=[Pair("x", "y")], options=wanted)
         assert ("guides_fused_from" in content) == fused
+
+
+def test_a_dataset_from_python_has_its_own(untouched: Tiny, tmp_path):
+    dataset = Dataset.open(untouched.root, untouched.dataset)
+    wanted = PredictOptions(method="refined", pictures=False)
+    content = dataset.predict(untouched.raw / "imagesTs", tmp_path, folds=["0"], device="cpu", pairs=[Pair("x", "y")], options=wanted)
+    assert content["guides_fused_from"] == ["a", "c", "d"]
 
 
 def test_a_fold_compares_with_the_engine_guided_by_cases_it_was_trained_on(guided: Tiny):

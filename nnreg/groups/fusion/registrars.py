@@ -73,7 +73,7 @@ ENGINE = EngineRegistrar(EngineOptions())
 
 @dataclass(frozen=True, repr=False)
 class ModelRegistrar:
-    """A trained model: network, refined network or engine, by what its validation found best.
+    """A trained model: network, refined network or engine, by what its validation found best. Labels that guide are not used: atlases are what makes them.
 
     Attributes
     ----------
