@@ -11,7 +11,7 @@ import pytest
 from tiny import NO_PAIRS, QUIET, Tiny, succeeded, write_dataset
 
 from nnreg import predict
-from nnreg.api import Dataset
+from nnreg.api.dataset import Dataset
 from nnreg.dataset.pairs import Pair
 from nnreg.geometry import Space
 from nnreg.geometry.transform_files import read_transforms
