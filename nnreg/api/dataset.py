@@ -17,6 +17,7 @@ from nnreg.dataset.synthetic_writer import dataset_folder
 from nnreg.dataset.writing import NewCase, write_case, write_dataset
 from nnreg.errors import DatasetError
 from nnreg.evaluation.evaluation import evaluate
+from nnreg.groups.training_guides import predict_by_plans
 from nnreg.imageio import Image
 from nnreg.imageio.convert import as_image, on_grid_of
 from nnreg.inference.prediction import predict
@@ -171,7 +172,7 @@ class Dataset:
         progress: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
-        """Apply the trained model.
+        """Apply the trained model, or register by the engine where the plans recommend that and nothing is trained.
 
         Parameters
         ----------
@@ -180,34 +181,42 @@ class Dataset:
         output
             Where the predictions go.
         configuration
-            As in :meth:`train`.
+            That is trained, or ``optimise`` for the engine; by default what the plans recommend.
         spacing : mm, array axis order
             Of arrays.
         progress
             Whether to show a bar, in notebooks too.
         **options
-            As in :func:`nnreg.predict`.
+            As in :func:`nnreg.predict`; of the engine `device`, `pairs` and `options`.
 
         Returns
         -------
         dict
             The content of ``prediction.json``.
         """
-        model = self.workspace.model_folder(self.name, DEFAULT_TRAINER, DEFAULT_PLANS, configuration or self._to_train())
         if progress:
             options["on_progress"] = progress_bar("predicting", everywhere=True)
-        if TASKS[self.raw.spec.task].registers_pairs:
-            options.setdefault("raw", self.raw.folder)  # whose labels may guide the engine
         if not isinstance(images, Mapping):
-            return predict(model, images, output, **options)
+            return self._predict(Path(images), Path(output), configuration, options)
         with tempfile.TemporaryDirectory() as temporary:
             for name, given in images.items():
                 write_case(Path(temporary), name, replace(_case(name, given, None, spacing), test=True), len(self.raw.spec.channel_names))
-            return predict(model, Path(temporary) / "imagesTs", output, **options)
+            return self._predict(Path(temporary) / "imagesTs", Path(output), configuration, options)
 
     def evaluate(self, predictions: Path | str, **options: Any) -> dict[str, Any]:
         """Figures of a folder of predictions by the labels, keypoints and fields of this dataset: as :func:`nnreg.evaluate`."""
         return evaluate(Path(predictions), self.raw, **options)
+
+    def _predict(self, images: Path, output: Path, configuration: str | None, options: dict[str, Any]) -> dict[str, Any]:
+        model = None if configuration == OPTIMISE else self._model(configuration or self._to_train())
+        if model is None or (configuration is None and self.plans.recommended == OPTIMISE and not model.is_dir()):
+            return predict_by_plans(self.plans, self.raw, images, output, **options)
+        if TASKS[self.raw.spec.task].registers_pairs:
+            options.setdefault("raw", self.raw.folder)  # whose labels may guide the engine
+        return predict(model, images, output, **options)
+
+    def _model(self, configuration: str) -> Path:
+        return self.workspace.model_folder(self.name, DEFAULT_TRAINER, DEFAULT_PLANS, configuration)
 
     def _to_train(self) -> str:
         plans = self.plans

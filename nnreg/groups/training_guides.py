@@ -128,6 +128,34 @@ def predict_folder(model: TrainedModel, images: Path, output: Path, *, raw: Path
     return predict.predict_folder(model, images, output, make_guides=guides_of(TrainedPairs(model), raw), **wanted)
 
 
+def predict_by_plans(
+    plans: Plans, raw: RawDataset, images: Path, output: Path, *, device: str = "auto", pairs: Sequence[Pair] | None = None, **wanted: Any
+) -> dict[str, Any]:
+    """Register the images of a folder by the engine with the settings of plans; nothing is trained.
+
+    Parameters
+    ----------
+    plans, raw
+        Of the dataset, whose labels guide the engine where the plans say so.
+    images, output
+        Folder of ``CASE_0000.ending`` files, and where the results go.
+    device
+        Of the engine; a GPU of CUDA that is named.
+    pairs
+        By the dataset's pairing if None.
+    **wanted
+        `options`, `on_note` and `on_progress` of :func:`nnreg.inference.registration.predict.register_images`.
+
+    Returns
+    -------
+    dict
+        The content of ``prediction.json``.
+    """
+    model = PlannedEngine(registration_plans(plans), raw.spec, device)
+    new = NewImages(images, pairs=pairs, atlas_images=_atlas_images(raw))
+    return predict.register_images(model, new, output, make_guides=guides_of(model, raw.folder), **wanted)
+
+
 def predict_dataset(
     plans: Plans,
     raw: RawDataset,
@@ -146,9 +174,13 @@ def predict_dataset(
     list of dict
         The pairs of ``prediction.json``.
     """
-    atlas = {} if raw.spec.atlas is None else {raw.spec.atlas: list(raw.image_paths(raw.spec.atlas))}
-    pair_model = PlannedEngine(registration_plans(plans), raw.spec, device) if model is None else TrainedPairs(model)
-    new, options = NewImages(images, atlas_images=atlas), PredictOptions(continue_prediction=True)
-    guides = guides_of(pair_model, raw.folder)
-    content = predict.register_images(pair_model, new, output, options=options, make_guides=guides, on_note=on_note, on_progress=on_progress)
-    return list(content["pairs"])
+    heard: dict[str, Any] = {"options": PredictOptions(continue_prediction=True), "on_note": on_note, "on_progress": on_progress}
+    if model is None:
+        return list(predict_by_plans(plans, raw, images, output, device=device, **heard)["pairs"])
+    trained, new = TrainedPairs(model), NewImages(images, atlas_images=_atlas_images(raw))
+    return list(predict.register_images(trained, new, output, make_guides=guides_of(trained, raw.folder), **heard)["pairs"])
+
+
+def _atlas_images(raw: RawDataset) -> dict[str, list[Path]]:
+    """The atlas of the dataset, which new images are registered to."""
+    return {} if raw.spec.atlas is None else {raw.spec.atlas: list(raw.image_paths(raw.spec.atlas))}

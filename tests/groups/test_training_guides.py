@@ -127,6 +127,10 @@ def test_a_dataset_from_python_has_its_own(untouched: Tiny, tmp_path):
     wanted = PredictOptions(method="refined", pictures=False)
     content = dataset.predict(untouched.raw / "imagesTs", tmp_path, folds=["0"], device="cpu", pairs=[Pair("x", "y")], options=wanted)
     assert content["guides_fused_from"] == ["a", "c", "d"]
+    by_engine = dataset.predict(
+        {case: untouched.image(case) for case in "xy"}, tmp_path / "engine", configuration="optimise", pairs=[Pair("x", "y")], options=wanted
+    )
+    assert (by_engine["model"], by_engine["guides_fused_from"]) == ("optimise__nnRegPlans", ["a", "c", "d"])
 
 
 def test_a_fold_compares_with_the_engine_guided_by_cases_it_was_trained_on(guided: Tiny):
