@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from nnreg.errors import ConfigurationError, did_you_mean
-from nnreg.registry import Installed, package_of
+from nnreg.registry import Installed, entry_points_of, package_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -202,10 +202,8 @@ TASKS: Final[Mapping[str, TaskEntry]] = _TaskTable()
 @lru_cache(maxsize=4)
 def _outside(path: tuple[str, ...]) -> Mapping[str, tuple[EntryPoint, ...]]:
     """Entry points by name. They depend on `path` alone, ``sys.path``, and looking for them reads every installed package's folder."""
-    from importlib.metadata import entry_points
-
     found: dict[str, tuple[EntryPoint, ...]] = {}
-    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: (entry.name, package_of(entry))):
+    for entry in sorted(entry_points_of(ENTRY_POINTS), key=lambda entry: (entry.name, package_of(entry))):
         found[entry.name] = (*found.get(entry.name, ()), entry)
     return found
 
