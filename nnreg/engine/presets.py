@@ -74,7 +74,7 @@ WINDOWS = (0.5, 1.5, 3.5), (0.5,)
 PRESETS = {
     "fast": Preset((15, 20, 30, 2), field_smoothing=0.45),
     "default": Preset((30, 40, 40, 12), symmetric_from=2),
-    "accurate": Preset((30, 40, 40, 12), field_smoothing=0.46, windows=WINDOWS, symmetric_from=2, rounds=2),
+    "accurate": Preset((30, 40, 40, 12), windows=WINDOWS, symmetric_from=2, rounds=2),
 }
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from nnreg.engine import register
+from nnreg.engine import register, registration
 from nnreg.engine.grids import Level
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.presets import PRESETS, Preset
-from nnreg.engine.similarities import SIMILARITIES, find_similarity
+from nnreg.engine.similarities import find_similarity
 from nnreg.engine.similarities.lncc import local_correlation
 from nnreg.geometry import Space
 from tests.engine.pairs import known_pair
@@ -64,7 +64,7 @@ def test_only_what_takes_several_is_given_them(monkeypatch, similarity):
     asked = []
     known = find_similarity(similarity)
     heard = replace(known, groups=lambda level, *radii: asked.append(radii) or known.groups(level, *radii))
-    monkeypatch.setitem(SIMILARITIES, similarity, heard)
+    monkeypatch.setattr(registration, "find_similarity", lambda name: heard)
     fixed, moving, *_ = known_pair(2, seed=3)
     register(fixed=fixed, moving=moving, preset="accurate", similarity=similarity)
     assert ((1.0, 3.0, 7.0) in asked) == (similarity == "lncc")
