@@ -256,12 +256,13 @@ class _Round:
 
     def _level(self, way: _Way, number: int, field: Floats, iterations: int) -> Refined:
         level, similarity = way.levels[number], self.course.similarity
-        groups = [*similarity.groups(level, self.preset.radius)]
+        finer, preset = len(way.levels) - 1 - number, self.preset
+        groups = [*similarity.groups(level, *(preset.radii(finer) if similarity.several_windows else (preset.radius,)))]
         labels = way.guides.group(level)
         if labels is not None:
             groups.append(labels)
         wider, step = similarity.smoothing, similarity.step * self.preset.step
-        spreads = BLOCKS_SPREADS if number + 1 == len(way.levels) else PASSING_SPREADS
+        spreads = PASSING_SPREADS if finer else BLOCKS_SPREADS
         settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing, spreads)
         bent = way.bent[number]
         held = way.guides.held(bent.fixed.space, self.course.fixed.space, self.view.world, bent.matrix)

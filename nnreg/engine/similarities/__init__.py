@@ -16,7 +16,6 @@ from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.registry import Registry, entry_point_names, load_entry_point
 
 if TYPE_CHECKING:
-    from nnreg.engine.grids import Level
     from nnreg.engine.similarity_terms import ChannelGroup
 
 ENTRY_POINTS = "nnreg.similarities"
@@ -43,6 +42,8 @@ class EngineSimilarity:
         Whether features follow the axes of a grid: the moving image is then resampled onto the fixed grid, linear alignment applied.
     windowed : bool
         Whether `radius` changes anything: ``nnreg_tune`` then tries other windows.
+    several_windows : bool
+        Whether `groups` also takes several radii, the smallest first, to compare in windows of all of them.
     across_contrasts : bool
         Whether it compares images of different contrasts: ``nnreg_tune`` then tries it on those too.
     on_device : bool
@@ -50,12 +51,13 @@ class EngineSimilarity:
     """
 
     name: str
-    groups: Callable[[Level, float], list[ChannelGroup]]
+    groups: Callable[..., list[ChannelGroup]]
     smoothing: float = 1.0
     step: float = 1.0
     fewest_voxels: int = 0
     same_axes: bool = False
     windowed: bool = False
+    several_windows: bool = False
     across_contrasts: bool = False
     on_device: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity
 from nnreg.engine.similarity_terms import ChannelGroup
 from nnreg.kernels import volumes
-from nnreg.kernels.backend import as_number
+from nnreg.kernels.backend import as_number, library
 from nnreg.kernels.correlation import Windows
 
 FLOOR = 1e-3  # variance (images in [0, 1]) below which a window counts as nearly flat
@@ -72,13 +73,43 @@ class LocalCorrelationOnDevice:
         return as_number(value)
 
 
-def local_correlation(level: Level, radius: float) -> ChannelGroup:
-    """Both images of a level, smoothed a little, under local correlation.
+class SeveralWindows:
+    """The sum of local correlations of the same channels, in windows of several widths: small ones say where an edge is, wide ones which edge it is."""
+
+    def __init__(self, terms: Sequence[LocalCorrelation | LocalCorrelationOnDevice]) -> None:
+        self.terms = terms
+        self.slope: Any = None
+
+    def restrict(self, valid: Any) -> None:
+        """See :class:`nnreg.engine.similarity_terms.Term`."""
+        for term in self.terms:
+            term.restrict(valid)
+
+    @property
+    def ranges(self) -> ShortIntegers | None:
+        """See :class:`LocalCorrelation`: the widest windows reach what all others do."""
+        widest = self.terms[-1]
+        return widest.ranges if isinstance(widest, LocalCorrelation) else None
+
+    def __call__(self, warped: Floats, gradient: Floats) -> float:
+        """See :class:`nnreg.engine.similarity_terms.Term`."""
+        if self.slope is None:
+            self.slope = library(gradient).empty_like(gradient)
+        value = self.terms[0](warped, gradient)
+        for term in self.terms[1:]:
+            value = value + term(warped, self.slope)
+            gradient += self.slope
+        return value
+
+
+def local_correlation(level: Level, *radii: float) -> ChannelGroup:
+    """Both images of a level, smoothed a little, under local correlation; with several radii, the narrowest first, under the sum of it in these windows.
 
     Windows are about ``2 radius + 1`` of the level's voxels wide, with at least one neighbour along an axis that is as thick as that.
     """
     fixed, moving = (smoothed(side, SMOOTHING * level.spacing) for side in (level.fixed, level.moving))
-    return ChannelGroup(correlated(fixed, level, radius), moving)
+    terms = [correlated(fixed, level, radius) for radius in radii]
+    return ChannelGroup(terms[0] if len(terms) == 1 else SeveralWindows(terms), moving)
 
 
 def correlated(fixed: Floats, level: Level, radius: float) -> LocalCorrelation | LocalCorrelationOnDevice:
@@ -101,8 +132,8 @@ def smoothed(side: PreparedImage, width: float) -> Floats:
     return volumes.smooth(volume, (0.0 if len(sigma) == 2 else sigma[0], sigma[-2], sigma[-1]))
 
 
-def _groups(level: Level, radius: float) -> list[ChannelGroup]:
-    return [local_correlation(level, radius)]
+def _groups(level: Level, *radii: float) -> list[ChannelGroup]:
+    return [local_correlation(level, *radii)]
 
 
-SIMILARITIES["lncc"] = EngineSimilarity("lncc", _groups, windowed=True, on_device=True)
+SIMILARITIES["lncc"] = EngineSimilarity("lncc", _groups, windowed=True, several_windows=True, on_device=True)

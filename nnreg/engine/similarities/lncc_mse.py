@@ -10,9 +10,9 @@ from nnreg.engine.similarity_terms import ChannelGroup, MeanSquares, volume_of_s
 SQUARES_WEIGHT = 0.25  # of the force of mean squares beside that of local correlation; no measurement of other values is recorded
 
 
-def _groups(level: Level, radius: float) -> list[ChannelGroup]:
+def _groups(level: Level, *radii: float) -> list[ChannelGroup]:
     squares = ChannelGroup(MeanSquares(volume_of_side(level)), volume_of(level.moving.image), SQUARES_WEIGHT)
-    return [local_correlation(level, radius), squares]
+    return [local_correlation(level, *radii), squares]
 
 
-SIMILARITIES["lncc+mse"] = EngineSimilarity("lncc+mse", _groups, windowed=True, on_device=True)
+SIMILARITIES["lncc+mse"] = EngineSimilarity("lncc+mse", _groups, windowed=True, several_windows=True, on_device=True)
