@@ -23,7 +23,7 @@ SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the work
 
 @rule("optimise_preset")
 def preset(fingerprint: Fingerprint) -> Decision[str]:
-    """``accurate``, a second round in twice the time, where labels or keypoints say that it pays; else ``default``.
+    """``accurate``, a second round and two windows in two and a half times the time, where labels or keypoints say that it pays; else ``default``.
 
     It pays where three measured pairs or more end nearer on average, and three quarters of them no farther.
     """
