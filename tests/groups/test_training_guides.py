@@ -102,10 +102,13 @@ def test_training_cases_that_are_not_here_are_asked_for_in_one_line(guided: Tiny
 
 
 def test_an_image_that_no_training_case_fits_is_registered_without_and_named(guided: Tiny, tmp_path, capsys):
+    guided.predict(tmp_path / "out", *ENGINE, refine=True)
+    assert (tmp_path / "out" / "guides" / guided.label("y").name).is_file()
     noise = np.random.default_rng(0).normal(size=(1, *SPACE.shape)).astype(np.float32)
     write_image(guided.raw / "imagesTs" / guided.image("y").name, noise, SPACE)
     content = guided.predict(tmp_path / "out", *ENGINE, refine=True)
     assert content["without_guides"].keys() == {"y"}
+    assert not (tmp_path / "out" / "guides" / guided.label("y").name).exists()  # what was found in another image
     assert "pairs of y are registered without guides" in capsys.readouterr().out
     write_image(guided.raw / "imagesTs" / guided.image("x").name, noise[:, ::-1], SPACE)
     assert guided.try_predict(tmp_path / "none", *ENGINE, refine=True) == 2

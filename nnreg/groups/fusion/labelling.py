@@ -140,6 +140,7 @@ def _labelled(fusion: Fusion, member: Member, on_progress: Progress | None, on_n
     except NnRegError as error:
         if fusion.options.strict:
             raise
+        fusion.discard(member)
         reason = str(error).splitlines()[0]
         on_note(f"image {member.name} could not be labelled: {reason}")
         return {"failed": reason}

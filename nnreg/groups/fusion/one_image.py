@@ -238,6 +238,10 @@ class Fusion:
         files = [path for atlas in self.atlases.atlases for path in (*atlas.member.files, atlas.member.mask, atlas.member.labels)]
         return made_from([member], what) | {"labels": content_digest([member.labels]), "atlases": content_digest(files)}
 
+    def discard(self, member: Member) -> None:
+        """Remove the label map of an earlier run: of an image that can no longer be labelled it would be taken for this one's."""
+        self._file(member).unlink(missing_ok=True)
+
     def finished(self, member: Member, record: Mapping[str, Any] | None) -> bool:
         """Whether the label map of an earlier run is the one that this one would make."""
         there = self._file(member).is_file() and (not self.options.probabilities or (self.output / "probabilities" / f"{member.name}{PROBABILITIES}").is_file())
