@@ -369,8 +369,8 @@ class TestGuides:
 
     @pytest.fixture
     def decided(self, fingerprint, image, measurement):
-        def decide(subjects=10, dice=optimisation.CARRIED_DICE, relation=relation.ONE, pairing="all", labelled=10):
-            images = {f"c{index:02d}": image(subject=f"s{index % subjects}", labels=index < labelled) for index in range(12)}
+        def decide(subjects=10, dice=optimisation.CARRIED_DICE, relation=relation.ONE, pairing="all", labelled=10, shape=(100, 120, 90)):
+            images = {f"c{index:02d}": image(shape, subject=f"s{index % subjects}", labels=index < labelled) for index in range(12)}
             pairs = [measurement(dice=None if dice is None else Stages(0.1, 0.2, dice))] * 3
             return optimisation.guides(fingerprint(images, pairing=pairing, measured=pairs), relation)
 
@@ -390,6 +390,7 @@ class TestGuides:
             ({"dice": None}, "no measured pair has labels"),
             ({"relation": relation.DIFFERENT}, relation.DIFFERENT),
             ({"pairing": "groups"}, "groups"),
+            ({"shape": (200, 300, 200)}, "12 million voxels"),
         ],
     )
     def test_none_guides_where_that_was_not_measured_to_help(self, decided, changes, told):

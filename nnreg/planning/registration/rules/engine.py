@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnreg.engine.names import AUTO, in_colours
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.plans import OPTIMISE
@@ -17,6 +19,7 @@ FEWEST_DIFFERENT = 30  # subjects of different contrasts: the same, with more to
 SOLVED_DICE = 0.9  # mean Dice of the pilot from which labels are about as good as two people agree
 GUIDING = 10  # training cases whose labels guide: measured with 10 and 15; more cost a registration each
 CARRIED_DICE = 0.4  # of the pilot; measured at 0.48 (slices of brains) and above; below, not tuned
+LARGEST_GUIDED = 10  # million voxels; measured up to 6
 LEAST_MOTION = 0.5  # voxels of the working spacing that 99 % of the body stay below in the pair that moves most
 SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the working spacing
 
@@ -97,7 +100,7 @@ def use_keypoints(fingerprint: Fingerprint) -> Decision[bool]:
 def guides(fingerprint: Fingerprint, relation: str) -> Decision[int]:
     """Ten training cases guide, where so many subjects of one contrast have labels that the pilot brings onto each other (median Dice 0.4); else none.
 
-    Within a subject none: labels of other subjects were not measured to help there.
+    Within a subject none: labels of other subjects were not measured to help there. Nor in images of more than 10 million voxels, where each would take long.
     """
     labelled = len({image.subject for image in fingerprint.images.values() if image.labels})
     have = f"{labelled} subjects with labels"
@@ -107,6 +110,10 @@ def guides(fingerprint: Fingerprint, relation: str) -> Decision[int]:
         return Decision(0, f"{have}: fewer than {GUIDING} were not measured to help")
     if relation != ONE:
         return Decision(0, f"{relation}: labels are fused where images of atlases look like the one to be labelled")
+    voxels = float(np.median(np.prod(fingerprint.shapes(), axis=1))) / 1e6
+    if voxels > LARGEST_GUIDED:
+        told = "fusing labels onto one of 6 million takes two minutes of a processor core, and beyond nothing was measured"
+        return Decision(0, f"images of {voxels:.0f} million voxels: {told}")
     dice = None if fingerprint.pairs is None else fingerprint.pairs.median(lambda pair: pair.dice.after if pair.dice else None)
     if dice is None or dice < CARRIED_DICE:
         told = "no measured pair has labels" if dice is None else f"the pilot brings labels to a median Dice of {dice:.2f}"
@@ -114,7 +121,8 @@ def guides(fingerprint: Fingerprint, relation: str) -> Decision[int]:
     return Decision(
         GUIDING,
         f"{have}, which the pilot brings to a median Dice of {dice:.2f}: those of {GUIDING} are fused onto each image and guide the engine (brains at 2 mm: "
-        "Dice 0.593 -> 0.604, nearer in 20 of 20 pairs; hippocampi 0.743 -> 0.777, slices of brains 0.499 -> 0.518) [evidence: labels that guide]",
+        "Dice 0.593 -> 0.604, nearer in 20 of 20 pairs; hippocampi 0.743 -> 0.777, slices of brains 0.499 -> 0.518; an image of 6 million voxels takes two "
+        "minutes of a processor core) [evidence: labels that guide]",
     )
 
 
