@@ -75,7 +75,7 @@ def test_a_dry_run_a_layout_and_a_report_tell_of_them(untouched: Tiny, tmp_path,
     from nnreg.cli import report
 
     succeeded(report.main, tmp_path / "out", *untouched.where)
-    assert "labels of 3 training cases" in (tmp_path / "out" / "report.html").read_text()
+    assert "labels of 3 training cases" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_labels_that_are_there_are_not_fused_anew_and_ones_that_are_named_take_their_place(untouched: Tiny, tmp_path):
