@@ -152,7 +152,7 @@ def predict_by_plans(
         The content of ``prediction.json``.
     """
     model = PlannedEngine(registration_plans(plans), raw.spec, device)
-    new = NewImages(images, pairs=pairs, atlas_images=_atlas_images(raw))
+    new = NewImages(images, pairs=pairs, atlas_images=atlas_images_of(raw))
     return predict.register_images(model, new, output, make_guides=guides_of(model, raw.folder), **wanted)
 
 
@@ -177,10 +177,10 @@ def predict_dataset(
     heard: dict[str, Any] = {"options": PredictOptions(continue_prediction=True), "on_note": on_note, "on_progress": on_progress}
     if model is None:
         return list(predict_by_plans(plans, raw, images, output, device=device, **heard)["pairs"])
-    trained, new = TrainedPairs(model), NewImages(images, atlas_images=_atlas_images(raw))
+    trained, new = TrainedPairs(model), NewImages(images, atlas_images=atlas_images_of(raw))
     return list(predict.register_images(trained, new, output, make_guides=guides_of(trained, raw.folder), **heard)["pairs"])
 
 
-def _atlas_images(raw: RawDataset) -> dict[str, list[Path]]:
+def atlas_images_of(raw: RawDataset) -> dict[str, list[Path]]:
     """The atlas of the dataset, which new images are registered to."""
     return {} if raw.spec.atlas is None else {raw.spec.atlas: list(raw.image_paths(raw.spec.atlas))}

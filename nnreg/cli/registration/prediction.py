@@ -145,8 +145,9 @@ def _pairs(options: argparse.Namespace) -> list[Pair] | None:
 def _atlas_images(options: argparse.Namespace, spec: DatasetSpec) -> dict[str, list[Path]]:
     """The atlas of the training data, so that new images can be registered to it without copying it."""
     from nnreg.dataset import RawDataset
+    from nnreg.groups.training_guides import atlas_images_of
 
     if spec.atlas is None or not options.dataset:
         return {}
     raw = workspace_of(options).raw_folder(options.dataset)
-    return {spec.atlas: list(RawDataset.open(raw).image_paths(spec.atlas))} if raw.is_dir() else {}
+    return atlas_images_of(RawDataset.open(raw)) if raw.is_dir() else {}
