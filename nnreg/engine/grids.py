@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from nnreg.geometry import FieldMap, Space
 from nnreg.kernels import volumes
 from nnreg.kernels.backend import placed, zeros
 from nnreg.kernels.volumes import Blocks
+
+Features = Callable[[Floats], Floats]
 
 SMALLEST = 4  # voxels: an axis is not pooled below this
 NESTED = 1e-3  # voxels by which a grid of blocks may lie off
@@ -151,7 +154,9 @@ class Level:
         return field
 
 
-def pyramid(fixed: PreparedImage, moving: PreparedImage, world: Doubles, factors: tuple[int, ...], base: float | None = None) -> list[Level]:
+def pyramid(
+    fixed: PreparedImage, moving: PreparedImage, world: Doubles, factors: tuple[int, ...], base: float | None = None, features: Features | None = None
+) -> list[Level]:
     """Levels at ``factor * base`` mm, in the order of `factors`.
 
     Parameters
@@ -163,12 +168,15 @@ def pyramid(fixed: PreparedImage, moving: PreparedImage, world: Doubles, factors
         Multiples of `base`, coarse to fine.
     base : float, mm, optional
         By default the smallest spacing of the fixed image.
+    features : callable (image) -> features, optional
+        What else of an image is pooled.
     """
     finest = min(fixed.space.spacing) if base is None else base
+    others = [None if features is None else replace(side, image=features(side.image)) for side in (fixed, moving)]
     levels = []
     for factor in factors:
         spacing = finest * factor
-        sides = [_pooled(side, spacing) for side in (fixed, moving)]
+        sides = [_pooled(side, spacing, other) for side, other in zip((fixed, moving), others, strict=True)]
         levels.append(Level(sides[0], sides[1], matrix_between(sides[0].space, sides[1].space, world), spacing))
     return levels
 
@@ -178,6 +186,9 @@ def _whole(matrix: Floats) -> Doubles:
     return np.vstack([matrix, (0, 0, 0, 1)]).astype(np.float64)
 
 
-def _pooled(side: PreparedImage, spacing: float) -> PreparedImage:
+def _pooled(side: PreparedImage, spacing: float, features: PreparedImage | None = None) -> PreparedImage:
+    """A side pooled to a spacing, with features that were made on its grid."""
     pairs = zip(side.space.spacing, side.space.shape, strict=True)
-    return side.pooled_by(tuple(max(1, min(size // SMALLEST, round(spacing / own))) for own, size in pairs))
+    factors = tuple(max(1, min(size // SMALLEST, round(spacing / own))) for own, size in pairs)
+    pooled = side.pooled_by(factors)
+    return pooled if features is None else replace(pooled, features=features.pooled_by(factors).image)

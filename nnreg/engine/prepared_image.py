@@ -32,11 +32,14 @@ class PreparedImage:
     mask : array, shape space.shape, float32 in [0, 1], or None
         Share of each voxel that may be looked at; None means all of it.
     space : Space
+    features : array, shape (K, *space.shape), or None
+        What else is compared, made of the image before it was pooled.
     """
 
     image: Floats
     mask: Floats | None
     space: Space
+    features: Floats | None = None
 
     @property
     def channels(self) -> int:
@@ -45,7 +48,8 @@ class PreparedImage:
 
     def on(self, device: Any) -> PreparedImage:
         """The same with image and mask as tensors on a device of torch; None leaves them what they are."""
-        return replace(self, image=on(self.image, device), mask=None if self.mask is None else on(self.mask, device))
+        mask, features = (None if array is None else on(array, device) for array in (self.mask, self.features))
+        return replace(self, image=on(self.image, device), mask=mask, features=features)
 
     def pooled(self, spacing: Sequence[float]) -> PreparedImage:
         """Means over blocks of whole voxels, as near to `spacing` (mm, array axis order) as whole blocks come, never finer than stored."""

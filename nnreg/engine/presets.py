@@ -12,11 +12,9 @@ from nnreg.geometry import Space
 # voxels along the shortest axis that is pooled at all: a level with fewer says nothing. In 3D not tuned. In 2D a window holds a fifth of the voxels: on 24
 # pairs of slices of brains 36 gave a Dice of 0.481, 12 and 24 0.470
 COARSEST = {2: 36, 3: 12}
-PLANES = 0.83  # of the smoothing of fields, in 2D: 48 pairs of slices of brains gained 0.003 of Dice by it, and none folded
+PLANES = 0.95  # of the smoothing of fields, in 2D: with 0.83 pairs of slices of brains gained 0.003 of Dice and folded five times as much
 RADII, SMOOTHNESS = (1.0, 8.0), (0.25, 4.0)  # what may be asked for; not tuned: wide limits against mistyped numbers
-# of the smoothing, in rounds after the first: 30 pairs of slices of brains lost 0.0004 of Dice by it and folded half as much, 12 hearts and 12 hippocampi lost
-# nothing
-LATER_SMOOTHNESS = 1.2
+STABLE = 0.3  # of `divergence_smoothing`: beyond 2/3 divergence would grow
 LARGEST_LEVEL = 40_000_000  # voxels: beyond, the finest level is left out; not tuned: no measurement is recorded
 USUAL_LEVEL = 5_000_000  # voxels the table's iterations at the finest level are made for; smaller images get more, because they cost less; not tuned
 
@@ -33,6 +31,9 @@ class Preset:
         Longest vector of an update, voxels of the level.
     update_smoothing, field_smoothing : float
         Widths of the Gaussians on each update and on the whole field, voxels of the level.
+    divergence_smoothing : float
+        How much of its stretching and shrinking the field evens out after each update, squares of its voxels: fields then bend without changing volumes more
+        than they must.
     radius : float
         Half window of local correlation, voxels of the level.
     windows : tuple of tuples of float
@@ -40,21 +41,18 @@ class Preset:
         at levels that are not named.
     symmetric_from : int or None
         Multiple of the finest spacing from which on, coarser ones included, levels are refined in both directions; None for none.
-    rounds : int
-        How often the pyramid is gone through, each time from the map so far.
     """
 
     iterations: tuple[int, int, int, int]
-    # Chosen on three pairs of brains; registration_engine.md, "Measured", has the results on six that nothing was chosen on. What each number alone changes is
-    # not recorded. The Gaussian on the field was 0.51 before levels were refined in both directions, and was narrowed with that. The radius is the one that
-    # Greedy is run with beside it (-m NCC 2x2x2)
+    # Chosen on three pairs of brains, hippocampi, hearts and slices; registration_engine.md, "Measured", has the results on pairs that nothing was chosen on.
+    # The radius is the one that Greedy is run with beside it (-m NCC 2x2x2)
     step: float = 1.2
     update_smoothing: float = 1.7
-    field_smoothing: float = 0.48
+    field_smoothing: float = 0.42
+    divergence_smoothing: float = 0.035
     radius: float = 2.0
     windows: tuple[tuple[float, ...], ...] = ()
     symmetric_from: int | None = None
-    rounds: int = 1
 
     def radii(self, finer: int) -> tuple[float, ...]:
         """Half windows, voxels, of the level that has so many finer ones, for similarities that take several."""
@@ -62,19 +60,22 @@ class Preset:
 
     def smoother(self, factor: float) -> Preset:
         """The same with Gaussians `factor` times as wide."""
-        return replace(self, update_smoothing=factor * self.update_smoothing, field_smoothing=factor * self.field_smoothing)
+        return replace(
+            self,
+            update_smoothing=factor * self.update_smoothing,
+            field_smoothing=factor * self.field_smoothing,
+            divergence_smoothing=min(factor**2 * self.divergence_smoothing, STABLE),
+        )
 
 
-# Iterations: chosen on the same three pairs. Levels above the finest in both directions: + 0.002 of Dice there at an SDlogJ lower by 0.02, for two CPU seconds
-# more. A second round: + 0.002 to 0.006 of Dice on hearts, hippocampi, slices and brains, lungs no nearer; a third gained nothing on nine hearts and began to
-# fold
-# Windows of two widths: + 0.0015 of Dice on three pairs of brains, 12 hippocampi, 12 slices and 8 hearts at an SDlogJ lower by 0.01 (hearts 0.003 higher), for
-# a quarter more time; a third width gained nothing more
+# Iterations: chosen on the same three pairs of brains; 40 and 12 on the last two levels gained 0.001 to 0.002 of Dice for a third more time. Levels above
+# the finest in both directions: + 0.0025 there. Windows of two widths and more iterations: + 0.004 on the three pairs, 0.002 on hearts and slices, for 2.4
+# times the time; a second passage through the pyramid brought brains + 0.003 for as much, and made hearts rougher without a gain
 WINDOWS = (0.5, 2.5), (0.5,)
 PRESETS = {
-    "fast": Preset((15, 20, 30, 2), field_smoothing=0.45),
-    "default": Preset((30, 40, 40, 12), symmetric_from=2),
-    "accurate": Preset((30, 40, 40, 12), windows=WINDOWS, symmetric_from=2, rounds=2),
+    "fast": Preset((15, 20, 15, 2)),
+    "default": Preset((30, 40, 15, 8), symmetric_from=2),
+    "accurate": Preset((30, 40, 40, 20), windows=WINDOWS, symmetric_from=2),
 }
 
 

@@ -14,6 +14,7 @@ from nnreg.engine.affine import Alignment, align_sides, check_pair
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.clock import Clock
 from nnreg.engine.constraints import FREE, Constraints
+from nnreg.engine.deformable import Course, State, View
 from nnreg.engine.evidence import gather
 from nnreg.engine.grids import Level, as_map, continued, pyramid
 from nnreg.engine.guidance import Guides, check_belongs
@@ -22,7 +23,6 @@ from nnreg.engine.prepared_image import PreparedImage, foreground, prepare_shown
 from nnreg.engine.presets import schedule
 from nnreg.engine.refine import common_view
 from nnreg.engine.result import Annotations, Decision, Registration
-from nnreg.engine.rounds import Course, State, View
 from nnreg.engine.similarities import find_similarity
 from nnreg.errors import RegistrationError
 from nnreg.geometry import AffineMap, Transform
@@ -159,7 +159,7 @@ class _Engine:
 
     def run(self, initial: Transform | None) -> Registration:
         plan = schedule(self.preset, self.fixed.space)
-        self.clock.expect(self.preset.rounds * (len(plan.factors) + 1) + 1)  # alignment once, measures after every round
+        self.clock.expect(len(plan.factors) + 2)  # alignment and measures too
         with self.clock.stage("alignment"):
             begun = self._aligned() if initial is None else self._given(initial)
         levels = pyramid(self.fixed, begun.view.moving, begun.view.world, plan.factors)
@@ -175,7 +175,8 @@ class _Engine:
         by = find_similarity(chosen.value)
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
-        course = Course(self.fixed, begun.view, levels[-len(plan.factors) :], plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
+        levels = pyramid(self.fixed, begun.view.moving, begun.view.world, plan.factors, features=by.features)
+        course = Course(self.fixed, begun.view, levels, plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
         where = () if course.device is None else (Decision("device", str(course.device), "asked for: levels are refined there, in torch"),)
         decisions: tuple[Decision, ...] = begun.decision, *where, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
         if self.options.constraints.preserve is not None and self.preset.symmetric_from is not None and self.options.symmetric is None:

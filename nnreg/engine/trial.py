@@ -16,8 +16,7 @@ ITERATIONS = 30  # at most, on each level
 def descended(levels: Sequence[Level], similarity: EngineSimilarity) -> Floats:
     """The field of the last level after a short descent through all of them, coarse to fine."""
     preset = PRESETS["fast"]
-    wider = similarity.smoothing
-    settings = Settings(ITERATIONS, similarity.step * preset.step, wider * preset.update_smoothing, wider * preset.field_smoothing)
+    settings = Settings.of(preset, similarity, ITERATIONS)
     field = levels[0].empty_field()
     for number, level in enumerate(levels):
         if number:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,10 +116,12 @@ class Windows:
         kept = chosen if not self.mask.size else chosen & (self.mask > 0)
         return replace(self, inverse=self.inverse * kept, scored=int(np.count_nonzero(kept)))
 
-    def correlation(self, warped: Floats, gradient: Floats | None = None, *, signed: bool = False, skip: bool = False) -> tuple[float, Floats]:
+    def correlation(
+        self, warped: Floats, gradient: Floats | None = None, *, signed: bool = False, skip: bool = False, share: float = 1.0
+    ) -> tuple[float, Floats]:
         """Mean squared (or signed) correlation with `warped` (D, H, W), and its derivative with respect to it (in `gradient` if that is given).
 
-        With `skip` rows that have no say are left out: worth finding them where the windows are used again and again.
+        With `skip` rows that have no say are left out: worth finding them where the windows are used again and again. Both results are multiplied by `share`.
         """
         shape = self.fixed.shape
         result = np.empty(shape, np.float32) if gradient is None else gradient
@@ -141,13 +144,27 @@ class Windows:
             (np.float32(self.offset), np.float32(_mean(warped, self.mask if self.mask.size else None))),
             np.float32(self.floor),
             FLAT,
-            np.float32((1.0 if signed else 2.0) / max(1, self.scored)),
+            np.float32(share * (1.0 if signed else 2.0) / max(1, self.scored)),
             signed,
             self.busy if skip else NO_ROWS,
             least=4 * self.radii[0] + 1,
             multiple=lncc_cpu.AFRESH,
         )
-        return float(scores.sum()) / max(1, self.scored), result
+        return share * float(scores.sum()) / max(1, self.scored), result
+
+
+def joined(ranges: Sequence[ShortIntegers | None]) -> ShortIntegers | None:
+    """From where the first of several volumes has a say to where the last has, as :attr:`Windows.ranges` says it."""
+    first, *others = ranges
+    for other in others:
+        if first is None or other is None:
+            return None
+        # the range of a row without any lies at an end of it
+        some, more = first[:, 1] > first[:, 0], other[:, 1] > other[:, 0]
+        low = np.where(more, np.where(some, np.minimum(first[:, 0], other[:, 0]), other[:, 0]), first[:, 0])
+        high = np.where(more, np.where(some, np.maximum(first[:, 1], other[:, 1]), other[:, 1]), first[:, 1])
+        first = np.stack([low, high], axis=-1)
+    return first
 
 
 def _mean(image: Floats, mask: Floats | None) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nnreg.arrays import Doubles, Floats, ShortIntegers
 from nnreg.errors import GeometryError
-from nnreg.kernels import field_cpu, finer_cpu, smooth_cpu
+from nnreg.kernels import divergence_cpu, field_cpu, finer_cpu, middle_cpu, smooth_cpu
 from nnreg.kernels.backend import by_array, placed
 from nnreg.kernels.threads import in_parts
 
@@ -200,6 +200,37 @@ def _smoothed(source: Floats, gradient: Floats, warped: Floats, sigma: tuple[flo
     weights = tuple(gaussian(float(width)) for width in sigma)
     in_parts(smooth_cpu.smooth, strips, out, largest, source, gradient, warped, weights)
     return out, float(np.sqrt(largest.max()))
+
+
+@by_array
+def smooth_divergence(field: Floats, shares: tuple[float, float, float], *, spare: Floats | None = None) -> Floats:
+    """Even out how much a field stretches and shrinks, and leave alone what only turns and shears: ``u + shares grad(div u)``.
+
+    One explicit step of the equation of a body that resists changes of its volume (Navier and Cauchy's, of linear elasticity, without its other term).
+
+    Parameters
+    ----------
+    field : array, shape (N, D, H, W)
+        An array of numpy is changed and returned; a tensor stays what it is.
+    shares : voxels squared per axis, below 2/3 altogether
+        A wave of the divergence along z, y or x is damped by ``shares sin(k)^2``.
+    spare : array, shape (D, H, W), optional
+        Holds the divergence.
+    """
+    shape = field.shape
+    held = np.empty(shape[1:], np.float32) if spare is None else spare
+    rows, flat, values = shape[1] * shape[2], field.reshape(-1), held.reshape(-1)
+    in_parts(divergence_cpu.divergence, rows, values, flat, shape)
+    in_parts(divergence_cpu.add_gradient, rows, flat, values, shape, tuple(np.float32(share) for share in shares))
+    return field
+
+
+@by_array
+def middle(image: Floats, *, out: Floats | None = None) -> Floats:
+    """How near values in [0, 1] are to 1/2: ``(4 i (1 - i))^2``, 1 there and 0 at both ends."""
+    result = np.empty_like(image) if out is None else out
+    in_parts(middle_cpu.middle, image.size, result.reshape(-1), image.reshape(-1))
+    return result
 
 
 @by_array

@@ -118,6 +118,27 @@ def smooth_force(gradient: Tensor, warped: Tensor, sigma: tuple[float, float, fl
     return out.square().sum(0).max().sqrt()
 
 
+def smooth_divergence(field: Tensor, shares: tuple[float, float, float], *, spare: None = None) -> Tensor:
+    """See :func:`nnreg.kernels.volumes.smooth_divergence`."""
+    first = 4 - len(field)
+    divergence = torch.stack([_slope(field[k], first + k - 1) for k in range(len(field))]).sum(0)
+    return field + torch.stack([shares[3 - len(field) + k] * _slope(divergence, first + k - 1) for k in range(len(field))])
+
+
+def _slope(volume: Tensor, axis: int) -> Tensor:
+    """Central difference of (D, H, W) along an axis, 0 across a border."""
+    result, size = torch.zeros_like(volume), volume.shape[axis]
+    if size > 2:
+        result.narrow(axis, 1, size - 2).copy_((volume.narrow(axis, 2, size - 2) - volume.narrow(axis, 0, size - 2)) / 2)
+    return result
+
+
+def middle(image: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """See :func:`nnreg.kernels.volumes.middle`."""
+    result = (4 * image * (1 - image)).square()
+    return result if out is None else out.copy_(result)
+
+
 def _own_lengths(blocks: volumes.Blocks, field: Tensor) -> Tensor:
     """Of each component how many voxels of the images are as long as one of the field."""
     return torch.tensor(blocks.factors[3 - len(field) :], dtype=field.dtype, device=field.device).reshape(-1, 1, 1, 1)

@@ -44,7 +44,7 @@ def test_fields_are_those_of_the_compiled_kernels(similarity, ndim):
     assert "device" in [decision.name for decision in found.decisions]
 
 
-def test_masks_landmarks_labels_channels_and_both_rounds():
+def test_masks_landmarks_labels_and_channels():
     fixed, moving, fixed_labels, moving_labels, truth = known_pair(2, seed=5)
     corner = np.zeros(fixed.array.shape, np.uint8)
     corner[:, 8:-6, 10:] = 1
@@ -154,7 +154,7 @@ def test_a_pair_that_does_not_fit_is_told_in_a_line(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB")
 
-    monkeypatch.setattr("nnreg.engine.rounds.refine", full)
+    monkeypatch.setattr("nnreg.engine.deformable.refine", full)
     fixed, moving, *_ = known_pair(2)
     with pytest.raises(RegistrationError, match="does not fit into its memory"):
         nnreg.register(fixed=fixed, moving=moving, similarity="mse", device="torch")

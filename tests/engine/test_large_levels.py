@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from nnreg.engine import presets, register, result, rounds
+from nnreg.engine import deformable, presets, register, result
 from nnreg.engine.constraints import Constraints
 from nnreg.engine.grids import as_map, blocks_of, continued, matrix_between, pyramid
 from nnreg.engine.prepared_image import PreparedImage
@@ -22,7 +22,7 @@ from tests.engine.pairs import error_voxels, known_pair
 def large(monkeypatch):
     """Every level but the coarsest counts as large, and small planes have two levels."""
     monkeypatch.setitem(presets.COARSEST, 2, 12)
-    monkeypatch.setattr(rounds, "FIELD_VOXELS", 0)
+    monkeypatch.setattr(deformable, "FIELD_VOXELS", 0)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -31,7 +31,7 @@ def test_maps_are_as_near_as_on_full_grids(large, monkeypatch, ndim, options):
     fixed, moving, *_, truth = known_pair(ndim, seed=2)
     found = register(fixed=fixed, moving=moving, similarity="lncc", **options)
     assert np.prod(found.field.space.shape) < np.prod(fixed.space.shape) / 2
-    monkeypatch.setattr(rounds, "FIELD_VOXELS", 10**9)
+    monkeypatch.setattr(deformable, "FIELD_VOXELS", 10**9)
     whole = register(fixed=fixed, moving=moving, similarity="lncc", **options)
     assert whole.field.space.same_as(fixed.space)
     assert error_voxels(found.transform, truth, fixed) < 1.1 * error_voxels(whole.transform, truth, fixed) + 0.05
@@ -98,10 +98,10 @@ def test_a_continued_field_is_the_same_inside_and_constant_beyond():
 
 def test_levels_on_the_way_have_coarser_fields_where_they_are_refined_in_one_direction(monkeypatch):
     monkeypatch.setitem(presets.COARSEST, 3, 4)
-    monkeypatch.setattr(rounds, "PASSING_VOXELS", 0)
+    monkeypatch.setattr(deformable, "PASSING_VOXELS", 0)
     grids = []
-    refine = rounds.refine
-    monkeypatch.setattr(rounds, "refine", lambda level, field, *rest: grids.append((level.grid, field.shape[1:])) or refine(level, field, *rest))
+    refine = deformable.refine
+    monkeypatch.setattr(deformable, "refine", lambda level, field, *rest: grids.append((level.grid, field.shape[1:])) or refine(level, field, *rest))
     fixed, moving, *_ = known_pair(3, seed=2)
     register(fixed=fixed, moving=moving, similarity="lncc", preset="fast")
     shapes = dict(grids)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nnreg.arrays import Floats
 from nnreg.engine.names import AUTO
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.registry import Registry, entry_point_names, load_entry_point
@@ -46,6 +47,8 @@ class EngineSimilarity:
         Whether `groups` also takes several radii, the smallest first, to compare in windows of all of them.
     across_contrasts : bool
         Whether it compares images of different contrasts: ``nnreg_tune`` then tries it on those too.
+    features : callable (image) -> features, optional
+        What else of an image (C, *grid) is compared, (K, *grid). It is made before anything is pooled, and pooled with the image.
     on_device : bool
         Whether `groups` and its terms also take torch tensors, as levels hold them with ``-device cuda``; a value is then a tensor, and nothing is read back.
     """
@@ -59,6 +62,7 @@ class EngineSimilarity:
     windowed: bool = False
     several_windows: bool = False
     across_contrasts: bool = False
+    features: Callable[[Floats], Floats] | None = None
     on_device: bool = False
 
 

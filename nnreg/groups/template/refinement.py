@@ -85,8 +85,7 @@ class Pair:
             if index:
                 field = carried(field, levels[index - 1].fixed.space, level.fixed.space)
             count = _iterations(preset, factor * factors[index], level.fixed.space.voxels)
-            step = by.step * preset.step * SHORTER ** (number - 1)
-            settings = Settings(count, step, by.smoothing * preset.update_smoothing, by.smoothing * preset.field_smoothing)
+            settings = Settings.of(preset, by, count, step=SHORTER ** (number - 1))
             found = refine(level, field, by.groups(level, preset.radius), settings)
             field, similarity = found.field, found.history[-1]
         return Found(field, similarity)

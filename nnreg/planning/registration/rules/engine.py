@@ -26,9 +26,9 @@ SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the work
 
 @rule("optimise_preset")
 def preset(fingerprint: Fingerprint) -> Decision[str]:
-    """``accurate``, a second round and two windows in two and a half times the time, where labels or keypoints say that it pays; else ``default``.
+    """``accurate``, more iterations and two windows in two and a half times the time, where labels or keypoints say that going on pays; else ``default``.
 
-    It pays where three measured pairs or more end nearer on average, and three quarters of them no farther.
+    It pays where three measured pairs or more end nearer on average by a second round of the pilots, and three quarters of them no farther.
     """
     measured = second_round(fingerprint)
     if measured is None:

@@ -1,25 +1,24 @@
-"""The deformable part of a registration: rounds through a pyramid, each from the map so far."""
+"""The deformable part of a registration: through a pyramid, coarse to fine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.engine.clock import Clock
-from nnreg.engine.grids import Level, as_map, blocks_of, carried, matrix_between, pyramid
+from nnreg.engine.grids import Features, Level, blocks_of, carried, matrix_between, pyramid
 from nnreg.engine.guidance import Guides
 from nnreg.engine.prepared_image import PreparedImage
-from nnreg.engine.presets import LATER_SMOOTHNESS, Preset, Schedule
+from nnreg.engine.presets import Preset, Schedule
 from nnreg.engine.refine import BLOCKS_SPREADS, Refined, Settings, refine, score
 from nnreg.engine.result import Decision
 from nnreg.engine.search import search
 from nnreg.engine.similarities import EngineSimilarity
 from nnreg.engine.symmetric import halfway, opposite
-from nnreg.geometry import AffineMap, Space, Transform, resample_image
-from nnreg.kernels import volumes
+from nnreg.geometry import Space, Transform, resample_image
 from nnreg.kernels.backend import as_array, computing_on
 
 # voxels of a level: on a larger one the field has a voxel for every two along an axis. A step is smoothed over more than a voxel of that grid
@@ -40,7 +39,7 @@ SEARCH_GAIN = 0.05  # what the search must add, as a share of what the coarsest 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The moving side as a round sees it.
+    """The moving side as the deformable part sees it.
 
     Attributes
     ----------
@@ -66,12 +65,12 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Where the deformable part stands between two rounds.
+    """Where the deformable part ends.
 
     Attributes
     ----------
     field : array, shape (ndim, *grid), or None
-        What was found so far, as a volume; None before the first round.
+        What was found, as a volume; None where only a linear map was searched for.
     space : Space or None
         The grid of the field: that of the fixed image, or a coarser one.
     before, after : float
@@ -88,15 +87,15 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What is the same in every round.
+    """What the deformable part is given.
 
     Attributes
     ----------
     fixed : PreparedImage
     aligned : View
-        What the first round starts from.
+        What it starts from.
     levels : list of Level
-        The pyramid of the first round, coarse to fine.
+        The pyramid, coarse to fine.
     schedule, similarity, preset
         Levels and iterations, what is compared, and how much is spent.
     symmetric_from : int or None
@@ -117,11 +116,9 @@ class Course:
     device: Any = None
 
     def run(self) -> State:
-        """All rounds of the preset."""
-        state = State()
+        """The field, brought to what it must keep to."""
         with computing_on(self.device):
-            for _ in range(self.preset.rounds):
-                state = self.round(state)
+            state = _Pass(self).run()
         held = None if state.space is None else self.aligned.guides.held(state.space, self.fixed.space, self.aligned.world)
         if held is not None and state.field is not None:
             # exactly: fields that are carried to finer grids, composed and averaged keep to it nearly
@@ -131,21 +128,6 @@ class Course:
     def in_both_directions(self, number: int) -> bool:
         """Whether that level is refined in both directions."""
         return self.symmetric_from is not None and self.schedule.factors[number] >= self.symmetric_from
-
-    def round(self, state: State) -> State:
-        """Once through the pyramid, from the map so far.
-
-        Coarse levels then correct what only fine ones showed, and the smoothing of the field holds back what is new and no more. The similarity of the images
-        does not judge it: on hearts it fell a little, and Dice rose.
-        """
-        if state.field is None or state.space is None:
-            return _Round(self, self.aligned, self.levels, self.preset, search=True).run()
-        so_far = Transform((as_map(state.field, state.space), AffineMap(self.aligned.world)), self.fixed.space.ndim)
-        view = self.aligned.through(so_far, self.fixed.space)
-        levels = pyramid(self.fixed, view.moving, view.world, self.schedule.factors)
-        added = _Round(self, view, levels, self.preset.smoother(LATER_SMOOTHNESS), search=False).run()
-        assert added.field is not None
-        return replace(state, field=volumes.compose(state.field, added.field), after=added.after)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,14 +167,10 @@ class _Way:
 
 
 @dataclass(frozen=True, eq=False)
-class _Round:
-    """Once through the pyramid; with `search` the coarsest level may start from a global search."""
+class _Pass:
+    """Once through the pyramid; the coarsest level may start from a global search."""
 
     course: Course
-    view: View
-    levels: list[Level]
-    preset: Preset
-    search: bool
 
     def run(self) -> State:
         """The field on the fixed grid, and the similarity before and after."""
@@ -207,9 +185,9 @@ class _Round:
 
     def _way(self) -> _Way:
         """The forward direction, where levels are refined."""
-        levels, guides, world = self.levels, self.view.guides, self.view.world
+        levels, guides, world = self.course.levels, self.course.aligned.guides, self.course.aligned.world
         if self.course.similarity.same_axes:
-            guides = guides.through(Transform.affine(world), self.course.fixed.space, self.view.moving.space)
+            guides = guides.through(Transform.affine(world), self.course.fixed.space, self.course.aligned.moving.space)
             levels, world = [level.resampled() for level in levels], np.eye(len(world))
         bent = [level.halved() if self._coarser(number) else None for number, level in enumerate(levels)]
         device = self.course.device
@@ -218,9 +196,9 @@ class _Round:
 
     def _coarser(self, number: int) -> bool:
         """Whether fields of a level lie on a grid of longer voxels: of large ones, in whose voxels nothing has to be kept exactly."""
-        passing = number + 1 < len(self.levels) and not self.course.in_both_directions(number)
-        large = np.prod(self.levels[number].grid) > (PASSING_VOXELS if passing else FIELD_VOXELS)
-        return bool(large) and number > 0 and self.view.guides.preserved is None
+        passing = number + 1 < len(self.course.levels) and not self.course.in_both_directions(number)
+        large = np.prod(self.course.levels[number].grid) > (PASSING_VOXELS if passing else FIELD_VOXELS)
+        return bool(large) and number > 0 and self.course.aligned.guides.preserved is None
 
     def _refined(self, forward: _Way) -> tuple[Floats, tuple[Decision, ...]]:
         """The field of the finest level, on its grid, and what the global search led to, from which the coarsest one may start."""
@@ -233,7 +211,7 @@ class _Round:
             count = planned + MORE * forward.coarser(number)
             with self.course.clock.stage(f"level {level.spacing:g} mm"):
                 if number == 0:
-                    found, decisions = self._searched(forward, count) if self.search else (self._plain(forward, count), ())
+                    found, decisions = self._searched(forward, count)
                     field = found.field
                     # not from a search of its own: halfway between two that differ is nowhere
                     start = opposite(field, backward.levels[0]) if both else None
@@ -256,16 +234,14 @@ class _Round:
 
     def _level(self, way: _Way, number: int, field: Floats, iterations: int) -> Refined:
         level, similarity = way.levels[number], self.course.similarity
-        finer, preset = len(way.levels) - 1 - number, self.preset
+        finer, preset = len(way.levels) - 1 - number, self.course.preset
         groups = [*similarity.groups(level, *(preset.radii(finer) if similarity.several_windows else (preset.radius,)))]
         labels = way.guides.group(level)
         if labels is not None:
             groups.append(labels)
-        wider, step = similarity.smoothing, similarity.step * self.preset.step
-        spreads = PASSING_SPREADS if finer else BLOCKS_SPREADS
-        settings = Settings(iterations, step, wider * self.preset.update_smoothing, wider * self.preset.field_smoothing, spreads)
+        settings = Settings.of(preset, similarity, iterations, spreads=PASSING_SPREADS if finer else BLOCKS_SPREADS)
         bent = way.bent[number]
-        held = way.guides.held(bent.fixed.space, self.course.fixed.space, self.view.world, bent.matrix)
+        held = way.guides.held(bent.fixed.space, self.course.fixed.space, self.course.aligned.world, bent.matrix)
         blocks = blocks_of(level.fixed.space, bent.fixed.space) if way.coarser(number) else None
         return refine(level, field, groups, settings, way.guides.landmarks(bent, way.guides_world), held, blocks)
 
@@ -279,11 +255,11 @@ class _Round:
         plain = self._plain(way, iterations)
         reach = SEARCH_REACH * float(np.max(self.course.fixed.space.extent))
         with self.course.clock.stage("search"):
-            grid = pyramid(self.course.fixed, self.view.moving, self.view.world, (1,), max(level.spacing / 2, reach / SEARCH_STEPS))[0]
+            grid = pyramid(self.course.fixed, self.course.aligned.moving, self.course.aligned.world, (1,), max(level.spacing / 2, reach / SEARCH_STEPS))[0]
             start = level.placed(carried(search(grid, reach), grid.fixed.space, level.fixed.space))
             found = self._level(way, 0, start, iterations)
         # not by what the level raised: how labels and squares weigh beside the first term is set anew wherever it starts
-        group, landmarks = self.course.similarity.groups(level, self.preset.radius)[0], way.guides.landmarks(level, way.guides_world)
+        group, landmarks = self.course.similarity.groups(level, self.course.preset.radius)[0], way.guides.landmarks(level, way.guides_world)
         fields = level.empty_field(), plain.field, found.field
         before, without, after = (score(level, field, group) - (0.0 if landmarks is None else float(landmarks.penalty(field, fields[0]))) for field in fields)
         text = f"similarity at {level.spacing:g} mm {after:.4f} from a search within {reach:.0f} mm, {without:.4f} without"
@@ -294,17 +270,17 @@ class _Round:
         """Similarity under the headers alone and in the end, on the finest level that costs little; NaN where the headers do not overlap."""
         level = next((level for level in reversed(way.levels) if np.prod(level.grid) <= SCORE_VOXELS), way.levels[0])
         field = carried(field, way.bent[-1].fixed.space, level.fixed.space)
-        after = score(level, field, self.course.similarity.groups(level, self.preset.radius)[0])
-        moving = _pooled_like(self.view.moving, level)
+        after = score(level, field, self.course.similarity.groups(level, self.course.preset.radius)[0])
+        moving = _pooled_like(self.course.aligned.moving, level, self.course.similarity.features)
         header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
         header = (header.resampled() if self.course.similarity.same_axes else header).on(self.course.device)
-        return score(header, header.empty_field(), self.course.similarity.groups(header, self.preset.radius)[0]), after
+        return score(header, header.empty_field(), self.course.similarity.groups(header, self.course.preset.radius)[0]), after
 
 
 def _one_direction(level: Level) -> Decision:
     return Decision("one direction", f"at {level.spacing:g} mm", "the inverse that both directions are joined by was not found")
 
 
-def _pooled_like(side: PreparedImage, level: Level) -> PreparedImage:
+def _pooled_like(side: PreparedImage, level: Level, features: Features | None) -> PreparedImage:
     """The native moving image at the spacing of a level."""
-    return pyramid(level.fixed, side, np.eye(side.space.ndim + 1), (1,), level.spacing)[0].moving
+    return pyramid(level.fixed, side, np.eye(side.space.ndim + 1), (1,), level.spacing, features)[0].moving
