@@ -105,14 +105,13 @@ def test_presets_cost_and_reach_more_in_turn():
     assert accurate > default - 1e-3  # both within rounding of a perfect match
 
 
-@pytest.mark.parametrize("similarity", ["lncc", "mind", "nmi", "nmi+gradient"])
-def test_another_round_follows_what_moves_far(similarity):
+@pytest.mark.parametrize("preset", ["default", "accurate"])
+@pytest.mark.parametrize("similarity", ["lncc", "lncc+mse", "mind", "nmi", "nmi+gradient"])
+def test_what_moves_far_is_followed_without_folds(similarity, preset):
     pair = known_pair(2, largest=9.0, seed=4)
-    once, twice = (register(fixed=pair[0], moving=pair[1], preset=preset, similarity=similarity) for preset in ("default", "accurate"))
-    errors = [error_voxels(found.transform, pair[4], pair[0]) for found in (once, twice)]
-    assert errors[1] < errors[0] < before(pair)
-    assert bool((twice.field.determinants() > 0).all())
-    assert len(twice.timings) == len(once.timings)  # seconds per stage, whatever the rounds
+    found = register(fixed=pair[0], moving=pair[1], preset=preset, similarity=similarity)
+    assert error_voxels(found.transform, pair[4], pair[0]) < before(pair) / 3
+    assert bool((found.field.determinants() > 0).all())
 
 
 def test_progress_ends_where_it_said_it_would():
