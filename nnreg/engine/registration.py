@@ -175,7 +175,9 @@ class _Engine:
         by = find_similarity(chosen.value)
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
-        levels = pyramid(self.fixed, begun.view.moving, begun.view.world, plan.factors, features=by.features)
+        levels = levels[-len(plan.factors) :]
+        if by.features is not None:
+            levels = pyramid(self.fixed, begun.view.moving, begun.view.world, plan.factors, features=by.features)
         course = Course(self.fixed, begun.view, levels, plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
         where = () if course.device is None else (Decision("device", str(course.device), "asked for: levels are refined there, in torch"),)
         decisions: tuple[Decision, ...] = begun.decision, *where, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
