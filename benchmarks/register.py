@@ -170,7 +170,7 @@ def installed(method: str, python: str) -> bool:
 
 def run_method(pair: Pair, method: str, options: argparse.Namespace, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run one method on one pair, in a process of its own that may end as it likes, and score it."""
-    python = sys.executable if method.startswith("nnreg") else str(Path(shutil.which(options.peer_python) or options.peer_python).absolute())
+    python = sys.executable if method.startswith(("nnreg", "command")) else str(Path(shutil.which(options.peer_python) or options.peer_python).absolute())
     environment = {**os.environ, **{name: str(options.threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS")}}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)

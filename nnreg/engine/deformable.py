@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.engine.clock import Clock
-from nnreg.engine.grids import Features, Level, blocks_of, carried, matrix_between, pyramid
+from nnreg.engine.grids import Level, blocks_of, carried, matrix_between, pyramid
 from nnreg.engine.guidance import Guides
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.presets import Preset, Schedule
@@ -189,10 +189,14 @@ class _Pass:
         if self.course.similarity.same_axes:
             guides = guides.through(Transform.affine(world), self.course.fixed.space, self.course.aligned.moving.space)
             levels, world = [level.resampled() for level in levels], np.eye(len(world))
-        bent = [level.halved() if self._coarser(number) else None for number, level in enumerate(levels)]
+        halves = [level.halved() if self._coarser(number) else None for number, level in enumerate(levels)]
         device = self.course.device
         levels = [level.on(device) for level in levels]
-        return _Way(levels, [level if half is None else half.on(device) for level, half in zip(levels, bent, strict=True)], guides, world)
+        bent = [levels[0]]
+        for before, level, half in zip(levels, levels[1:], halves[1:], strict=False):
+            # usually the grid of the level before, whose images need not be held twice
+            bent.append(level if half is None else before if half.same_grids(before) else half.on(device))
+        return _Way(levels, bent, guides, world)
 
     def _coarser(self, number: int) -> bool:
         """Whether fields of a level lie on a grid of longer voxels: of large ones, in whose voxels nothing has to be kept exactly."""
@@ -219,8 +223,9 @@ class _Pass:
                         both, decisions = 0, (*decisions, _one_direction(level))
                     opposed = opposed if start is None else start
                 else:
+                    # of no more use after the last level that both directions share: its memory is needed
+                    opposed = backward.carried(opposed, number) if number < both else field
                     field = self._level(forward, number, forward.carried(field, number), count).field
-                    opposed = backward.carried(opposed, number) if number < both else opposed
                 if number < both:
                     opposed = self._level(backward, number, opposed, count).field
                     mean = halfway(field, opposed, forward.bent[number])
@@ -271,7 +276,7 @@ class _Pass:
         level = next((level for level in reversed(way.levels) if np.prod(level.grid) <= SCORE_VOXELS), way.levels[0])
         field = carried(field, way.bent[-1].fixed.space, level.fixed.space)
         after = score(level, field, self.course.similarity.groups(level, self.course.preset.radius)[0])
-        moving = _pooled_like(self.course.aligned.moving, level, self.course.similarity.features)
+        moving = _pooled_like(self.course.aligned.moving, level)
         header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
         header = (header.resampled() if self.course.similarity.same_axes else header).on(self.course.device)
         return score(header, header.empty_field(), self.course.similarity.groups(header, self.course.preset.radius)[0]), after
@@ -281,6 +286,7 @@ def _one_direction(level: Level) -> Decision:
     return Decision("one direction", f"at {level.spacing:g} mm", "the inverse that both directions are joined by was not found")
 
 
-def _pooled_like(side: PreparedImage, level: Level, features: Features | None) -> PreparedImage:
-    """The native moving image at the spacing of a level."""
-    return pyramid(level.fixed, side, np.eye(side.space.ndim + 1), (1,), level.spacing, features)[0].moving
+def _pooled_like(side: PreparedImage, level: Level) -> PreparedImage:
+    """The native moving image at the spacing of a level, with features if the level has any."""
+    side = replace(side, make_features=level.fixed.make_features)
+    return pyramid(level.fixed, side, np.eye(side.space.ndim + 1), (1,), level.spacing)[0].moving

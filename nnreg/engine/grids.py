@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +13,6 @@ from nnreg.geometry import FieldMap, Space
 from nnreg.kernels import volumes
 from nnreg.kernels.backend import placed, zeros
 from nnreg.kernels.volumes import Blocks
-
-Features = Callable[[Floats], Floats]
 
 SMALLEST = 4  # voxels: an axis is not pooled below this
 NESTED = 1e-3  # voxels by which a grid of blocks may lie off
@@ -134,15 +131,26 @@ class Level:
         padded, matrix = np.pad(inside, 1)[None], self.matrix.copy()
         matrix[3 - len(own) :, 3] += 1
         mask = volumes.sample(volume_of(padded), shape=self.grid, matrix=matrix).reshape(shape)
-        moving = PreparedImage(image.reshape(-1, *shape), None if mask.min() > 0.5 else mask, self.fixed.space)
+        features = self.moving.features
+        if features is not None:
+            features = volumes.sample(volume_of(features), shape=self.grid, matrix=self.matrix).reshape(-1, *shape)
+        moving = PreparedImage(image.reshape(-1, *shape), None if mask.min() > 0.5 else mask, self.fixed.space, self.moving.make_features, features)
         return Level(self.fixed, moving, np.eye(3, 4, dtype=np.float32), self.spacing)
 
     def halved(self) -> Level:
-        """The level of voxels twice as long, each of whole voxels of this one; axes that are as thick already are left."""
-        fixed, moving = (_pooled(side, 2 * self.spacing) for side in (self.fixed, self.moving))
+        """The level of voxels twice as long, each of whole voxels of this one, without features; axes that are as thick already are left."""
+        fixed, moving = (_pooled(side.plain(), 2 * self.spacing) for side in (self.fixed, self.moving))
         within, without = _whole(matrix_between(fixed.space, self.fixed.space)), _whole(matrix_between(self.moving.space, moving.space))
         matrix = (without @ _whole(self.matrix) @ within)[:3]
         return Level(fixed, moving, np.ascontiguousarray(matrix, dtype=np.float32), 2 * self.spacing)
+
+    def same_grids(self, other: Level) -> bool:
+        """Whether both sides of another level lie on these grids."""
+        return self.fixed.space.same_as(other.fixed.space) and self.moving.space.same_as(other.moving.space)
+
+    def plain(self) -> Level:
+        """The same level without features."""
+        return replace(self, fixed=self.fixed.plain(), moving=self.moving.plain())
 
     def swapped(self) -> Level:
         """The same level with the roles exchanged."""
@@ -154,9 +162,7 @@ class Level:
         return field
 
 
-def pyramid(
-    fixed: PreparedImage, moving: PreparedImage, world: Doubles, factors: tuple[int, ...], base: float | None = None, features: Features | None = None
-) -> list[Level]:
+def pyramid(fixed: PreparedImage, moving: PreparedImage, world: Doubles, factors: tuple[int, ...], base: float | None = None) -> list[Level]:
     """Levels at ``factor * base`` mm, in the order of `factors`.
 
     Parameters
@@ -168,15 +174,12 @@ def pyramid(
         Multiples of `base`, coarse to fine.
     base : float, mm, optional
         By default the smallest spacing of the fixed image.
-    features : callable (image) -> features, optional
-        What else of an image is pooled.
     """
     finest = min(fixed.space.spacing) if base is None else base
-    others = [None if features is None else replace(side, image=features(side.image)) for side in (fixed, moving)]
     levels = []
     for factor in factors:
         spacing = finest * factor
-        sides = [_pooled(side, spacing, other) for side, other in zip((fixed, moving), others, strict=True)]
+        sides = [_pooled(side, spacing) for side in (fixed, moving)]
         levels.append(Level(sides[0], sides[1], matrix_between(sides[0].space, sides[1].space, world), spacing))
     return levels
 
@@ -186,9 +189,7 @@ def _whole(matrix: Floats) -> Doubles:
     return np.vstack([matrix, (0, 0, 0, 1)]).astype(np.float64)
 
 
-def _pooled(side: PreparedImage, spacing: float, features: PreparedImage | None = None) -> PreparedImage:
-    """A side pooled to a spacing, with features that were made on its grid."""
+def _pooled(side: PreparedImage, spacing: float) -> PreparedImage:
     pairs = zip(side.space.spacing, side.space.shape, strict=True)
     factors = tuple(max(1, min(size // SMALLEST, round(spacing / own))) for own, size in pairs)
-    pooled = side.pooled_by(factors)
-    return pooled if features is None else replace(pooled, features=features.pooled_by(factors).image)
+    return side.pooled_by(factors)

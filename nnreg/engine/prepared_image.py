@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,8 @@ from nnreg.geometry import Space
 from nnreg.kernels.backend import on
 from nnreg.kernels.volumes import block_means
 from nnreg.padding import Box, fill_values, shown, slices, without_fill
+
+Features = Callable[[Floats], Floats]
 
 HISTOGRAM_BINS = 64
 SAMPLE = 100_000  # values from which percentiles are taken
@@ -32,24 +34,41 @@ class PreparedImage:
     mask : array, shape space.shape, float32 in [0, 1], or None
         Share of each voxel that may be looked at; None means all of it.
     space : Space
-    features : array, shape (K, *space.shape), or None
-        What else is compared, made of the image before it was pooled.
+    make_features : callable (image) -> features, or None
+        Makes of an image (C, *grid) what else of it is compared, (K, *grid).
+    pooled_features : array, shape (K, *space.shape), or None
+        What it made of the image before that was pooled.
     """
 
     image: Floats
     mask: Floats | None
     space: Space
-    features: Floats | None = None
+    make_features: Features | None = None
+    pooled_features: Floats | None = None
 
     @property
     def channels(self) -> int:
         """Number of channels."""
         return int(self.image.shape[0])
 
+    @property
+    def features(self) -> Floats | None:
+        """What else is compared (K, *space.shape), made before the image was pooled; None for nothing.
+
+        Those of an image that was not pooled are made whenever they are asked for: kept, they would take as much memory as it does.
+        """
+        if self.make_features is None or self.pooled_features is not None:
+            return self.pooled_features
+        return self.make_features(self.image)
+
+    def plain(self) -> PreparedImage:
+        """The same without features."""
+        return replace(self, make_features=None, pooled_features=None)
+
     def on(self, device: Any) -> PreparedImage:
-        """The same with image and mask as tensors on a device of torch; None leaves them what they are."""
-        mask, features = (None if array is None else on(array, device) for array in (self.mask, self.features))
-        return replace(self, image=on(self.image, device), mask=mask, features=features)
+        """The same with its arrays as tensors on a device of torch; None leaves them what they are."""
+        mask, features = (None if array is None else on(array, device) for array in (self.mask, self.pooled_features))
+        return replace(self, image=on(self.image, device), mask=mask, pooled_features=features)
 
     def pooled(self, spacing: Sequence[float]) -> PreparedImage:
         """Means over blocks of whole voxels, as near to `spacing` (mm, array axis order) as whole blocks come, never finer than stored."""
@@ -68,12 +87,22 @@ class PreparedImage:
         matrix[:n, n] = self.space.to_world(np.asarray(starts) + (np.asarray(factors) - 1) / 2)
         matrix[:n, :n] = matrix[:n, :n] * np.asarray(factors)
         window = (slice(None), *(slice(start, start + count * factor) for start, count, factor in zip(starts, shape, factors, strict=True)))
-        if self.mask is None:
-            return PreparedImage(block_means(self.image[window], factors), None, Space.from_matrix(shape, matrix))
-        mask = block_means(self.mask[None][window], factors)
-        # what lies outside the mask must not leak into the blocks on its border
-        image = np.divide(block_means((self.image * self.mask)[window], factors), np.maximum(mask, np.float32(1e-6)), dtype=np.float32)
-        return PreparedImage(image, mask[0], Space.from_matrix(shape, matrix))
+        mask = None if self.mask is None else block_means(self.mask[None][window], factors)
+
+        def means(values: Floats) -> Floats:
+            if self.mask is None or mask is None:
+                return block_means(values[window], factors)
+            # what lies outside the mask must not leak into the blocks on its border
+            return np.divide(block_means((values * self.mask)[window], factors), np.maximum(mask, np.float32(1e-6)), dtype=np.float32)
+
+        features = self.features
+        return PreparedImage(
+            means(self.image),
+            None if mask is None else mask[0],
+            Space.from_matrix(shape, matrix),
+            self.make_features,
+            None if features is None else means(features),
+        )
 
 
 def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.generic] | None, role: str) -> PreparedImage:

@@ -41,6 +41,8 @@ class Preset:
         at levels that are not named.
     symmetric_from : int or None
         Multiple of the finest spacing from which on, coarser ones included, levels are refined in both directions; None for none.
+    features_from : int
+        Multiple of the finest spacing from which on, coarser ones included, levels compare the features of a similarity beside the images.
     """
 
     iterations: tuple[int, int, int, int]
@@ -53,6 +55,7 @@ class Preset:
     radius: float = 2.0
     windows: tuple[tuple[float, ...], ...] = ()
     symmetric_from: int | None = None
+    features_from: int = 1
 
     def radii(self, finer: int) -> tuple[float, ...]:
         """Half windows, voxels, of the level that has so many finer ones, for similarities that take several."""
@@ -73,7 +76,7 @@ class Preset:
 # times the time; a second passage through the pyramid brought brains + 0.003 for as much, and made hearts rougher without a gain
 WINDOWS = (0.5, 2.5), (0.5,)
 PRESETS = {
-    "fast": Preset((15, 20, 15, 2)),
+    "fast": Preset((15, 20, 15, 3), features_from=2),
     "default": Preset((30, 40, 15, 8), symmetric_from=2),
     "accurate": Preset((30, 40, 40, 20), windows=WINDOWS, symmetric_from=2),
 }

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnreg.arrays import Floats
 from nnreg.engine.constraints import Held
-from nnreg.engine.grids import Level
+from nnreg.engine.grids import Level, volume_of
 from nnreg.engine.presets import Preset
 from nnreg.engine.similarities import EngineSimilarity
 from nnreg.engine.similarity_terms import ChannelGroup, Landmarks, at_least
@@ -96,9 +96,10 @@ def score(level: Level, field: Floats, group: ChannelGroup) -> float:
     """Similarity of one group under a field, over what both images show; NaN if they show nothing in common."""
     view = _View(level)
     view.changed(field)
-    if view.valid is not None and not view.valid.any():
+    valid = view.valid()
+    if valid is not None and not valid.any():
         return float("nan")
-    group.term.restrict(view.valid)
+    group.term.restrict(valid)
     warped = volumes.sample(group.moving, field, matrix=level.matrix)
     return read(group.term(warped, copied(warped)))[0]
 
@@ -107,7 +108,8 @@ def common_view(level: Level) -> bool:
     """Whether the images of a level show anything in common under its linear map and their masks."""
     view = _View(level)
     view.changed(level.empty_field())
-    return view.valid is None or bool(view.valid.any())
+    valid = view.valid()
+    return valid is None or bool(valid.any())
 
 
 class _Descent:
@@ -178,8 +180,7 @@ class _Descent:
 
     def _evaluate(self, look: bool = True) -> Any:
         if look and self.view.changed(self.field):
-            for group in self.groups:
-                group.term.restrict(self.view.valid)
+            self._restrict()
         # an image is sampled where its term looks; a term that says nothing looks everywhere
         ranges = getattr(self.groups[0].term, "ranges", None) if len(self.groups) == 1 else None
         volumes.sample(self.moving, self.field, matrix=self.level.matrix, out=self.warped, ranges=ranges, blocks=self.blocks)
@@ -191,6 +192,14 @@ class _Descent:
         if self.landmarks is not None:
             value = value - self.landmarks.penalty(self.field, self.start)
         return value
+
+    def _restrict(self) -> None:
+        for group in self.groups:
+            # what was found for the voxels before goes first: a large level has no room for both
+            group.term.restrict(None)
+        valid = self.view.valid()
+        for group in self.groups:
+            group.term.restrict(valid)
 
     def _parts(self) -> list[tuple[ChannelGroup, slice]]:
         """Each group with its channels among all."""
@@ -260,38 +269,39 @@ class _View:
 
     def __init__(self, level: Level, blocks: Blocks | None = None) -> None:
         self.moving, self.blocks, self.grid = level.moving, blocks, level.grid
-        shape = level.moving.space.shape
-        self.matrix = level.matrix.copy() if blocks is None else blocks.before(level.matrix)
-        self.matrix[3 - len(shape) :, 3] += 1
+        self.matrix = level.matrix if blocks is None else blocks.before(level.matrix)
         self.allowed = None if level.fixed.mask is None else (level.fixed.mask > 0.5).reshape(level.grid)
         self.allows_all = self.allowed is None or bool(read(self.allowed.all())[0])
         self.seen: Any = None
-        self.valid: Floats | None = None
+        self.everything = False
 
     def forget(self) -> None:
         """Take the next look for the first."""
         self.seen = None
 
     def changed(self, field: Floats) -> bool:
-        """Look again; whether the valid voxels are not what they were. Their array stays the same one: large levels have no room for two."""
-        before, self.seen = self.seen, volumes.sample(self._inside(), field, matrix=self.matrix)[0] > 0.5
+        """Look again; whether the valid voxels are not what they were."""
+        before, self.seen = self.seen, self._look(field)
         # read together: a device is waited for once
         other, everything = read(1.0 if before is None else (before != self.seen).sum() / prod(self.seen.shape), self.seen.all())
         if other <= SEEN_ALIKE:
             self.seen = before
             return False
-        if self.allows_all and everything:
-            self.valid = None
-            return before is not None
-        self.valid = zeros(self.grid, field) if self.valid is None else self.valid
-        self.valid[:] = self.seen if self.blocks is None else self.blocks.repeated(self.seen)
-        if self.allowed is not None:
-            self.valid *= self.allowed
-        return True
+        self.everything = self.allows_all and bool(everything)
+        return before is not None or not self.everything
 
-    def _inside(self) -> Floats:
-        """Where the moving image shows something, with zeros around: sampling continues the border, and the border is then outside."""
+    def valid(self) -> Floats | None:
+        """Ones at the valid voxels of the level (D, H, W) and zeros elsewhere; None where all are. Made anew each time."""
+        if self.everything:
+            return None
+        seen = self.seen if self.blocks is None else self.blocks.repeated(self.seen)
+        result: Floats = zeros(self.grid, self.moving.image)
+        result[:] = seen if self.allowed is None else seen & self.allowed
+        return result
+
+    def _look(self, field: Floats) -> Any:
         shape = self.moving.space.shape
-        inside: Floats = zeros((1,) * (4 - len(shape)) + tuple(size + 2 for size in shape), self.moving.image)
-        inside[(0,) * (4 - len(shape)) + (slice(1, -1),) * len(shape)] = 1.0 if self.moving.mask is None else self.moving.mask
-        return inside
+        seen = volumes.within((1,) * (3 - len(shape)) + shape, field, matrix=self.matrix)
+        if self.moving.mask is not None:
+            seen &= volumes.sample(volume_of(self.moving.mask[None]), field, matrix=self.matrix)[0] > 0.5
+        return seen

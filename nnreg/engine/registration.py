@@ -176,9 +176,11 @@ class _Engine:
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
         levels = levels[-len(plan.factors) :]
+        fixed, view = by.prepared(self.fixed), replace(begun.view, moving=by.prepared(begun.view.moving))
         if by.features is not None:
-            levels = pyramid(self.fixed, begun.view.moving, begun.view.world, plan.factors, features=by.features)
-        course = Course(self.fixed, begun.view, levels, plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
+            levels = pyramid(fixed, view.moving, view.world, plan.factors)
+            levels = [level if factor >= self.preset.features_from else level.plain() for level, factor in zip(levels, plan.factors, strict=True)]
+        course = Course(fixed, view, levels, plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
         where = () if course.device is None else (Decision("device", str(course.device), "asked for: levels are refined there, in torch"),)
         decisions: tuple[Decision, ...] = begun.decision, *where, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
         if self.options.constraints.preserve is not None and self.preset.symmetric_from is not None and self.options.symmetric is None:

@@ -72,7 +72,7 @@ class LocalCorrelation:
 
     def __call__(self, warped: Floats, valid: Floats) -> tuple[float, Floats]:
         """See :class:`Similarity`."""
-        mask = (valid > 0.5).astype(np.float32)
+        mask = valid > 0.5
         gradient = np.empty_like(warped)
         value, counted = 0.0, 0
         for channel, textured in enumerate(self.textured):

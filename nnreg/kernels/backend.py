@@ -40,6 +40,11 @@ def zeros(shape: tuple[int, ...], like: Any) -> Any:
     return np.zeros(shape, np.float32) if isinstance(like, np.ndarray) else like.new_zeros(shape)
 
 
+def indices(count: int, like: Any) -> Any:
+    """0, 1, ... where `like`, an image or field, is: nothing is sent to a device."""
+    return np.arange(count, dtype=np.float32) if isinstance(like, np.ndarray) else sys.modules["torch"].arange(count, dtype=like.dtype, device=like.device)
+
+
 def copied(array: Any) -> Any:
     """The same numbers in memory of their own."""
     return array.copy() if isinstance(array, np.ndarray) else array.clone()

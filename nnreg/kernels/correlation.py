@@ -21,7 +21,7 @@ FLAT = np.float32(100 * np.finfo(np.float32).eps)
 NEARLY_ALL = 0.9  # of a volume: to leave out less saves nothing
 MEAN_OF = 10_000  # values that a mean is taken of, which only has to be near: each of them lies in another line of the cache
 EMPTY = np.empty((0, 1, 1), np.float32)
-NO_ROWS = np.empty(0, np.bool_)
+NOTHING = np.empty(0, np.bool_)
 
 
 def inverse_counts(size: int, radius: int) -> Floats:
@@ -37,8 +37,8 @@ class Windows:
     Attributes
     ----------
     fixed : array, shape (D, H, W)
-    mask : array, shape (D, H, W), or EMPTY
-        Voxels at 0 belong to no window, and windows centred there are not scored.
+    mask : array of bool, shape (D, H, W), or NOTHING
+        Voxels outside belong to no window, and windows centred there are not scored.
     mean, inverse : array, shape (D, H, W)
         Mean of each window, and one over its floored sum of squares about it (0 where it is not scored).
     inverse_count : array, shape (D, H, W), or EMPTY without a mask
@@ -50,7 +50,7 @@ class Windows:
     """
 
     fixed: Floats
-    mask: Floats
+    mask: Mask
     mean: Floats
     inverse: Floats
     inverse_count: Floats
@@ -60,12 +60,15 @@ class Windows:
     scored: int
 
     @classmethod
-    def of(cls, fixed: Floats, radii: Radii, *, floor: float, mask: Floats | None = None) -> Windows:
-        """Statistics of `fixed` (D, H, W), float32 and contiguous."""
+    def of(cls, fixed: Floats, radii: Radii, *, floor: float, mask: Mask | None = None, like: Windows | None = None) -> Windows:
+        """Statistics of `fixed` (D, H, W), float32 and contiguous.
+
+        With `like`, the windows of another channel under the same mask, both share how many voxels each window holds.
+        """
         shape = fixed.shape
         mean, inverse = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        inside = EMPTY if mask is None else mask
-        inverse_count = EMPTY if mask is None else np.empty(shape, np.float32)
+        inside = NOTHING if mask is None else mask
+        inverse_count = like.inverse_count if like is not None else EMPTY if mask is None else np.empty(shape, np.float32)
         offset = _mean(fixed, mask)
         in_parts(
             lncc_cpu.statistics,
@@ -83,7 +86,7 @@ class Windows:
             least=2 * radii[0] + 1,
             multiple=lncc_cpu.AFRESH,
         )
-        scored = fixed.size if mask is None else int(np.count_nonzero(mask > 0))
+        scored = fixed.size if mask is None else int(np.count_nonzero(mask))
         return cls(fixed, inside, mean, inverse, inverse_count, radii, offset, floor, scored)
 
     @functools.cached_property
@@ -108,12 +111,12 @@ class Windows:
     def busy(self) -> Mask:
         """Whether each row has a say (D * H,), as :func:`nnreg.kernels.lncc_cpu.sweep` takes it; empty where nearly all have."""
         if self.ranges is None:
-            return NO_ROWS
+            return NOTHING
         return np.asarray(self.ranges[:, 1] > self.ranges[:, 0])
 
     def only(self, chosen: npt.NDArray[np.bool_]) -> Windows:
         """The same windows, of which only those centred on `chosen` (D, H, W) voxels (and in the mask) are scored."""
-        kept = chosen if not self.mask.size else chosen & (self.mask > 0)
+        kept = chosen if not self.mask.size else chosen & self.mask
         return replace(self, inverse=self.inverse * kept, scored=int(np.count_nonzero(kept)))
 
     def correlation(
@@ -146,7 +149,7 @@ class Windows:
             FLAT,
             np.float32(share * (1.0 if signed else 2.0) / max(1, self.scored)),
             signed,
-            self.busy if skip else NO_ROWS,
+            self.busy if skip else NOTHING,
             least=4 * self.radii[0] + 1,
             multiple=lncc_cpu.AFRESH,
         )
@@ -167,12 +170,12 @@ def joined(ranges: Sequence[ShortIntegers | None]) -> ShortIntegers | None:
     return first
 
 
-def _mean(image: Floats, mask: Floats | None) -> float:
+def _mean(image: Floats, mask: Mask | None) -> float:
     """Mean of a sample: it only has to be near, so that sums of squares keep their digits."""
     step = max(1, image.size // MEAN_OF)
     values = image.reshape(-1)[::step]
     if mask is not None:
-        values = values[mask.reshape(-1)[::step] > 0]
+        values = values[mask.reshape(-1)[::step]]
         # a small mask may lie between the samples
-        values = values if values.size else image[mask > 0]
+        values = values if values.size else image[mask]
     return float(values.mean(dtype=np.float64)) if values.size else 0.0

@@ -69,7 +69,7 @@ def _sum_afresh(total: Floats, rings: Floats, span: int) -> None:
 
 
 @compiled
-def _warped_products(padded: Floats, fixed: Floats, warped: Floats, mask: Floats, row: int, width: int, radius: int, offsets: tuple[np.float32, ...]) -> None:
+def _warped_products(padded: Floats, fixed: Floats, warped: Floats, mask: Mask, row: int, width: int, radius: int, offsets: tuple[np.float32, ...]) -> None:
     """Warped, its square and its product with fixed, of the row from `row` on, into the middle of three padded rows."""
     start, line = np.uint64(row), width + 2 * radius
     one, square, product = np.uint64(radius), np.uint64(line + radius), np.uint64(2 * line + radius)
@@ -83,7 +83,7 @@ def _warped_products(padded: Floats, fixed: Floats, warped: Floats, mask: Floats
         return
     for x in range(np.uint64(width)):
         # chosen, not multiplied: what the mask leaves out may be NaN
-        inside = mask[start + x] > 0
+        inside = mask[start + x]
         value = warped[start + x] - of_warped if inside else np.float32(0.0)
         other = fixed[start + x] - of_fixed if inside else np.float32(0.0)
         padded[one + x] = value
@@ -132,7 +132,7 @@ def _coefficients(
 
 @compiled
 def _write_gradient(
-    result: Floats, sums: Floats, at: int, fixed: Floats, warped: Floats, mask: Floats, row: int, width: int, offsets: tuple[np.float32, ...], scale: np.float32
+    result: Floats, sums: Floats, at: int, fixed: Floats, warped: Floats, mask: Mask, row: int, width: int, offsets: tuple[np.float32, ...], scale: np.float32
 ) -> None:
     """One row of the gradient from the windowed sums of the coefficients."""
     start = np.uint64(row)
@@ -143,12 +143,12 @@ def _write_gradient(
         result[start + x] = ((fixed[start + x] - of_fixed) * on_one - (warped[start + x] - of_warped) * on_other - sums[constant + x]) * scale
     if mask.shape[0]:
         for x in range(np.uint64(width)):
-            if not mask[start + x] > 0:
+            if not mask[start + x]:
                 result[start + x] = np.float32(0.0)
 
 
 @compiled
-def _fixed_products(padded: Floats, fixed: Floats, mask: Floats, row: int, width: int, radius: int, offset: np.float32) -> None:
+def _fixed_products(padded: Floats, fixed: Floats, mask: Mask, row: int, width: int, radius: int, offset: np.float32) -> None:
     """Number, value and square of the row from `row` on, into the middle of three padded rows."""
     start, line = np.uint64(row), width + 2 * radius
     number, one, square = np.uint64(radius), np.uint64(line + radius), np.uint64(2 * line + radius)
@@ -160,7 +160,7 @@ def _fixed_products(padded: Floats, fixed: Floats, mask: Floats, row: int, width
             padded[square + x] = value * value
         return
     for x in range(np.uint64(width)):
-        inside = mask[start + x] > 0
+        inside = mask[start + x]
         value = fixed[start + x] - offset if inside else np.float32(0.0)
         padded[number + x] = np.float32(inside)
         padded[one + x] = value
@@ -175,7 +175,7 @@ def statistics(
     inverse: Floats,
     inverse_count: Floats,
     fixed: Floats,
-    mask: Floats,
+    mask: Mask,
     shape: tuple[int, int, int],
     radii: Radii,
     offset: np.float32,
@@ -218,7 +218,7 @@ def statistics(
             if mask.shape[0]:
                 for x in range(np.uint64(width)):
                     inverse_count[to + x] = np.float32(1.0) / max(totals[number + x], np.float32(1.0))
-                    inverse[to + x] *= np.float32(mask[to + x] > 0)
+                    inverse[to + x] *= np.float32(mask[to + x])
 
 
 @compiled
@@ -229,7 +229,7 @@ def sweep(
     scores: Doubles,
     fixed: Floats,
     warped: Floats,
-    mask: Floats,
+    mask: Mask,
     mean_fixed: Floats,
     inverse_fixed: Floats,
     inverse_count: Floats,
@@ -248,7 +248,7 @@ def sweep(
     Parameters
     ----------
     mask, inverse_count
-        Volumes, or empty: then every voxel counts, and `counts` holds the inverse number of voxels of a window per axis.
+        Volumes, of truth values and of numbers, or empty: then every voxel counts, and `counts` holds the inverse number of voxels of a window per axis.
     mean_fixed, inverse_fixed
         Mean of the fixed image in every window, and one over its floored sum of squares about it (0 where the window is not scored).
     offsets

@@ -14,7 +14,7 @@ import numpy as np
 from nnreg.arrays import Doubles, Floats, ShortIntegers
 from nnreg.errors import GeometryError
 from nnreg.kernels import divergence_cpu, field_cpu, finer_cpu, middle_cpu, smooth_cpu
-from nnreg.kernels.backend import by_array, placed
+from nnreg.kernels.backend import by_array, indices, placed
 from nnreg.kernels.threads import in_parts
 
 NO_FIELD = np.empty((0, 1, 1, 1), np.float32)
@@ -101,6 +101,22 @@ def sample(
     divided = SAME if blocks is None else blocks
     given = NO_FIELD if field is None else field, matrix, EVERYWHERE if ranges is None else ranges, divided.factors, divided.starts
     in_parts(field_cpu.sample, grid[0] * grid[1], result, image, *given)
+    return result
+
+
+def within(shape: tuple[int, ...], field: Any, *, matrix: Floats = IDENTITY) -> Any:
+    """Whether ``matrix (x + field(x))`` lies in a voxel of a volume of `shape` (D, H, W): truth values on the grid of `field`, an array or a tensor."""
+    components, *grid = field.shape
+    result: Any = None
+    for row, size in zip(matrix.tolist(), shape, strict=True):
+        places: Any = row[3]
+        for axis, (share, count) in enumerate(zip(row, grid, strict=False)):
+            places = places + share * indices(count, field).reshape([-1 if other == axis else 1 for other in range(3)])
+        for share, component in zip(row[3 - components : 3], field, strict=True):
+            if share:
+                places += share * component
+        inside = (places > -0.5) & (places < size - 0.5)
+        result = inside if result is None else result & inside
     return result
 
 

@@ -181,7 +181,7 @@ def _fused_value_and_gradient(
     total, scored = 0.0, 0
     for index in range(fixed.shape[0]):
         one, other, out = (tensor[index].detach().contiguous().numpy().reshape(shape) for tensor in (fixed, warped, result))
-        inside = None if mask is None else mask[index].to(torch.float32).numpy().reshape(shape)
+        inside = None if mask is None else (mask[index] > 0).numpy().reshape(shape)
         windows = Windows.of(one, radii, floor=smooth_dr, mask=inside)
         value, _ = windows.correlation(other, out)
         out *= windows.scored

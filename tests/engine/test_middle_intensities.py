@@ -13,14 +13,14 @@ from nnreg.engine.grids import Level, pyramid
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.presets import PRESETS, STABLE
 from nnreg.engine.refine import Settings
-from nnreg.engine.similarities import find_similarity
+from nnreg.engine.similarities import SIMILARITIES, find_similarity
 from nnreg.engine.similarities.lncc import local_correlation, middle_intensities
 from nnreg.geometry import Space
 from tests.engine.pairs import known_pair
 
 
-def side(shape, seed):
-    return PreparedImage(np.random.default_rng(seed).random((1, *shape)).astype(np.float32), None, Space.plain(shape))
+def side(shape, seed, features=middle_intensities):
+    return PreparedImage(np.random.default_rng(seed).random((1, *shape)).astype(np.float32), None, Space.plain(shape), features)
 
 
 def test_a_ridge_at_the_middle_of_the_window():
@@ -30,17 +30,22 @@ def test_a_ridge_at_the_middle_of_the_window():
 
 def test_made_before_images_are_pooled():
     fixed, moving = side((16, 18, 20), 0), side((17, 18, 19), 1)
-    coarse, finest = pyramid(fixed, moving, np.eye(4), (2, 1), features=middle_intensities)
+    coarse, finest = pyramid(fixed, moving, np.eye(4), (2, 1))
     np.testing.assert_array_equal(finest.moving.features, middle_intensities(moving.image))
     whole = dataclasses.replace(moving, image=middle_intensities(moving.image))
     np.testing.assert_array_equal(coarse.moving.features, whole.pooled_by((2, 2, 2)).image)
     assert np.abs(coarse.moving.features - middle_intensities(coarse.moving.image)).max() > 0.1
-    assert pyramid(fixed, moving, np.eye(4), (2, 1))[0].fixed.features is None
+    assert side((16, 18, 20), 0, None).pooled_by((2, 2, 2)).features is None
+
+
+def test_what_is_resampled_keeps_them():
+    level = pyramid(side((12, 13, 14), 0), side((12, 13, 14), 1), np.eye(4), (2,))[0]
+    np.testing.assert_allclose(level.resampled().moving.features, level.moving.features, atol=1e-6)
 
 
 @pytest.mark.parametrize("radii", [(2.0,), (1.0, 2.0)])
 def test_the_value_has_the_gradient_that_it_says(radii):
-    level = pyramid(side((12, 13, 14), 0), side((12, 13, 14), 1), np.eye(4), (1,), features=middle_intensities)[0]
+    level = pyramid(side((12, 13, 14), 0), side((12, 13, 14), 1), np.eye(4), (1,))[0]
     group = local_correlation(level, *radii)
     assert len(group.moving) == 2
     warped = group.moving.astype(np.float32)
@@ -56,8 +61,7 @@ def test_rows_where_either_has_a_say_are_warped():
     image = np.zeros((1, 40, 40, 40), np.float32)
     image[0, 14:26, 14:26, 14:26] = np.random.default_rng(0).random((12, 12, 12))
     space = Space.plain((40, 40, 40))
-    plain = PreparedImage(image, None, space)
-    level = Level(*(dataclasses.replace(plain, features=middle_intensities(image)),) * 2, np.eye(3, 4, dtype=np.float32), 1.0)
+    level = Level(*(PreparedImage(image, None, space, middle_intensities),) * 2, np.eye(3, 4, dtype=np.float32), 1.0)
     term = local_correlation(level, 2.0).term
     ranges = term.ranges
     assert ranges is not None
@@ -84,3 +88,18 @@ def test_smoothness_widens_it_too_but_never_beyond_what_is_stable():
     preset, similarity = PRESETS["default"], find_similarity("lncc")
     assert Settings.of(preset.smoother(1.5), similarity, 1).divergence_smoothing == pytest.approx(2.25 * preset.divergence_smoothing)
     assert preset.smoother(4.0).divergence_smoothing == STABLE
+
+
+@pytest.mark.parametrize(("preset", "channels"), [("fast", [2, 1]), ("default", [2, 2])])
+def test_a_preset_says_from_which_level_on_they_are_compared(preset, channels, monkeypatch):
+    fixed, moving, *_ = known_pair(3, seed=4)
+    seen = {}
+
+    def groups(level, *radii):
+        found = local_correlation(level, *radii)
+        seen.setdefault(level.spacing, set()).add(len(found.moving))
+        return [found]
+
+    monkeypatch.setitem(SIMILARITIES._entries, "lncc", dataclasses.replace(find_similarity("lncc"), groups=groups))
+    nnreg.register(fixed=fixed, moving=moving, similarity="lncc", preset=preset)
+    assert [seen[spacing] for spacing in sorted(seen, reverse=True)][-2:] == [{count} for count in channels]

@@ -44,7 +44,7 @@ def fields_for(shape: tuple[int, int, int], largest: float = 3.0) -> list[np.nda
 @pytest.mark.parametrize("shape", SHAPES)
 def test_correlation_and_its_gradient(shape, radii, masked, signed, threads):
     fixed, warped = random(*shape, seed=1) + 3, random(*shape, seed=2) - 5
-    mask = (random(*shape, seed=3) > 0.3).astype(np.float32) if masked else None
+    mask = random(*shape, seed=3) > 0.3 if masked else None
     value, gradient = Windows.of(fixed, radii, floor=1e-3, mask=mask).correlation(warped, signed=signed)
     variable = double(warped).requires_grad_()
     expected = reference.correlation(double(fixed), variable, radii, floor=1e-3, mask=None if mask is None else double(mask), signed=signed)
@@ -54,13 +54,23 @@ def test_correlation_and_its_gradient(shape, radii, masked, signed, threads):
     assert np.abs(gradient - variable.grad.numpy()).max() <= 2e-4 * float(variable.grad.abs().max()) + 1e-9
 
 
+def test_channels_under_one_mask_share_the_counts_of_their_windows():
+    shape = (7, 9, 8)
+    one, other, mask = random(*shape, seed=1), random(*shape, seed=2), random(*shape, seed=3) > 0.3
+    first = Windows.of(one, (1, 2, 1), floor=1e-3, mask=mask)
+    shared, own = (Windows.of(other, (1, 2, 1), floor=1e-3, mask=mask, like=like) for like in (first, None))
+    assert shared.inverse_count is first.inverse_count
+    for name in ("mean", "inverse", "inverse_count"):
+        np.testing.assert_array_equal(getattr(shared, name), getattr(own, name))
+
+
 def test_correlation_of_flat_and_masked_away_volumes_is_nothing():
     shape = (7, 9, 8)
     noise = random(*shape)
     for fixed, warped, mask in [
         (np.full(shape, 4.0, np.float32), noise, None),
         (noise, np.full(shape, 1e4, np.float32), None),
-        (noise, noise, np.zeros(shape, np.float32)),
+        (noise, noise, np.zeros(shape, bool)),
     ]:
         value, gradient = Windows.of(fixed, (2, 2, 2), floor=1e-3, mask=mask).correlation(warped)
         assert value == 0
@@ -69,15 +79,15 @@ def test_correlation_of_flat_and_masked_away_volumes_is_nothing():
 
 def test_a_mask_between_the_samples_of_the_mean_counts():
     image = 5 + random(30, 40, 50, seed=1)
-    mask = np.zeros_like(image)
+    mask = np.zeros(image.shape, bool)
     mask[20, 21, 23:26] = 1
     windows = Windows.of(image, (1, 1, 1), floor=1e-6, mask=mask)
-    assert windows.offset == pytest.approx(image[mask > 0].mean(), abs=1e-4)
+    assert windows.offset == pytest.approx(image[mask].mean(), abs=1e-4)
 
 
 def test_masked_values_are_never_looked_at():
     shape = (8, 9, 10)
-    fixed, warped, mask = random(*shape, seed=1), random(*shape, seed=2), np.ones(shape, np.float32)
+    fixed, warped, mask = random(*shape, seed=1), random(*shape, seed=2), np.ones(shape, bool)
     mask[:, 4:] = 0
     clean = Windows.of(fixed, (2, 2, 2), floor=1e-3, mask=mask).correlation(warped)
     fixed[:, 4:], warped[:, 4:] = np.nan, np.inf

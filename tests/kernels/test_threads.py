@@ -15,7 +15,7 @@ def test_local_correlation_is_the_same_bit_for_bit(radii, masked, monkeypatch):
     rng = np.random.default_rng(0)
     shape = (5 * lncc_cpu.AFRESH + 3, 6, 7)
     fixed, warped = (rng.random(shape, dtype=np.float32) for _ in range(2))
-    mask = (rng.random(shape) < 0.7).astype(np.float32) if masked else None
+    mask = rng.random(shape) < 0.7 if masked else None
     results = []
     for threads in (1, 2, 3, 5):
         monkeypatch.setattr("nnreg.kernels.threads.thread_count", lambda threads=threads: threads)

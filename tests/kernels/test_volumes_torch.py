@@ -33,6 +33,20 @@ def test_sample(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_within(shape):
+    for field in fields_for(shape):
+        for matrix in (MATRIX, volumes.IDENTITY):
+            found = volumes.within((6, 5, 7), field, matrix=matrix)
+            indices = np.moveaxis(np.indices(shape), 0, -1).astype(np.float64)
+            indices[..., 3 - len(field) :] += np.moveaxis(field, 0, -1)
+            places = indices @ matrix[:, :3].T + matrix[:, 3]
+            clear = (np.abs(places - np.rint(places - 0.5) - 0.5) > 1e-4).all(axis=-1)  # of the border of a voxel, by rounding
+            expected = ((places > -0.5) & (places < np.array((6, 5, 7)) - 0.5)).all(axis=-1)
+            assert (found == expected)[clear].all()
+            assert (volumes.within((6, 5, 7), torch.from_numpy(field), matrix=matrix).numpy() == found)[clear].all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_compose_and_the_transpose_of_sampling(shape):
     for inner in fields_for(shape):
         outer = random(*inner.shape, seed=9)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nnreg.arrays import Floats
@@ -17,6 +17,7 @@ from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.registry import Registry, entry_point_names, load_entry_point
 
 if TYPE_CHECKING:
+    from nnreg.engine.prepared_image import PreparedImage
     from nnreg.engine.similarity_terms import ChannelGroup
 
 ENTRY_POINTS = "nnreg.similarities"
@@ -64,6 +65,10 @@ class EngineSimilarity:
     across_contrasts: bool = False
     features: Callable[[Floats], Floats] | None = None
     on_device: bool = False
+
+    def prepared(self, side: PreparedImage) -> PreparedImage:
+        """An image of a pair before it is pooled, with the features that are compared."""
+        return replace(side, make_features=self.features)
 
 
 SIMILARITIES: Registry[EngineSimilarity] = Registry("similarity")

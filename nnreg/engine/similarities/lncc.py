@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnreg.arrays import Floats, ShortIntegers
+from nnreg.arrays import Floats, Mask, ShortIntegers
 from nnreg.engine.grids import Level, volume_of
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.engine.similarities import SIMILARITIES, EngineSimilarity
@@ -28,17 +28,20 @@ class LocalCorrelation:
 
     def __init__(self, fixed: Floats, radii: tuple[int, int, int]) -> None:
         self.fixed, self.radii, self.floor = fixed, radii, _floor(radii)
-        self.valid: Floats | None = None
+        self.mask: Mask | None = None
 
     def restrict(self, valid: Floats | None) -> None:
         """See :class:`nnreg.engine.similarity_terms.Term`."""
-        self.valid = valid
+        self.mask = None if valid is None else valid > 0
         self.__dict__.pop("windows", None)
 
     @functools.cached_property
     def windows(self) -> list[Windows]:
         """Of each channel, computed when first asked for: a level is restricted before it is compared."""
-        return [Windows.of(channel, self.radii, floor=self.floor, mask=self.valid) for channel in self.fixed]
+        found: list[Windows] = []
+        for channel in self.fixed:
+            found.append(Windows.of(channel, self.radii, floor=self.floor, mask=self.mask, like=found[0] if found else None))
+        return found
 
     @property
     def ranges(self) -> ShortIntegers | None:

@@ -76,8 +76,8 @@ class Pair:
             Of the round on its grid, from 1.
         """
         factors = (1,) if start is not None else schedule(preset, self.fixed.space).factors
-        levels = pyramid(self.fixed, self.moving, self.matrix, factors)
         by = find_similarity(self.similarity)
+        levels = pyramid(by.prepared(self.fixed), by.prepared(self.moving), self.matrix, factors)
         levels = [level.resampled() for level in levels] if by.same_axes else levels
         field = levels[0].empty_field() if start is None else start
         similarity = float("nan")
