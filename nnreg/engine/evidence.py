@@ -89,9 +89,7 @@ class _Judged:
     def _backward_alignment(self) -> float:
         step = float(self.moving.space.extent.max()) / ALIGNED
         try:
-            # a step of L-BFGS between images that have nothing in common may be of any length
-            with np.errstate(over="ignore", invalid="ignore"):
-                found = align_sides(self.moving, self.fixed, spacing=(step,) * self.space.ndim)
+            found = align_sides(self.moving, self.fixed, spacing=(step,) * self.space.ndim)
         except RegistrationError:
             return float("inf")
         back = apply_matrix(found.matrix @ self.linear, self.points)

@@ -169,7 +169,8 @@ def optimise(pair: Pair, similarity: Similarity, parameters: Parameters, start: 
             best = Fit(world, value * guard, overlap)
         return -value * guard, -guard * np.einsum("pij,ij->p", slopes, pair.on_world(world, gradient))
 
-    found = minimize(
-        cost, np.zeros(parameters.count), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-5, "gtol": 1e-7}
-    )
+    options = {"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-5, "gtol": 1e-7}
+    # a step between images that have nothing in common may be of any length
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = minimize(cost, np.zeros(parameters.count), jac=True, method="L-BFGS-B", options=options)
     return replace(best, settled=found.nit < iterations and found.nfev < 2 * iterations)
