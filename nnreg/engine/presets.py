@@ -77,7 +77,7 @@ class Preset:
 WINDOWS = (0.5, 2.5), (0.5,)
 PRESETS = {
     "fast": Preset((15, 20, 15, 3), features_from=2),
-    "default": Preset((30, 40, 15, 8), symmetric_from=2),
+    "default": Preset((30, 40, 20, 12), symmetric_from=2),
     "accurate": Preset((30, 40, 40, 20), windows=WINDOWS, symmetric_from=2),
 }
 

@@ -43,8 +43,8 @@ class Windows:
         Mean of each window, and one over its floored sum of squares about it (0 where it is not scored).
     inverse_count : array, shape (D, H, W), or EMPTY without a mask
     radii : half window per axis
-    floor : float
-        Smallest sum of squares about the mean, of either image, that is divided by.
+    floor, other_floor : float
+        Smallest sum of squares about the mean that is divided by, of `fixed` and of the volumes it is compared with.
     scored : int
         Number of windows that count.
     """
@@ -57,11 +57,14 @@ class Windows:
     radii: Radii
     offset: float
     floor: float
+    other_floor: float
     scored: int
 
     @classmethod
-    def of(cls, fixed: Floats, radii: Radii, *, floor: float, mask: Mask | None = None, like: Windows | None = None) -> Windows:
-        """Statistics of `fixed` (D, H, W), float32 and contiguous.
+    def of(
+        cls, fixed: Floats, radii: Radii, *, floor: float, other_floor: float | None = None, mask: Mask | None = None, like: Windows | None = None
+    ) -> Windows:
+        """Statistics of `fixed` (D, H, W), float32 and contiguous; one floor is that of both volumes.
 
         With `like`, the windows of another channel under the same mask, both share how many voxels each window holds.
         """
@@ -87,7 +90,7 @@ class Windows:
             multiple=lncc_cpu.AFRESH,
         )
         scored = fixed.size if mask is None else int(np.count_nonzero(mask))
-        return cls(fixed, inside, mean, inverse, inverse_count, radii, offset, floor, scored)
+        return cls(fixed, inside, mean, inverse, inverse_count, radii, offset, floor, floor if other_floor is None else other_floor, scored)
 
     @functools.cached_property
     def ranges(self) -> ShortIntegers | None:
@@ -145,7 +148,7 @@ class Windows:
             shape,
             self.radii,
             (np.float32(self.offset), np.float32(_mean(warped, self.mask if self.mask.size else None))),
-            np.float32(self.floor),
+            np.float32(self.other_floor),
             FLAT,
             np.float32(share * (1.0 if signed else 2.0) / max(1, self.scored)),
             signed,

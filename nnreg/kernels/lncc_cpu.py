@@ -254,7 +254,7 @@ def sweep(
     offsets
         Subtracted from fixed and warped on reading, so that sums of squares keep their digits.
     floor, flat
-        Smallest sum of squares about the mean, and the share of the sum of squares below which it is rounding.
+        Smallest sum of squares of `warped` about the mean, and the share of the sum of squares below which it is rounding.
     scale
         Of the gradient: 2 over the number of windows, 1 if `signed`.
     signed

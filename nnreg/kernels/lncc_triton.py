@@ -70,7 +70,7 @@ def _along(at, size, RADIUS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["images", "depth", "height", "width"])
 def _coefficients(
-    sums, mask, result, scores, images, depth, height, width, floor, flat,
+    sums, mask, result, scores, images, depth, height, width, floor, other_floor, flat,
     RADIUS_Z: tl.constexpr, RADIUS_Y: tl.constexpr, RADIUS_X: tl.constexpr, MASKED: tl.constexpr, GRADIENT: tl.constexpr,
     RUN: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -116,13 +116,13 @@ def _coefficients(
         mean, other_mean = one / count, other / count
         variance, other_variance = powers - one * mean, other_powers - other * other_mean
         speaks = scored & (variance > flat * powers) & (other_variance > flat * other_powers)
-        floored = tl.maximum(other_variance, floor)
+        floored = tl.maximum(other_variance, other_floor)
         cross = product.to(tl.float32) - one * other_mean
         on_fixed = tl.where(speaks, cross / (tl.maximum(variance, floor) * floored), 0.0)
         score = cross * on_fixed
         total += score
         if GRADIENT:
-            on_warped = tl.where(other_variance > floor, score / floored, 0.0)
+            on_warped = tl.where(other_variance > other_floor, score / floored, 0.0)
             tl.store(result + at, on_fixed, mask=valid)
             tl.store(result + every + at, -on_warped, mask=valid)
             tl.store(result + 2 * every + at, on_warped * other_mean - on_fixed * mean, mask=valid)
@@ -164,7 +164,14 @@ def _gradient(
 
 
 def value_and_gradient(
-    fixed: Tensor, warped: Tensor, window: Sequence[int], *, mask: Tensor | None = None, smooth_dr: float = 1e-5, gradient: bool = True
+    fixed: Tensor,
+    warped: Tensor,
+    window: Sequence[int],
+    *,
+    mask: Tensor | None = None,
+    smooth_dr: float = 1e-5,
+    warped_dr: float | None = None,
+    gradient: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Mean squared local correlation of images (N, *spatial) of two or three axes, float32, and its derivative with respect to `warped`.
 
@@ -197,7 +204,8 @@ def value_and_gradient(
             plane_sums(inside, inside, nothing, nothing, sums[5], False, False)
         coefficients = fixed.new_empty((3 if gradient else 0, *fixed.shape))
         scores = fixed.new_empty(planes)
-        _coefficients[planes](sums, inside, coefficients, scores, images, depth, height, width, smooth_dr, float(FLAT), GRADIENT=gradient, **radii, **along_z)
+        limits = smooth_dr, smooth_dr if warped_dr is None else warped_dr, float(FLAT)
+        _coefficients[planes](sums, inside, coefficients, scores, images, depth, height, width, *limits, GRADIENT=gradient, **radii, **along_z)
         scored = torch.full((), fixed.numel(), device=fixed.device) if mask is None else mask.sum().clamp(min=1)
         value = (scores.sum(dtype=torch.float64) / scored).float()
         if not gradient:

@@ -18,7 +18,16 @@ def box_sum(values: Tensor, radii: Sequence[int]) -> Tensor:
     return values
 
 
-def correlation(fixed: Tensor, warped: Tensor, radii: Sequence[int], *, floor: float, mask: Tensor | None = None, signed: bool = False) -> Tensor:
+def correlation(
+    fixed: Tensor,
+    warped: Tensor,
+    radii: Sequence[int],
+    *,
+    floor: float,
+    other_floor: float | None = None,
+    mask: Tensor | None = None,
+    signed: bool = False,
+) -> Tensor:
     """Mean squared (or signed) local correlation of (D, H, W) volumes over windows that count only what lies inside the volume and `mask`."""
     inside = torch.ones_like(fixed) if mask is None else (mask > 0).to(fixed.dtype)
     count = box_sum(inside, radii).clamp(min=1)
@@ -27,7 +36,7 @@ def correlation(fixed: Tensor, warped: Tensor, radii: Sequence[int], *, floor: f
     cross = box_sum(fixed * warped, radii) - count * mean_fixed * mean_warped
     variance_fixed = box_sum(fixed**2, radii) - count * mean_fixed**2
     variance_warped = box_sum(warped**2, radii) - count * mean_warped**2
-    product = variance_fixed.clamp(min=floor) * variance_warped.clamp(min=floor)
+    product = variance_fixed.clamp(min=floor) * variance_warped.clamp(min=floor if other_floor is None else other_floor)
     scores = cross / product.sqrt() if signed else cross**2 / product
     return (scores * inside).sum() / inside.sum().clamp(min=1)
 

@@ -88,6 +88,7 @@ def lncc_value_and_gradient(
     mask: Tensor | None = None,
     smooth_nr: float = 0.0,
     smooth_dr: float = 1e-5,
+    warped_dr: float | None = None,
     gradient: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Mean squared local correlation of two images, and its derivative with respect to `warped`.
@@ -102,6 +103,8 @@ def lncc_value_and_gradient(
         Voxels outside belong to no window, and windows centred there are not scored.
     smooth_nr, smooth_dr
         Added to the numerator; floor of each variance (sums over the window).
+    warped_dr
+        Another floor for the variance of `warped`.
     gradient
         Whether to return the derivative.
 
@@ -118,8 +121,9 @@ def lncc_value_and_gradient(
     """
     valid = None if mask is None else mask.to(fixed.dtype)
     statistics = _statistics(fixed, warped, window, valid, smooth_nr, smooth_dr)
+    other_dr = smooth_dr if warped_dr is None else warped_dr
     centred_fixed, centred_warped, (mean_fixed, mean_warped, cross, variance_fixed, variance_warped, silent) = statistics
-    floored_fixed, floored_warped = variance_fixed.clamp(min=smooth_dr), variance_warped.clamp(min=smooth_dr)
+    floored_fixed, floored_warped = variance_fixed.clamp(min=smooth_dr), variance_warped.clamp(min=other_dr)
     inverse = (floored_fixed * floored_warped).reciprocal_().masked_fill_(silent, 0.0)
     values = (cross * cross + smooth_nr) * inverse if smooth_nr else cross * cross * inverse
     scored = fixed.numel() if mask is None else mask.sum().clamp(min=1)
@@ -127,7 +131,7 @@ def lncc_value_and_gradient(
     if not gradient:
         return value, None
     on_fixed = cross * inverse * 2.0
-    on_warped = values.mul_(-2.0).div_(floored_warped).masked_fill_(variance_warped <= smooth_dr, 0.0)
+    on_warped = values.mul_(-2.0).div_(floored_warped).masked_fill_(variance_warped <= other_dr, 0.0)
     constant = box_sum(on_fixed * mean_fixed + on_warped * mean_warped, window)
     result = centred_fixed * box_sum(on_fixed, window) + centred_warped * box_sum(on_warped, window) - constant
     if valid is not None:

@@ -114,6 +114,18 @@ def test_what_moves_far_is_followed_without_folds(similarity, preset):
     assert bool((found.field.determinants() > 0).all())
 
 
+@pytest.mark.parametrize("preset", ["fast", "default", "accurate"])
+@pytest.mark.parametrize("similarity", ["lncc", "lncc+mse"])
+def test_an_image_stays_where_it_is_under_itself(similarity, preset):
+    """Its windows of low contrast would be more alike with more contrast, were both images under one floor."""
+    space = Space.plain((44, 52))
+    y, x = np.indices(space.shape)
+    texture = gaussian_filter(np.random.default_rng(3).normal(size=space.shape), 2.5)
+    image = Image(np.where(((y - 22) / 15) ** 2 + ((x - 26) / 18) ** 2 < 1, 300 + 120 * texture / np.abs(texture).max(), 0)[None].astype(np.float32), space)
+    result = nnreg.register(fixed=image, moving=image, similarity=similarity, preset=preset, initial=Transform.identity(2))
+    assert np.abs(result.transform.sampled_on(space).displacement).max() < 0.05
+
+
 def test_progress_ends_where_it_said_it_would():
     pair = known_pair(2)
     for preset in PRESETS:

@@ -11,6 +11,7 @@ from nnreg.kernels import reference, search_cpu, volumes
 from nnreg.kernels.correlation import Windows
 from nnreg.kernels.inversion import exact_inverse, inverted_volume
 from nnreg.kernels.threads import in_parts
+from nnreg.losses.lncc import lncc_value_and_gradient
 
 SHAPES = [(9, 17, 11), (1, 13, 22), (23, 1, 16), (5, 4, 37), (40, 18, 3)]
 RADII = [(2, 2, 2), (1, 3, 0), (4, 4, 4)]
@@ -52,6 +53,21 @@ def test_correlation_and_its_gradient(shape, radii, masked, signed, threads):
     # without the square, the rounding of a window of few voxels is divided by the floor
     assert value == pytest.approx(expected.item(), rel=1e-4, abs=1e-3 if signed else 1e-6)
     assert np.abs(gradient - variable.grad.numpy()).max() <= 2e-4 * float(variable.grad.abs().max()) + 1e-9
+
+
+@pytest.mark.parametrize("floors", [(1.5, 0.4), (0.4, 1.5)])
+def test_each_volume_has_a_floor_of_its_own(floors):
+    shape, radii = (7, 9, 8), (1, 1, 1)
+    fixed, warped = random(*shape, seed=1), random(*shape, seed=2)
+    value, gradient = Windows.of(fixed, radii, floor=floors[0], other_floor=floors[1]).correlation(warped)
+    variable = double(warped).requires_grad_()
+    expected = reference.correlation(double(fixed), variable, radii, floor=floors[0], other_floor=floors[1])
+    expected.backward()
+    assert value != pytest.approx(reference.correlation(double(fixed), double(warped), radii, floor=floors[0]).item(), rel=1e-2)
+    tensors = lncc_value_and_gradient(double(fixed)[None], double(warped)[None], (3, 3, 3), smooth_dr=floors[0], warped_dr=floors[1])
+    for found, slope in ((value, gradient), (tensors[0].item(), tensors[1][0].numpy())):
+        assert found == pytest.approx(expected.item(), rel=1e-4)
+        assert np.abs(slope - variable.grad.numpy()).max() <= 2e-4 * float(variable.grad.abs().max())
 
 
 def test_channels_under_one_mask_share_the_counts_of_their_windows():

@@ -35,17 +35,18 @@ def images(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return (fixed + 3).to(DEVICE), (warped - 5).to(DEVICE), (chance > 0.3).to(DEVICE)
 
 
+@pytest.mark.parametrize("floors", [(1e-3, None), (1.0, 0.3)])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("shape", "window"), SHAPES)
-def test_value_and_gradient_are_those_of_the_reference(shape, window, masked, small_programs):
+def test_value_and_gradient_are_those_of_the_reference(shape, window, masked, floors, small_programs):
     fixed, warped, chosen = images(1, *shape)
     mask = chosen if masked else None
-    value, gradient = lncc_triton.value_and_gradient(fixed, warped, window, mask=mask, smooth_dr=1e-3)
+    value, gradient = lncc_triton.value_and_gradient(fixed, warped, window, mask=mask, smooth_dr=floors[0], warped_dr=floors[1])
     volume = shape if len(shape) == 3 else (1, *shape)
     radii = [0] * (3 - len(window)) + [size // 2 for size in window]
     variable = warped.double().requires_grad_()
     inside = None if mask is None else mask.reshape(volume).double()
-    expected = reference.correlation(fixed.double().reshape(volume), variable.reshape(volume), radii, floor=1e-3, mask=inside)
+    expected = reference.correlation(fixed.double().reshape(volume), variable.reshape(volume), radii, floor=floors[0], other_floor=floors[1], mask=inside)
     expected.backward()
     assert float(value) == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
     assert float((gradient - variable.grad).abs().max()) <= 2e-4 * float(variable.grad.abs().max()) + 1e-9
