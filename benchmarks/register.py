@@ -106,7 +106,7 @@ class Pair:
 
     def job(self, method: str, output: Path, threads: int, settings: dict[str, Any]) -> dict[str, Any]:
         """What a method is asked to do."""
-        own = method.startswith("nnreg")
+        own = _ours(method)
         extra: dict[str, Any] = (self.masks if not self.aligned else {}) if own else {**self.peer_masks, "settings": settings}
         return {"method": method, **(self.whole if own else self.files), **extra, "output": str(output), "threads": threads, "aligned": self.aligned}
 
@@ -155,6 +155,11 @@ class Pair:
         return {"tre_median_mm": float(np.median(distances)), "tre_median_relative": float(np.median(distances)) / diagonal}
 
 
+def _ours(method: str) -> bool:
+    """Whether a method is nnReg's engine or its command: it takes the files as they are."""
+    return method.startswith(("nnreg", "command"))
+
+
 def _border(image: Image) -> np.ndarray:
     """The values on the outermost voxels of an image."""
     outer = np.ones(image.space.shape, bool)
@@ -170,7 +175,7 @@ def installed(method: str, python: str) -> bool:
 
 def run_method(pair: Pair, method: str, options: argparse.Namespace, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run one method on one pair, in a process of its own that may end as it likes, and score it."""
-    python = sys.executable if method.startswith(("nnreg", "command")) else str(Path(shutil.which(options.peer_python) or options.peer_python).absolute())
+    python = sys.executable if _ours(method) else str(Path(shutil.which(options.peer_python) or options.peer_python).absolute())
     environment = {**os.environ, **{name: str(options.threads) for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "MKL_NUM_THREADS")}}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder)
@@ -221,7 +226,7 @@ def print_table(summary: dict[str, dict[str, float]]) -> None:
 
 def missed(summary: dict[str, dict[str, float]], options: argparse.Namespace) -> list[str]:
     """The bars nnReg's default preset misses, and fast's."""
-    own, peers = summary.get("nnreg-default"), {name: row for name, row in summary.items() if not name.startswith("nnreg")}
+    own, peers = summary.get("nnreg-default"), {name: row for name, row in summary.items() if not _ours(name)}
     problems = []
     if own is None:
         return problems
