@@ -26,7 +26,7 @@ SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the work
 
 @rule("optimise_preset")
 def preset(fingerprint: Fingerprint) -> Decision[str]:
-    """``accurate``, more iterations and two windows in two and a half times the time, where labels or keypoints say that going on pays; else ``default``.
+    """``accurate``, more iterations and two windows in nearly twice the time, where labels or keypoints say that going on pays; else ``default``.
 
     It pays where three measured pairs or more end nearer on average by a second round of the pilots, and three quarters of them no farther.
     """
