@@ -62,7 +62,10 @@ class Settings:
 
     @classmethod
     def of(cls, preset: Preset, similarity: EngineSimilarity, iterations: int, *, step: float = 1.0, spreads: tuple[float, float] = BLOCKS_SPREADS) -> Settings:
-        """What a preset and a similarity say; `step` is a further factor on its length."""
+        """What a preset and a similarity say; `step` is a further factor on its length.
+
+        A similarity widens the Gaussians alone: under those of two contrasts, four times as wide, smoothing the divergence changes nothing that was measured.
+        """
         wider, length = similarity.smoothing, step * similarity.step * preset.step
         return cls(iterations, length, wider * preset.update_smoothing, wider * preset.field_smoothing, preset.divergence_smoothing, spreads)
 
