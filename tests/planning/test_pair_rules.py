@@ -221,26 +221,14 @@ class TestTriedSimilarities:
         assert relation.modality_relation(fingerprint(measured=[measurement(trials=()) for _ in range(6)])).value == relation.ONE
 
 
-class TestSecondRound:
-    @pytest.mark.parametrize(("dice", "pairs", "expected"), [(0.71, 3, "accurate"), (0.7, 3, "default"), (0.9, relation.FEWEST_TRIED - 1, "default")])
-    def test_only_where_labels_say_that_it_helps(self, fingerprint, measurement, dice, pairs, expected):
-        trials = (Trial("lncc", 0.7, None), Trial("mse", 0.5, None), Trial("nmi+gradient", 0.5, None), Trial("lncc", dice, None, rounds=2))
-        found = fingerprint(measured=[measurement(trials=trials) for _ in range(pairs)])
-        assert optimisation.preset(found).value == expected
-        # it judges the round and nothing else
-        assert optimisation.engine_similarity(found, relation.ONE).value == "lncc"
+class TestPreset:
+    @pytest.mark.parametrize(("pairing", "related"), [("all", relation.ONE), ("all", relation.MIXED), ("atlas", relation.ONE)])
+    def test_more_is_spent_between_subjects_where_windows_are_compared(self, fingerprint, pairing, related):
+        assert optimisation.preset(fingerprint(pairing=pairing), related).value == "accurate"
 
-    @pytest.mark.parametrize(("farther", "expected"), [(1, "accurate"), (2, "default")])
-    def test_most_pairs_must_agree(self, fingerprint, measurement, farther, expected):
-        dice = [0.69] * farther + [0.9] * (4 - farther)
-        rows = [(Trial("lncc", 0.7, None), Trial("lncc", value, None, rounds=2)) for value in dice]
-        assert optimisation.preset(fingerprint(measured=[measurement(trials=row) for row in rows])).value == expected
-
-    def test_keypoints_count_where_there_are_no_labels_and_older_measurements_say_nothing(self, fingerprint, measurement):
-        for twice, expected in ((1.9, "accurate"), (2.1, "default")):
-            trials = (Trial("lncc", None, 2.0), Trial("lncc", None, twice, rounds=2))
-            assert optimisation.preset(fingerprint(measured=[measurement(trials=trials) for _ in range(3)])).value == expected
-        assert optimisation.preset(fingerprint(measured=[measurement(trials=(Trial("lncc", None, 2.0),)) for _ in range(3)])).value == "default"
+    @pytest.mark.parametrize(("pairing", "related"), [("pairs", relation.ONE), ("groups", relation.ONE), ("all", relation.DIFFERENT), ("all", relation.SCALE)])
+    def test_else_the_usual_settings(self, fingerprint, pairing, related):
+        assert optimisation.preset(fingerprint(pairing=pairing), related).value == "default"
 
 
 class TestTrainOrOptimise:

@@ -57,9 +57,7 @@ def test_labels_judge_every_similarity_on_the_first_pairs(moved, monkeypatch):
     monkeypatch.setattr(pairs, "TRIED", 2)
     found = measure_pairs(raw, fingerprint, folder).measured
     for pair in found[:2]:
-        assert sorted(trial.similarity for trial in pair.trials if trial.rounds == 1) == ["lncc", "mse", "nmi+gradient"]
-        assert (pair.trials[-1].similarity, pair.trials[-1].rounds) == (pair.trials[0].similarity, 2)
-        assert pair.trials[-1].error is not None
+        assert sorted(trial.similarity for trial in pair.trials) == ["lncc", "mse", "nmi+gradient"]
         assert pair.trials[0].dice == pytest.approx(pair.dice.after)
         assert all(trial.dice > 0.9 and trial.keypoint_mm is None for trial in pair.trials)
     assert found[2].trials == ()

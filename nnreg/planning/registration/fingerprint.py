@@ -17,7 +17,7 @@ from nnreg.planning import orientation
 from nnreg.planning.registration.pair_fingerprint import PairFingerprint
 from nnreg.typed import from_mapping, to_mapping
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "dataset_fingerprint.json"
 
 

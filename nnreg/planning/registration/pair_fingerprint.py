@@ -37,15 +37,11 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one similarity does for a pair, from the pilot's alignment on: mean Dice of the labels and median distance of the keypoints, where there are any.
-
-    `rounds` counts how often the pyramid was gone through.
-    """
+    """What one similarity does for a pair, from the pilot's alignment on: mean Dice of the labels and median distance of the keypoints, where there are any."""
 
     similarity: str
     dice: float | None
     keypoint_mm: float | None
-    rounds: int = 1
 
     @property
     def error(self) -> float | None:

@@ -122,7 +122,7 @@ def _spacing(fingerprint: Fingerprint, asked: Sequence[float] | None) -> Decisio
 def _optimisation(fingerprint: Fingerprint, related: str, aligned: str) -> Optimisation:
     reasons = _Reasons()
     return Optimisation(
-        preset=reasons.keep("preset", optimisation.preset(fingerprint)),
+        preset=reasons.keep("preset", optimisation.preset(fingerprint, related)),
         similarity=reasons.keep("similarity", optimisation.engine_similarity(fingerprint, related)),
         alignment=reasons.keep("alignment", optimisation.engine_alignment(aligned)),
         symmetric=reasons.keep("symmetric", optimisation.symmetric(fingerprint)),

@@ -25,7 +25,7 @@ from nnreg.typed import from_mapping, to_mapping
 if TYPE_CHECKING:
     from nnreg.dataset import Pair, RawDataset
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 FOLDER = "pair_measurements"
 BUDGET_SECONDS = 60.0
 FEWEST, MOST = 3, 15  # pairs: ConvexAdam's own configuration search looks at 15 [evidence: ConvexAdam 2024]

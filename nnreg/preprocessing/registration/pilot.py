@@ -30,7 +30,6 @@ LARGEST_COPY = 1_500_000  # voxels: a pair takes seconds, and displacements in m
 USUAL_CHANNELS = 4  # images of more get smaller copies
 MOST_CHANNELS = 8  # that similarities are measured on
 PRESET = "fast"
-SECOND_SMOOTHNESS = 1.2  # of a second registration from where the first ended: 30 pairs of slices folded half as much by it, and lost 0.0004 of Dice
 TRIED = tuple(SUITS.values())  # the planner compares these
 
 
@@ -79,33 +78,30 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
 
 
 def _trials(fixed: Case, moving: Case, found: Registration, truth: Annotations) -> tuple[Trial, ...]:
-    """The pilot's own similarity, the others from its alignment on, and another round of its own; none without labels and keypoints."""
+    """The pilot's own similarity, and the others from its alignment on; none without labels and keypoints."""
     first = _trial(found, truth)
     if first.error is None or found.similarity not in TRIED:
         return ()
 
-    def again(similarity: str, initial: Transform, smoothness: float = 1.0) -> Registration:
+    def under(similarity: str) -> Registration:
         return register(
             fixed=fixed.image,
             moving=moving.image,
             fixed_mask=fixed.mask,
             moving_mask=moving.mask,
             guided=False,
-            initial=initial,
+            initial=found.start,
             preset=PRESET,
             similarity=similarity,
-            smoothness=smoothness,
         )
 
-    others = [_trial(again(name, found.start), truth) for name in TRIED if name != found.similarity]
-    second = _trial(again(found.similarity, found.transform, SECOND_SMOOTHNESS), truth, rounds=2)
-    return (first, *others, second)
+    return (first, *(_trial(under(name), truth) for name in TRIED if name != found.similarity))
 
 
-def _trial(found: Registration, truth: Annotations, *, rounds: int = 1) -> Trial:
+def _trial(found: Registration, truth: Annotations) -> Trial:
     measures = found.measured_by(truth)
     dice, points = _stages(measures.get("dice"), "mean"), _stages(measures.get("tre_mm"), "median")
-    return Trial(found.similarity, None if dice is None else dice.after, None if points is None else points.after, rounds)
+    return Trial(found.similarity, None if dice is None else dice.after, None if points is None else points.after)
 
 
 def _bounded(case: Case) -> Case:

@@ -10,9 +10,10 @@ from nnreg.planning.plans import OPTIMISE
 from nnreg.planning.registration.duration import readable_duration
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.rules.alignment import WITHIN_SUBJECT
-from nnreg.planning.registration.rules.relation import DIFFERENT, FEWEST_TRIED, MIXED, ONE, SUITS, expected_displacement, second_round, shared_scale
+from nnreg.planning.registration.rules.relation import DIFFERENT, MIXED, ONE, SUITS, expected_displacement, shared_scale
 from nnreg.planning.registration.rules.training import supervision
 
+WINDOWED = ONE, MIXED  # relations of which pairs are compared in the windows that 'accurate' has two of
 FEWEST_SUBJECTS = 10  # LUMIR: networks trained on 10 subjects still beat VoxelMorph on 3384 [evidence: registration designs 2025]
 FEWEST_PAIRS = 15  # given pairs: trained networks had 0.40 and 0.50 on eight MR-CT pairs, an optimiser 0.735 [evidence: AbdomenMRCT re-run]
 FEWEST_DIFFERENT = 30  # subjects of different contrasts: the same, with more to learn from as little
@@ -25,17 +26,15 @@ SOLVED_VOXELS = 1.0  # median keypoint error of the pilot, in voxels of the work
 
 
 @rule("optimise_preset")
-def preset(fingerprint: Fingerprint) -> Decision[str]:
-    """``accurate``, more iterations and two windows in nearly twice the time, where labels or keypoints say that going on pays; else ``default``.
-
-    It pays where three measured pairs or more end nearer on average by a second round of the pilots, and three quarters of them no farther.
-    """
-    measured = second_round(fingerprint)
-    if measured is None:
-        return Decision(
-            "default", f"the engine's usual settings; fewer than {FEWEST_TRIED} measured pairs have labels or keypoints to say that a second round helps"
-        )
-    return Decision("accurate" if measured.value else "default", measured.because)
+def preset(fingerprint: Fingerprint, relation: str) -> Decision[str]:
+    """``accurate``, more iterations and two windows in up to twice the time, between subjects of one contrast; else ``default``."""
+    if fingerprint.pairing in WITHIN_SUBJECT:
+        return Decision("default", f"pairing {fingerprint.pairing!r}: hearts of 20 patients end as near with it as with 'accurate'")
+    if relation not in WINDOWED:
+        return Decision("default", f"{relation}: 'accurate' adds windows of local correlation")
+    return Decision(
+        "accurate", f"{relation}, other subjects: Dice + 0.0024 on six pairs of brains in 1.7 times the time, + 0.0015 on ten of heads and 24 of hippocampi"
+    )
 
 
 @rule("optimise_similarity")

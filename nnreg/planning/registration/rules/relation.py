@@ -133,22 +133,9 @@ def _judge(tried: Sequence[PairMeasurement]) -> str:
     return "one minus the Dice of labels" if tried[0].trials[0].dice is not None else "mm between keypoints"
 
 
-def _errors(tried: Sequence[PairMeasurement], similarity: str | None, rounds: int = 1) -> Doubles:
-    """After so many rounds; of the pilot's own choice where `similarity` is None."""
-    found = (next(trial.error for trial in pair.trials if trial.rounds == rounds and similarity in (None, trial.similarity)) for pair in tried)
-    return np.array(list(found), dtype=float)
-
-
-def second_round(fingerprint: Fingerprint) -> Decision[bool] | None:
-    """Whether a second round of the pilots ends nearer by labels (else keypoints): on average, and no farther in three quarters of three pairs or more."""
-    pairs = fingerprint.pairs
-    tried = [pair for pair in (() if pairs is None else _with_trials(trusted(pairs))) if any(trial.rounds == 2 for trial in pair.trials)]
-    if len(tried) < FEWEST_TRIED:
-        return None
-    once, twice = (_errors(tried, None, rounds) for rounds in (1, 2))
-    helps = bool(twice.mean() < once.mean() and (twice <= once).mean() >= MOSTLY)
-    told = f"{_judge(tried)} after quick pilots of {counted(len(tried), 'pair')}: {once.mean():.3f}, {twice.mean():.3f} after a second round"
-    return Decision(helps, f"{told}, no farther in {counted(int((twice <= once).sum()), 'pair')}")
+def _errors(tried: Sequence[PairMeasurement], similarity: str | None) -> Doubles:
+    """Under a similarity; of the pilot's own choice where it is None."""
+    return np.array([next(trial.error for trial in pair.trials if similarity in (None, trial.similarity)) for pair in tried], dtype=float)
 
 
 def _relation(pair: PairMeasurement) -> str:
