@@ -14,6 +14,7 @@ from nnreg.engine.similarities import find_similarity
 from nnreg.engine.similarity import SAME_CONTRAST, MutualInformation, inner_correlation
 from nnreg.engine.similarity_terms import volume_of_side
 from nnreg.engine.trial import descended
+from nnreg.imageio.contrast import told_apart
 from nnreg.kernels import volumes
 
 CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen, about
@@ -22,9 +23,10 @@ CHOICE_VOXELS = 40_000  # voxels of the level on which the similarity is chosen,
 DOUBTFUL = 0.2
 
 
-def choose_similarity(levels: Sequence[Level], wanted: str) -> Decision:
+def choose_similarity(levels: Sequence[Level], wanted: str, named: tuple[str | None, str | None] = (None, None)) -> Decision:
     """Which similarity refines the pair, from several measured after linear alignment on the level of about CHOICE_VOXELS.
 
+    Files that are named after two contrasts are of two: T1 and FLAIR of one head look as much alike, in windows and as a whole, as T1 before and after agent.
     Where the local correlation leaves it open, the pair is deformed by local correlation on the levels up to that one, and measured again: images of one
     contrast come to look alike, those of two do not.
 
@@ -34,9 +36,13 @@ def choose_similarity(levels: Sequence[Level], wanted: str) -> Decision:
         Coarse to fine.
     wanted
         A similarity's name, or ``auto``.
+    named
+        Contrasts that the files of both images are named after, as :func:`nnreg.imageio.contrast.contrast_named` says them.
     """
     if wanted != AUTO:
         return Decision("similarity", wanted, "asked for")
+    if told_apart(*named):
+        return Decision("similarity", "nmi+gradient", f"the files are named after different contrasts ({' and '.join(filter(None, named))})".replace("?", ""))
     number = min(range(len(levels)), key=lambda index: abs(np.prod(levels[index].grid) - CHOICE_VOXELS))
     level, moving = levels[number], volume_of(levels[number].moving.image)
     together = level.resampled().moving

@@ -171,7 +171,7 @@ class _Engine:
             )
         if self.options.affine_only and begun.alignment is not None:
             return self._aligned_only(begun, begun.alignment)
-        chosen = choose_similarity(levels, self.options.similarity)
+        chosen = choose_similarity(levels, self.options.similarity, (self.images[0].contrast, self.images[1].contrast))
         by = find_similarity(chosen.value)
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)

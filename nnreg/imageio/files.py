@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nnreg.errors import ImageError, ImageWriteError, NnRegError, WriteError
 from nnreg.geometry import Space
 from nnreg.imageio.arrays import NPY, NPZ, read_npz
+from nnreg.imageio.contrast import contrast_named
 from nnreg.imageio.endings import ending_of, is_image_file
 from nnreg.imageio.formats import Format, Reader, Writer, format_of, formats, image_of, register_format
 from nnreg.imageio.image import Image, check_same_space
@@ -74,7 +75,8 @@ def read_image(path: Path | str, *, npz_key: str | None = None) -> Image:
         if not is_out_of_memory(error):
             raise
         raise ImageError(f"{path}: does not fit into memory ({error}). Cut or resample it, or free memory.") from error
-    return Image(found.array.astype(_computable(found.array.dtype), copy=False), found.space, found.notes, found.repetition)
+    array = found.array.astype(_computable(found.array.dtype), copy=False)
+    return Image(array, found.space, found.notes, found.repetition, contrast_named(Path(path).name))
 
 
 def _computable(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -118,7 +120,9 @@ def read_channels(paths: Sequence[Path | str]) -> Image:
     # one type for all: the smallest that holds every channel exactly
     dtype = np.result_type(*(image.array.dtype for image in images))
     array = np.concatenate([image.array.astype(dtype, copy=False) for image in images])
-    return Image(array, images[0].space, tuple(note for image in images for note in image.notes))
+    contrasts = {image.contrast for image in images}
+    contrast = contrasts.pop() if len(contrasts) == 1 else None
+    return Image(array, images[0].space, tuple(note for image in images for note in image.notes), contrast=contrast)
 
 
 def write_image(path: Path | str, array: npt.NDArray[np.generic], space: Space) -> None:

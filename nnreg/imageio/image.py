@@ -31,12 +31,15 @@ class Image:
     repetition : float, optional
         Of a series of volumes (NIfTI with four axes): step of the fourth axis in the header's unit, seconds mostly. The volumes are the channels.
         0 where the header has none.
+    contrast : str, optional
+        That the file is named after, as :func:`nnreg.imageio.contrast.contrast_named` says it.
     """
 
     array: npt.NDArray[Any]
     space: Space
     notes: tuple[str, ...] = ()
     repetition: float | None = None
+    contrast: str | None = None
 
     def __post_init__(self) -> None:
         if tuple(self.array.shape[1:]) != self.space.shape:

@@ -19,7 +19,7 @@ from nnreg.engine.similarities.lncc_mse import SQUARES_WEIGHT
 from nnreg.engine.similarities.nmi_gradient import EDGES_WEIGHT
 from nnreg.errors import ConfigurationError, RegistrationError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, resample_image
-from nnreg.imageio import Image
+from nnreg.imageio import Image, write_image
 from tests.engine.pairs import error_voxels, grids, known_pair, textured
 
 
@@ -305,6 +305,16 @@ def test_a_contrast_in_doubt_that_a_trial_does_not_mend_is_two(monkeypatch):
     chosen = choose_similarity(levels, "auto")
     assert chosen.value == "nmi+gradient"
     assert "once deformed by it" in chosen.because
+
+
+def test_files_named_after_two_contrasts_are_of_two(tmp_path):
+    body = np.zeros((20, 22, 24), np.float32)
+    body[4:16, 4:18, 4:20] = gaussian_filter(np.random.default_rng(0).standard_normal((12, 14, 16)), 1) + 3
+    for name in ("sub-01_T1w.nii.gz", "sub-01_FLAIR.nii.gz", "sub-01_T1post.nii.gz"):
+        write_image(tmp_path / name, body[None], Space.plain(body.shape))
+    alike, apart = (register(fixed=tmp_path / "sub-01_T1w.nii.gz", moving=tmp_path / f"sub-01_{other}.nii.gz", preset="fast") for other in ("T1post", "FLAIR"))
+    assert (alike.similarity, apart.similarity) == ("lncc", "nmi+gradient")
+    assert any("T1 and FLAIR" in decision.because for decision in apart.decisions)
 
 
 def test_edges_join_mutual_information_but_in_pictures_in_colours():

@@ -36,6 +36,12 @@ class TestRelation:
     def test_thresholds(self, fingerprint, measurement, lncc, ncc, expected):
         assert relation.modality_relation(fingerprint(measured=[measurement(**_alike(lncc, ncc))])).value == expected
 
+    @pytest.mark.parametrize(("moving", "expected"), [("s1_FLAIR", relation.DIFFERENT), ("s1_T1post", relation.ONE), ("s1_b", relation.ONE)])
+    def test_cases_named_after_two_contrasts_are_of_two(self, fingerprint, measurement, moving, expected):
+        found = relation.modality_relation(fingerprint(measured=[measurement(fixed="s1_T1w", moving=moving, **_alike(0.9, 0.9))]))
+        assert found.value == expected
+        assert ("named after two" in found.because) == (expected == relation.DIFFERENT)
+
     @pytest.mark.parametrize(("after", "expected"), [(relation.AFTER_PILOT, relation.ONE), (relation.AFTER_PILOT * BELOW, relation.DIFFERENT)])
     def test_a_pilot_must_bring_more_than_alignment(self, fingerprint, measurement, after, expected):
         similarity = _alike(0.0, 0.0)["similarity"] | {"lncc": Stages(0.0, relation.SAME_CONTRAST * BELOW, after)}

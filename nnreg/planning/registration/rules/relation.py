@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nnreg.arrays import Doubles
+from nnreg.imageio.contrast import contrast_named, told_apart
 from nnreg.planning.decision import Decision, counted, rule
 from nnreg.planning.registration.fingerprint import Fingerprint
 from nnreg.planning.registration.pair_fingerprint import PairFingerprint, PairMeasurement
@@ -31,7 +32,7 @@ def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
 
     One contrast: the local correlation well inside the body is 0.45 or more by headers or aligned, or 0.5 after the pilot. One scale: it is not, but the
     correlation inside the body is 0.8 or more (little texture). One contrast too: 0.3 after the pilot with a correlation inside the body of 0.6. Else
-    different contrasts. Mixed contrasts: a fifth of the pairs or more, two at least, but not all, are of different contrasts. Pairs whose labels say that
+    different contrasts, and so are cases that are named after two (``T1w``, ``FLAIR``). Mixed contrasts: a fifth of the pairs or more, two at least, but not all, are of different contrasts. Pairs whose labels say that
     alignment took a wrong turn do not count, and an image that ends 2 % nearer by labels (else keypoints) under local correlation than under mutual information
     is of one contrast. Where labels (else keypoints) of three pairs or more end 2 % nearer under local correlation, mean squares or mutual information than
     under the similarity that follows from this, and no farther in three quarters of the pairs, the images are taken for what suits that one: one contrast,
@@ -51,14 +52,16 @@ def _seen(pairs: PairFingerprint) -> Decision[str]:
     """What the similarities of the measured pairs say."""
     kinds = _relations(trusted(pairs))
     local, inside = (_median(trusted(pairs), measure) for measure in ("lncc", "ncc"))
+    count = sum(map(_named_apart, trusted(pairs)))
+    named = f", or named after two, as {counted(count, 'pair')}" if count else ""
     measured = f"{counted(pairs.count, 'pair')}: median local correlation {local:.2f} well inside the body, correlation {inside:.2f}"
     if max(FEWEST_DIFFERENT, FEW_DIFFERENT * len(kinds)) <= kinds.count(DIFFERENT) < len(kinds):
-        return Decision(MIXED, f"{measured}; {kinds.count(DIFFERENT)} of them of different contrasts (local correlation below {SAME_CONTRAST:g})")
+        return Decision(MIXED, f"{measured}; {kinds.count(DIFFERENT)} of them of different contrasts (local correlation below {SAME_CONTRAST:g}{named})")
     value = max((ONE, SCALE, DIFFERENT), key=kinds.count)
     why = {
         ONE: f"local structures look alike (from {SAME_CONTRAST:g} aligned, {AFTER_PILOT:g} after the pilot)",
         SCALE: f"little texture, but bright is bright in both (from {SAME_SCALE:g})",
-        DIFFERENT: "what is bright in one is not in the other",
+        DIFFERENT: f"what is bright in one is not in the other{named}",
     }
     return Decision(value, f"{measured}: {why[value]}")
 
@@ -138,7 +141,14 @@ def _errors(tried: Sequence[PairMeasurement], similarity: str | None) -> Doubles
     return np.array([next(trial.error for trial in pair.trials if similarity in (None, trial.similarity)) for pair in tried], dtype=float)
 
 
+def _named_apart(pair: PairMeasurement) -> bool:
+    """Whether its cases are named after two contrasts: T1 and FLAIR of one head look as much alike as T1 before and after agent."""
+    return told_apart(contrast_named(pair.fixed), contrast_named(pair.moving))
+
+
 def _relation(pair: PairMeasurement) -> str:
+    if _named_apart(pair):
+        return DIFFERENT
     local, inside = pair.similarity["lncc"], _best(pair, "ncc")
     after = local.after or 0.0
     if max(local.header or 0.0, local.aligned or 0.0) >= SAME_CONTRAST or after >= AFTER_PILOT:
