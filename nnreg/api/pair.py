@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nnreg.arrays import Doubles
 from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import whole_numbers
+from nnreg.engine.options import EngineOptions
 from nnreg.engine.registration import register as register_pair
 from nnreg.engine.result import Registration
 from nnreg.engine.uncertainty import uncertainty_map
@@ -24,8 +25,9 @@ from nnreg.files import writable_folder
 from nnreg.geometry import resample_image, resample_labels
 from nnreg.imageio import Image
 from nnreg.imageio.convert import as_image, is_array, on_grid_of
+from nnreg.imageio.image import without_opaque_alpha
 from nnreg.inference.registration.apply import looks_like_labels
-from nnreg.inference.registration.register import PairFiles, write_registration
+from nnreg.inference.registration.register import PairFiles, Wanted, write_registration
 from nnreg.progress import Further, progress_bar
 
 BESIDE = ("mask", "labels")
@@ -76,13 +78,15 @@ class RegisteredPair(Registration):
     def save(self, folder: Path | str, *, picture: bool = True, field: bool = False) -> Path:
         """Write what ``nnreg_register`` writes: transforms, warped image and labels, ``measures.json``, ``overview.png``; with `field` ``field.nii.gz`` too.
 
+        Without ``inverse_transform.h5`` where the map has no inverse. What an earlier registration wrote there is replaced or removed.
+
         Raises
         ------
         NnRegError
-            If the folder cannot be written.
+            If the folder cannot be written, or another file is in the way.
         """
         target = writable_folder(Path(folder))
-        write_registration(target, self, files=PairFiles([self.names[0]], [self.names[1]]), guided=self.guided, picture=picture, field=field)
+        write_registration(target, self, files=PairFiles([self.names[0]], [self.names[1]]), wanted=Wanted(picture=picture, field=field))
         return target
 
     def __repr__(self) -> str:
@@ -146,7 +150,7 @@ def register(
     Raises
     ------
     NnRegError
-        An array without spacing, a file that cannot be read, and all that :func:`nnreg.engine.register` refuses.
+        An array without spacing, a file that cannot be read, an option that would have no effect, and all that :func:`nnreg.engine.register` refuses.
 
     Examples
     --------
@@ -157,7 +161,11 @@ def register(
     >>> result.warped.array.shape, result.succeeded
     ((1, 48, 48), True)
     """
-    sides = {"fixed": as_image(fixed, spacing=spacing, name="fixed"), "moving": as_image(moving, spacing=spacing, name="moving")}
+    chosen = {field.name: options[field.name] for field in dataclasses.fields(EngineOptions) if field.name in options}
+    landmarks = options.get("fixed_points") is not None and options.get("moving_points") is not None
+    EngineOptions(**chosen).check_effect(initial=options.get("initial") is not None, landmarks=landmarks)
+    given = {"fixed": fixed, "moving": moving}
+    sides = {side: without_opaque_alpha(as_image(image, spacing=spacing, name=side), side) for side, image in given.items()}
     for side, image in sides.items():
         for kind in BESIDE:
             if options.get(f"{side}_{kind}") is not None:
