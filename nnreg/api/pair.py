@@ -42,12 +42,9 @@ class RegisteredPair(Registration):
     ----------
     names
         What the fixed and the moving image were read from.
-    guided
-        Whether labels and landmarks guided the registration.
     """
 
     names: tuple[str, str] = (IN_MEMORY, IN_MEMORY)
-    guided: bool = True
 
     def apply(self, moving: Any, *, labels: bool | None = None, spacing: Sequence[float] | None = None) -> Image:
         """Another image or label map of the moving subject on the fixed grid, sampled once.
@@ -179,7 +176,7 @@ def register(
     found = register_pair(fixed=sides["fixed"], moving=sides["moving"], **options | {"on_progress": told})
     told.end()
     whole = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    return RegisteredPair(**whole, names=(_name(fixed), _name(moving)), guided=options.get("guided", True))
+    return RegisteredPair(**whole, names=(_name(fixed), _name(moving)))
 
 
 def _name(given: Any) -> str:
