@@ -131,6 +131,15 @@ def _told(path: Path, temporary: Path | None = None) -> Iterator[None]:
         raise WriteError(f"{path}: cannot be written ({os.strerror(reason)}). {_remedy(reason)}") from error
 
 
+@contextlib.contextmanager
+def _named(folder: Path, temporary: Path) -> Iterator[None]:
+    """Where a file in the folder `temporary` cannot be written, name its place in `folder`, which the user knows."""
+    try:
+        yield
+    except WriteError as error:
+        raise type(error)(str(error).replace(f"{temporary}{os.sep}", f"{folder}{os.sep}", 1)) from error
+
+
 def _unwritable(error: Exception, temporary: Path | None) -> int | None:
     """Why a file could not be written, as the system's number; None if that was not what failed.
 
@@ -161,7 +170,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         make_folder(path.parent)
     temporary = temporary_beside(path, f".{path.name}")
     try:
-        with _told(path):
+        with _told(path), _named(path, temporary):
             temporary.mkdir()
             yield temporary
             _flush_all(temporary)
@@ -181,7 +190,7 @@ def folder_to_write(path: Path) -> Iterator[Path]:
     """
     temporary = temporary_beside(path, ".part")
     try:
-        with _told(path):
+        with _told(path), _named(path.parent, temporary):
             temporary.mkdir()
             yield temporary
     finally:

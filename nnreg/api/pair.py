@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nnreg.arrays import Doubles
 from nnreg.dataset.keypoints import check_inside, read_keypoints
 from nnreg.dataset.label_files import whole_numbers
+from nnreg.engine.options import EngineOptions
 from nnreg.engine.registration import register as register_pair
 from nnreg.engine.result import Registration
 from nnreg.engine.uncertainty import uncertainty_map
@@ -24,8 +25,9 @@ from nnreg.files import writable_folder
 from nnreg.geometry import resample_image, resample_labels
 from nnreg.imageio import Image
 from nnreg.imageio.convert import as_image, is_array, on_grid_of
+from nnreg.imageio.image import without_opaque_alpha
 from nnreg.inference.registration.apply import looks_like_labels
-from nnreg.inference.registration.register import PairFiles, write_registration
+from nnreg.inference.registration.register import PairFiles, Wanted, write_registration
 from nnreg.progress import Further, progress_bar
 
 BESIDE = ("mask", "labels")
@@ -40,12 +42,9 @@ class RegisteredPair(Registration):
     ----------
     names
         What the fixed and the moving image were read from.
-    guided
-        Whether labels and landmarks guided the registration.
     """
 
     names: tuple[str, str] = (IN_MEMORY, IN_MEMORY)
-    guided: bool = True
 
     def apply(self, moving: Any, *, labels: bool | None = None, spacing: Sequence[float] | None = None) -> Image:
         """Another image or label map of the moving subject on the fixed grid, sampled once.
@@ -76,13 +75,15 @@ class RegisteredPair(Registration):
     def save(self, folder: Path | str, *, picture: bool = True, field: bool = False) -> Path:
         """Write what ``nnreg_register`` writes: transforms, warped image and labels, ``measures.json``, ``overview.png``; with `field` ``field.nii.gz`` too.
 
+        Without ``inverse_transform.h5`` where the map has no inverse. What an earlier registration wrote there is replaced or removed.
+
         Raises
         ------
         NnRegError
-            If the folder cannot be written.
+            If the folder cannot be written, or another file is in the way.
         """
         target = writable_folder(Path(folder))
-        write_registration(target, self, files=PairFiles([self.names[0]], [self.names[1]]), guided=self.guided, picture=picture, field=field)
+        write_registration(target, self, files=PairFiles([self.names[0]], [self.names[1]]), wanted=Wanted(picture=picture, field=field))
         return target
 
     def __repr__(self) -> str:
@@ -146,7 +147,7 @@ def register(
     Raises
     ------
     NnRegError
-        An array without spacing, a file that cannot be read, and all that :func:`nnreg.engine.register` refuses.
+        An array without spacing, a file that cannot be read, an option that would have no effect, and all that :func:`nnreg.engine.register` refuses.
 
     Examples
     --------
@@ -157,7 +158,11 @@ def register(
     >>> result.warped.array.shape, result.succeeded
     ((1, 48, 48), True)
     """
-    sides = {"fixed": as_image(fixed, spacing=spacing, name="fixed"), "moving": as_image(moving, spacing=spacing, name="moving")}
+    chosen = {field.name: options[field.name] for field in dataclasses.fields(EngineOptions) if field.name in options}
+    landmarks = options.get("fixed_points") is not None and options.get("moving_points") is not None
+    EngineOptions(**chosen).check_effect(initial=options.get("initial") is not None, landmarks=landmarks)
+    given = {"fixed": fixed, "moving": moving}
+    sides = {side: without_opaque_alpha(as_image(image, spacing=spacing, name=side), side) for side, image in given.items()}
     for side, image in sides.items():
         for kind in BESIDE:
             if options.get(f"{side}_{kind}") is not None:
@@ -171,7 +176,7 @@ def register(
     found = register_pair(fixed=sides["fixed"], moving=sides["moving"], **options | {"on_progress": told})
     told.end()
     whole = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    return RegisteredPair(**whole, names=(_name(fixed), _name(moving)), guided=options.get("guided", True))
+    return RegisteredPair(**whole, names=(_name(fixed), _name(moving)))
 
 
 def _name(given: Any) -> str:

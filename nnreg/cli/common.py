@@ -32,6 +32,7 @@ FILE_ENDINGS = (
     *(".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".tif", ".tiff", ".png", ".jpg", ".jpeg", ".npz", ".npy", ".zarr"),
     *(".h5", ".hdf5", ".tfm", ".mat", ".csv", ".json", ".txt", ".pth"),
 )
+EMPTY = "found an empty name, as of a variable of the shell that is not set"
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 EXIT_INTERRUPTED = 130
 
@@ -100,7 +101,9 @@ def add_processes(options: argparse._ActionsContainer, what: str, default: str =
 
 
 def folder(text: str) -> str:
-    """The name of a folder, there or not: a name that only a file would have is refused."""
+    """The name of a folder, there or not: a name that only a file would have is refused, and none."""
+    if not text:
+        raise argparse.ArgumentTypeError(EMPTY)
     if text.lower().endswith(FILE_ENDINGS) and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"found {text!r}, the name of a file, expected a folder")
     return text
@@ -147,6 +150,8 @@ def run(work: Callable[[argparse.Namespace], int | None], parser: Parser, argume
         The exit code: what `work` returned (None is 0), 2 for an error, 130 for Ctrl-C.
     """
     options = parser.parse_args(_unambiguous(sys.argv[1:] if arguments is None else arguments))
+    if getattr(options, "output", None) == "":  # a path of no name is the folder one stands in
+        parser.error(f"argument -o/--output: {EMPTY}")
     if command_line() is not None:
         atexit.register(gc.freeze)  # a process that ends has no use for memory: looking for garbage in all modules once more takes 0.2 s
     with contextlib.ExitStack() as stack:

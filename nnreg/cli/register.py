@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
 from nnreg.progress import progress_bar
 from nnreg.run_log import tell
+from nnreg.run_record import command_line
 
 if TYPE_CHECKING:
     from nnreg.engine import Registration
     from nnreg.inference.registration.register import PairFiles
 
 EXIT_NOT_REGISTERED = 3
+EXIT_TERMINATED = 128 + signal.SIGTERM  # as shells have it
 LINEAR_ONLY = "of the linear alignment"
 
 
@@ -74,6 +77,8 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
+    if arguments is None or command_line() is not None:  # a batch system ends a job: the lock goes, and an empty folder that this command made
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     return run(_work, parser(), arguments)
 
 
@@ -96,9 +101,10 @@ def _pair(options: argparse.Namespace) -> PairFiles:
 
 def _files(options: argparse.Namespace) -> Files:
     """What would be read and written."""
-    from nnreg.inference.registration.register import written_names
+    from nnreg.inference.registration.register import Wanted, written_names
 
-    names = written_names(_pair(options), field=options.field, uncertainty=options.uncertainty, picture=not options.no_pictures, report=options.report)
+    wanted = Wanted(field=options.field, uncertainty=options.uncertainty, picture=not options.no_pictures, report=options.report)
+    names = written_names(_pair(options), wanted)
     if options.output_layout != NATIVE:
         return Files.of(_pair(options).all(), [Path(options.output)], "names by BIDS, for: " + ", ".join(names))
     return Files.of(_pair(options).all(), [Path(options.output) / name for name in names])
@@ -113,7 +119,7 @@ def _work(options: argparse.Namespace) -> int:
 
     if options.report and options.output_layout != NATIVE:
         raise ConfigurationError("--report: is made of nnReg's own layout. Leave it out, or --output_layout bids.")
-
+    left_out: list[str] = []
     constraints = Constraints(restrict=options.restrict, landmark_weight=options.landmark_weight)  # refused before anything is read
     files = _pair(options)
     register = register_files if options.output_layout == NATIVE else register_as_bids
@@ -132,7 +138,9 @@ def _work(options: argparse.Namespace) -> int:
         picture=not options.no_pictures,
         field=options.field,
         uncertainty=options.uncertainty,
+        report=options.report,
         constraints=constraints,
+        on_left_out=left_out.append,
         on_progress=progress_bar("registering", quiet=options.quiet),
     )
     for note in (*result.fixed.notes, *result.moving.notes):
@@ -145,15 +153,16 @@ def _work(options: argparse.Namespace) -> int:
         from nnreg.report import report_after
 
         report_after(options.output, print)
+    code = 0
     if options.accept_likely_failed and not result.succeeded:
         print(f"nnreg_register: {_why_failed(result)}, and accepted.", file=sys.stderr)
     elif not result.succeeded:
-        inverse = "" if any(Path(options.output).rglob("*_xfm.h5" if options.output_layout != NATIVE else "inverse_transform.h5")) else ", it has no inverse"
-        print(
-            f"nnreg_register: {_why_failed(result)}{inverse}; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr
-        )
-        return EXIT_NOT_REGISTERED
-    return 0
+        print(f"nnreg_register: {_why_failed(result)}; the transform in {options.output} is the best that was found, do not trust it.", file=sys.stderr)
+        code = EXIT_NOT_REGISTERED
+    for note in left_out:
+        print(f"nnreg_register: {note}", file=sys.stderr)
+        code = EXIT_NOT_REGISTERED
+    return code
 
 
 def _why_failed(result: Registration) -> str:
@@ -163,22 +172,27 @@ def _why_failed(result: Registration) -> str:
 
 
 def _report(result: Registration, output: Path, unit: str) -> str:
+    from nnreg.inference.registration.register import guided_by
+
     decisions = [f"{decision.name}: {decision.value} ({decision.because})" for decision in result.decisions]
     seconds = f"{sum(result.timings.values()):.1f} s: " + ", ".join(f"{name} {spent:.1f}" for name, spent in result.timings.items())
     told = [line.replace(" mm", f" {unit}") for line in (*decisions, seconds)]  # the engine counts in the unit of the headers, whatever it is
-    return "\n".join([*told[:-1], *aligned_columns(_table(result, unit)), told[-1], f"written to {output.absolute()}"])
+    guides = guided_by(result)
+    warning = ["(guided): these labels or landmarks led the registration; do not report how near they came."] if guides else []
+    return "\n".join([*told[:-1], *aligned_columns(_table(result, unit, guides)), *warning, told[-1], f"written to {output.absolute()}"])
 
 
-def _table(result: Registration, unit: str) -> list[tuple[str, ...]]:
+def _table(result: Registration, unit: str, guides: Sequence[str]) -> list[tuple[str, ...]]:
     """What was measured where the headers put the images, after linear alignment, and in the end."""
     measures, similarity = result.measures, result.measures["similarity"]
+    mark = {name: " (guided)" if name in guides else "" for name in ("labels", "points")}
     rows = [("", "header", "aligned", "after"), _row("correlation", measures["ncc"], ".4f")]
     if result.similarity != LINEAR_ONLY:
         rows.append(_row(f"similarity ({result.similarity})", similarity, ".4f"))
     if "dice" in measures:
-        rows.append(_row("Dice, mean", {stage: found["mean"] for stage, found in measures["dice"].items()}, ".4f"))
+        rows.append(_row(f"Dice, mean{mark['labels']}", {stage: found["mean"] for stage, found in measures["dice"].items()}, ".4f"))
     if "tre_mm" in measures:
-        rows.append(_row(f"landmark error, median {unit}", {stage: found["median"] for stage, found in measures["tre_mm"].items()}, ".3g"))
+        rows.append(_row(f"landmark error, median {unit}{mark['points']}", {stage: found["median"] for stage, found in measures["tre_mm"].items()}, ".3g"))
     if "sdlogj" in measures:
         rows.append(_row("folding %", {"after": measures["folding_percent"]}, ".4f"))
         rows.append(_row("SDlogJ", {"after": measures["sdlogj"]}, ".3f"))

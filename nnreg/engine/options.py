@@ -47,6 +47,53 @@ class EngineOptions:
         if self.on_device is not None and named is not None and not named.on_device:
             raise ConfigurationError(f"similarity {named.name!r} takes numpy arrays only, -device is {self.device!r}. Use -device cpu, or another similarity.")
 
+    def check_effect(self, *, initial: bool, landmarks: bool, preserve: bool = False) -> None:
+        """Refuse what was chosen and would change nothing: whoever chose it expects that it does.
+
+        A value that is the default cannot be told from none, and is not refused. Not part of making the options: a measure of uncertainty takes those of a
+        registration for others of the same pair, which need not use all of them.
+
+        Parameters
+        ----------
+        initial
+            Whether an initial transform is given.
+        landmarks
+            Whether both sides have landmarks.
+        preserve
+            Whether regions that keep their volume are given apart from `constraints`.
+
+        Raises
+        ------
+        ConfigurationError
+            It names the option, and why it has no effect.
+        """
+        held, weighed = self.constraints, self.constraints.landmark_weight != FREE.landmark_weight
+        if initial and self.affine_only:
+            raise ConfigurationError(
+                "affine only: an initial transform takes the place of the linear alignment, so nothing is left to register. Leave one out."
+            )
+        if initial and self.alignment != EngineOptions.alignment:
+            raise ConfigurationError(f"alignment {self.alignment!r}: has no effect, an initial transform takes the place of the alignment. Leave one out.")
+        if weighed and not landmarks:
+            raise ConfigurationError(f"landmark weight {held.landmark_weight:g}: has no effect without landmarks of both images. Give them, or leave it out.")
+        if weighed and not self.guided:
+            raise ConfigurationError(f"landmark weight {held.landmark_weight:g}: has no effect where landmarks only measure. Leave one of the two out.")
+        if self.radius is not None and self.similarity != AUTO and not find_similarity(self.similarity).windowed:
+            raise ConfigurationError(f"radius {self.radius:g}: has no effect, similarity {self.similarity!r} has no windows. Leave it out, or take 'lncc'.")
+        if not self.affine_only:
+            return
+        of_deformation = {
+            "similarity": self.similarity != AUTO,
+            "symmetric": self.symmetric is not None,
+            "radius": self.radius is not None,
+            "smoothness": self.smoothness != EngineOptions.smoothness,
+            "restrict": held.restrict is not None,
+            "preserve": preserve or held.preserve is not None,
+            "landmark weight": weighed,
+        }
+        for name in [name for name, chosen in of_deformation.items() if chosen]:
+            raise ConfigurationError(f"{name}: has no effect, it is of the deformable part, which affine only leaves out. Leave one of the two out.")
+
     @property
     def on_device(self) -> Any:
         """The device of torch that deforms; None for the compiled kernels."""

@@ -108,6 +108,13 @@ def _matrix(transform: Transform) -> Doubles | None:
     return np.asarray(stages[0].matrix, dtype=float) if len(stages) == 1 and isinstance(stages[0], AffineMap) else None
 
 
+def _inverted(matrix: Doubles, path: Path) -> Doubles:
+    """For programs whose matrices go from the moving to the fixed image."""
+    if np.linalg.matrix_rank(matrix[:3, :3]) < 3:
+        raise TransformError(f"{path}: holds the inverse, and the matrix of the transform has none: it maps a volume onto a plane, a line or a point.")
+    return np.asarray(np.linalg.inv(matrix))
+
+
 def _voxel_matrix(space: Space) -> Doubles:
     """From voxel (i, j, k) to LPS world."""
     matrix = space.matrix.copy()
@@ -155,7 +162,7 @@ def _to_fsl(space: Space) -> Doubles:
 
 def _write_flirt(path: Path, matrix: Doubles, grids: Grids) -> None:
     """FLIRT's matrix goes from the moving image to the fixed one."""
-    flirt = _to_fsl(grids.fixed) @ np.linalg.inv(matrix) @ np.linalg.inv(_to_fsl(grids.moving))
+    flirt = _to_fsl(grids.fixed) @ _inverted(matrix, path) @ np.linalg.inv(_to_fsl(grids.moving))
     write_text(path, "".join("  ".join(f"{value:.10g}" for value in row) + "\n" for row in flirt))
 
 
@@ -203,7 +210,7 @@ def _write_afni_warp(path: Path, transform: Transform, grids: Grids) -> None:
 
 def _write_lta(path: Path, matrix: Doubles, grids: Grids) -> None:
     """LINEAR_RAS_TO_RAS from the moving image (src) to the fixed one (dst)."""
-    ras = FLIPPED @ np.linalg.inv(matrix) @ FLIPPED
+    ras = FLIPPED @ _inverted(matrix, path) @ FLIPPED
     rows = [" ".join(f"{value: .15e}" for value in row) for row in ras]
     head = ["type      = 1 # LINEAR_RAS_TO_RAS", "nxforms   = 1", "mean      = 0.0000 0.0000 0.0000", "sigma     = 1.0000", "1 4 4"]
     volumes = ["src volume info", *_lta_volume("moving", grids.moving), "dst volume info", *_lta_volume("fixed", grids.fixed)]

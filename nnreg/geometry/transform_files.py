@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnreg.arrays import AnyArray, Reals
-from nnreg.errors import ImageError, TransformError
-from nnreg.files import atomic_path
+from nnreg.errors import GeometryError, ImageError, TransformError
+from nnreg.files import atomic_path, folder_to_write, make_folder
 from nnreg.geometry.itk import FIELD_ENDINGS, NOT_FINITE, VECTOR_INTENTS, read_itk, write_itk
 from nnreg.geometry.learn2reg import from_learn2reg, to_learn2reg
 from nnreg.geometry.other_programs import OTHER_FORMS, write_other
@@ -102,7 +102,10 @@ def _read_learn2reg(path: Path, fixed: Space | None, moving: Space | None) -> Tr
         raise TransformError(f"{path}: is not a Learn2Reg displacement that can be read ({reason[-1]}).") from error
     if not np.isfinite(array).all():
         raise TransformError(f"{path}: {NOT_FINITE}")
-    return from_learn2reg(array, fixed=fixed, moving=moving or fixed)
+    try:
+        return from_learn2reg(array, fixed=fixed, moving=moving or fixed)
+    except GeometryError as error:
+        raise TransformError(f"{path}: {error} Name a field of this image.") from error
 
 
 def _learn2reg_array(path: Path) -> Reals:
@@ -150,7 +153,7 @@ def write_transform(path: Path | str, transform: Transform, *, form: str = "itk"
     Raises
     ------
     TransformError
-        If the form cannot hold the transform, or a grid it needs is missing.
+        If the form cannot hold the transform, a grid it needs is missing, or files of an earlier transform would stay beside it.
     """
     if form == "ants":
         return _write_ants(str(path), transform, fixed)
@@ -195,18 +198,32 @@ def _write_ants(prefix: str, transform: Transform, fixed: Space | None) -> list[
     stages = transform.simplified().stages
     affine = stages[-1] if stages and isinstance(stages[-1], AffineMap) else AffineMap(np.eye(transform.ndim + 1))
     rest = stages[:-1] if stages and isinstance(stages[-1], AffineMap) else stages
-    written = [Path(prefix + ANTS_AFFINE)]
-    write_itk(written[0], Transform((affine,), transform.ndim))
-    if not rest:
-        return written
-    whole = Transform(rest, transform.ndim)
-    grid = rest[0].space if len(rest) == 1 and isinstance(rest[0], FieldMap) else fixed
-    if grid is None:
-        raise TransformError(f"{prefix}: several fields become one on the fixed grid. Name the fixed image.")
-    for name, part in ((ANTS_FIELD, whole), (ANTS_INVERSE, whole.inverse())):
-        written.append(Path(prefix + name))
-        write_itk(written[-1], part, grid)
-    return written
+    parts: dict[str, tuple[Transform, Space | None]] = {ANTS_AFFINE: (Transform((affine,), transform.ndim), None)}
+    if rest:
+        whole = Transform(rest, transform.ndim)
+        grid = rest[0].space if len(rest) == 1 and isinstance(rest[0], FieldMap) else fixed
+        if grid is None:
+            raise TransformError(f"{prefix}: several fields become one on the fixed grid. Name the fixed image.")
+        try:
+            parts |= {ANTS_FIELD: (whole, grid), ANTS_INVERSE: (whole.inverse(), grid)}
+        except GeometryError as error:
+            raise TransformError(f"{prefix}{ANTS_INVERSE}: {error}") from error
+    paths = {name: Path(prefix + name) for name in (ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE)}
+    for name, path in paths.items():
+        if path.is_dir():
+            raise TransformError(f"{path}: is a folder, a file was expected. Choose another prefix.")
+        if name not in parts and path.exists():
+            raise TransformError(
+                f"{path}: is of another transform, and this one is linear: with the new {ANTS_AFFINE} beside it the two would be taken for one. "
+                "Remove it, or choose another prefix."
+            )
+    make_folder(paths[ANTS_AFFINE].parent)
+    with folder_to_write(paths[ANTS_AFFINE]) as folder:
+        for name, (part, on) in parts.items():
+            write_itk(folder / paths[name].name, part, on)
+        for name in parts:
+            (folder / paths[name].name).replace(paths[name])
+    return [paths[name] for name in parts]
 
 
 __all__ = ["FIELD_ENDINGS", "FORMATS", "files_of", "files_written", "read_transform", "read_transforms", "write_learn2reg", "write_transform"]

@@ -100,6 +100,19 @@ def check_precision(image: Image, path: Path | str) -> None:
         )
 
 
+def without_opaque_alpha(image: Image, name: Path | str) -> Image:
+    """A picture (2D, whole numbers of 8 or 16 bits) without its fourth channel, if that is at its largest value everywhere.
+
+    Such an alpha channel carries nothing. Of one that is transparent anywhere all channels stay; readers leave it, so that all cases of a dataset have as many
+    channels. A note of the result says what was left out.
+    """
+    values = image.array
+    if image.ndim != 2 or image.channels != 4 or values.dtype not in (np.uint8, np.uint16) or (values[3] != np.iinfo(values.dtype).max).any():
+        return image
+    note = f"{name}: its fourth channel is opaque everywhere (alpha) and was left out."
+    return Image(values[:3], image.space, (*image.notes, note), image.repetition)
+
+
 def check_same_space(space: Space, path: Path | str, other: Space, other_path: Path | str) -> None:
     """Raise an ImageError that names both files and what differs, unless the grids are the same."""
     if space.shape != other.shape:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import nnreg
 from nnreg.cli.register import main
 from nnreg.dataset.keypoints import write_keypoints
-from nnreg.geometry import Space
+from nnreg.engine import Constraints
+from nnreg.errors import ConfigurationError
+from nnreg.geometry import AffineMap, FieldMap, Space, Transform
 from nnreg.geometry.itk import read_itk, write_itk
-from nnreg.imageio import read_image, write_image
-from nnreg.inference.registration.register import OUTPUTS
+from nnreg.imageio import Image, read_image, write_image
+from nnreg.inference.registration.register import OUTPUTS, PairFiles, register_files
 from tests.engine.pairs import error_voxels, known_pair, textured
 
 
@@ -325,3 +332,171 @@ def test_a_result_does_not_replace_the_image_it_is_made_of(files, tmp_path, capf
     (tmp_path / "warped.nii.gz").write_bytes(files["fixed"].read_bytes())
     refused_with(capfd, "would overwrite it", files["fixed"], tmp_path / "warped.nii.gz", "-o", tmp_path)
     assert (tmp_path / "warped.nii.gz").read_bytes() == files["fixed"].read_bytes()
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory) -> list[str]:
+    """Two slices of which one is moved, without alignment: what the command takes, but for the output."""
+    folder, space = tmp_path_factory.mktemp("flat"), Space.plain((40, 46), (2.0, 2.0))
+    for name, shift in (("fixed", 0), ("moving", 2)):
+        write_image(folder / f"{name}.mha", np.roll(textured(space.shape), shift, 1), space)
+    mask = np.zeros((1, *space.shape), np.uint8)
+    mask[:, 10:30, 12:30] = 1
+    for name, shift in (("fixed", 0), ("moving", 2)):
+        write_image(folder / f"{name}_labels.mha", np.roll(mask, shift, 1), space)
+        write_keypoints(folder / f"{name}.csv", [[15.0, 12.0 + shift], [22.0, 20.0 + shift]])
+    return [str(folder / "fixed.mha"), str(folder / "moving.mha"), "--preset", "fast", "-q"]
+
+
+def beside(flat: list[str], name: str) -> str:
+    return str(Path(flat[0]).with_name(name))
+
+
+LABELS = ("fixed_labels.mha", "moving_labels.mha")
+POINTS = ("fixed.csv", "moving.csv")
+
+
+def test_files_of_the_user_stay_and_stand_in_the_way_only_of_what_is_written(flat, tmp_path, capsys):
+    own = {"field.nii.gz", "warped.json", "warped.nrrd", "overview.png", "report.html"}
+    for name in own:
+        (tmp_path / name).write_text("mine")
+    assert main([*flat, "-o", str(tmp_path), "--no_pictures"]) == 0
+    assert all((tmp_path / name).read_text() == "mine" for name in own)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert main([*flat, "-o", str(tmp_path)]) == 2
+    assert "overview.png: is there already" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["measures.json", "warped.mha"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_in_the_way_is_refused_before_anything_is_written(flat, tmp_path, capsys, name, kind):
+    (tmp_path / name).mkdir() if kind == "folder" else (tmp_path / name).write_text("{}")
+    assert main([*flat, "-o", str(tmp_path)]) == 2
+    assert f"{tmp_path / name}: is " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_the_page_of_an_earlier_pair_does_not_stay(flat, tmp_path):
+    assert main([*flat, "-o", str(tmp_path), "--report"]) == 0
+    assert (tmp_path / "report.html").is_file()
+    assert main([*flat, "-o", str(tmp_path), "--no_pictures"]) == 0
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_empty_name_is_refused(flat, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    refused_with(capfd, "-o/--output: found an empty name", *flat, "-o", "")
+
+
+@pytest.mark.parametrize(
+    ("more", "guides"),
+    [((), ["labels", "points"]), (("--landmark_weight", "0"), ["labels"]), (("--affine_only",), []), (("--measure_only",), [])],
+)
+def test_what_guided_is_told_in_measures_and_table(flat, tmp_path, capsys, more, guides):
+    named = [word for name, pair in (("labels", LABELS), ("points", POINTS)) for side, file in zip(("fixed", "moving"), pair, strict=True)
+             for word in (f"--{side}_{name}", beside(flat, file))]  # fmt: skip
+    main([*flat, "-o", str(tmp_path), *named, *more])
+    assert json.loads((tmp_path / "measures.json").read_text())["guided_by"] == guides
+    table = capsys.readouterr().out
+    assert ("Dice, mean (guided)" in table) == ("labels" in guides)
+    assert ("landmark error, median mm (guided)" in table) == ("points" in guides)
+    assert ("do not report" in table) == bool(guides)
+
+
+def test_a_map_without_inverse_is_written_and_exits_3(tmp_path, capsys):
+    """It folds beside the body only, so that the registration succeeds."""
+    space, folds = Space.plain((80, 92), (2.0, 2.0)), np.zeros((2, 80, 92), np.float32)
+    folds[1][:, :8] = 6 * np.sin(np.arange(8))
+    for name, shift in (("fixed", 0), ("moving", 2)):
+        write_image(tmp_path / f"{name}.mha", np.roll(textured(space.shape), shift, 1), space)
+    write_itk(tmp_path / "folds.h5", Transform((FieldMap(folds, space),), 2))
+    words = [str(tmp_path / "fixed.mha"), str(tmp_path / "moving.mha"), "-o", str(tmp_path / "out"), "--init", str(tmp_path / "folds.h5")]
+    assert main([*words, "--preset", "fast", "-q", "--no_pictures"]) == 3
+    assert "inverse_transform.h5 is not written: the displacement field cannot be inverted" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "measures.json").read_text())["succeeded"] is True
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"transform.h5", "warped.mha", "measures.json"}
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_result(flat, tmp_path, capsys):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    held = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+    try:
+        assert main([*flat, "-o", str(tmp_path / "out")]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, held)
+    assert f"{tmp_path / 'out' / 'transform.h5'}: cannot be written" in capsys.readouterr().err
+
+
+def test_termination_leaves_no_lock_and_no_empty_folder(tmp_path):
+    space = Space.plain((96, 96, 96))
+    for name, seed in (("fixed", 0), ("moving", 1)):
+        write_image(tmp_path / f"{name}.nii.gz", textured(space.shape, seed), space)
+    words = [str(tmp_path / "fixed.nii.gz"), str(tmp_path / "moving.nii.gz"), "-o", str(tmp_path / "out"), "--preset", "accurate"]
+    process = subprocess.Popen([sys.executable, "-m", "nnreg.cli.register", *words], stderr=subprocess.DEVNULL, env=os.environ)
+    while not (tmp_path / "out" / ".lock").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait() == 143
+    assert not (tmp_path / "out").exists()
+
+
+def test_faults_of_a_pair_name_its_files(flat, tmp_path, capfd):
+    space = Space.plain((40, 46), (2.0, 2.0))
+    write_keypoints(tmp_path / "one.csv", [[5.0, 6.0]])
+    write_itk(tmp_path / "singular.tfm", Transform((AffineMap(np.diag([1.0, 0.0, 1.0])),), 2))
+    write_image(tmp_path / "same.mha", np.full((1, *space.shape), 7.0, np.float32), space)
+    fixed, moving = flat[:2]
+    rest = *flat[2:], "-o", tmp_path / "out"
+    refused_with(
+        capfd, "fixed.csv: has 2 landmarks, ", fixed, moving, *rest, "--fixed_points", beside(flat, "fixed.csv"), "--moving_points", tmp_path / "one.csv"
+    )
+    refused_with(capfd, "singular.tfm: its matrix cannot be inverted", fixed, moving, *rest, "--init", tmp_path / "singular.tfm")
+    refused_with(capfd, f"the moving image ({tmp_path / 'same.mha'}) is constant (7)", fixed, tmp_path / "same.mha", *rest)
+
+
+def test_a_learn2reg_field_of_another_image_is_named(tmp_path, capfd):
+    space = Space.plain((20, 24, 22))
+    write_image(tmp_path / "a.nii.gz", textured(space.shape), space)
+    np.savez(tmp_path / "field.npz", np.zeros((3, 4, 5, 3)))
+    refused_with(capfd, "field.npz: a Learn2Reg field", *(tmp_path / "a.nii.gz",) * 2, "-o", tmp_path / "out", "--init", tmp_path / "field.npz")
+
+
+def test_an_opaque_alpha_channel_is_left_out_and_one_that_is_not_stays(tmp_path, capsys):
+    space = Space.plain((40, 46))
+    colours = np.concatenate([textured(space.shape) * scale for scale in (0.6, 0.5, 0.4)]).astype(np.uint8)
+    for name, alpha in (("opaque", np.full_like(colours[:1], 255)), ("partly", 255 - colours[:1])):
+        for side in ("fixed", "moving"):
+            write_image(tmp_path / f"{name}_{side}.png", np.roll(np.concatenate([colours, alpha]), 2 * (side == "moving"), axis=1), space)
+        main([*(str(tmp_path / f"{name}_{side}.png") for side in ("fixed", "moving")), "-o", str(tmp_path / name), "--preset", "fast", "-q"])
+    assert capsys.readouterr().err.count("opaque everywhere (alpha) and was left out") == 2
+    assert [read_image(tmp_path / name / "warped.png").channels for name in ("opaque", "partly")] == [3, 4]
+
+
+IDLE = {
+    "landmark weight 2": {"constraints": Constraints(landmark_weight=2)},
+    "alignment 'rigid'": {"initial": True, "alignment": "rigid"},
+    "radius 3": {"similarity": "mse", "radius": 3},
+    "affine only": {"initial": True, "affine_only": True},
+    "restrict": {"affine_only": True, "constraints": Constraints(restrict="x")},
+    "preserve": {"affine_only": True, "preserve": True},
+    "smoothness": {"affine_only": True, "smoothness": 2.0},
+}
+
+
+@pytest.mark.parametrize("named", IDLE)
+def test_options_without_effect_are_refused_before_anything_is_read(named, tmp_path):
+    options = dict(IDLE[named])
+    initial, preserve = options.pop("initial", False), options.pop("preserve", False)
+    files = PairFiles(["absent.mha"], ["absent.mha"], initial=["absent.h5"] if initial else [], preserve="absent.mha" if preserve else None)
+    with pytest.raises(ConfigurationError, match=named):
+        register_files(files, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    if preserve:
+        options["constraints"] = Constraints(preserve=Image(np.ones((1, 4, 4)), Space.plain((4, 4))))
+    with pytest.raises(ConfigurationError, match=named):
+        nnreg.register("absent.mha", "absent.mha", initial=Transform.identity(2) if initial else None, **options)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from nnreg.cli import apply_transform, compose, convert_transform
 from nnreg.dataset.keypoints import read_keypoints, write_keypoints
-from nnreg.geometry import Transform
+from nnreg.geometry import FieldMap, Transform
 from nnreg.geometry.itk import read_itk, write_itk
 from nnreg.geometry.transform_files import read_transforms
 from nnreg.imageio import read_image, write_image
@@ -140,3 +140,29 @@ def test_mistakes_are_one_line_and_leave_nothing(what, tmp_path, capsys, files):
     assert command.main(arguments) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not out.exists()
+
+
+def test_points_go_into_a_csv_file_only(files, tmp_path, capsys):
+    write_keypoints(tmp_path / "mm.csv", points_of(files))
+    assert apply_transform.main([str(tmp_path / "mm.csv"), "-t", str(files["transform"]), "-o", str(tmp_path / "out.nii.gz")]) == 2
+    assert "out.nii.gz: points are written as rows of a .csv file" in capsys.readouterr().err
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+def test_ants_files_are_of_one_transform(files, tmp_path, capsys):
+    """A conversion that fails leaves those of the transform before, and a linear one is not written beside a field."""
+    space = read_image(files["fixed"]).space
+    folds = np.zeros((space.ndim, *space.shape), np.float32)
+    folds[-1] = 6 * np.sin(np.arange(space.shape[-1]))
+    write_itk(tmp_path / "folds.h5", Transform((FieldMap(folds, space),), space.ndim))
+    prefix = str(tmp_path / "pair_")
+    assert convert_transform.main([str(files["transform"]), "-o", prefix, "--to", "ants"]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for given, words in (
+        ([tmp_path / "folds.h5"], "pair_1InverseWarp.nii.gz: the displacement field cannot be inverted"),
+        ([files["field"], files["transform"]], "Name the fixed image"),
+        ([files["affine"]], "pair_1Warp.nii.gz: is of another transform"),
+    ):
+        assert convert_transform.main([*map(str, given), "-o", prefix, "--to", "ants"]) == 2
+        assert words in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

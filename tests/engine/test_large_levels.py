@@ -13,7 +13,7 @@ from nnreg.engine.grids import as_map, blocks_of, continued, matrix_between, pyr
 from nnreg.engine.prepared_image import PreparedImage
 from nnreg.geometry import Space, Transform
 from nnreg.imageio import Image
-from nnreg.inference.registration.register import PairFiles, write_registration
+from nnreg.inference.registration.register import PairFiles, Wanted, write_registration
 from nnreg.metrics import regularity
 from tests.engine.pairs import error_voxels, known_pair
 
@@ -52,7 +52,7 @@ def test_what_is_written_covers_the_whole_fixed_image(large, tmp_path):
     first, last = (found.field.space.to_index(wide.space.to_world([corner]))[0] for corner in ((0, 0), (100, 82)))
     assert (first >= -0.51).all()
     assert (last <= np.asarray(found.field.space.shape) - 0.49).all()
-    write_registration(tmp_path, found, files=PairFiles(["fixed"], ["moving"]), guided=True, picture=False, field=False)
+    write_registration(tmp_path, found, files=PairFiles(["fixed"], ["moving"]), wanted=Wanted(picture=False))
     content = json.loads((tmp_path / "measures.json").read_text())
     assert content["folding_count"] == 0
     assert 0 < content["sdlogj"] < 1

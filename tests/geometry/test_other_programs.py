@@ -135,9 +135,12 @@ def test_what_a_form_cannot_hold_is_told_and_not_written(affine, tmp_path):
     fixed = grid("LPS")
     bent = deformed(fixed, affine)
     flat = Transform((AffineMap(np.eye(3)),), 2)
+    singular = Transform((AffineMap(np.diag([1.0, 1.0, 0.0, 1.0])),), 3)
     for transform, form, name, grid_of, words in (
         (bent, "fsl", "t.mat", fixed, "holds a matrix, the transform is a deformation. Choose one of .nii.gz, .nii"),
         (bent, "freesurfer", "t.lta", fixed, "mri_warp_convert --initk"),
+        (singular, "fsl", "t.mat", fixed, "the matrix of the transform has none"),
+        (singular, "freesurfer", "t.lta", fixed, "the matrix of the transform has none"),
         (affine, "freesurfer", "t.nii.gz", fixed, "FreeSurfer has .lta"),
         (affine, "spm", "t.mat", fixed, "SPM has .nii.gz, .nii"),
         (affine, "fsl", "t.mat", None, "Name it with -r"),

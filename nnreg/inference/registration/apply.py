@@ -20,6 +20,7 @@ from nnreg.imageio.image import as_stored
 from nnreg.imageio.itk_files import write_series
 
 AUTO = "auto"
+POINTS = ".csv"
 KINDS = (AUTO, "image", "labels", "points", "field")
 OTHER_POINTS = (".fcsv", ".json", ".vtk", ".vtp", ".pts")
 FEW_VALUES = 32  # whole numbers that differ, up to which they are taken for labels: an image of so few grey values is none
@@ -69,12 +70,15 @@ def apply_transform(
     Raises
     ------
     NnRegError
-        If a file cannot be read or written, dimensions differ, points lie outside `reference`, or `output` is one of the files that are read.
+        If a file cannot be read or written, dimensions differ, points lie outside `reference` or are to go into another file than a ``.csv``, or
+        `output` is one of the files that are read.
     """
     if kind not in KINDS:
         raise ConfigurationError(f"kind {kind!r} is unknown; {did_you_mean(kind, KINDS)}")
     refuse_overwriting(output, [source, *files_of(transforms), reference, moving])
     kind = _kind_of(Path(source)) if kind == AUTO else kind
+    if kind == "points" and Path(output).suffix.lower() != POINTS:
+        raise ConfigurationError(f"{output}: points are written as rows of a {POINTS} file. Choose that ending.")
     grid, other = (None if path is None else _told(read_image(path), on_note).space for path in (reference, moving))
     # the grid of a Learn2Reg file is the fixed image's, whichever way it is applied
     transform = read_transforms(transforms, fixed=other if inverse else grid, moving=grid if inverse else other)
@@ -96,7 +100,7 @@ def _told(image: Image, on_note: Callable[[str], None]) -> Image:
 
 
 def _kind_of(path: Path) -> str:
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() == POINTS:
         return "points"
     if path.name.lower().endswith(OTHER_POINTS):
         raise ConfigurationError(f"{path}: points are rows x,y,z of a .csv file, voxel indices with -r, else mm (LPS). Convert it.")

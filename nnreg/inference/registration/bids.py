@@ -236,7 +236,9 @@ def register_as_bids(files: PairFiles, output: Path, **options: Any) -> Registra
     fixed, moving = name_of(files.fixed[0]), name_of(files.moving[0])
     with derivatives(output) as part:
         result = register_files(files, part, **options)
-        lay_out(part, output, fixed, moving, read_json(part / "measures.json"))
+        measures = read_json(part / "measures.json")
+        measures.pop("written")  # names in the hidden folder
+        lay_out(part, output, fixed, moving, measures)
         return result
 
 
