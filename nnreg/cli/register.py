@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 EXIT_NOT_REGISTERED = 3
 LINEAR_ONLY = "of the linear alignment"
+NO_OVERLAP = "no overlap"
 
 
 def parser() -> Parser:
@@ -157,8 +159,8 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _why_failed(result: Registration) -> str:
-    if not result.rose:
-        return "the similarity did not rise"
+    if result.fell:
+        return "the similarity fell below that of the start"
     return f"the registration likely failed (probability {result.failure_probability:.2f}: {'; '.join(result.failure.reasons)})"
 
 
@@ -166,15 +168,17 @@ def _report(result: Registration, output: Path, unit: str) -> str:
     decisions = [f"{decision.name}: {decision.value} ({decision.because})" for decision in result.decisions]
     seconds = f"{sum(result.timings.values()):.1f} s: " + ", ".join(f"{name} {spent:.1f}" for name, spent in result.timings.items())
     told = [line.replace(" mm", f" {unit}") for line in (*decisions, seconds)]  # the engine counts in the unit of the headers, whatever it is
-    return "\n".join([*told[:-1], *aligned_columns(_table(result, unit)), told[-1], f"written to {output.absolute()}"])
+    where = f"correlation, folding and SDlogJ: {result.measures['measured_over']}"
+    gained = [] if result.rose or result.fell else ["nothing was gained: the similarity is that of the start"]
+    return "\n".join([*told[:-1], *aligned_columns(_table(result, unit)), where, *gained, told[-1], f"written to {output.absolute()}"])
 
 
 def _table(result: Registration, unit: str) -> list[tuple[str, ...]]:
     """What was measured where the headers put the images, after linear alignment, and in the end."""
     measures, similarity = result.measures, result.measures["similarity"]
-    rows = [("", "header", "aligned", "after"), _row("correlation", measures["ncc"], ".4f")]
+    rows = [("", "header", "aligned", "after"), _row("correlation", measures["ncc"], ".4f", NO_OVERLAP)]
     if result.similarity != LINEAR_ONLY:
-        rows.append(_row(f"similarity ({result.similarity})", similarity, ".4f"))
+        rows.append(_row(f"similarity ({result.similarity})", similarity, ".4f", NO_OVERLAP))
     if "dice" in measures:
         rows.append(_row("Dice, mean", {stage: found["mean"] for stage, found in measures["dice"].items()}, ".4f"))
     if "tre_mm" in measures:
@@ -186,8 +190,9 @@ def _table(result: Registration, unit: str) -> list[tuple[str, ...]]:
     return rows
 
 
-def _row(name: str, values: Mapping[str, float], form: str) -> tuple[str, ...]:
-    return name, *(f"{values[stage]:{form}}" if stage in values else "-" for stage in ("header", "aligned", "after"))
+def _row(name: str, values: Mapping[str, float], form: str, missing: str = "-") -> tuple[str, ...]:
+    figures = (values.get(stage) for stage in ("header", "aligned", "after"))
+    return name, *("-" if value is None else missing if math.isnan(value) else f"{value:{form}}" for value in figures)
 
 
 if __name__ == "__main__":
