@@ -89,7 +89,8 @@ def align(
     Raises
     ------
     RegistrationError
-        If an image is constant or holds NaN, dimensions or channel counts differ, a mask is empty, or no start brings the images into a common view.
+        If an image is constant or holds NaN, dimensions or channel counts differ, a mask is empty, both foregrounds are of one voxel, or no start brings the
+        images into a common view.
     """
     check_pair(fixed_space.ndim, moving_space.ndim, len(fixed), len(moving))
     sides = prepare_shown(fixed, fixed_space, fixed_mask, "fixed"), prepare_shown(moving, moving_space, moving_mask, "moving")
@@ -125,6 +126,8 @@ class _Search:
         (self.fixed_centre, self.fixed_spread), (self.moving_centre, self.moving_spread) = bodies
         # a solid ball or box reaches about twice its standard deviation to each side
         self.radius = 2 * float(np.sqrt(max(np.linalg.eigvalsh(self.fixed_spread).max(), np.linalg.eigvalsh(self.moving_spread).max())))
+        if self.radius == 0:
+            raise RegistrationError("the foreground of both images is a single voxel each: nothing to align. Give masks or an initial transform.")
         fine = (2 * self.radius / FINE,) * n if spacing is None else tuple(spacing)
         coarse = tuple(max(step, 2 * self.radius / COARSE) for step in fine)
         self.fine = Pair(fixed.pooled(fine), moving.pooled(fine))

@@ -152,7 +152,7 @@ class _Engine:
         self.preset = options.spent(fixed.ndim)
         self.clock = Clock(on_progress)
         with self.clock.stage("preparation"):
-            self.boxes = shown(fixed.array).airy, shown(moving.array).airy
+            self.boxes = self.guides.kept(shown(fixed.array).airy), shown(moving.array).airy
             self.guides = self.guides.cut(*self.boxes)
             self.fixed = prepare_shown(fixed.array, fixed.space, _mask(masks[0], fixed, "fixed"), "fixed", self.boxes[0])
             self.moving = prepare_shown(moving.array, moving.space, _mask(masks[1], moving, "moving"), "moving", self.boxes[1])

@@ -183,10 +183,10 @@ class Registration:
         Returns
         -------
         dict
-            ``succeeded``; ``failure`` (``probability``, ``reasons`` and the evidence); ``similarity`` (its ``measure``) and ``ncc``; where something was deformed
-            ``sdlogj``, ``folding_count`` and ``folding_percent`` of the whole map; where `annotations` has them ``dice`` and ``tre_mm``. Similarities, Dice and
-            distances are each for the stages ``header``, ``aligned`` (start) and ``after``. ``ncc`` and the figures of the map are measured where
-            ``measured_over`` says: inside the fixed mask, or where there is none over all voxels.
+            ``succeeded``; ``failure`` (``probability``, ``reasons`` and the evidence); ``similarity`` (its ``measure``) and ``ncc``; where something was
+            deformed ``sdlogj``, ``folding_count`` and ``folding_percent`` of the whole map; where `annotations` has them ``dice`` and ``tre_mm``.
+            Similarities, Dice and distances are each for the stages ``header``, ``aligned`` (start) and ``after``. ``ncc`` and the figures of the map are
+            measured where ``measured_over`` says: inside the fixed mask, or where there is none over all voxels.
         """
         stages = {"header": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
         mask = None if self.masks[0] is None else self.masks[0].array[0] != 0

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 import nnreg
 from nnreg.dataset.raw import Case
-from nnreg.engine import PRESETS, Registration, register
+from nnreg.engine import PRESETS, Constraints, Registration, register
 from nnreg.engine import choose_similarity as choosing
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.grids import Level, pyramid
@@ -183,7 +183,7 @@ def test_folds_of_a_given_start_count_and_those_of_the_linear_part_do_not(mirror
 
 
 def test_figures_are_measured_inside_the_fixed_mask_as_by_evaluation():
-    fixed, moving, _, _, truth = known_pair(2)
+    fixed, moving, *_ = known_pair(2)
     mask = Image((fixed.array > 100).astype(np.uint8), fixed.space)
     plain, inside = (register(fixed=fixed, moving=moving, preset="fast", fixed_mask=one) for one in (None, mask))
     assert plain.measures["measured_over"] == "all voxels"
@@ -253,6 +253,36 @@ def test_masks_hide_what_they_should():
     found = register(fixed=Image(array, fixed.space), moving=moving, fixed_mask=Image(mask, fixed.space))
     seen = Image(fixed.array * mask, fixed.space)
     assert error_voxels(found.transform, truth, seen) < 0.6 * error_voxels(Transform((truth.stages[1],), 2), truth, seen)
+
+
+def test_a_mask_marks_what_is_not_0():
+    fixed, moving, *_ = known_pair(2)
+    inside = fixed.array > 100
+    found = [
+        register(fixed=fixed, moving=moving, preset="fast", fixed_mask=Image(np.where(inside, value, 0).astype(np.int8), fixed.space)).field.displacement
+        for value in (1, -1)  # 255 read as int8
+    ]
+    assert np.array_equal(*found)
+    broken = np.where(inside, 1, np.nan)
+    with pytest.raises(RegistrationError, match=r"fixed mask holds \d+ NaN"):
+        register(fixed=fixed, moving=moving, fixed_mask=Image(broken, fixed.space))
+    with pytest.raises(RegistrationError, match=r"preserve mask holds \d+ NaN"):
+        register(fixed=fixed, moving=moving, constraints=Constraints(preserve=Image(broken, fixed.space)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_that_show_next_to_nothing_are_refused_by_name():
+    space, _ = grids(2)
+    good = Image(textured(space.shape), space)
+    with pytest.raises(RegistrationError, match="moving image is nearly constant"):
+        register(fixed=good, moving=Image(good.array * np.float32(1e-42), space))
+    dot = np.zeros((1, 36, 44), np.float32)
+    dot[0, 20, 22] = 1
+    with pytest.raises(RegistrationError, match="single voxel each"):
+        register(fixed=Image(dot, Space.plain((36, 44))), moving=Image(np.roll(dot, 3, axis=1), Space.plain((36, 44))))
+    line = Image(textured((36, 36))[:, :, 18:19], Space.plain((36, 1)))
+    with pytest.raises(RegistrationError, match="fixed image has 36x1 voxels"):
+        register(fixed=line, moving=line)
 
 
 def test_what_masks_hide_does_not_lead_the_search():
