@@ -208,8 +208,10 @@ class Registration:
 
     def _correlation(self, transform: Transform, mask: npt.NDArray[np.bool_] | None) -> float:
         """Mean over channels."""
-        grids = {"moving": self.moving.space, "fixed": self.fixed.space, "transform": transform}
-        warped = self.warped.array if transform is self.transform else resample_image(self.moving.array, **grids)
+        if transform is self.transform:
+            warped = self.warped.array
+        else:
+            warped = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space, transform=transform)
         return float(np.mean([metrics.ncc(one, other, mask) for one, other in zip(self.fixed.array, warped, strict=True)]))
 
     def _landmark_errors(self, fixed: npt.ArrayLike, moving: npt.ArrayLike, stages: Mapping[str, Transform]) -> dict[str, Any]:
