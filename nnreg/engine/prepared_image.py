@@ -120,7 +120,7 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
     Raises
     ------
     RegistrationError
-        If shapes disagree, a value is not finite, a channel is constant or the mask is empty.
+        If shapes disagree, a value is not finite, a channel is constant or has a range that single precision cannot scale, or the mask is empty or holds NaN.
     """
     if tuple(array.shape[1:]) != space.shape:
         raise RegistrationError(
@@ -138,12 +138,16 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
         where = within if inside is None else inside > 0.5
         image = without_fill(image, fill_values(_sample(image[where])))
         low, high = _window(image[where])
+        told = "" if inside is None else " inside its mask"
+        if not high > low:
+            raise RegistrationError(f"channel {channel} of the {role} image is constant ({low:g}){told}: nothing to align.")
         with np.errstate(over="ignore"):
-            scale = np.float32(1 / (high - low) if high > low else np.inf)
-        if not np.isfinite(scale):
-            told = "" if inside is None else " inside its mask"
-            found = f"constant ({low:g})" if not high > low else f"nearly constant ({low:g} to {high:g}, too little for numbers of 32 bits)"
-            raise RegistrationError(f"channel {channel} of the {role} image is {found}{told}: nothing to align.")
+            spread, scale = np.float32(high - low), np.float32(1 / (high - low))
+        if not np.isfinite([spread, scale]).all():
+            raise RegistrationError(
+                f"channel {channel} of the {role} image has values from {low:g} to {high:g}{told}, which single precision cannot bring to [0, 1]. "
+                "Multiply them by a constant."
+            )
         np.subtract(image, np.float32(low), out=windowed[channel])
         windowed[channel] *= scale
         np.clip(windowed[channel], 0, 1, out=windowed[channel])

@@ -190,12 +190,11 @@ class Registration:
         """
         stages = {"header": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
         mask = None if self.masks[0] is None else self.masks[0].array[0] != 0
-        aligned = self.similarity_after if self.field is None else self.similarity_before
         content: dict[str, Any] = {
             "succeeded": self.succeeded,
             "failure": self.failure.content(),
             "measured_over": ALL_VOXELS if mask is None else INSIDE_MASK,
-            "similarity": {"measure": self.similarity, "header": self.similarity_header, "aligned": aligned, "after": self.similarity_after},
+            "similarity": {"measure": self.similarity, "header": self.similarity_header, "aligned": self.similarity_before, "after": self.similarity_after},
             "ncc": {name: self._correlation(transform, mask) for name, transform in stages.items()},
         }
         if self.field is not None and min(self.fixed.space.shape) > 1:
