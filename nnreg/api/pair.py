@@ -105,7 +105,7 @@ class RegisteredPair(Registration):
         result = {}
         for name, value in self.measures.items():
             stages = value if isinstance(value, Mapping) else {"": value}
-            texts = [f"{stage} {_short(number)}".strip() for stage, number in stages.items()]
+            texts = [f"{stage} {'no overlap' if stage == 'header' and number != number else _short(number)}".strip() for stage, number in stages.items()]
             result[name] = ", ".join(texts)
         return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 EXIT_NOT_REGISTERED = 3
 EXIT_TERMINATED = 128 + signal.SIGTERM  # as shells have it
 LINEAR_ONLY = "of the linear alignment"
+NO_OVERLAP = "no overlap"
 
 
 def parser() -> Parser:
@@ -166,8 +168,8 @@ def _work(options: argparse.Namespace) -> int:
 
 
 def _why_failed(result: Registration) -> str:
-    if not result.rose:
-        return "the similarity did not rise"
+    if result.fell:
+        return "the similarity fell below that of the start"
     return f"the registration likely failed (probability {result.failure_probability:.2f}: {'; '.join(result.failure.reasons)})"
 
 
@@ -179,16 +181,19 @@ def _report(result: Registration, output: Path, unit: str) -> str:
     told = [line.replace(" mm", f" {unit}") for line in (*decisions, seconds)]  # the engine counts in the unit of the headers, whatever it is
     guides = guided_by(result)
     warning = ["(guided): these labels or landmarks led the registration; do not report how near they came."] if guides else []
-    return "\n".join([*told[:-1], *aligned_columns(_table(result, unit, guides)), *warning, told[-1], f"written to {output.absolute()}"])
+    where = f"correlation, folding and SDlogJ: {result.measures['measured_over']}"
+    gained = [] if result.rose or result.fell else ["nothing was gained: the similarity is that of the start"]
+    table = aligned_columns(_table(result, unit, guides))
+    return "\n".join([*told[:-1], *table, *warning, where, *gained, told[-1], f"written to {output.absolute()}"])
 
 
 def _table(result: Registration, unit: str, guides: Sequence[str]) -> list[tuple[str, ...]]:
     """What was measured where the headers put the images, after linear alignment, and in the end."""
     measures, similarity = result.measures, result.measures["similarity"]
     mark = {name: " (guided)" if name in guides else "" for name in ("labels", "points")}
-    rows = [("", "header", "aligned", "after"), _row("correlation", measures["ncc"], ".4f")]
+    rows = [("", "header", "aligned", "after"), _row("correlation", measures["ncc"], ".4f", NO_OVERLAP)]
     if result.similarity != LINEAR_ONLY:
-        rows.append(_row(f"similarity ({result.similarity})", similarity, ".4f"))
+        rows.append(_row(f"similarity ({result.similarity})", similarity, ".4f", NO_OVERLAP))
     if "dice" in measures:
         rows.append(_row(f"Dice, mean{mark['labels']}", {stage: found["mean"] for stage, found in measures["dice"].items()}, ".4f"))
     if "tre_mm" in measures:
@@ -200,8 +205,9 @@ def _table(result: Registration, unit: str, guides: Sequence[str]) -> list[tuple
     return rows
 
 
-def _row(name: str, values: Mapping[str, float], form: str) -> tuple[str, ...]:
-    return name, *(f"{values[stage]:{form}}" if stage in values else "-" for stage in ("header", "aligned", "after"))
+def _row(name: str, values: Mapping[str, float], form: str, missing: str = "-") -> tuple[str, ...]:
+    figures = (values.get(stage) for stage in ("header", "aligned", "after"))
+    return name, *("-" if value is None else missing if math.isnan(value) else f"{value:{form}}" for value in figures)
 
 
 if __name__ == "__main__":

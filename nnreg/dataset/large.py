@@ -101,7 +101,7 @@ class LargeMasks:
     def read(self, box: Sequence[tuple[int, int]]) -> npt.NDArray[np.int16]:
         """(T, *box), 1 where a target is learnt."""
         every = np.ones([1, *(high - low for low, high in box)], np.int16)
-        return np.concatenate([every if volume is None else (volume.read(box) > 0).astype(np.int16) for volume in self.volumes])
+        return np.concatenate([every if volume is None else (volume.read(box) != 0).astype(np.int16) for volume in self.volumes])
 
 
 def large(raw: RawDataset, case: str) -> bool:

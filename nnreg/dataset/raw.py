@@ -240,12 +240,12 @@ class RawDataset:
         return None if path is None or not label_targets(self.spec) else whole_numbers(read_image(path), path)
 
     def read_mask(self, case: str) -> Image | None:
-        """Mask (1, *spatial) uint8, 1 where the image is valid (any value above 0); None if the case has none."""
+        """Mask (1, *spatial) uint8, 1 where the image is valid (any value but 0); None if the case has none."""
         path = self.mask_path(case)
         if path is None:
             return None
         mask = whole_numbers(read_image(path), path)
-        return Image((mask.array > 0).astype(np.uint8), mask.space, mask.notes)
+        return Image((mask.array != 0).astype(np.uint8), mask.space, mask.notes)
 
     def read_keypoints(self, case: str) -> npt.NDArray[np.float64] | None:
         """Keypoints (N, ndim) as voxel indices, x first; row i of a fixed case corresponds to row i of its moving case."""

@@ -86,7 +86,7 @@ def mask_paths(raw: RawDataset, case: str) -> dict[str, Path | None]:
 
 
 def read_masks(raw: RawDataset, case: str, image: Image) -> Image | None:
-    """Where each target is to be learnt, (T, *spatial) int16, 1 there (any value above 0); None if the case has no mask.
+    """Where each target is to be learnt, (T, *spatial) int16, 1 there (any value but 0); None if the case has no mask.
 
     Raises
     ------
@@ -106,5 +106,5 @@ def read_masks(raw: RawDataset, case: str, image: Image) -> Image | None:
         mask = whole_numbers(read_image(path), path)
         if mask.array.shape != (1, *image.space.shape):
             raise DatasetError(f"{path}: has shape {mask.array.shape[1:]}, its image {image.space.shape}. Make the mask on the grid of the image.")
-        parts.append((mask.array > 0).astype(np.int16))
+        parts.append((mask.array != 0).astype(np.int16))
     return Image(np.concatenate(parts), image.space)

@@ -17,6 +17,7 @@ from nnreg.engine.refine import BLOCKS_SPREADS, Refined, Settings, refine, score
 from nnreg.engine.result import Decision
 from nnreg.engine.search import search
 from nnreg.engine.similarities import EngineSimilarity
+from nnreg.engine.similarity_terms import ChannelGroup
 from nnreg.engine.symmetric import halfway, opposite
 from nnreg.geometry import Space, Transform, resample_image
 from nnreg.kernels.backend import as_array, computing_on
@@ -75,13 +76,14 @@ class State:
         What was found, as a volume; None where only a linear map was searched for.
     space : Space or None
         The grid of the field: that of the fixed image, or a coarser one.
-    before, after : float
-        The similarity under the headers alone and now.
+    header, before, after : float
+        The similarity under the headers alone (NaN where they do not overlap), where this started, and now: of one level and one similarity.
     decisions : tuple of Decision
     """
 
     field: Floats | None = None
     space: Space | None = None
+    header: float = float("nan")
     before: float = float("nan")
     after: float = float("nan")
     decisions: tuple[Decision, ...] = ()
@@ -129,7 +131,8 @@ class Course:
 
     Attributes
     ----------
-    fixed : PreparedImage
+    fixed, moving : PreparedImage
+        As stored.
     aligned : View
         What it starts from.
     levels : list of Level
@@ -144,6 +147,7 @@ class Course:
     """
 
     fixed: PreparedImage
+    moving: PreparedImage
     aligned: View
     levels: list[Level]
     schedule: Schedule
@@ -168,15 +172,15 @@ class Course:
         return self.symmetric_from is not None and self.schedule.factors[number] >= self.symmetric_from
 
     def _through(self) -> State:
-        """Once through the pyramid: the field on the fixed grid, and the similarity before and after."""
+        """Once through the pyramid: the field on the fixed grid, and the similarity under the headers, before and after."""
         way, fixed = self._way(), self.fixed.space
         field, decisions = self._refined(way)
         with self.clock.stage("measures"):
-            before, after = self._scores(way, field)
+            scores = self._scores(way, field)
         space = way.bent[-1].fixed.space
         if way.coarser(len(way.levels) - 1):
-            return State(as_array(field), space, before, after, decisions)
-        return State(carried(as_array(field), space, fixed), fixed, before, after, decisions)
+            return State(as_array(field), space, *scores, decisions)
+        return State(carried(as_array(field), space, fixed), fixed, *scores, decisions)
 
     def _way(self) -> _Way:
         """The forward direction, where levels are refined."""
@@ -193,6 +197,10 @@ class Course:
             bent.append(level if half is None else before if half.same_grids(before) else half.on(device))
         return _Way(levels, bent, guides, world)
 
+    def more(self, number: int) -> int:
+        """Iterations of a level besides those of the schedule."""
+        return MORE * self._coarser(number)
+
     def _coarser(self, number: int) -> bool:
         """Whether fields of a level lie on a grid of longer voxels: of large ones, in whose voxels nothing has to be kept exactly."""
         passing = number + 1 < len(self.levels) and not self.in_both_directions(number)
@@ -207,7 +215,7 @@ class Course:
         field = opposed = levels[0].empty_field()
         decisions: tuple[Decision, ...] = ()
         for number, (level, planned) in enumerate(zip(levels, self.schedule.iterations, strict=True)):
-            count = planned + MORE * forward.coarser(number)
+            count = planned + self.more(number)
             with self.clock.stage(f"level {level.spacing:g} mm"):
                 if number == 0:
                     found, decisions = self._searched(forward, count)
@@ -259,22 +267,29 @@ class Course:
             start = level.placed(carried(search(grid, reach), grid.fixed.space, level.fixed.space))
             found = self._level(way, 0, start, iterations)
         # not by what the level raised: how labels and squares weigh beside the first term is set anew wherever it starts
-        group, landmarks = self.similarity.groups(level, self.preset.radius)[0], way.guides.landmarks(level, way.guides_world)
+        group, landmarks = self._compared(level), way.guides.landmarks(level, way.guides_world)
         fields = level.empty_field(), plain.field, found.field
         before, without, after = (score(level, field, group) - (0.0 if landmarks is None else float(landmarks.penalty(field, fields[0]))) for field in fields)
         text = f"similarity at {level.spacing:g} mm {after:.4f} from a search within {reach:.0f} mm, {without:.4f} without"
         use = after - without > SEARCH_GAIN * max(1e-6, without - before)
         return found if use else plain, (Decision("global search", "used" if use else "not used", text),)
 
-    def _scores(self, way: _Way, field: Floats) -> tuple[float, float]:
-        """Similarity under the headers alone and in the end, on the finest level that costs little; NaN where the headers do not overlap."""
+    def _scores(self, way: _Way, field: Floats) -> tuple[float, float, float]:
+        """Similarity under the headers alone, at the start and in the end, on the finest level that costs little; NaN where the headers do not overlap."""
         level = next((level for level in reversed(way.levels) if np.prod(level.grid) <= SCORE_VOXELS), way.levels[0])
-        field = carried(field, way.bent[-1].fixed.space, level.fixed.space)
-        after = score(level, field, self.similarity.groups(level, self.preset.radius)[0])
-        moving = _pooled_like(self.aligned.moving, level)
+        group = self._compared(level)
+        before = score(level, level.empty_field(), group)
+        after = score(level, carried(field, way.bent[-1].fixed.space, level.fixed.space), group)
+        if self.moving is self.aligned.moving and np.array_equal(self.aligned.world, np.eye(len(self.aligned.world))):
+            return before, before, after
+        moving = _pooled_like(self.moving, level)
         header = Level(level.fixed, moving, matrix_between(level.fixed.space, moving.space), level.spacing)
         header = (header.resampled() if self.similarity.same_axes else header).on(self.device)
-        return score(header, header.empty_field(), self.similarity.groups(header, self.preset.radius)[0]), after
+        return score(header, header.empty_field(), self._compared(header)), before, after
+
+    def _compared(self, level: Level) -> ChannelGroup:
+        """What the similarity compares of a level, in one window."""
+        return self.similarity.groups(level, self.preset.radius)[0]
 
 
 def _one_direction(level: Level) -> Decision:

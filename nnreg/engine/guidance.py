@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Doubles, Floats
-from nnreg.engine.constraints import FREE, Constraints, Held, projector, regions_of
+from nnreg.engine.constraints import FREE, MARGIN, Constraints, Held, projector, regions_of
 from nnreg.engine.grids import Level, volume_of
-from nnreg.engine.prepared_image import PreparedImage
+from nnreg.engine.prepared_image import PreparedImage, marked
 from nnreg.engine.result import Annotations
 from nnreg.engine.similarity_terms import ChannelGroup, Landmarks, MeanSquares
 from nnreg.errors import RegistrationError
@@ -72,6 +72,15 @@ class Guides:
             result.preserved = self.preserved[slices(fixed)[1:]]
         return result
 
+    def kept(self, fixed: Box) -> Box:
+        """A part of the fixed grid, widened to what is preserved and the margin around it."""
+        if self.preserved is None:
+            return fixed
+        margin, size = int(np.ceil(MARGIN)), np.asarray(self.preserved.shape)
+        places = np.argwhere(self.preserved)
+        first, last = np.maximum(0, places.min(axis=0) - margin), np.minimum(size, places.max(axis=0) + 1 + margin)
+        return tuple((min(low, int(start)), max(high, int(end))) for (low, high), start, end in zip(fixed, first, last, strict=True))
+
     def swapped(self) -> Guides:
         """The same guides with the roles exchanged."""
         result = copy.copy(self)
@@ -124,9 +133,10 @@ class Guides:
 
 def _preserved(mask: Image, fixed: Space) -> Floats:
     check_belongs(mask.space, fixed, "the preserve mask", "the fixed image")
-    if not (mask.array[0] > 0).any():
+    found = marked(mask.array[0], "the preserve mask")
+    if not found.any():
         raise RegistrationError("the preserve mask is empty. Leave it out, or mark the regions that keep their volume.")
-    return np.asarray(mask.array[0] > 0, dtype=np.float32)
+    return found
 
 
 def check_belongs(space: Space, image: Space, what: str, whose: str = "its image") -> None:

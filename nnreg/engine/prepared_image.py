@@ -120,7 +120,7 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
     Raises
     ------
     RegistrationError
-        If shapes disagree, a value is not finite, a channel is constant or the mask is empty.
+        If shapes disagree, a value is not finite, a channel is constant or has a range that single precision cannot scale, or the mask is empty or holds NaN.
     """
     if tuple(array.shape[1:]) != space.shape:
         raise RegistrationError(
@@ -138,11 +138,18 @@ def prepare(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArray[np.g
         where = within if inside is None else inside > 0.5
         image = without_fill(image, fill_values(_sample(image[where])))
         low, high = _window(image[where])
+        told = "" if inside is None else " inside its mask"
         if not high > low:
-            told = "" if inside is None else " inside its mask"
             raise RegistrationError(f"channel {channel} of the {role} image is constant ({low:g}){told}: nothing to align.")
+        with np.errstate(over="ignore"):
+            spread, scale = np.float32(high - low), np.float32(1 / (high - low))
+        if not np.isfinite([spread, scale]).all():
+            raise RegistrationError(
+                f"channel {channel} of the {role} image has values from {low:g} to {high:g}{told}, which single precision cannot bring to [0, 1]. "
+                "Multiply them by a constant."
+            )
         np.subtract(image, np.float32(low), out=windowed[channel])
-        windowed[channel] *= np.float32(1 / (high - low))
+        windowed[channel] *= scale
         np.clip(windowed[channel], 0, 1, out=windowed[channel])
     return PreparedImage(windowed, inside, space)
 
@@ -151,7 +158,14 @@ def prepare_shown(array: npt.NDArray[np.generic], space: Space, mask: npt.NDArra
     """:func:`prepare` for what the image shows, or for the voxels in `box`: constant planes around it are left out, but for a usual amount of air.
 
     With much air around it an image would be compared on coarser grids, and mostly by its air.
+
+    Raises
+    ------
+    RegistrationError
+        As :func:`prepare` does, and for an image of one voxel along all axes but one.
     """
+    if sum(size > 1 for size in space.shape) < 2:
+        raise RegistrationError(f"the {role} image has {'x'.join(map(str, space.shape))} voxels. Expected more than one along two axes at least.")
     if tuple(array.shape[1:]) == space.shape:
         box = shown(array).airy if box is None else box
         space, array = space.part(box), array[slices(box)]
@@ -167,10 +181,23 @@ def _mask_array(mask: npt.NDArray[np.generic] | None, space: Space, role: str) -
     array = array[0] if array.ndim == space.ndim + 1 else array
     if tuple(array.shape) != space.shape:
         raise RegistrationError(f"the {role} mask has shape {tuple(mask.shape)}, its image {space.shape}. They must agree.")
-    inside = np.ascontiguousarray(array > 0, dtype=np.float32)
+    inside = marked(array, f"the {role} mask")
     if not inside.any():
         raise RegistrationError(f"the {role} mask is empty, or marks nothing but padding. Leave it out, or mark the part that may be looked at.")
     return inside
+
+
+def marked(mask: npt.NDArray[np.generic], what: str) -> Floats:
+    """Ones where a mask is not 0, zeros elsewhere.
+
+    Raises
+    ------
+    RegistrationError
+        If it holds NaN.
+    """
+    if mask.dtype.kind == "f" and np.isnan(mask).any():
+        raise RegistrationError(f"{what} holds {int(np.isnan(mask).sum())} NaN. A mask is 0 where nothing is marked, and not 0 where something is.")
+    return np.ascontiguousarray(mask != 0, dtype=np.float32)
 
 
 def _sample(values: Floats) -> Floats:

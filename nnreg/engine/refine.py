@@ -2,7 +2,7 @@
 
 Each step is the force of the similarity on the field, smoothed (a fluid) and scaled so that its longest vector is a set fraction of a voxel; it is
 composed with what is there (``u <- step + u(x + step)``), and the whole is smoothed a little (an elastic solid). Composing steps that are smooth and
-below a voxel keeps the map one to one.
+about a voxel keeps the map one to one, but for single voxels between slices so thick that steps are hardly smoothed across them.
 """
 
 from __future__ import annotations

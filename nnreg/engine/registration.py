@@ -94,8 +94,8 @@ def register(
     Returns
     -------
     Registration
-        ``succeeded`` is False, and the transform the best that was found, if the similarity did not rise or the registration likely failed by what is
-        measured of it; ``failure`` has the probability and its reasons.
+        ``succeeded`` is False, and the transform the best that was found, if the similarity fell below that of the start or the registration likely failed by
+        what is measured of it; ``failure`` has the probability and its reasons.
 
     Raises
     ------
@@ -152,7 +152,7 @@ class _Engine:
         self.preset = options.spent(fixed.ndim)
         self.clock = Clock(on_progress)
         with self.clock.stage("preparation"):
-            self.boxes = shown(fixed.array).airy, shown(moving.array).airy
+            self.boxes = self.guides.kept(shown(fixed.array).airy), shown(moving.array).airy
             self.guides = self.guides.cut(*self.boxes)
             self.fixed = prepare_shown(fixed.array, fixed.space, _mask(masks[0], fixed, "fixed"), "fixed", self.boxes[0])
             self.moving = prepare_shown(moving.array, moving.space, _mask(masks[1], moving, "moving"), "moving", self.boxes[1])
@@ -176,13 +176,15 @@ class _Engine:
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
         levels = levels[-len(plan.factors) :]
-        fixed, view = by.prepared(self.fixed), replace(begun.view, moving=by.prepared(begun.view.moving))
+        fixed, moving = by.prepared(self.fixed), by.prepared(self.moving)
+        view = replace(begun.view, moving=moving if begun.view.moving is self.moving else by.prepared(begun.view.moving))
         if by.features is not None:
             levels = pyramid(fixed, view.moving, view.world, plan.factors)
             levels = [level if factor >= self.preset.features_from else level.plain() for level, factor in zip(levels, plan.factors, strict=True)]
-        course = Course(fixed, view, levels, plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
+        course = Course(fixed, moving, view, levels, plan, by, self.preset, symmetric_from, self.clock, self.options.on_device)
+        spent = tuple(count + course.more(number) for number, count in enumerate(plan.iterations))
         where = () if course.device is None else (Decision("device", str(course.device), "asked for: levels are refined there, in torch"),)
-        decisions: tuple[Decision, ...] = begun.decision, *where, Decision("levels", f"{self.options.preset}: {plan.iterations}", plan.because), chosen
+        decisions: tuple[Decision, ...] = begun.decision, *where, Decision("levels", f"{self.options.preset}: {spent}", plan.because), chosen
         if self.options.constraints.preserve is not None and self.preset.symmetric_from is not None and self.options.symmetric is None:
             decisions = *decisions, Decision("one direction", "all levels", "regions that keep their volume are known on the fixed grid only")
         state = course.run()
@@ -208,11 +210,10 @@ class _Engine:
         return _Begun(initial, headers.through(initial, self.fixed.space), decision)
 
     def _aligned_only(self, begun: _Begun, found: Alignment) -> Registration:
-        state = State(None, None, found.similarity_before, found.similarity_after, (begun.decision,))
-        return self._result(begun, state, "of the linear alignment", rose=not found.similarity_after < found.similarity_before)
+        header, after = found.similarity_before, found.similarity_after
+        return self._result(begun, State(None, None, header, after, after, (begun.decision,)), "of the linear alignment")
 
-    def _result(self, begun: _Begun, state: State, similarity: str, *, rose: bool | None = None) -> Registration:
-        """By default the similarity rose where it says so, or could not be measured under the headers alone."""
+    def _result(self, begun: _Begun, state: State, similarity: str) -> Registration:
         field = None if state.field is None or state.space is None else as_map(*continued(state.field, state.space, self.images[0].space))
         transform = Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim)
         evidence = functools.partial(gather, self.fixed, self.moving, transform, None if field is None else similarity)
@@ -223,8 +224,8 @@ class _Engine:
             alignment=begun.alignment,
             field=field,
             evidence=evidence,
-            rose=bool(state.after > state.before or np.isnan(state.before)) if rose is None else rose,
             similarity=similarity,
+            similarity_header=state.header,
             similarity_before=state.before,
             similarity_after=state.after,
             decisions=state.decisions,

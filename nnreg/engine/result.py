@@ -19,10 +19,12 @@ from nnreg.engine.affine import Alignment
 from nnreg.engine.failure import Evidence, Failure, judge
 from nnreg.engine.grids import as_map, carried
 from nnreg.engine.options import EngineOptions
-from nnreg.geometry import FieldMap, Transform, index_points_to_world, resample_image, resample_labels
+from nnreg.geometry import AffineMap, FieldMap, Transform, index_points_to_world, resample_image, resample_labels
 from nnreg.imageio import Image
 
+FALLEN = 1e-3  # a similarity that is lower by less has not fallen: interpolation moves it by as much
 PART_VOXELS = 2**18  # of the fixed grid whose determinants are looked at together, in the cache of a core
+ALL_VOXELS, INSIDE_MASK = "all voxels", "inside the fixed mask"
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ class Registration:
         alignment only.
     evidence : function
         Measures what says whether the registration failed; `failure` asks it once, when it is first wanted.
-    rose : bool
-        Whether the similarity rose, or could not be measured under the headers alone.
     similarity : str
-        The measure `similarity_before` and `similarity_after` are taken with, at the finest level.
+        The measure that the following are taken with, on one level of at most 2 million voxels; of a linear alignment its own.
+    similarity_header, similarity_before, similarity_after : float
+        Of the headers alone (NaN where they do not overlap), of `start`, and of `transform`.
     decisions : tuple of Decision
     timings : dict of str to float
         Seconds per stage.
@@ -88,8 +90,8 @@ class Registration:
     alignment: Alignment | None
     field: FieldMap | None
     evidence: Callable[[], Evidence]
-    rose: bool
     similarity: str
+    similarity_header: float
     similarity_before: float
     similarity_after: float
     decisions: tuple[Decision, ...]
@@ -112,23 +114,48 @@ class Registration:
         return self.failure.probability
 
     @property
+    def rose(self) -> bool:
+        """Whether the similarity rose above that of the start (of the headers, where only a linear alignment was searched for), or was not known there."""
+        return not self.similarity_after <= (self.similarity_header if self.field is None else self.similarity_before)
+
+    @property
+    def fell(self) -> bool:
+        """Whether the similarity fell below that of the start.
+
+        Where labels, landmarks or regions that keep their volume have a say, the images may pay for it, down to the similarity of the headers.
+        """
+        pairs = ((self.annotations.fixed_labels, self.annotations.moving_labels), (self.annotations.fixed_points, self.annotations.moving_points))
+        guided = self.options.guided and any(all(side is not None for side in pair) for pair in pairs)
+        paid = guided or self.options.constraints.preserve is not None
+        least = np.minimum(self.similarity_header, self.similarity_before) if paid else self.similarity_before
+        return bool(self.similarity_after < least - FALLEN)
+
+    @property
     def succeeded(self) -> bool:
-        """Whether the similarity rose and nothing says that the registration failed; if not, `transform` is the best that was found, not to be trusted."""
-        return self.rose and not self.failure.likely
+        """Whether the similarity did not fall and nothing says that the registration failed; if not, `transform` is the best that was found, not to be trusted.
+
+        A pair that agreed at the start and stayed there is a success: `rose` says whether anything was gained.
+        """
+        return not self.fell and not self.failure.likely
 
     def field_on_fixed(self) -> FieldMap | None:
         """The deformable part on the fixed grid; None after linear alignment only."""
         return None if self.field is None else as_map(carried(self.field.volume, self.field.space, self.fixed.space), self.fixed.space)
 
-    def _determinants(self, field: FieldMap) -> Iterator[Floats]:
-        """Jacobian determinants on the fixed grid, some planes at a time."""
+    def _determinants(self, field: FieldMap, mask: npt.NDArray[np.bool_] | None) -> Iterator[Floats]:
+        """Jacobian determinants on the fixed grid (inside a mask), some planes at a time: those of the whole map, up to a factor where the start is linear."""
+        linear = [stage.matrix[:-1, :-1] for stage in self.start.stages if isinstance(stage, AffineMap)]
+        deforms = len(linear) < len(self.start.stages)
+        # a start may mirror: what folds is what is turned the other way
+        sign = np.float32(np.sign(prod(np.linalg.det(matrix) for matrix in linear))) if deforms else np.float32(1)
         size, *others = self.fixed.space.shape
         rows = max(1, PART_VOXELS // prod(others))
         for low in range(0, size, rows):
             first, last = max(low - 1, 0), min(low + rows + 1, size)  # a plane more on each side for the differences
             part = self.fixed.space.part(((first, last), *((0, other) for other in others)))
-            found = as_map(carried(field.volume, field.space, part), part).determinants()
-            yield found[low - first : low - first + rows]
+            whole = self.transform.sampled_on(part) if deforms else as_map(carried(field.volume, field.space, part), part)
+            found = sign * whole.determinants()[low - first : low - first + rows]
+            yield found if mask is None else found[mask[low : low + rows]]
 
     @functools.cached_property
     def inverse(self) -> Transform:
@@ -156,25 +183,35 @@ class Registration:
         Returns
         -------
         dict
-            ``succeeded``; ``failure`` (``probability``, ``reasons`` and the evidence); ``similarity`` (``measure``, ``aligned``, ``after``) and ``ncc``
-            (``header``, ``after``); of the deformable part ``sdlogj``, ``folding_count`` and ``folding_percent``; where `annotations` has them ``dice`` and
-            ``tre_mm``, each for the stages ``header``, ``aligned`` (start) and ``after``.
+            ``succeeded``; ``failure`` (``probability``, ``reasons`` and the evidence); ``similarity`` (its ``measure``) and ``ncc``; where something was
+            deformed ``sdlogj``, ``folding_count`` and ``folding_percent`` of the whole map; where `annotations` has them ``dice`` and ``tre_mm``.
+            Similarities, Dice and distances are each for the stages ``header``, ``aligned`` (start) and ``after``. ``ncc`` and the figures of the map are
+            measured where ``measured_over`` says: inside the fixed mask, or where there is none over all voxels.
         """
         stages = {"header": Transform.identity(self.fixed.ndim), "aligned": self.start, "after": self.transform}
-        unaligned = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space)
+        mask = None if self.masks[0] is None else self.masks[0].array[0] != 0
         content: dict[str, Any] = {
             "succeeded": self.succeeded,
             "failure": self.failure.content(),
-            "similarity": {"measure": self.similarity, "aligned": self.similarity_before, "after": self.similarity_after},
-            "ncc": {name: _correlation(self.fixed.array, image) for name, image in (("header", unaligned), ("after", self.warped.array))},
+            "measured_over": ALL_VOXELS if mask is None else INSIDE_MASK,
+            "similarity": {"measure": self.similarity, "header": self.similarity_header, "aligned": self.similarity_before, "after": self.similarity_after},
+            "ncc": {name: self._correlation(transform, mask) for name, transform in stages.items()},
         }
         if self.field is not None and min(self.fixed.space.shape) > 1:
-            content["sdlogj"], content["folding_count"], content["folding_percent"] = metrics.regularity_of(self._determinants(self.field))
+            content["sdlogj"], content["folding_count"], content["folding_percent"] = metrics.regularity_of(self._determinants(self.field, mask))
         if annotations.fixed_labels is not None and annotations.moving_labels is not None:
             content["dice"] = self._dice(annotations.fixed_labels, annotations.moving_labels, stages)
         if annotations.fixed_points is not None and annotations.moving_points is not None:
             content["tre_mm"] = self._landmark_errors(annotations.fixed_points, annotations.moving_points, stages)
         return content
+
+    def _correlation(self, transform: Transform, mask: npt.NDArray[np.bool_] | None) -> float:
+        """Mean over channels."""
+        if transform is self.transform:
+            warped = self.warped.array
+        else:
+            warped = resample_image(self.moving.array, moving=self.moving.space, fixed=self.fixed.space, transform=transform)
+        return float(np.mean([metrics.ncc(one, other, mask) for one, other in zip(self.fixed.array, warped, strict=True)]))
 
     def _landmark_errors(self, fixed: npt.ArrayLike, moving: npt.ArrayLike, stages: Mapping[str, Transform]) -> dict[str, Any]:
         start, goal = index_points_to_world(fixed, self.fixed.space), index_points_to_world(moving, self.moving.space)
@@ -194,8 +231,3 @@ class Registration:
             finite = [value for value in values.values() if np.isfinite(value)]
             result[name] = {"mean": float(np.mean(finite)) if finite else float("nan"), "labels": {str(label): value for label, value in values.items()}}
         return result
-
-
-def _correlation(fixed: npt.NDArray[np.generic], warped: npt.NDArray[np.generic]) -> float:
-    """Mean over channels."""
-    return float(np.mean([metrics.ncc(one, other) for one, other in zip(fixed, warped, strict=True)]))

@@ -56,7 +56,7 @@ def _with_reasons(item: Item, shown: tuple[float | None, float | None], two_cont
 def _reasons(record: Mapping[str, Any], figures: Mapping[str, float]) -> list[str]:
     found = []
     if record.get("succeeded") is False:
-        found.append("the similarity did not rise: do not trust the transform")
+        found.append("the similarity fell: do not trust the transform")
     if figures.get("failure_probability", 0.0) >= LIKELY_FAILED:
         found.append(f"probability of failure {figures['failure_probability']:.0%}")
     for name, title, more_is_better in MAIN_FIGURES:

@@ -229,15 +229,36 @@ def test_interrupted_leaves_nothing(files, tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_a_pair_that_does_not_register_exits_3_and_is_marked(tmp_path, capsys):
+def test_an_image_on_itself_is_a_success_that_gains_nothing(tmp_path, capsys):
     space = Space.plain((32, 36))
-    image = textured(space.shape)
-    noise = np.random.default_rng(0).random(image.shape).astype(np.float32)
-    write_image(tmp_path / "fixed.mha", image, space)
-    write_image(tmp_path / "moving.mha", image + noise, space)
-    # a start that is better than anything else: the same image
-    assert main([*(str(tmp_path / "fixed.mha"),) * 2, "-o", str(tmp_path / "out"), "--similarity", "mse", "--alignment", "none"]) == 3
-    assert "did not rise" in capsys.readouterr().err
+    write_image(tmp_path / "fixed.mha", textured(space.shape), space)
+    assert main([*(str(tmp_path / "fixed.mha"),) * 2, "-o", str(tmp_path / "out"), "--similarity", "mse", "--no_pictures"]) == 0
+    told = capsys.readouterr()
+    assert "nothing was gained" in told.out
+    assert "do not trust" not in told.err
+    assert json.loads((tmp_path / "out" / "measures.json").read_text())["succeeded"] is True
+
+
+def test_headers_without_overlap_are_told(tmp_path, capsys):
+    space = Space.plain((32, 36))
+    write_image(tmp_path / "fixed.mha", textured(space.shape), space)
+    write_image(tmp_path / "moving.mha", textured(space.shape), Space(space.shape, space.spacing, (900.0, 0.0), space.direction))
+    assert main([str(tmp_path / "fixed.mha"), str(tmp_path / "moving.mha"), "-o", str(tmp_path / "out"), "--preset", "fast", "--no_pictures"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("no overlap") == 3  # by the alignment, correlation, similarity
+    assert "nan" not in shown
+    assert "-inf" not in shown
+
+
+def test_a_pair_whose_similarity_falls_exits_3_and_is_marked(tmp_path, capsys):
+    space = Space.plain((32, 36))
+    write_image(tmp_path / "fixed.mha", textured(space.shape), space)
+    points = np.asarray([[10.0, 10.0], [25.0, 10.0], [18.0, 22.0]])
+    for name, shift in (("fixed", 0), ("moving", 4)):  # against what the images show
+        write_keypoints(tmp_path / f"{name}.csv", points + shift)
+    named = "--fixed_points", str(tmp_path / "fixed.csv"), "--moving_points", str(tmp_path / "moving.csv")
+    assert main([*(str(tmp_path / "fixed.mha"),) * 2, "-o", str(tmp_path / "out"), "--alignment", "none", *named]) == 3
+    assert "the similarity fell" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "measures.json").read_text())["succeeded"] is False
     assert (tmp_path / "out" / "transform.h5").is_file()
 

@@ -75,9 +75,10 @@ def test_labels_and_masks_of_several_types(tiny):
     write_image(path, np.zeros((2, *space.shape), np.uint8), space)
     with pytest.raises(DatasetError, match="has 2 channels"):
         tiny.open().read_labels("a")
+    big.flat[3] = -1  # 255 read as int8
     write_image(tiny.folder / "masksTr" / "a.nii.gz", big, space)
     mask = tiny.open().read_mask("a")
-    assert (mask.array.dtype, mask.array.sum()) == (np.uint8, 3)
+    assert (mask.array.dtype, mask.array.sum()) == (np.uint8, 4)
 
 
 def test_values_are_read_from_the_files_where_the_json_names_none(tiny):

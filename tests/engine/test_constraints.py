@@ -13,6 +13,7 @@ from nnreg.errors import ConfigurationError, RegistrationError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, resample_image
 from nnreg.imageio import Image
 from tests.engine.pairs import grids, known_pair, textured
+from tests.engine.test_air_and_padding import padded
 
 
 def grown_pair(ndim: int) -> tuple[Image, Image]:
@@ -56,6 +57,18 @@ def test_a_region_keeps_its_volume_and_the_rest_does_not(ndim, preset):
     assert np.abs(volume_change(held.transform, mask) - 1).max() < 0.01
     assert bool((held.field.determinants() > 0).all())
     assert held.measures["ncc"]["after"] > held.measures["ncc"]["header"]
+
+
+@pytest.mark.parametrize("value", [1, -1])
+def test_a_region_in_padding_is_kept(value):
+    """Preparation would cut it off with the padding; 255 read as int8 is -1."""
+    wide = [padded(image, 3.0, 0.0) for image in grown_pair(2)]
+    array = np.zeros(wide[0].array.shape, np.int8)
+    array[:, 6:16, 8:18] = value
+    held = register(fixed=wide[0], moving=wide[1], preset="fast", constraints=Constraints(preserve=Image(array, wide[0].space)))
+    region = Image(np.abs(array), wide[0].space)
+    assert np.abs(volume_change(held.start, region) - 1).min() > 0.1
+    assert np.abs(volume_change(held.transform, region) - 1).max() < 0.01
 
 
 @pytest.mark.parametrize(("restrict", "still"), [("1x1x0", 0), ("0x1x1", 2), ("y", 0)])

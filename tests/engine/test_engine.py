@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 import nnreg
-from nnreg.engine import PRESETS, Registration, register
+from nnreg.dataset.raw import Case
+from nnreg.engine import PRESETS, Constraints, Registration, register
 from nnreg.engine import choose_similarity as choosing
 from nnreg.engine.choose_similarity import choose_similarity
 from nnreg.engine.grids import Level, pyramid
@@ -18,8 +19,10 @@ from nnreg.engine.similarities import find_similarity, similarity_names
 from nnreg.engine.similarities.lncc_mse import SQUARES_WEIGHT
 from nnreg.engine.similarities.nmi_gradient import EDGES_WEIGHT
 from nnreg.errors import ConfigurationError, RegistrationError
+from nnreg.evaluation.registration.pair import evaluate_pair
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, index_points_to_world, resample_image
 from nnreg.imageio import Image, write_image
+from nnreg.metrics import regularity
 from tests.engine.pairs import error_voxels, grids, known_pair, textured
 
 
@@ -56,7 +59,8 @@ def test_results_explain_themselves(registered):
     assert all(decision.because for decision in registered.decisions)
     assert all(seconds >= 0 for seconds in registered.timings.values())
     assert registered.warped.array.shape == registered.fixed.array.shape
-    assert registered.similarity_after > registered.similarity_before or np.isnan(registered.similarity_before)
+    assert registered.similarity_header < registered.similarity_before < registered.similarity_after
+    assert registered.rose
 
 
 def test_same_input_same_result(pair, registered):
@@ -126,6 +130,73 @@ def test_an_image_stays_where_it_is_under_itself(similarity, preset):
     assert np.abs(result.transform.sampled_on(space).displacement).max() < 0.05
 
 
+def shifted(image: Image, mm: float) -> Image:
+    return Image(image.array, Space(image.space.shape, image.space.spacing, tuple(value + mm for value in image.space.origin), image.space.direction))
+
+
+def test_similarities_of_the_stages_are_those_of_the_maps_alone():
+    """Of headers, start and end, by one measure: each is the header's when the image is placed so."""
+    fixed, moving, *_ = known_pair(2)
+    options = {"similarity": "lncc", "preset": "fast"}
+    found = register(fixed=fixed, moving=shifted(moving, 9.0), **options)
+    told = found.measures["similarity"]
+    assert told["header"] < told["aligned"] - 0.1 < told["after"] - 0.1
+    assert found.measures["ncc"]["header"] < found.measures["ncc"]["aligned"] < found.measures["ncc"]["after"]
+    moved = Transform.affine(np.linalg.inv(found.start.stages[0].matrix))
+    placed = Image(moving.array, Space.from_matrix(moving.space.shape, moved.stages[0].matrix @ shifted(moving, 9.0).space.matrix))
+    there = register(fixed=fixed, moving=placed, initial=Transform.identity(2), **options).measures["similarity"]
+    assert there["header"] == there["aligned"] == pytest.approx(told["aligned"], abs=1e-4)
+    apart = register(fixed=fixed, moving=shifted(moving, 500.0), **options).measures
+    assert np.isnan([apart["similarity"]["header"], apart["ncc"]["header"]]).all()
+    assert apart["similarity"]["aligned"] == pytest.approx(told["aligned"], abs=0.01)
+
+
+def test_a_pair_that_agrees_already_is_a_success_and_one_that_landmarks_pull_apart_is_none():
+    fixed = known_pair(2)[0]
+    found = register(fixed=fixed, moving=fixed, preset="fast")
+    assert (found.rose, found.fell, found.succeeded) == (False, False, True)
+    again = register(fixed=fixed, moving=fixed, preset="fast", initial=found.transform)
+    assert (again.fell, again.succeeded) == (False, True)
+    points = np.asarray([[15.0, 15.0], [30.0, 15.0], [22.0, 25.0]])
+    apart = register(fixed=fixed, moving=fixed, preset="fast", fixed_points=points, moving_points=points + 4)
+    assert (apart.rose, apart.fell, apart.succeeded) == (False, True, False)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_folds_of_a_given_start_count_and_those_of_the_linear_part_do_not(mirrored):
+    fixed, moving, _, _, truth = known_pair(2)
+    field = truth.stages[0].displacement.copy()
+    field[0, 18:22, 20:24] += np.linspace(6, -6, 4, dtype=np.float32)[:, None]
+    stages = (FieldMap(field, fixed.space), truth.stages[1])
+    if mirrored:  # the moving image lies the other way round, and a last stage takes it there
+        mirror = np.diag([-1.0, 1.0, 1.0])
+        moving = Image(moving.array, Space.from_matrix(moving.space.shape, mirror @ moving.space.matrix))
+        stages = (*stages, AffineMap(mirror))
+    found = register(fixed=fixed, moving=moving, preset="fast", initial=Transform(stages, 2))
+    sampled = found.transform.sampled_on(fixed.space).displacement
+    measures = found.measures
+    deviation, folded, percent = regularity(sampled)
+    assert 0 < measures["folding_count"] < 50
+    assert measures["folding_count"] == (fixed.array[0].size - folded if mirrored else folded)
+    if not mirrored:
+        assert measures["folding_percent"] == pytest.approx(percent)
+        assert measures["sdlogj"] == pytest.approx(deviation, rel=1e-4)
+
+
+def test_figures_are_measured_inside_the_fixed_mask_as_by_evaluation():
+    fixed, moving, *_ = known_pair(2)
+    mask = Image((fixed.array > 100).astype(np.uint8), fixed.space)
+    plain, inside = (register(fixed=fixed, moving=moving, preset="fast", fixed_mask=one) for one in (None, mask))
+    assert plain.measures["measured_over"] == "all voxels"
+    assert inside.measures["measured_over"] == "inside the fixed mask"
+    cases = Case(fixed, mask=mask), Case(moving)
+    wanted = evaluate_pair(fixed=cases[0], moving=cases[1], transform=inside.transform, aligned=inside.start)["metrics"]
+    assert {name: inside.measures["ncc"][name] for name in ("header", "aligned", "after")} == pytest.approx(
+        {name: wanted[f"ncc_{name}"] for name in ("header", "aligned", "after")}, rel=1e-4
+    )
+    assert inside.measures["sdlogj"] == pytest.approx(wanted["sdlogj"], rel=1e-3)
+
+
 def test_progress_ends_where_it_said_it_would():
     pair = known_pair(2)
     for preset in PRESETS:
@@ -183,6 +254,38 @@ def test_masks_hide_what_they_should():
     found = register(fixed=Image(array, fixed.space), moving=moving, fixed_mask=Image(mask, fixed.space))
     seen = Image(fixed.array * mask, fixed.space)
     assert error_voxels(found.transform, truth, seen) < 0.6 * error_voxels(Transform((truth.stages[1],), 2), truth, seen)
+
+
+def test_a_mask_marks_what_is_not_0():
+    fixed, moving, *_ = known_pair(2)
+    inside = fixed.array > 100
+    found = [
+        register(fixed=fixed, moving=moving, preset="fast", fixed_mask=Image(np.where(inside, value, 0).astype(np.int8), fixed.space)).field.displacement
+        for value in (1, -1)  # 255 read as int8
+    ]
+    assert np.array_equal(*found)
+    broken = np.where(inside, 1, np.nan)
+    with pytest.raises(RegistrationError, match=r"fixed mask holds \d+ NaN"):
+        register(fixed=fixed, moving=moving, fixed_mask=Image(broken, fixed.space))
+    with pytest.raises(RegistrationError, match=r"preserve mask holds \d+ NaN"):
+        register(fixed=fixed, moving=moving, constraints=Constraints(preserve=Image(broken, fixed.space)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_that_show_next_to_nothing_are_refused_by_name():
+    space, _ = grids(2)
+    good = Image(textured(space.shape), space)
+    share = good.array / good.array.max()
+    for values in (share * np.float32(1e-40), (share.astype(np.float64) * 6e38 - 3e38).astype(np.float32)):
+        with pytest.raises(RegistrationError, match="which single precision cannot bring to"):
+            register(fixed=good, moving=Image(values, space))
+    dot = np.zeros((1, 36, 44), np.float32)
+    dot[0, 20, 22] = 1
+    with pytest.raises(RegistrationError, match="single voxel each"):
+        register(fixed=Image(dot, Space.plain((36, 44))), moving=Image(np.roll(dot, 3, axis=1), Space.plain((36, 44))))
+    line = Image(textured((36, 36))[:, :, 18:19], Space.plain((36, 1)))
+    with pytest.raises(RegistrationError, match="fixed image has 36x1 voxels"):
+        register(fixed=line, moving=line)
 
 
 def test_what_masks_hide_does_not_lead_the_search():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -34,6 +35,8 @@ def test_maps_are_as_near_as_on_full_grids(large, monkeypatch, ndim, options):
     monkeypatch.setattr(deformable, "FIELD_VOXELS", 10**9)
     whole = register(fixed=fixed, moving=moving, similarity="lncc", **options)
     assert whole.field.space.same_as(fixed.space)
+    told, planned = (re.search(r"\((.*)\)", one.decisions[1].value).group(1).split(", ") for one in (found, whole))
+    assert [int(run) - int(plan) for run, plan in zip(told, planned, strict=True)] == [0] + [deformable.MORE] * (len(told) - 1)
     assert error_voxels(found.transform, truth, fixed) < 1.1 * error_voxels(whole.transform, truth, fixed) + 0.05
     assert float(found.field_on_fixed().determinants().min()) > 0
 

@@ -51,7 +51,7 @@ class EngineRegistrar:
     ----------
     options
     accept_likely_failed
-        Whether a map that likely failed by what is measured of it, or did not raise the similarity, is used all the same.
+        Whether a map that likely failed by what is measured of it, or lowered the similarity, is used all the same.
     """
 
     options: EngineOptions
@@ -62,7 +62,7 @@ class EngineRegistrar:
         found = register_members(image, atlas, self.options, start)
         reason = None
         if not found.succeeded and not self.accept_likely_failed:
-            reason = "; ".join(found.failure.reasons) if found.failure.likely else "the similarity did not rise"
+            reason = "; ".join(found.failure.reasons) if found.failure.likely else "the similarity fell below that of the start"
         told = {"failure_probability": round(found.failure_probability, 4), "similarity": found.similarity_after}
         return Found(found.transform, reason, told)
 

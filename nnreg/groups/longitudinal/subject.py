@@ -208,7 +208,7 @@ def _placed(member: Member, image: Image, matrix: Doubles, grid: Space, folder: 
     write_image(path, _sampled(image, grid, transform), grid)
     mask, mask_path = member.mask_map(image), folder / f"{member.name}_mask.nii.gz"
     if mask is not None:
-        seen = resample_labels((mask.array > 0).astype(np.uint8), moving=mask.space, fixed=grid, transform=transform)
+        seen = resample_labels((mask.array != 0).astype(np.uint8), moving=mask.space, fixed=grid, transform=transform)
         write_image(mask_path, seen, grid)
     return Member(member.name, (path,), mask=None if mask is None else mask_path)
 

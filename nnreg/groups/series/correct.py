@@ -176,7 +176,7 @@ def _always_in_view(where: npt.NDArray[np.bool_], series: Series, transforms: Se
 def _mask(series: Series, path: Path) -> Floats:
     found = read_label_map(path)
     check_same_space(found.space, path, series.stored, series.files[0])
-    return np.asarray(found.array.reshape(series.space.shape) > 0, dtype=np.float32)
+    return np.asarray(found.array.reshape(series.space.shape) != 0, dtype=np.float32)
 
 
 def _deformed(

@@ -138,7 +138,7 @@ class _Estimate:
     def __init__(self, series: Series, settings: Settings, work: Path, mask: Floats | None, processes: int, on_progress: Progress | None) -> None:
         self.series, self.settings, self.work, self.processes, self.on_progress = series, settings, work, processes, on_progress
         self.first = settings.frame(series)
-        self.mask = None if mask is None else np.ascontiguousarray(mask > 0, dtype=np.float32)
+        self.mask = None if mask is None else np.ascontiguousarray(mask != 0, dtype=np.float32)
         self.similarity = SEVERAL if settings.similarity == SEVERAL else ONE
         self.why = f"{settings.similarity} was asked for"
         self.frame = _Frame.of(prepare(series.frame(self.first), series.space, self.mask, f"frame {self.first}"))

@@ -41,7 +41,7 @@ def _inside(mean: MeanImage) -> Mask:
     mask = mean.mask()
     body = foreground(prepare(mean.array, mean.space, None, "mean")) > 0.5
     if mask is not None:
-        body &= mask.array[0] > 0
+        body &= mask.array[0] != 0
     element = np.zeros((3,) * body.ndim, bool)
     for axis, size in enumerate(body.shape):
         # an axis of few slices has no inside

@@ -59,7 +59,7 @@ class Subject:
         """Image and mask by means over blocks of voxels: no axis finer than `finest` mm, as nearly as whole blocks come."""
         image = self.member.image()
         mask = self.member.mask_map(image)
-        whole = None if mask is None else (mask.array[0] > 0).astype(np.float32)
+        whole = None if mask is None else (mask.array[0] != 0).astype(np.float32)
         spacing = [max(step, finest) for step in image.space.spacing]
         found = PreparedImage(np.ascontiguousarray(image.array, dtype=np.float32), whole, image.space).pooled(spacing)
         inside = None if found.mask is None else Image((found.mask > 0.5).astype(np.uint8)[None], found.space)
@@ -88,7 +88,7 @@ def measure(member: Member, *, scale: bool = True) -> Subject:
     image = member.image()
     mask = member.mask_map(image)
     member.label_map(image)  # refused before the work, not after it
-    inside = None if mask is None else mask.array[0] > 0
+    inside = None if mask is None else mask.array[0] != 0
     prepared = prepare(image.array, image.space, None if mask is None else mask.array, member.name)
     weights = foreground(prepared)
     body = weights > 0.5

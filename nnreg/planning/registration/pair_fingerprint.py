@@ -90,7 +90,7 @@ class PairMeasurement:
     seconds
         Processor time of the thread that registered and measured.
     succeeded
-        Whether the pilot raised the similarity.
+        Whether the pilot left the similarity no lower than where it started.
     trials
         The pilot's own similarity, then others, each judged by labels or keypoints; of the first pairs only, and where both cases have them.
     """

@@ -68,10 +68,10 @@ def measure_pair(raw: RawDataset, fingerprint: Fingerprint, pair: Pair, files: s
         folding_percent=_finite(measures.get("folding_percent")),
         mass_change=_mass_change(fixed.image, found, body, [channel.background for channel in images[0].channels]),
         foreground=images[0].foreground_fraction,
-        mask_coverage=1.0 if fixed.mask is None else float((fixed.mask.array > 0).mean()),
+        mask_coverage=1.0 if fixed.mask is None else float((fixed.mask.array != 0).mean()),
         left_right_symmetry=_symmetry(body if fixed.labels is None else fixed.labels.array[0] > 0, fingerprint.images[pair.fixed].orientation),
         seconds=round(time.thread_time() - started, 3),
-        succeeded=found.rose,
+        succeeded=not found.fell,
         trials=tried,
         labelled_change=_labelled_change(fixed, moving, found, body),
     )

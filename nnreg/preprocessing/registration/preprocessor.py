@@ -195,5 +195,5 @@ def _labels(labels: Image, working: Space, transform: object, case: str) -> npt.
 def _mask(mask: Image, working: Space, transform: object) -> npt.NDArray[np.uint8]:
     from nnreg.geometry import resample_labels
 
-    present = (mask.array > 0).astype(np.uint8)
+    present = (mask.array != 0).astype(np.uint8)
     return resample_labels(present, moving=mask.space, fixed=working, transform=transform)  # type: ignore[arg-type,return-value]
