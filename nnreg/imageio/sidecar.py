@@ -28,7 +28,10 @@ def read_space(path: Path, shape: Sequence[int]) -> Space:
 
 
 def resolution_note(path: Path, space: Space, itk: Sequence[float]) -> tuple[str, ...]:
-    """What to do where ITK takes the resolution for the spacing `itk` (mm, array order) and nnReg counts pixels; empty where both agree or `space` has a unit."""
+    """What to do where ITK takes the resolution for the spacing `itk` (mm, array order) and nnReg counts pixels.
+
+    Empty where both agree or `space` has a unit.
+    """
     if space != Space.plain(space.shape) or np.allclose(itk, space.spacing):
         return ()
     read = " x ".join(f"{value:.4g}" for value in itk[::-1])

@@ -472,7 +472,10 @@ class LossAlone(Scripted):
     val, dice = (0.9, 0.1), (math.nan, math.nan)
 
 
-@pytest.mark.parametrize(("script", "monitor", "told"), [(LossAlone, None, "the validation loss"), (TwoMinds, "val_loss", "val_loss"), (TwoMinds, None, "dice")])
+@pytest.mark.parametrize(
+    ("script", "monitor", "told"),
+    [(LossAlone, None, "the validation loss"), (TwoMinds, "val_loss", "val_loss"), (TwoMinds, None, "dice")],
+)
 def test_the_log_names_the_number_that_decides_with_its_own_sign(make, script, monitor, told):
     trainer = make(script, epochs=1, monitor=monitor)
     trainer.run_training()

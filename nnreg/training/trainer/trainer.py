@@ -473,7 +473,8 @@ class nnRegTrainer:
     def _load_best(self) -> None:
         path = self.output_folder / BEST
         if not path.is_file():
-            raise TrainingError(f"{path}: was not written, for no epoch measured {self.monitor.name_and_sign(self.history.values)[0]}. The training is kept; validate its last epoch with --val.")
+            name, _ = self.monitor.name_and_sign(self.history.values)
+            raise TrainingError(f"{path}: was not written, for no epoch measured {name}. The training is kept; validate its last epoch with --val.")
         self.load_checkpoint(path, weights_only=True)
 
     def _share(self, *loaders: Any) -> None:
