@@ -120,8 +120,8 @@ def guides(fingerprint: Fingerprint, relation: str) -> Decision[int]:
     return Decision(
         GUIDING,
         f"{have}, which the pilot brings to a median Dice of {dice:.2f}: those of {GUIDING} are fused onto each image and guide the engine "
-        "(brains at 2 millimetres: Dice 0.593 -> 0.604, nearer in 20 of 20 pairs; hippocampi 0.743 -> 0.777, slices of brains 0.499 -> 0.518; an image of 6 million voxels takes two "
-        "minutes of a processor core) [evidence: labels that guide]",
+        "(brains at 2 millimetres: Dice 0.593 -> 0.604, nearer in 20 of 20 pairs; hippocampi 0.743 -> 0.777, slices of brains 0.499 -> 0.518; "
+        "an image of 6 million voxels takes two minutes of a processor core) [evidence: labels that guide]",
     )
 
 
