@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
-import multiprocessing
 import os
+import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
 from pickle import HIGHEST_PROTOCOL, dumps, loads
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 from nnreg.errors import NnRegError, WorkerError
@@ -66,14 +71,64 @@ def run_all(
         for item in items:
             yield item, guarded(work, item, name(item))
     else:
-        # spawn: forking a process that has used torch's or blosc2's threads can hang
-        context = multiprocessing.get_context("spawn")
-        packed = dumps(work, HIGHEST_PROTOCOL)
-        with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(packed,)) as pool:
+        packed, begun = dumps(work, HIGHEST_PROTOCOL), SPAWN.Event()
+        with ProcessPoolExecutor(processes, mp_context=SPAWN, initializer=_begin, initargs=(packed, begun)) as pool:
             try:
                 yield from _handed_out(LocalWorkers(pool, processes), work, items, name)
+            except WorkerError as error:
+                if isinstance(error.__cause__, BrokenExecutor) and not begun.is_set():
+                    raise WorkerError(
+                        "the workers ended before they began; what they said is above. They import the script that calls nnReg: "
+                        "put all its calls under if __name__ == '__main__':, or use one process (processes=1, -np 1)."
+                    ) from error
+                raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _WithoutScript(SpawnProcess):
+    """A spawned process that does not run the user's script a second time.
+
+    Spawned processes import the script to find what it defines. One without ``if __name__ == "__main__":`` would call nnReg again in each of them.
+    """
+
+    _one_at_a_time = threading.Lock()
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # multiprocessing's hook
+        main = sys.modules["__main__"]
+        if not _runs_again(main):
+            return SpawnProcess._Popen(process_obj)
+        with _WithoutScript._one_at_a_time:
+            spec, file = main.__spec__, main.__file__
+            main.__spec__ = main.__file__ = None  # multiprocessing takes what to import from these
+            try:
+                return SpawnProcess._Popen(process_obj)
+            finally:
+                main.__spec__, main.__file__ = spec, file
+
+
+def _runs_again(main: ModuleType) -> bool:
+    """Whether importing the running script would do its work again: it has no ``if __name__ == "__main__":``, or came from stdin."""
+    if getattr(main, "__file__", None) is None:
+        return False  # a notebook or a prompt: nothing to import
+    try:
+        body = ast.parse(Path(main.__file__ or "").read_bytes()).body
+    except OSError:
+        return True
+    except (SyntaxError, ValueError):
+        return False  # compiled
+    tests = [statement.test for statement in body if isinstance(statement, ast.If)]
+    return not any(isinstance(part, ast.Name) and part.id == "__name__" for test in tests for part in ast.walk(test))
+
+
+class _Spawn(SpawnContext):
+    """spawn: forking a process that has used torch's, blosc2's or numba's threads can hang."""
+
+    Process = _WithoutScript
+
+
+SPAWN = _Spawn()  # of every process that nnReg starts
 
 
 class Executor(Protocol):
@@ -117,14 +172,15 @@ class LocalWorkers:
 _given: list[bytes | Callable[[Any], Any]] = []  # in a worker: its work, packed until the first item, so that a failure to unpack it is told as one of the item
 
 
-def _begin(packed: bytes) -> None:
+def _begin(packed: bytes, begun: Any) -> None:
+    begun.set()
     one_thread_each()
     _given.append(packed)
 
 
 def _on_worker(item: Any, name: str) -> Any:
     if isinstance(_given[0], bytes):
-        _given[0] = loads(_given[0])
+        _given[0] = guarded(loads, _given[0], name)
     return guarded(_given[0], item, name)  # type: ignore[arg-type]
 
 

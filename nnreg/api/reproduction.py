@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ def check_inputs(record: Mapping[str, Any]) -> None:
             raise NnRegError(f"{path}: has changed since the run read it. Bring the old file back to repeat the run.")
 
 
-def compared(one: Path, other: Path) -> tuple[list[str], list[str]]:
-    """Files that are the same in two results folders, and a line for each that is not."""
-    names = sorted({str(path.relative_to(folder)) for folder in (one, other) for path in folder.rglob("*") if _counts(path)})
+def compared(one: Path, other: Path, *, without: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Files that are the same in two results folders, and a line for each that is not; those `without` are of another command."""
+    names = sorted({str(path.relative_to(folder)) for folder in (one, other) for path in folder.rglob("*") if _counts(path)} - set(without))
     same: list[str] = []
     different: list[str] = []
     for name in names:

@@ -209,7 +209,8 @@ def _run(work: Callable[[argparse.Namespace], int | None], parser: Parser, optio
         return _ended(parser, options, error, f"{where}{error.strerror or _first_line(error)}. Check the disk, the folder and its permissions.")
     except Exception as error:
         if is_out_of_memory(error):
-            return _ended(parser, options, error, "memory is not enough. Use fewer processes (-np 1), smaller images, or free memory.")
+            fewer = "fewer processes (-np 1), " if "-np" in parser.format_usage() else ""
+            return _ended(parser, options, error, f"memory is not enough. Use {fewer}smaller images, or free memory.")
         place = traceback.extract_tb(error.__traceback__)[-1]
         told = f"{type(error).__name__}: {_first_line(error)} ({Path(place.filename).name}, line {place.lineno})"
         return _ended(parser, options, error, f"{told}. A file may be damaged; if none is, this is a fault of nnReg: report it with what --debug shows.")

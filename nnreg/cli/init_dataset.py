@@ -35,7 +35,11 @@ def parser() -> Parser:
     result.add_argument("--series", metavar="TEXT", help="which DICOM series: a part of its description, or its UID")
     result.add_argument("--level", type=int, metavar="N", help="of OME-Zarr images, 0 is the finest (default: the finest of at most 134 million voxels)")
     result.add_argument("--task", help="registration or dense_prediction (default: registration)")
-    result.add_argument("--pairing", choices=("all", "atlas", "pairs", "groups"), help="what is registered to what (default: as the source tells, else all)")
+    result.add_argument(
+        "--pairing",
+        choices=("all", "atlas", "pairs", "groups"),
+        help="what is registered to what (default: as the source tells, else all); groups: frames or visits of one subject, by the names",
+    )
     result.add_argument("--atlas", metavar="CASE", help="the fixed image of every pair")
     result.add_argument("--channel_names", nargs="+", metavar="NAME", help="of the channels, in order: T1, CT (CT chooses another normalisation)")
     result.add_workspace()

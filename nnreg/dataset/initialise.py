@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nnreg.dataset.label_files import values_in
-from nnreg.dataset.sources.collected import Collected
+from nnreg.dataset.sources.collected import Collected, subjects_in
 from nnreg.dataset.spec import DatasetSpec
-from nnreg.dataset.writing import ENDING, NewCase
+from nnreg.dataset.writing import NewCase, ending_for_cases
 from nnreg.errors import DatasetError
 from nnreg.imageio import Image, read_image
 from nnreg.task import DEFAULT_TASK
@@ -53,12 +53,25 @@ def planned_spec(found: Collected, given: Mapping[str, Any], channel_names: Sequ
         "channel_names": {str(number): name for number, name in enumerate(names)},
         "labels": labels,
         "numTraining": sum(not case.test for case in found.cases.values()),
-        "file_ending": ENDING,
+        "file_ending": ending_for_cases(found.cases),
     }
     content.setdefault("task", DEFAULT_TASK)
+    groups = {} if "groups" in content else subjects_in(found.cases)
+    if groups and content.get("pairing") == "groups":
+        content["groups"] = groups
+        decisions.append(f"subjects are told by the names: {_example(groups)}")
+    elif groups and content.get("pairing", "all") == "all":
+        decisions.append(f"names count images of one subject ({_example(groups)}): --pairing groups registers within subjects")
     if content.get("pairing", "all") == "all":
         decisions.append("pairing all: every image to every other; --atlas CASE or a table of pairs says otherwise")
     return DatasetSpec.from_dict(content, where="dataset.json"), decisions
+
+
+def _example(groups: Mapping[str, str]) -> str:
+    """A subject with its first two cases."""
+    subjects = list(groups.values())
+    subject = next(subject for subject in subjects if subjects.count(subject) > 1)
+    return f"{', '.join([case for case in groups if groups[case] == subject][:2])} are of {subject}"
 
 
 def _channels(cases: Mapping[str, NewCase]) -> int:

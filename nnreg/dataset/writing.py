@@ -17,8 +17,10 @@ from nnreg.errors import DatasetError
 from nnreg.files import atomic_folder
 from nnreg.geometry import Space
 from nnreg.imageio import Image, read_image, write_image
+from nnreg.imageio.endings import ending_of
 
 ENDING = ".nii.gz"
+PICTURES = {".png": ".png", ".jpg": ".png", ".jpeg": ".png", ".tif": ".tif", ".tiff": ".tif"}  # stay pictures: NIfTI would make millimetres of their pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +56,7 @@ def write_dataset(folder: Path, cases: Mapping[str, NewCase], spec: DatasetSpec)
     cases
         Name to case.
     spec
-        What ``dataset.json`` says; the number of training cases is counted, the ending is ``.nii.gz``.
+        What ``dataset.json`` says; the number of training cases is counted, the ending is that of :func:`ending_for_cases`.
 
     Returns
     -------
@@ -70,14 +72,25 @@ def write_dataset(folder: Path, cases: Mapping[str, NewCase], spec: DatasetSpec)
     training = sum(not case.test for case in cases.values())
     if not training:
         raise DatasetError(f"{folder}: none of its {len(cases)} cases is for training. Give at least one.")
+    ending = ending_for_cases(cases)
     with atomic_folder(folder) as part:
         for name, case in cases.items():
-            write_case(part, name, case, len(spec.channel_names))
-        DatasetSpec.from_dict({**spec.to_dict(), "numTraining": training, "file_ending": ENDING}, where=str(folder / FILE_NAME)).write(part / FILE_NAME)
+            write_case(part, name, case, len(spec.channel_names), ending)
+        DatasetSpec.from_dict({**spec.to_dict(), "numTraining": training, "file_ending": ending}, where=str(folder / FILE_NAME)).write(part / FILE_NAME)
     return RawDataset.open(folder)
 
 
-def write_case(folder: Path, name: str, case: NewCase, channels: int) -> None:
+def ending_for_cases(cases: Mapping[str, NewCase]) -> str:
+    """``.png`` where all images are PNG or JPEG files, ``.tif`` where all are TIFF, else ``.nii.gz``."""
+    endings = {_ending_for(image) for case in cases.values() for image in case.images}
+    return endings.pop() if len(endings) == 1 else ENDING
+
+
+def _ending_for(image: Image | Path) -> str:
+    return ENDING if isinstance(image, Image) else PICTURES.get(ending_of(image), ENDING)
+
+
+def write_case(folder: Path, name: str, case: NewCase, channels: int, ending: str = ENDING) -> None:
     """Write the files of one case into ``imagesTr`` (of a test case ``imagesTs``) and the folders beside it.
 
     Raises
@@ -91,11 +104,11 @@ def write_case(folder: Path, name: str, case: NewCase, channels: int) -> None:
     if len(planes) != channels:
         raise DatasetError(f"case {name!r}: has {len(planes)} channels, channel_names has {channels}. Name one for each.")
     for number, (array, space) in enumerate(planes):
-        _write(folder / f"images{suffix}" / f"{name}_{number:04d}{ENDING}", array, space)
+        _write(folder / f"images{suffix}" / f"{name}_{number:04d}{ending}", array, space)
     for kind, beside in (("labels", case.labels), ("masks", case.mask)):
         if beside is not None:
             found = _read(beside)
-            _write(folder / f"{kind}{suffix}" / f"{name}{ENDING}", found.array, found.space)
+            _write(folder / f"{kind}{suffix}" / f"{name}{_ending_for(beside)}", found.array, found.space)
     if case.keypoints_voxel is not None:
         path = folder / f"keypoints{suffix}" / f"{name}{KEYPOINT_ENDING}"
         path.parent.mkdir(exist_ok=True)
@@ -111,4 +124,4 @@ def _write(path: Path, array: npt.NDArray[np.generic], space: Space) -> None:
     write_image(path, array, space)
 
 
-__all__ = ["NewCase", "write_case", "write_dataset"]
+__all__ = ["NewCase", "ending_for_cases", "write_case", "write_dataset"]

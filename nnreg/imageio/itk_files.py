@@ -21,7 +21,7 @@ from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.itk_writing import write_by_itk
 from nnreg.imageio.nifti import NiftiHeader, read_nifti_voxels
-from nnreg.imageio.sidecar import read_space, write_space
+from nnreg.imageio.sidecar import read_space, resolution_note, write_space
 from nnreg.imageio.text_headers import check_size, check_text_header
 from nnreg.quiet import STDERR, STDOUT, caught
 
@@ -82,13 +82,20 @@ def _information(reader: sitk.ImageFileReader) -> RuntimeError | None:
 
 
 def read_picture(path: Path) -> Image:
-    """Read PNG or JPG. Its dots per inch are for printers and not a spacing: geometry is plain unless a JSON file beside it says otherwise."""
-    if not is_lossy(ending_of(path)):
+    """Read PNG or JPG. Geometry is that of a JSON file beside it, else of PNG the spacing that ITK wrote (sCAL), else plain.
+
+    Dots per inch are for printers. ITK leaves those of PNG alone and takes those of JPEG for a spacing: a note says so.
+    """
+    lossy = is_lossy(ending_of(path))
+    if not lossy:
         check_size(path, path.stat().st_size, compressed=True)
     image = _image(_read(path), path)
     if image.ndim != 2:
         raise ImageError(f"{path}: is no 2D picture. Convert it to .nii.gz.")
-    return Image(image.array, read_space(path, image.space.shape))
+    space = read_space(path, image.space.shape)
+    if not lossy and space == Space.plain(space.shape):
+        space = image.space
+    return Image(image.array, space, resolution_note(path, space, image.space.spacing))
 
 
 def _read(path: Path) -> sitk.Image:

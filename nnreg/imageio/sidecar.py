@@ -27,6 +27,21 @@ def read_space(path: Path, shape: Sequence[int]) -> Space:
     return Space.plain(shape)
 
 
+def resolution_note(path: Path, space: Space, itk: Sequence[float]) -> tuple[str, ...]:
+    """What to do where ITK takes the resolution for the spacing `itk` (mm, array order) and nnReg counts pixels.
+
+    Empty where both agree or `space` has a unit.
+    """
+    if space != Space.plain(space.shape) or np.allclose(itk, space.spacing):
+        return ()
+    read = " x ".join(f"{value:.4g}" for value in itk[::-1])
+    ones = ", ".join("1" for _ in space.spacing)
+    return (
+        f"{path}: lengths are pixels, its resolution is not read; ITK and ANTs take it for a spacing of {read} mm: "
+        f"there the transforms fit after image.SetSpacing(({ones})) (SimpleITK), or a PNG of it",
+    )
+
+
 def write_space(path: Path, space: Space) -> None:
     """Keep `space` beside the image `path`; nothing is written for the plain one, and an older file is removed."""
     beside = path.with_name(f"{stem_of(path)}.json")

@@ -21,24 +21,25 @@ from nnreg.imageio.formats import Format
 from nnreg.imageio.image import Image
 from nnreg.imageio.lazy import LazyFile, LazyImage
 from nnreg.imageio.promises import check_promise, damage_told
-from nnreg.imageio.sidecar import KEYS, read_space, space_from
+from nnreg.imageio.sidecar import KEYS, read_space, resolution_note, space_from
 
 CHANNEL_AXES = "SC"  # samples (RGB) and channels
 UNPACKED, DEFLATED = (1,), (8, 32946)  # TIFF's codes of compressions
 SMALL, MOST_OF_OTHERS = 2**28, 2**14  # bytes that need no check, and what a byte of LZW, JPEG, Zstandard and the like hardly ever becomes
+UNIT_OF_RESOLUTION = {2: 25.4, 3: 10.0}  # TIFF's codes of inch and centimetre
 UNIT_MM = {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "micron": 1e-3, "um": 1e-3, "µm": 1e-3, "\\u00B5m": 1e-3, "nm": 1e-6}
 
 
 def read_tiff(path: Path) -> Image:
     """Read a TIFF: one page is 2D, several are 3D, RGB gives three channels.
 
-    Spacing comes from our own or ImageJ's metadata, or from a JSON file beside the image; otherwise it is 1.
+    Spacing comes from our own or ImageJ's metadata, or from a JSON file beside the image; otherwise it is 1. ITK takes dots per inch instead: a note says so.
     """
     with _complaints() as complaints:
         try:
             with damage_told(), tifffile.TiffFile(path) as file:
                 array, axes = _pixels(file, path)
-                geometry = _geometry(file)
+                geometry, itk = _geometry(file), _spacing_of_itk(file)
         except ValueError as error:
             raise ImageError(
                 f"{path}: cannot be read as TIFF ({_first_line(error)}). It is truncated, damaged or not what its ending says: make it again."
@@ -50,7 +51,8 @@ def read_tiff(path: Path) -> Image:
         array = array.astype(np.uint8)
     if array.dtype.kind not in "iuf":
         raise ImageError(f"{path}: holds values of type {array.dtype}, expected real numbers. Convert it.")
-    return Image(np.ascontiguousarray(array), _space(geometry, array.shape[1:], path))
+    space = _space(geometry, array.shape[1:], path)
+    return Image(np.ascontiguousarray(array), space, resolution_note(path, space, (1.0, *itk)[-space.ndim :]))
 
 
 def _space(geometry: dict[str, Any], shape: tuple[int, ...], path: Path) -> Space:
@@ -214,6 +216,16 @@ def _geometry(file: tifffile.TiffFile) -> dict[str, Any]:
         return {}
     depth = [float(imagej["spacing"]) * unit] if "spacing" in imagej else []
     return {"spacing": depth + plane}
+
+
+def _spacing_of_itk(file: tifffile.TiffFile) -> tuple[float, float]:
+    """Rows and columns in mm as ITK has them: of the resolution per inch or cm, else 1."""
+    tags = file.pages[0].tags  # type: ignore[union-attr]
+    unit = UNIT_OF_RESOLUTION.get(int(tags["ResolutionUnit"].value)) if "ResolutionUnit" in tags else None
+    if unit is None or "XResolution" not in tags or "YResolution" not in tags:
+        return 1.0, 1.0
+    rows, columns = (_per_pixel(tags[name].value) * unit for name in ("YResolution", "XResolution"))
+    return (rows, columns) if np.isfinite([rows, columns]).all() else (1.0, 1.0)
 
 
 def _per_pixel(resolution: tuple[int, int]) -> float:

@@ -1,4 +1,4 @@
-"""Which pairs come first: those with a reason to look at them, then the worst by the best figure there is."""
+"""Which pairs come first: those with a reason to look at them, likely failures before others; then the worst by the best figure there is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ranked(items: Sequence[Item], shown: Mapping[str, tuple[float | None, float 
         Correlation says nothing then.
     """
     found = [_with_reasons(item, shown.get(item.name, (None, None)), two_contrasts) for item in items]
-    return sorted(found, key=lambda one: (not one.reasons, _badness(one), one.item.name))
+    return sorted(found, key=lambda one: (not one.reasons, not _likely_failed(one.figures), _badness(one), one.item.name))
 
 
 def _with_reasons(item: Item, shown: tuple[float | None, float | None], two_contrasts: bool) -> Ranked:
@@ -57,7 +57,7 @@ def _reasons(record: Mapping[str, Any], figures: Mapping[str, float]) -> list[st
     found = []
     if record.get("succeeded") is False:
         found.append("the similarity fell: do not trust the transform")
-    if figures.get("failure_probability", 0.0) >= LIKELY_FAILED:
+    if _likely_failed(figures):
         found.append(f"probability of failure {figures['failure_probability']:.0%}")
     for name, title, more_is_better in MAIN_FIGURES:
         if is_worse(figures, name, more_is_better=more_is_better):
@@ -69,6 +69,10 @@ def _reasons(record: Mapping[str, Any], figures: Mapping[str, float]) -> list[st
     if lost_labels:
         found.append(f"nothing is left of label {', '.join(map(str, lost_labels[:5]))}")
     return found
+
+
+def _likely_failed(figures: Mapping[str, float]) -> bool:
+    return figures.get("failure_probability", 0.0) >= LIKELY_FAILED
 
 
 def is_worse(figures: Mapping[str, float], name: str, *, more_is_better: bool) -> bool:
@@ -89,13 +93,11 @@ def before_and_after(figures: Mapping[str, float | None], name: str) -> tuple[fl
 
 def _badness(one: Ranked) -> float:
     """Lower is worse."""
-    if "failure_probability" in one.figures:
-        return -one.figures["failure_probability"]
     for name, _, more_is_better in MAIN_FIGURES:
         value = one.figures.get(f"{name}_after")
         if value is not None:
             return value if more_is_better else -value
-    return 0.0
+    return -one.figures.get("failure_probability", 0.0)
 
 
 def _is_number(value: object) -> bool:

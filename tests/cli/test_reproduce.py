@@ -12,7 +12,7 @@ import pytest
 from tiny import Tiny, anatomy, oblique_space
 
 from nnreg.api.reproduction import compared
-from nnreg.cli import predict, register, reproduce, series, train
+from nnreg.cli import evaluate, predict, register, reproduce, series, train
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
 from nnreg.imageio.itk_files import write_series
@@ -73,6 +73,14 @@ def test_a_series_is_repeated(tmp_path: Path, typed, one_thread, capsys: pytest.
     write_series(tmp_path / "bold.nii.gz", np.concatenate([image, image, image]), space, 2.0)
     assert reproduce.main([str(tmp_path / "out")]) == 2
     assert "has changed since the run read it" in capsys.readouterr().err
+
+
+def test_an_evaluation_of_the_results_is_not_missed(plane: Tiny, tmp_path: Path, typed, one_thread, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["-i", plane.raw / "imagesTs", "-o", tmp_path / "out", "-d", plane.id, "-c", "optimise", "--no_report", "-q", *plane.where]
+    assert typed(predict, arguments) == 0
+    assert typed(evaluate, [tmp_path / "out", "-d", plane.id, "--no_report", *plane.where]) == 0
+    assert (tmp_path / "out" / "summary.json").is_file()
+    assert reproduce.main([str(tmp_path / "out")]) == 0, capsys.readouterr().out
 
 
 def test_files_of_one_side_alone_are_told(tmp_path: Path) -> None:

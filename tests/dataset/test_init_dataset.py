@@ -15,6 +15,7 @@ from nnreg.dataset.sources import SOURCES, levels
 from nnreg.errors import ImageError
 from nnreg.geometry import Space
 from nnreg.imageio import read_image, write_image
+from nnreg.imageio.endings import unit_of
 
 SPACE = Space((6, 7, 8), (2.0, 1.0, 1.5), (1.0, 2.0, 3.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 
@@ -60,6 +61,22 @@ def test_a_folder_of_images_and_one_of_labels(tmp_path, capsys):
     assert "3 images are 3 cases" in capsys.readouterr().out
 
 
+def test_pictures_stay_pictures(tmp_path):
+    """As NIfTI their pixels would be millimetres."""
+    rng = np.random.default_rng(0)
+    for name, ending in (("a", ".png"), ("b", ".jpg")):
+        picture = sitk.GetImageFromArray(rng.integers(0, 255, (6, 7, 3), np.uint8), isVector=True)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        sitk.WriteImage(picture, str(tmp_path / "in" / f"{name}{ending}"))
+        write_image(tmp_path / "lab" / f"{name}.png", rng.integers(0, 3, (1, 6, 7), np.uint8), Space.plain((6, 7)))
+    raw = made(tmp_path, tmp_path / "in", "--labels", str(tmp_path / "lab"))
+    assert raw.spec.file_ending == ".png"
+    for name, ending in (("a", ".png"), ("b", ".jpg")):
+        assert np.array_equal(raw.read_image(name).array, read_image(tmp_path / "in" / f"{name}{ending}").array)
+        assert raw.label_path(name).name == f"{name}.png"
+        assert unit_of(raw.image_paths(name), raw.read_image(name).space) == "px"
+
+
 def test_numbered_files_are_channels(tmp_path):
     for case in ("a", "b"):
         for channel in range(2):
@@ -76,6 +93,26 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     assert told["kind"] == "folder"
     assert list(told["cases"]) == ["a"]
     assert not (tmp_path / "work").exists()
+
+
+def test_a_folder_with_folders_of_images_and_labels_is_told_what_to_name(tmp_path, capsys):
+    for folder in ("images", "labels"):
+        image(tmp_path / "in" / folder / "a.nii.gz")
+    told = refused(tmp_path, capsys, tmp_path / "in")
+    assert "its folders do: images (1), labels (1)" in told
+    assert told.endswith(f"nnreg_init_dataset {tmp_path / 'in' / 'images'} --labels {tmp_path / 'in' / 'labels'}")
+    (tmp_path / "none").mkdir()
+    assert "Name the folder that holds them" in refused(tmp_path, capsys, tmp_path / "none")
+
+
+def test_frames_of_one_subject_are_told_and_paired_where_asked(tmp_path, capsys):
+    for name in ("p1_frame01", "p1_frame12", "p2_frame01", "p2_frame09", "p3"):
+        image(tmp_path / "in" / f"{name}.nii.gz")
+    assert len(made(tmp_path / "all", tmp_path / "in").pairs()) == 20
+    assert "p1_frame01, p1_frame12 are of p1" in (told := capsys.readouterr().out)
+    assert "--pairing groups" in told
+    pairs = made(tmp_path / "groups", tmp_path / "in", "--pairing", "groups").pairs()
+    assert {(pair.fixed[:2], pair.moving[:2]) for pair in pairs} == {("p1", "p1"), ("p2", "p2")}
 
 
 def test_what_is_not_clear_in_a_folder_is_told(tmp_path, capsys):

@@ -219,6 +219,31 @@ def test_channel_files_are_joined_and_must_agree(tmp_path, rotated_space):
         assert other in str(error.value)
 
 
+def test_dots_per_inch_are_told_where_itk_takes_them_for_a_spacing(tmp_path):
+    picture = sitk.GetImageFromArray(values((6, 5), "uint8"))
+    for ending in (".jpg", ".tif", ".png"):
+        sitk.WriteImage(picture, str(tmp_path / f"a{ending}"))
+        assert read_image(tmp_path / f"a{ending}").notes == ()
+    header = bytearray((tmp_path / "a.jpg").read_bytes())
+    density = header.index(b"JFIF\0") + 7
+    header[density : density + 5] = (1, 0, 72, 0, 144)  # dots per inch: columns, rows
+    (tmp_path / "a.jpg").write_bytes(header)
+    tifffile.imwrite(tmp_path / "a.tif", values((6, 5), "uint8"), resolution=(72, 144), resolutionunit=2)
+    for ending in (".jpg", ".tif"):
+        assert sitk.ReadImage(str(tmp_path / f"a{ending}")).GetSpacing() == pytest.approx((25.4 / 72, 25.4 / 144))
+        found = read_image(tmp_path / f"a{ending}")
+        assert found.space == Space.plain((6, 5))
+        assert "spacing of 0.3528 x 0.1764 mm" in found.notes[0]
+        assert "image.SetSpacing((1, 1))" in found.notes[0]
+
+
+def test_the_spacing_that_itk_wrote_into_png_is_read(tmp_path):
+    picture = sitk.GetImageFromArray(values((6, 5), "uint8"))
+    picture.SetSpacing((0.5, 0.25))
+    sitk.WriteImage(picture, str(tmp_path / "a.png"))
+    assert read_image(tmp_path / "a.png").space.spacing == (0.25, 0.5)
+
+
 def test_every_ending_has_a_reader_and_a_writer():
     assert set(READERS) == set(WRITERS) == set(ENDINGS)
     for ending in ENDINGS:

@@ -3,10 +3,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from nnreg.cli.registration.tables import print_fingerprint, print_plans
 from nnreg.errors import PlansError
 from nnreg.geometry import Space
 from nnreg.imageio import Image
 from nnreg.planning.registration.extract import channel_names, connected, extract_fingerprint, measure_image
+from nnreg.planning.registration.planner import plan
 
 
 def _ball(shape=(30, 34, 28), value=500.0):
@@ -90,3 +92,34 @@ def test_modalities_share_a_channel():
 def test_connected_components_start_with_their_first_fixed_case():
     pairs = [SimpleNamespace(fixed=fixed, moving=moving) for fixed, moving in (("c", "a"), ("b", "a"), ("e", "d"))]
     assert connected(pairs, "abcdef") == (("c", "a", "b"), ("e", "d"), ("f",))
+
+
+def test_pictures_without_a_unit_are_told_in_pixels(tmp_path, capsys):
+    """The fingerprint, the reasons of the plans, and the tables."""
+    images = {f"{name}.png": Image(_ball((40, 44), value), Space.plain((40, 44))) for name, value in (("a", 100.0), ("b", 300.0), ("c", 900.0))}
+    for unit, raw in (("px", _raw(tmp_path, images)), ("mm", _raw(tmp_path, {name.replace(".png", ".mha"): image for name, image in images.items()}))):
+        fingerprint = extract_fingerprint(raw)
+        plans = plan(fingerprint)
+        print_fingerprint(fingerprint)
+        print_plans(plans)
+        other = " mm" if unit == "px" else " px"
+        reasons = [*plans.because.values(), *plans.optimisation.because.values(), *plans.configurations["2d"].because.values()]
+        assert fingerprint.unit == plans.unit == unit
+        assert not [reason for reason in reasons if other in reason]
+        printed = capsys.readouterr().out
+        assert f"1 x 1 {unit}" in printed
+        assert other not in printed
+
+
+def test_a_background_is_told_only_where_one_was_found(tmp_path, capsys):
+    everywhere = np.random.default_rng(0).normal(400, 40, (1, 30, 34, 28)).astype(np.float32)
+    space = Space.plain((30, 34, 28))
+    print_fingerprint(extract_fingerprint(_raw(tmp_path, {"a": Image(everywhere, space), "b": Image(everywhere + 1, space)})))
+    printed = capsys.readouterr().out
+    assert "no background can be told apart in any image" in printed
+    assert "on the foreground" not in printed
+    print_fingerprint(extract_fingerprint(_raw(tmp_path, {"a": Image(everywhere, space), "b": Image(_ball(), space)})))
+    printed = capsys.readouterr().out
+    assert "in 1 of 2" in printed
+    assert "of the other 1 the whole image" in printed
+    assert "on the foreground, background" in printed

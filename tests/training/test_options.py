@@ -468,6 +468,21 @@ def test_the_monitored_number_decides_which_way_is_better(make, monitor, best, m
     assert load_checkpoint(trainer.output_folder / BEST)["epoch"] == best
 
 
+class LossAlone(Scripted):
+    val, dice = (0.9, 0.1), (math.nan, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("script", "monitor", "told"),
+    [(LossAlone, None, "the validation loss"), (TwoMinds, "val_loss", "val_loss"), (TwoMinds, None, "dice")],
+)
+def test_the_log_names_the_number_that_decides_with_its_own_sign(make, script, monitor, told):
+    trainer = make(script, epochs=1, monitor=monitor)
+    trainer.run_training()
+    value = script.dice[0] if told == "dice" else script.val[0]
+    assert f"New best moving average of {told}: {value:.4f}" in (trainer.output_folder / "training_log.txt").read_text()
+
+
 def test_an_unknown_monitor_is_told(make):
     with pytest.raises(ConfigurationError, match="val_dice"):
         make(TwoMinds, epochs=3, monitor="val_dcie").run_training()

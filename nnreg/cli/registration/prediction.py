@@ -38,7 +38,7 @@ def add_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--fixed", metavar="CASE", help="register to this case (with --moving: only that pair; alone: every other case to it)")
     group.add_argument("--moving", metavar="CASE", help="the case to be moved")
     group.add_argument("--inverse", action="store_true", help="also write inverse_transform.h5, from the moving to the fixed world")
-    group.add_argument("--field", action="store_true", help="also write field.nii.gz: the whole map as displacement in mm on the fixed grid")
+    group.add_argument("--field", action="store_true", help="also write field.nii.gz (2D: field.mha): the whole map as displacement in mm on the fixed grid")
     group.add_argument("--no_field", dest="field", action="store_false", default=False, help="the default: transform.h5 holds the same map")
     group.add_argument("--output_layout", choices=LAYOUTS, default=NATIVE, help=LAYOUT_HELP)
     group.add_argument("--learn2reg", action="store_true", help="also write Learn2Reg displacement files")

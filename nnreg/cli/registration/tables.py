@@ -25,21 +25,24 @@ def print_fingerprint(fingerprint: Fingerprint) -> None:
         f"{fingerprint.dataset_name}: {len(images)} images of {fingerprint.subjects} subjects, {fingerprint.pair_count} pairs, pairing {fingerprint.pairing!r}"
     )
     print(f"  shape    {_range(shapes)} voxels, axes run {fingerprint.orientation} (x first)")
-    print(f"  spacing  {_range(spacings)} mm")
-    found = sum(image.foreground_found for image in images)
-    fraction = sum(image.foreground_fraction for image in images) / len(images)
-    print(f"  foreground found in {found} of {len(images)}, {fraction:.0%} of the voxels on average")
+    print(f"  spacing  {_range(spacings)} {fingerprint.unit}")
+    found = [image.foreground_fraction for image in images if image.foreground_found]
+    if found:
+        whole = f"; of the other {len(images) - len(found)} the whole image" if len(found) < len(images) else ""
+        print(f"  foreground told from a background in {len(found)} of {len(images)}, {sum(found) / len(found):.0%} of their voxels on average{whole}")
+    else:
+        print("  no background can be told apart in any image: all voxels are foreground")
     for name, channel in list(zip(fingerprint.channel_names, fingerprint.intensities, strict=True))[:MOST_CHANNELS]:
         robust = f"{channel.percentile_00_5:.4g} to {channel.percentile_99_5:.4g}, median {channel.median:.4g}"
-        print(f"  {name}: {robust} on the foreground, background {channel.background:.4g}")
+        print(f"  {name}: {robust}" + (f" on the foreground, background {channel.background:.4g}" if found else ""))
     if len(fingerprint.intensities) > MOST_CHANNELS:
         print(f"  and {len(fingerprint.intensities) - MOST_CHANNELS} more channels")
     if fingerprint.pairs is not None:
-        _print_pairs(fingerprint.pairs)
+        _print_pairs(fingerprint.pairs, fingerprint.unit)
 
 
-def _print_pairs(pairs: PairFingerprint) -> None:
-    """What the pilot registrations measured, medians."""
+def _print_pairs(pairs: PairFingerprint, unit: str) -> None:
+    """What the pilot registrations measured, medians; lengths in `unit`."""
     seconds = sum(pair.seconds for pair in pairs.all)
     print(f"  pairs: {pairs.count} registered quickly in {seconds:.0f} s" + (f", {len(pairs.failed)} could not be" if pairs.failed else ""))
     for failure in pairs.failed[:1]:
@@ -47,13 +50,12 @@ def _print_pairs(pairs: PairFingerprint) -> None:
     if not pairs.count:
         return
     p50, p99 = pairs.median(lambda pair: pair.displacement_mm.p50), pairs.median(lambda pair: pair.displacement_mm.p99)
-    print(
-        f"    linear alignment moves the body by {pairs.median(lambda pair: pair.alignment_mm):.1f} mm, then {p50:.1f} mm (50 %) to {p99:.1f} mm (99 %) remain"
-    )
+    moved = f"linear alignment moves the body by {pairs.median(lambda pair: pair.alignment_mm):.1f} {unit}"
+    print(f"    {moved}, then {p50:.1f} {unit} (50 %) to {p99:.1f} {unit} (99 %) remain")
     for name, value, form in (
         ("local correlation", lambda pair: pair.similarity["lncc"], ".2f"),
         ("Dice", lambda pair: pair.dice, ".3f"),
-        ("keypoints mm", lambda pair: pair.keypoint_mm, ".2f"),
+        (f"keypoints {unit}", lambda pair: pair.keypoint_mm, ".2f"),
     ):
         stages = [pairs.median(_stage(value, stage)) for stage in ("header", "aligned", "after")]
         if all(stage is not None for stage in stages):
@@ -80,7 +82,7 @@ def print_plans(plans: RegistrationPlans) -> None:
         f"{plans.dataset_name}: pre-alignment {plans.pre_alignment}" + (f" to {plans.reference_case}" if plans.reference_case else ", a frame for each group")
     )
     print(f"  because {plans.because['pre_alignment']}")
-    rows = [("configuration", "spacing mm", "grid", "features", "field", "batch", "GB")]
+    rows = [("configuration", f"spacing {plans.unit}", "grid", "features", "field", "batch", "GB")]
     for name, configuration in plans.configurations.items():
         network = configuration.architecture
         rows.append(

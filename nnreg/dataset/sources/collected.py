@@ -13,6 +13,8 @@ from nnreg.errors import DatasetError
 from nnreg.imageio import ENDINGS, is_image_file
 from nnreg.imageio.endings import stem_of
 
+OF_ONE_SUBJECT = re.compile(r"(.+?)[_.-]?(?:frame|phase|visit|ses|session|time|timepoint|tp|day|week|month|year|baseline|follow-?up)[_-]?\d*$", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -90,6 +92,20 @@ def named(paths: Iterable[Path]) -> dict[str, Path]:
             raise DatasetError(f"{path}: is case {name!r} as {found[name]} is. Rename one.")
         found[name] = path
     return found
+
+
+def subjects_in(cases: Iterable[str]) -> dict[str, str]:
+    """Case to subject where names count frames, phases, visits or sessions of one; empty where no subject has two.
+
+    Examples
+    --------
+    >>> subjects_in(["p1_frame01", "p1_frame12", "p2_frame01"])
+    {'p1_frame01': 'p1', 'p1_frame12': 'p1', 'p2_frame01': 'p2'}
+    >>> subjects_in(["p1_T1", "p1_T2"])
+    {}
+    """
+    found = {case: match[1] for case in cases if (match := OF_ONE_SUBJECT.match(case))}
+    return found if len(set(found.values())) < len(found) else {}
 
 
 def needed(path: Path, source: Path | str) -> Path:

@@ -11,6 +11,7 @@ from nnreg.errors import DatasetError
 from nnreg.imageio.endings import stem_of
 
 LABEL_WORDS = ("seg", "label", "labels", "gt", "mask", "aseg", "parc")
+OF_LABELS = "label|seg|mask|gt|annot"  # how the name of a folder of label maps begins
 CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 
 
@@ -18,7 +19,7 @@ def read_folder(source: Path, wanted: Wanted) -> Collected:
     """Every image of the folder; ``CASE_0000``, ``CASE_0001`` are channels of one case. Labels are those of the labels' folder, by the same name."""
     files = images_in(source)
     if not files:
-        raise DatasetError(f"{source}: holds no image. Name the folder that holds them; for DICOM the folder of a subject's files.")
+        raise DatasetError(f"{source}: holds no image{_below(source)}")
     if suspicious := [path.name for path in files if stem_of(path).lower().rpartition("_")[2] in LABEL_WORDS]:
         raise DatasetError(
             f"{source}: {listed(suspicious)} look like label maps among the images. Move label maps into a folder of their own and name it with --labels."
@@ -30,6 +31,20 @@ def read_folder(source: Path, wanted: Wanted) -> Collected:
         without = [case for case in channels if case not in labels]
         decisions.append(f"{len(labels)} of them have labels" + (f"; none have {listed(without)}" if without else ""))
     return Collected("folder", {case: NewCase(paths, labels.get(case)) for case, paths in channels.items()}, {}, tuple(decisions))
+
+
+def _below(source: Path) -> str:
+    """Where the images of a folder without any are, and what to name instead of it."""
+    counts = {path.name: len(images_in(path)) for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    folders = {name: count for name, count in counts.items() if count}
+    if not folders:
+        return ". Name the folder that holds them; for DICOM the folder of a subject's files."
+    labels = next((name for name in folders if re.match(OF_LABELS, name, re.IGNORECASE)), None)
+    images = next((name for name in folders if name != labels), None)
+    found = f" itself, its folders do: {listed([f'{name} ({count})' for name, count in folders.items()])}. "
+    if labels is None or images is None:
+        return f"{found}Name one of them; --labels DIR names the folder of label maps."
+    return f"{found}Name that of the images, and that of the label maps with --labels: nnreg_init_dataset {source / images} --labels {source / labels}"
 
 
 def _channels(files: list[Path]) -> dict[str, list[Path]]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nnreg.arrays import Mask
 from nnreg.errors import PlansError
+from nnreg.imageio.endings import unit_of
 from nnreg.parallel import run_all
 from nnreg.planning import orientation
 from nnreg.planning.decision import text
@@ -149,6 +150,7 @@ def extract_fingerprint(raw: RawDataset, *, processes: int = 1, on_progress: Pro
         groups=connected(pairs, cases) if grouped else (),
         images={case: measured[case] for case in cases},
         intensities=_pool([measured[case] for case in cases], [samples[case] for case in cases]),
+        unit="px" if all(unit_of(raw.image_paths(case), measured[case].space) == "px" for case in cases) else "mm",
     )
 
 

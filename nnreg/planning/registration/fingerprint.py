@@ -141,6 +141,8 @@ class Fingerprint:
     intensities : per channel, pooled over the same number of foreground voxels of each image
     pairs
         A sample of the pairs, registered quickly; None where none was measured.
+    unit
+        Of lengths: "px" where no image file says anything of its size, else "mm".
     """
 
     dataset_name: str
@@ -152,6 +154,7 @@ class Fingerprint:
     images: dict[str, ImageFingerprint]
     intensities: tuple[ChannelStatistics, ...]
     pairs: PairFingerprint | None = None
+    unit: str = "mm"
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ DEFAULT_MEMORY_GB = 8.0
 PLANNER = "registration"
 PLANNERS: Mapping[str, Mapping[str, Any]] = {DEFAULT_PLANNER: {}, PLANNER: {}}
 """What -pl may name, to the arguments of ``plan_dataset``."""
+
+Reasoned = TypeVar("Reasoned", RegistrationPlans, RegistrationConfiguration, Optimisation)
 
 
 @dataclass
@@ -91,7 +93,7 @@ def plan(
     finest = "2d" if "2d" in configurations else "3d_fullres"
     seconds = configurations[finest].training_seconds
     decided = optimisation.train_or_optimise(fingerprint, related, min(configurations[finest].spacing), finest, accelerator, seconds)
-    return RegistrationPlans(
+    plans = RegistrationPlans(
         dataset_name=fingerprint.dataset_name,
         plans_name=plans_name,
         task=REGISTRATION,
@@ -109,6 +111,17 @@ def plan(
         grid_within_image=within,
         because=reasons.because,
     )
+    return _told_in(plans, fingerprint.unit)
+
+
+def _told_in(plans: RegistrationPlans, unit: str) -> RegistrationPlans:
+    """The plans with every reason in `unit`: rules count in that of the headers, which they call mm."""
+    configurations = {name: _in_unit(one, unit) for name, one in plans.configurations.items()}
+    return replace(_in_unit(plans, unit), optimisation=_in_unit(plans.optimisation, unit), configurations=configurations)
+
+
+def _in_unit(owner: Reasoned, unit: str) -> Reasoned:
+    return replace(owner, because={name: reason.replace(" mm", f" {unit}") for name, reason in owner.because.items()})
 
 
 def _spacing(fingerprint: Fingerprint, asked: Sequence[float] | None) -> Decision[tuple[float, ...]]:

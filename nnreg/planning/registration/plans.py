@@ -106,6 +106,11 @@ class RegistrationPlans(Plans):
     optimisation: Optimisation = field(default=Optimisation())
     tuning: Tuning | None = None
 
+    @property
+    def unit(self) -> str:
+        """Of lengths: "px" where no image says anything of its size, else "mm"; as the reasons are told."""
+        return "px" if " px" in self.because.get("alignment_spacing", "") else "mm"
+
     def configuration(self, name: str) -> RegistrationConfiguration:
         """The configuration `name`.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nnreg.errors import ConfigurationError, NnRegError, TrainingError
-from nnreg.parallel import is_out_of_memory
+from nnreg.parallel import SPAWN, is_out_of_memory
 
 
 class EpochSampler(Sampler[int]):
@@ -53,8 +53,7 @@ def build_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        # spawn: a fork of a process that runs torch's, blosc2's or numba's threads can hang
-        multiprocessing_context="spawn" if workers > 0 else None,
+        multiprocessing_context=SPAWN if workers > 0 else None,
         collate_fn=collate,
     )
 

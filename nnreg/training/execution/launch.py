@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from nnreg.errors import NnRegError, TrainingError, WorkerError
+from nnreg.parallel import SPAWN
 
 GRACE = 5.0  # seconds for the others to say why they end, and to end when they are told to
 FAILED = 2
@@ -39,14 +39,13 @@ def launch(work: Callable[..., None], processes: int, *arguments: Any) -> None:
     WorkerError
         If it fails without a message for users; the traceback is in the later lines.
     """
-    context = multiprocessing.get_context("spawn")
     shared = _variables(processes)
     running: list[BaseProcess] = []
     ends: list[Connection] = []
     try:
         for rank in range(processes):
-            end, other = context.Pipe()
-            process = context.Process(target=_enter, args=(other, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, work, arguments))
+            end, other = SPAWN.Pipe()
+            process = SPAWN.Process(target=_enter, args=(other, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, work, arguments))
             process.start()
             other.close()
             running.append(process)

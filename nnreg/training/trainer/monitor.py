@@ -29,10 +29,11 @@ class Monitor:
         mode = plan.monitor_mode or ("min" if self.name and any(part in self.name for part in SMALLER_IS_BETTER) else "max")
         self.sign = 1.0 if mode == "max" or self.name is None else -1.0
 
-    @property
-    def label(self) -> str:
-        """What the log calls it."""
-        return self.name or self.default
+    def name_and_sign(self, values: Mapping[str, Sequence[float]]) -> tuple[str, float]:
+        """What the log calls it, and -1 where :meth:`value` turned it; `values` is the history, which knows whether the task's metric was ever measured."""
+        if self.name is not None:
+            return self.name, self.sign
+        return (self.default, 1.0) if _measured(values.get(f"val_{self.default}", ())) else ("the validation loss", -1.0)
 
     def value(self, numbers: Mapping[str, float]) -> float:
         """The monitored number of an epoch, NaN where it was not measured.

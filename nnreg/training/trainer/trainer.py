@@ -171,7 +171,8 @@ class nnRegTrainer:
             units = self.task.units(spec=self.spec, cases=cases)
             if not units:
                 raise TrainingError(
-                    f"fold {self.fold}: its {split} cases ({', '.join(cases) or 'none'}) give no sample. Use -f all, or edit {self._splits_path()}."
+                    f"fold {self.fold}: its {split} cases ({', '.join(cases) or 'none'}) give no sample. Train all cases "
+                    f"(nnreg_train {self.plans.dataset_name[7:10]} {self.configuration_name} all), or edit {self._splits_path()}."
                 )
             count = self.task.sample_count(training=plan, split=split, units=units)
             batch_size, batches = (plan.batch_size, steps) if split == "train" else self.task.validation_batches(training=plan, units=count)
@@ -293,7 +294,8 @@ class nnRegTrainer:
         self.log(epoch_line(self.current_epoch, self.num_epochs, numbers, self.plan.tracking.console))
         self.current_epoch += 1
         if improved:
-            self.log(f"New best moving average of {self.monitor.label}: {self.history.best_ema:.4f}")
+            name, sign = self.monitor.name_and_sign(self.history.values)
+            self.log(f"New best moving average of {name}: {sign * self.history.values['ema'][-1]:.4f}")
         self._keep_time()
         last = self.current_epoch >= self.num_epochs or self.stalled
         if self.ranks.leads:
@@ -339,7 +341,8 @@ class nnRegTrainer:
                     train_terms = self._train(train_loader)
                     self.on_epoch_end(train_terms, self._validate(validation_loader))
                 if self.stalled:
-                    self.log(f"Stopped early: {self.monitor.label} was best {self.plan.early_stopping.patience} epochs ago")
+                    name, _ = self.monitor.name_and_sign(self.history.values)
+                    self.log(f"Stopped early: {name} was best {self.plan.early_stopping.patience} epochs ago")
                 if self.ranks.leads:
                     self._keeper().after_training()
                 self.log("Training finished")
@@ -470,7 +473,8 @@ class nnRegTrainer:
     def _load_best(self) -> None:
         path = self.output_folder / BEST
         if not path.is_file():
-            raise TrainingError(f"{path}: was not written, for no epoch had a {self.monitor.label}. The training is kept; validate its last epoch with --val.")
+            name, _ = self.monitor.name_and_sign(self.history.values)
+            raise TrainingError(f"{path}: was not written, for no epoch measured {name}. The training is kept; validate its last epoch with --val.")
         self.load_checkpoint(path, weights_only=True)
 
     def _share(self, *loaders: Any) -> None:

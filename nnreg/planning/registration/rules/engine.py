@@ -68,7 +68,7 @@ def engine_alignment(pre_alignment: str) -> Decision[str]:
 def symmetric(fingerprint: Fingerprint) -> Decision[bool | None]:
     """Every level in both directions within a subject, which was nearer and smoother on lungs; between subjects as the preset has it."""
     if fingerprint.pairing in WITHIN_SUBJECT:
-        return Decision(True, f"pairing {fingerprint.pairing!r}: every level in both directions, the finest too (lungs 1.60 -> 1.52 mm, and smoother)")
+        return Decision(True, f"pairing {fingerprint.pairing!r}: every level in both directions, the finest too (lungs 1.60 -> 1.52 millimetres, and smoother)")
     return Decision(None, f"pairing {fingerprint.pairing!r}: as the preset has it; slices of brains lose 0.003 of Dice where the finest level is symmetric too")
 
 
@@ -119,9 +119,9 @@ def guides(fingerprint: Fingerprint, relation: str) -> Decision[int]:
         return Decision(0, f"{told}, {CARRIED_DICE:g} is asked for: labels that atlases cannot carry, such as lesions, would guide astray")
     return Decision(
         GUIDING,
-        f"{have}, which the pilot brings to a median Dice of {dice:.2f}: those of {GUIDING} are fused onto each image and guide the engine (brains at 2 mm: "
-        "Dice 0.593 -> 0.604, nearer in 20 of 20 pairs; hippocampi 0.743 -> 0.777, slices of brains 0.499 -> 0.518; an image of 6 million voxels takes two "
-        "minutes of a processor core) [evidence: labels that guide]",
+        f"{have}, which the pilot brings to a median Dice of {dice:.2f}: those of {GUIDING} are fused onto each image and guide the engine "
+        "(brains at 2 millimetres: Dice 0.593 -> 0.604, nearer in 20 of 20 pairs; hippocampi 0.743 -> 0.777, slices of brains 0.499 -> 0.518; "
+        "an image of 6 million voxels takes two minutes of a processor core) [evidence: labels that guide]",
     )
 
 
