@@ -31,12 +31,13 @@ def modality_relation(fingerprint: Fingerprint) -> Decision[str]:
     """What the two images of a pair have in common, by the measured pairs at their best stage.
 
     One contrast: the local correlation well inside the body is 0.45 or more by headers or aligned, or 0.5 after the pilot. One scale: it is not, but the
-    correlation inside the body is 0.8 or more (little texture). One contrast too: 0.3 after the pilot with a correlation inside the body of 0.6. Else
-    different contrasts, and so are cases that are named after two. Mixed contrasts: a fifth of the pairs or more, two at least, but not all, are of different contrasts. Pairs whose labels say that
-    alignment took a wrong turn do not count, and an image that ends 2 % nearer by labels (else keypoints) under local correlation than under mutual information
-    is of one contrast. Where labels (else keypoints) of three pairs or more end 2 % nearer under local correlation, mean squares or mutual information than
-    under the similarity that follows from this, and no farther in three quarters of the pairs, the images are taken for what suits that one: one contrast,
-    one scale or, if no pair at all ends farther and the local correlation is below 0.77, different contrasts. Without pairs the names of the channels say.
+    correlation inside the body is 0.8 or more (little texture). One contrast too: 0.3 after the pilot with a correlation inside the body of 0.6. Else different
+    contrasts, and so are cases that are named after two. Mixed contrasts: a fifth of the pairs or more, two at least, but not all, are of different contrasts.
+    Pairs whose labels say that alignment took a wrong turn do not count, and an image that ends 2 % nearer by labels (else keypoints) under local correlation
+    than under mutual information is of one contrast. Where labels (else keypoints) of three pairs or more end 2 % nearer under local correlation, mean squares
+    or mutual information than under the similarity that follows from this, and no farther in three quarters of the pairs, the images are taken for what suits
+    that one: one contrast, one scale or, if no pair at all ends farther and the local correlation is below 0.77, different contrasts. Without pairs the names
+    of the channels say.
     """
     pairs = fingerprint.pairs
     if pairs is None or not pairs.count:
