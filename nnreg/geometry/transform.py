@@ -24,6 +24,7 @@ REFINED_VOXELS = 16_000_000
 FITTED_PER_AXIS = 32  # voxels that the linear part of a field is fitted to
 MOSTLY_LINEAR = 0.5  # root mean square of what the linear part leaves, as a share of the field's: above, the field is iterated on as it is
 WORST_CONDITION = 1e4
+FLAT = 1e12  # condition of a matrix whose inverse is rounding alone
 MOST_GROWTH = 27.0  # of the grid that an inverse is found on: a border that moves by the size of the image in every direction
 MOST_GROWTH_OF_LARGE = 2.5  # with eight arrays of that size at a time, twenty times the field
 MOST_FADED = 8.0  # growth of the grid on which a field falls to zero; twice that is in memory at a time
@@ -48,7 +49,15 @@ class AffineMap:
         return int(self.matrix.shape[0]) - 1
 
     def inverse(self) -> AffineMap:
-        """The exact inverse."""
+        """The exact inverse.
+
+        Raises
+        ------
+        GeometryError
+            If the matrix flattens space.
+        """
+        if np.linalg.cond(self.matrix[:-1, :-1]) > FLAT:
+            raise GeometryError("its matrix cannot be inverted: it takes a whole line of points to one. Use a transform whose matrix has an inverse.")
         return AffineMap(np.asarray(np.linalg.inv(self.matrix)))
 
     def inverse_stages(self, grid: Space | None = None) -> tuple[Stage, ...]:
@@ -86,8 +95,8 @@ class FieldMap:
     def inverse_stages(self, grid: Space | None = None) -> tuple[Stage, ...]:
         """The inverse map as one field, found by fixed point iteration; the linear part, where it is most of the field, is inverted apart.
 
-        Beyond the grid and what the grid is carried to, the inverse is the identity, as the map is. Where voxels of `grid` are shorter, the field of the inverse
-        has voxels as short, as far as REFINED_VOXELS allows.
+        Beyond the grid and what the grid is carried to, the inverse is the identity, as the map is. Where voxels of `grid` are shorter, the field of the
+        inverse has voxels as short, as far as REFINED_VOXELS allows.
 
         The iteration converges from nearby alone: of a field that holds a rotation by 90 degrees it left 6 mm, and one that carries a translation would need
         a grid as wide as the translation. ``x + u(x) = A (x + w(x))`` with the matrix A of the least squares fit leaves a small w to be iterated on.
