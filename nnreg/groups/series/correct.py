@@ -156,7 +156,8 @@ def correct(
         processes=processes,
         on_progress=part_of(on_progress, 0, RIGID_PART if correction.model == DEFORMABLE else 1),
     )
-    transforms, failures = [Transform.affine(matrix) for matrix in motion.matrices], {}
+    transforms = [Transform.affine(matrix) for matrix in motion.matrices]
+    failures: dict[int, float] = {}
     if correction.model == DEFORMABLE:
         transforms, failures = _deformed(series, motion, work, correction, looked_at, processes, part_of(on_progress, RIGID_PART, 1))
     frames = np.concatenate([resampled(series.frame(number), series.space, transform, correction.interpolation) for number, transform in enumerate(transforms)])
