@@ -43,8 +43,8 @@ def _work(options: argparse.Namespace) -> None:
 
     refuse_overwriting(options.output, [*files_of(options.transforms), options.reference, options.moving])
     fixed, moving = (None if path is None else read_image(path).space for path in (options.reference, options.moving))
-    transform = read_transforms(options.transforms, fixed=fixed, moving=moving)
-    write_transform(options.output, transform.inverse() if options.inverse else transform, fixed=fixed, moving=moving)
+    transform = read_transforms(options.transforms, fixed=fixed, moving=moving, inverse=options.inverse)
+    write_transform(options.output, transform, fixed=fixed, moving=moving)
     print(f"{len(options.transforms)} transforms written to {Path(options.output).absolute()}")
 
 

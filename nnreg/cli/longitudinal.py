@@ -86,7 +86,7 @@ def _work(options: argparse.Namespace) -> int:
         print(f"{name}: {len(report['visits'])} visits, change from {first['visit']} to {last['visit']}")
         print_table([("label", "volume", "change %", "error %", "told if alone %"), *map(_row, last["labels"][:MOST_ROWS])])
     print(f"written to {Path(options.output).absolute()}")
-    return EXIT_SKIPPED if summary.skipped else 0
+    return EXIT_SKIPPED if summary.skipped or any(report["likely_failed"] for report in summary.done.values()) else 0
 
 
 def _row(each: dict[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from nnreg.engine.presets import PRESETS
 from nnreg.engine.similarities import similarity_names
 from nnreg.progress import progress_bar
 
+EXIT_LEFT_OUT = 3
+
 
 def parser() -> Parser:
     """The command's options."""
@@ -30,6 +32,7 @@ def parser() -> Parser:
     result.add_argument("--similarity", default="auto", help=f"auto (chosen from each pair), {', '.join(similarity_names())}")
     result.add_argument("--alignment", default="affine", help=f"freest linear map that may be used: {', '.join(ALIGNMENTS)}")
     result.add_argument("--pairs", action="store_true", help="also write the maps of all pairs; those to the middle and from there hold the same")
+    result.add_accept_likely_failed("they are in no loop; images of which half of them failed are left out, exit code 3")
     result.add_processes("pairs registered")
     result.add_quiet()
     return result
@@ -51,7 +54,7 @@ def _files(options: argparse.Namespace) -> Files:
     return Files.of([path for one in members for path in one.all_files()], [output / name for name in ("middle.nii.gz", "summary.json", *middle, *pairs)])
 
 
-def _work(options: argparse.Namespace) -> None:
+def _work(options: argparse.Namespace) -> int:
     from nnreg.engine.options import EngineOptions
     from nnreg.groups.consistency import register_group
     from nnreg.groups.members import members_in
@@ -62,6 +65,7 @@ def _work(options: argparse.Namespace) -> None:
         Path(options.output),
         EngineOptions(preset=options.preset, similarity=options.similarity, alignment=options.alignment),
         pairs=options.pairs,
+        accept_likely_failed=options.accept_likely_failed,
         processes=options.processes or default_processes(),
         on_progress=progress_bar("pairs", quiet=options.quiet),
     )
@@ -70,8 +74,12 @@ def _work(options: argparse.Namespace) -> None:
     if content["dice"] is not None:
         print(f"Dice {content['dice']['before']:.4f} before, {content['dice']['after']:.4f} after")
     for pair, around in content["replaced"].items():
-        print(f"{pair}: disagreed with all ways around it, taken over {around} instead")
+        why = "likely failed" if pair in content["likely_failed"] else "disagreed with all ways around it"
+        print(f"{pair}: {why}, taken over {around} instead")
+    for name, reason in content["left_out"].items():
+        print(f"left out: {name}: {reason}")
     print(f"{len(content['images'])} images, written to {Path(options.output).absolute()}")
+    return EXIT_LEFT_OUT if content["left_out"] else 0
 
 
 if __name__ == "__main__":

@@ -78,6 +78,8 @@ def _check_options(options: argparse.Namespace) -> None:
     for name, usual in foreign.items():
         if getattr(options, name) != usual:
             raise ConfigurationError(f"--{name} is for {whose}. Leave it out, or choose that model.")
+    if options.cavity is not None and options.labels is None:
+        raise ConfigurationError(f"--cavity {options.cavity} needs --labels: a label map of the first frame. Name one, or leave --cavity out.")
 
 
 def _correct(options: argparse.Namespace) -> int:
@@ -103,7 +105,7 @@ def _correct(options: argparse.Namespace) -> int:
     print(f"framewise displacement {moved['mean']:.3f} mm (mean), {moved['largest']:.3f} mm (largest)")
     print(f"DVARS {changed['before']:.2f} % before, {changed['after']:.2f} % after")
     print(f"written to {Path(options.output).absolute()}")
-    return EXIT_FRAMES_FAILED if found.motion.failed or found.worse else 0
+    return EXIT_FRAMES_FAILED if found.motion.failed or found.likely_failed or found.worse else 0
 
 
 def _strain(options: argparse.Namespace) -> int:
@@ -129,7 +131,7 @@ def _strain(options: argparse.Namespace) -> int:
     if summary["note"]:
         print(summary["note"])
     print(f"written to {Path(options.output).absolute()}")
-    return EXIT_FRAMES_FAILED if found.skipped else 0
+    return EXIT_FRAMES_FAILED if found.skipped or found.doubtful else 0
 
 
 def _told(note: str) -> None:

@@ -24,9 +24,11 @@ REFINED_VOXELS = 16_000_000
 FITTED_PER_AXIS = 32  # voxels that the linear part of a field is fitted to
 MOSTLY_LINEAR = 0.5  # root mean square of what the linear part leaves, as a share of the field's: above, the field is iterated on as it is
 WORST_CONDITION = 1e4
+FLAT = 1e12  # condition of a matrix whose inverse is rounding alone
 MOST_GROWTH = 27.0  # of the grid that an inverse is found on: a border that moves by the size of the image in every direction
 MOST_GROWTH_OF_LARGE = 2.5  # with eight arrays of that size at a time, twenty times the field
 MOST_FADED = 8.0  # growth of the grid on which a field falls to zero; twice that is in memory at a time
+AROUND = 2  # voxels that what the linear part leaves is continued by: a grid that is turned has voxels beside the border, which interpolation reads
 FEW_VOXELS = 1_000_000  # of a grid that may grow more, because it takes no memory to speak of
 
 
@@ -47,7 +49,15 @@ class AffineMap:
         return int(self.matrix.shape[0]) - 1
 
     def inverse(self) -> AffineMap:
-        """The exact inverse."""
+        """The exact inverse.
+
+        Raises
+        ------
+        GeometryError
+            If the matrix flattens space.
+        """
+        if np.linalg.cond(self.matrix[:-1, :-1]) > FLAT:
+            raise GeometryError("its matrix cannot be inverted: it takes a whole line of points to one. Use a transform whose matrix has an inverse.")
         return AffineMap(np.asarray(np.linalg.inv(self.matrix)))
 
     def inverse_stages(self, grid: Space | None = None) -> tuple[Stage, ...]:
@@ -83,9 +93,10 @@ class FieldMap:
         return np.ascontiguousarray(self.displacement if self.ndim == 3 else self.displacement[:, None], dtype=np.float32)
 
     def inverse_stages(self, grid: Space | None = None) -> tuple[Stage, ...]:
-        """The inverse map: the inverse of the linear part, where it is most of the field, then a field found by fixed point iteration.
+        """The inverse map as one field, found by fixed point iteration; the linear part, where it is most of the field, is inverted apart.
 
-        Where voxels of `grid` are shorter, the field of the inverse has voxels as short, as far as REFINED_VOXELS allows.
+        Beyond the grid and what the grid is carried to, the inverse is the identity, as the map is. Where voxels of `grid` are shorter, the field of the
+        inverse has voxels as short, as far as REFINED_VOXELS allows.
 
         The iteration converges from nearby alone: of a field that holds a rotation by 90 degrees it left 6 mm, and one that carries a translation would need
         a grid as wide as the translation. ``x + u(x) = A (x + w(x))`` with the matrix A of the least squares fit leaves a small w to be iterated on.
@@ -97,10 +108,32 @@ class FieldMap:
         """
         matrix = self._linear_part()
         if matrix is None:
-            return (self._iterated_inverse(grid),)
+            return (self._identity_beyond(np.eye(self.ndim + 1), self._iterated_inverse(grid)),)
         inverted = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
-        world = self.space.matrix @ inverted @ self.space.inverse_matrix
-        return AffineMap(world), FieldMap(_relative_to(inverted, self.displacement), self.space)._iterated_inverse(grid)
+        world = self.space.matrix @ matrix @ self.space.inverse_matrix
+        rest = np.pad(_relative_to(inverted, self.displacement), [(0, 0)] + [(AROUND, AROUND)] * self.ndim, mode="edge")
+        wider = self.space.part([(-AROUND, size + AROUND) for size in self.space.shape])
+        return (self._identity_beyond(world, FieldMap(rest, wider)._iterated_inverse(grid)),)
+
+    def _identity_beyond(self, world: Doubles, rest: FieldMap) -> FieldMap:
+        """The inverse, that of the matrix and then `rest`, as one field, which ends where the map's image and its grid end.
+
+        Beyond its grid the map is the identity, and so is its inverse beyond what the grid is carried to: a matrix as a stage of its own would move all space.
+        In the part of the grid that nothing is carried to the inverse stays continued: the identity would show the fixed image a second time.
+        """
+        from scipy.ndimage import maximum_filter
+
+        back = Transform((AffineMap(world).inverse(), rest), self.ndim).simplified()
+        carried = _carried(rest.space, world)
+        image, own = _box(carried, apply_matrix(world, rest.space.corners())), _box(carried, self.space.corners())
+        both = [(min(low, first), max(high, end)) for (low, high), (first, end) in zip(image, own, strict=True)]
+        overlap = all(low < end and first < high for (low, high), (first, end) in zip(image, own, strict=True))
+        space = carried.part(both if overlap else image)
+        inside = functools.partial(resample_labels, np.ones((1, *self.space.shape), np.uint8), moving=self.space, fixed=space)
+        result = back.sampled_on(space)
+        # interpolation beside a place that is kept reads the voxels around it
+        result.displacement[...] *= maximum_filter(np.maximum(inside(transform=back)[0], inside()[0]), size=3)
+        return result
 
     def _linear_part(self) -> Doubles | None:
         """Matrix (ndim+1, ndim+1) of the affine map of voxel indices nearest to the map; None where it is little of the displacement, or not invertible."""
@@ -148,10 +181,10 @@ class FieldMap:
 
     def _reaching(self) -> FieldMap:
         """The same map with its border continued as far as it carries points out of the grid."""
-        margins = []
+        margins, near = [], INSIDE / MOST_PARTS  # half a voxel of the finest grid that it may be split into
         for axis in range(self.ndim):
             first, last = (self.displacement[axis].take(end, axis=axis) for end in (0, -1))
-            margins.append((int(np.ceil(max(0.0, -float(first.min())) - INSIDE)), int(np.ceil(max(0.0, float(last.max())) - INSIDE))))
+            margins.append((max(0, int(np.ceil(-float(first.min()) - near))), max(0, int(np.ceil(float(last.max()) - near)))))
         if not any(low or high for low, high in margins):
             return self
         grown = np.prod([size + low + high for size, (low, high) in zip(self.space.shape, margins, strict=True)]) / np.prod(self.space.shape)
@@ -270,6 +303,22 @@ class FieldMap:
 
 
 Stage = AffineMap | FieldMap
+
+
+def _carried(space: Space, world: Doubles) -> Space:
+    """The grid that a matrix makes of `space`, its axes turned to right angles where the matrix shears."""
+    n = space.ndim
+    matrix = world @ space.matrix
+    lengths = np.linalg.norm(matrix[:n, :n], axis=0)
+    left, _, right = np.linalg.svd(matrix[:n, :n] / lengths)
+    matrix[:n, :n] = left @ right * lengths
+    return Space.from_matrix(space.shape, matrix)
+
+
+def _box(space: Space, points: Doubles) -> list[tuple[int, int]]:
+    """Along each axis of a grid the first voxel of the box around world positions (N, ndim), and the one after its last."""
+    indices = space.to_index(points).round(6)
+    return list(zip(np.floor(indices.min(axis=0)).astype(int).tolist(), np.ceil(indices.max(axis=0) + 1).astype(int).tolist(), strict=True))
 
 
 def _split(space: Space, parts: Sequence[int]) -> Space:

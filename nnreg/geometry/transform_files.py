@@ -24,7 +24,7 @@ FORMATS = ("itk", "learn2reg", "ants", *OTHER_FORMS)
 ANTS_AFFINE, ANTS_FIELD, ANTS_INVERSE = "0GenericAffine.mat", "1Warp.nii.gz", "1InverseWarp.nii.gz"
 
 
-def read_transforms(paths: Sequence[Path | str], *, fixed: Space | None = None, moving: Space | None = None) -> Transform:
+def read_transforms(paths: Sequence[Path | str], *, fixed: Space | None = None, moving: Space | None = None, inverse: bool = False) -> Transform:
     """Read and chain transforms in the order of ``antsApplyTransforms -t``: a point of the fixed image goes through the first, then through the second.
 
     Parameters
@@ -33,28 +33,33 @@ def read_transforms(paths: Sequence[Path | str], *, fixed: Space | None = None, 
         Files of ITK, ANTs, 3D Slicer or Learn2Reg. ``[FILE,1]`` stands for the inverse, as in ANTs.
     fixed, moving : Space, optional
         Grids of the images; needed for Learn2Reg's files, which hold voxels and no geometry.
+    inverse
+        Whether the inverse of the chain is wanted.
 
     Raises
     ------
     TransformError
-        If a file is missing, damaged or of a kind that is not supported, or dimensions differ.
+        If a file is missing, damaged, of a kind that is not supported or without the inverse that is wanted, or dimensions differ.
     """
     if not paths:
         raise TransformError("no transform was named. Give at least one file.")
-    parts = [read_transform(path, fixed=fixed, moving=moving) for path in paths]
+    parts = [read_transform(path, fixed=fixed, moving=moving, inverse=inverse) for path in (reversed(paths) if inverse else paths)]
     if len({part.ndim for part in parts}) > 1:
         raise TransformError(f"transforms of {', '.join(str(part.ndim) for part in parts)} axes cannot be chained. All must be 2D or all 3D.")
     return Transform(tuple(stage for part in parts for stage in part.stages), parts[0].ndim)
 
 
-def read_transform(path: Path | str, *, fixed: Space | None = None, moving: Space | None = None) -> Transform:
+def read_transform(path: Path | str, *, fixed: Space | None = None, moving: Space | None = None, inverse: bool = False) -> Transform:
     """One transform; see :func:`read_transforms`."""
     text = str(path)
     if text.startswith("[") and text.endswith((",1]", ",0]")):
-        found = read_transform(text[1:-3], fixed=fixed, moving=moving)
-        return found.inverse() if text.endswith(",1]") else found
+        return read_transform(text[1:-3], fixed=fixed, moving=moving, inverse=inverse != text.endswith(",1]"))
     path = Path(path)
-    return _read_learn2reg(path, fixed, moving) if is_learn2reg(path) else read_itk(path)
+    found = _read_learn2reg(path, fixed, moving) if is_learn2reg(path) else read_itk(path)
+    try:
+        return found.inverse() if inverse else found
+    except GeometryError as error:
+        raise TransformError(f"{path}: {error}") from error
 
 
 def files_of(paths: Sequence[Path | str]) -> list[str]:

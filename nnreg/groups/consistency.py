@@ -8,7 +8,7 @@ shape so, from all pairs.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,18 @@ import numpy as np
 
 from nnreg import metrics
 from nnreg.arrays import Doubles
+from nnreg.engine.failure import LIKELY
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
-from nnreg.errors import DatasetError
-from nnreg.files import no_empty_folders, write_json
+from nnreg.errors import DatasetError, RegistrationError
+from nnreg.files import no_empty_folders
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform, resample_image, resample_labels
 from nnreg.geometry.itk import write_result
 from nnreg.geometry.transform_files import read_transform
 from nnreg.groups.affine_mean import centred
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member, taken_for_channels
-from nnreg.groups.output_folder import SUMMARY, files_of, group_record, own_folder
+from nnreg.groups.output_folder import SUMMARY, files_of, group_record, own_folder, write_record
 from nnreg.groups.template.linear import template_space
 from nnreg.groups.template.mean_image import mean_of
 from nnreg.groups.template.rounds import save
@@ -51,6 +52,7 @@ def register_group(
     options: EngineOptions | None = None,
     *,
     pairs: bool = False,
+    accept_likely_failed: bool = False,
     processes: int = 1,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -67,6 +69,8 @@ def register_group(
     options : EngineOptions, optional
     pairs
         Whether to write the maps of all pairs too, as ``pairs/FIXED__MOVING.h5``.
+    accept_likely_failed
+        Whether maps that likely failed are used as all others are: the alarm is false.
     processes
         Pairs that are registered at a time.
     on_progress
@@ -76,12 +80,15 @@ def register_group(
     -------
     dict
         What ``summary.json`` holds: ``loop_error_voxels`` ``before`` and ``after`` (mean, and 95th percentile of loops of three), ``weights`` of the images,
-        ``replaced`` maps, ``dice`` before and after where all images have labels.
+        ``likely_failed`` maps with the probability, which are in no loop, ``replaced`` maps, ``left_out`` images with the reason, ``dice`` before and after
+        where all images have labels.
 
     Raises
     ------
     DatasetError
         If there are fewer than three images.
+    RegistrationError
+        If so many maps likely failed that fewer than three images are left, or an image is in no loop.
     NnRegError
         If a file cannot be read, a pair not be registered, a map not be inverted, or the folder not be written.
     """
@@ -96,13 +103,59 @@ def register_group(
             check_alike(subject, subjects[0])
         maps = Maps(output / "direct", EngineOptions() if options is None else options)
         maps.make([(one, other) for one in members for other in members if one is not other], processes=processes, on_progress=on_progress)
-        group = _Group(subjects, maps, output / "middle")
-        content = group.run(processes)
-        if pairs:
-            for i, j in group.ordered_pairs():
-                write_result(output / "pairs" / f"{subjects[i].name}__{subjects[j].name}.h5", group.through_middle(i, j))
-        write_json(output / SUMMARY, {"schema_version": SCHEMA_VERSION, **group_record(files_of(members)), **content})
+        failed = {} if accept_likely_failed else _likely_failed(members, maps)
+        left_out = _left_out([member.name for member in members], failed)
+        group = _Group([subject for subject in subjects if subject.name not in left_out], maps, output / "middle", frozenset(failed))
+        content = group.run(processes) | {"left_out": left_out, "likely_failed": {_way(pair): value for pair, value in failed.items()}}
+        written = [output / "middle.nii.gz"]
+        written += [output / "middle" / f"{name}{ending}" for name in content["images"] for ending in (".h5", "_inverse.h5")]
+        written += [
+            output / "direct" / f"{one.name}__{other.name}{ending}" for one in members for other in members if one is not other for ending in (".h5", ".json")
+        ]
+        for i, j in group.ordered_pairs() if pairs else ():
+            written.append(output / "pairs" / f"{_way((group.subjects[i].name, group.subjects[j].name))}.h5")
+            write_result(written[-1], group.through_middle(i, j))
+        write_record(output / SUMMARY, {"schema_version": SCHEMA_VERSION, **group_record(files_of(members)), **content}, written)
     return content
+
+
+def _way(pair: tuple[str, str]) -> str:
+    """What the map of a fixed and a moving image is called."""
+    return "__".join(pair)
+
+
+def _likely_failed(members: Sequence[Member], maps: Maps) -> dict[tuple[str, str], float]:
+    """Names of the fixed and moving images of maps that likely failed, with the probability."""
+    found = {(one.name, other.name): maps.failure(one, other) for one in members for other in members if one is not other}
+    return {pair: value for pair, value in found.items() if value >= LIKELY}
+
+
+def _left_out(names: Sequence[str], failed: Collection[tuple[str, str]]) -> dict[str, str]:
+    """Images of which half of the maps or more likely failed, those with most of them first, with the reason.
+
+    Raises
+    ------
+    RegistrationError
+        If fewer than three images are left.
+    """
+    result: dict[str, str] = {}
+    left = list(names)
+    while len(left) > 1:
+        maps = 2 * (len(left) - 1)
+        counts = {name: sum(name in pair for pair in failed if set(pair) <= set(left)) for name in left}
+        most = max(counts.values())
+        if 2 * most < maps:
+            break
+        worst = [name for name in left if counts[name] == most]
+        result |= dict.fromkeys(worst, f"{most} of the {maps} registrations with it likely failed")
+        left = [name for name in left if name not in worst]
+    if len(left) < FEWEST_IMAGES and result:
+        told = "; ".join(f"{name}: {reason}" for name, reason in result.items())
+        raise RegistrationError(
+            f"{len(left)} of {len(names)} images are left, {FEWEST_IMAGES} at least are needed for a loop. {told}. Look at direct/, give other images, "
+            "or use --accept_likely_failed if these maps are right."
+        )
+    return result
 
 
 def loop_errors(route: Route, points: Sequence[Doubles], spaces: Sequence[Space]) -> Doubles:
@@ -144,19 +197,22 @@ class _Group:
     maps : Maps
     middle
         Folder of the maps to the middle.
+    failed
+        Names of the fixed and moving images of maps that take no part.
     """
 
     subjects: list[Subject]
     maps: Maps
     middle: Path
+    failed: frozenset[tuple[str, str]] = frozenset()
 
     def run(self, processes: int) -> dict[str, Any]:
         """Find the middle, write the maps to it and the mean image; what was measured."""
         points, spaces = [_points(subject) for subject in self.subjects], [subject.space for subject in self.subjects]
-        before = loop_errors(self.direct, points, spaces)
+        before = self._without_failed(loop_errors(self.direct, points, spaces))
         around = self._replaced(before)
         weights = _weights(before)
-        affine = self._affine()
+        affine = self._affine(around)
         jobs = [_ToMiddle(self, i, affine, tuple(weights), around) for i in range(len(self.subjects))]
         for _ in run_all(_to_middle, jobs, processes=processes, name=lambda job: f"middle of {self.subjects[job.number].name}"):
             pass
@@ -167,7 +223,7 @@ class _Group:
             "images": names,
             "loop_error_voxels": {"before": _told(before), "after": _told(after)},
             "weights": dict(zip(names, weights, strict=True)),
-            "replaced": {f"{names[i]}__{names[k]}": names[j] for (i, k), j in around.items()},
+            "replaced": {_way((names[i], names[k])): names[j] for (i, k), j in around.items()},
             "dice": self._dice(),
         }
 
@@ -189,22 +245,60 @@ class _Group:
         """File of the map from an image to the middle."""
         return self.middle / f"{self.subjects[i].name}.h5"
 
+    def _without_failed(self, errors: Doubles) -> Doubles:
+        """Loop errors with NaN where one of the three maps likely failed.
+
+        Raises
+        ------
+        RegistrationError
+            If an image is then the end of no loop.
+        """
+        for i, k in self.ordered_pairs():
+            if self._is_failed(i, k):
+                errors[i, :, k] = errors[i, k, :] = errors[:, i, k] = np.nan
+        for k, subject in enumerate(self.subjects):
+            if np.isnan(errors[:, :, k]).all():
+                raise RegistrationError(
+                    f"{subject.name}: in every loop that ends there a registration likely failed. Leave it out, or use --accept_likely_failed."
+                )
+        return errors
+
+    def _is_failed(self, i: int, k: int) -> bool:
+        return (self.subjects[i].name, self.subjects[k].name) in self.failed
+
     def _replaced(self, errors: Doubles) -> dict[tuple[int, int], int]:
-        """Maps (i, k) that disagree with all ways around them, with the image of the best way."""
+        """Maps (i, k) that likely failed, or disagree with all ways around them, with the image of the best way.
+
+        Raises
+        ------
+        RegistrationError
+            If maps of all ways around one that likely failed did so too.
+        """
         usual = float(np.nanmedian(errors))
+        least = np.full((len(self.subjects),) * 2, np.inf)  # of the loops around each map
+        for i, k in self.ordered_pairs():
+            least[i, k] = np.nanmin(np.append(errors[i, :, k], np.inf))
         around = {}
         for i, k in self.ordered_pairs():
-            if np.nanmin(errors[i, :, k]) > max(1.0, BROKEN * usual):
-                # the way whose two maps agree best with what goes around them
-                doubt = [np.nanmin(errors[i, :, j]) + np.nanmin(errors[j, :, k]) if j not in (i, k) else np.inf for j in range(len(self.subjects))]
-                around[i, k] = int(np.argmin(doubt))
+            failed = self._is_failed(i, k)
+            if not failed and (np.isinf(least[i, k]) or least[i, k] <= max(1.0, BROKEN * usual)):
+                continue
+            ways = [j for j in range(len(self.subjects)) if j not in (i, k) and not self._is_failed(i, j) and not self._is_failed(j, k)]
+            if not ways:
+                way = _way((self.subjects[i].name, self.subjects[k].name))
+                raise RegistrationError(f"{way}: likely failed, as one map or more did of every way around it. Leave out one of the two images.")
+            # the way whose two maps agree best with what goes around them
+            around[i, k] = min(ways, key=lambda j, i=i, k=k: least[i, j] + least[j, k])  # type: ignore[misc]
         return around
 
-    def _affine(self) -> list[Doubles]:
+    def _affine(self, around: Mapping[tuple[int, int], int]) -> list[Doubles]:
         """Matrices from the middle to every image."""
         ndim = self.subjects[0].space.ndim
-        own = np.eye(ndim + 1)
-        return centred([own if i == 0 else _affine_part(self.direct(0, i)) for i in range(len(self.subjects))])
+        result = [np.eye(ndim + 1)]
+        for k in range(1, len(self.subjects)):
+            j = around.get((0, k))
+            result.append(_affine_part(self.direct(0, k)) if j is None else _affine_part(self.direct(j, k)) @ _affine_part(self.direct(0, j)))
+        return centred(result)
 
     def _write_mean(self, affine: Sequence[Doubles]) -> None:
         space = template_space(self.subjects[0], self.subjects, affine, None)

@@ -10,7 +10,7 @@ from nnreg.engine import Registration
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.registration import register_as
 from nnreg.engine.result import Annotations
-from nnreg.errors import TransformError
+from nnreg.errors import NnRegError, TransformError, WriteError
 from nnreg.files import content_digest, read_json, write_json
 from nnreg.geometry import Transform
 from nnreg.geometry.itk import write_result
@@ -115,4 +115,9 @@ class _Job:
 
 
 def _make(job: _Job) -> None:
-    job.maps.register(job.fixed, job.moving)
+    try:
+        job.maps.register(job.fixed, job.moving)
+    except WriteError:
+        raise
+    except NnRegError as error:
+        raise type(error)(f"{job.moving.name} to {job.fixed.name}: {error}") from error

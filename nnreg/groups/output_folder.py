@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from nnreg.inference.registration.cases import refuse_own_folder
 from nnreg.run_record import digests, run_record
 
 SUMMARY = "summary.json"
+WRITTEN = "written"  # in a summary: the files of its run, which a later run may remove
 MARK = "made_from.json"  # in a folder of what is kept of a killed run
 
 
@@ -73,6 +75,28 @@ def refuse_others_work(work: Path) -> None:
     """Raise a DatasetError if there is such a folder, and no command of groups made it."""
     if work.is_dir() and any(work.iterdir()) and not (work / MARK).is_file():
         raise DatasetError(f"{work}: was not made by this command, which removes it at the end. Choose another output folder, or rename it.")
+
+
+def write_record(path: Path, content: dict[str, Any], written: Iterable[Path]) -> None:
+    """Write what a command says of its results, and remove those of its earlier run that were not written anew.
+
+    Parameters
+    ----------
+    path
+        ``summary.json``, or the report of one subject, in the folder of the results.
+    content
+    written
+        Files of this run in that folder. Only a file that the record of the earlier run names is ever removed.
+    """
+    names = sorted({file.relative_to(path.parent).as_posix() for file in written})
+    earlier = read_json(path) if path.is_file() else {}
+    for name in set(earlier.get(WRITTEN, ())) - set(names):
+        file = path.parent / name
+        if file.resolve().is_relative_to(path.parent.resolve()) and file.is_file():
+            file.unlink()
+            with contextlib.suppress(OSError):  # other files lie in it
+                file.parent.rmdir()
+    write_json(path, content | {WRITTEN: names})
 
 
 def group_record(read: Iterable[Path | None]) -> dict[str, Any]:

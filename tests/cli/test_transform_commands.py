@@ -166,3 +166,17 @@ def test_ants_files_are_of_one_transform(files, tmp_path, capsys):
         assert convert_transform.main([*map(str, given), "-o", prefix, "--to", "ants"]) == 2
         assert words in capsys.readouterr().err
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("inverse", ["[flat.tfm,1]", "--inverse"])
+def test_a_matrix_without_an_inverse_is_named(inverse, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_itk("flat.tfm", Transform.affine(np.diag([1.0, 1.0, 0.0, 1.0])))
+    (tmp_path / "points.csv").write_text("x,y,z\n1,2,3\n")
+    chain = [inverse] if inverse.startswith("[") else ["flat.tfm", inverse]
+    assert compose.main([*chain, "-o", "back.h5"]) == 2
+    assert apply_transform.main(["points.csv", "-o", "back.csv", "-t", *chain]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert all("flat.tfm: its matrix cannot be inverted" in line for line in told)
+    assert not list(tmp_path.glob("back*"))

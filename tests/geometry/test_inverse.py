@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from nnreg.errors import GeometryError
 from nnreg.geometry import AffineMap, FieldMap, Space, Transform
+from nnreg.geometry.space import apply_matrix
 
 
 def turned(space: Space, degrees: float, shift: float, rng: np.random.Generator) -> AffineMap:
@@ -47,6 +48,39 @@ def test_a_field_that_holds_a_turn_and_a_shift_is_inverted(shape, degrees, shift
     points = space.to_world(np.stack([rng.uniform(1, size - 2, 100) for size in shape], axis=1))
     back = transform.inverse().map_points(transform.map_points(points))
     assert np.abs((back - points) / np.asarray(space.spacing[::-1])).max() < 0.1
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, 3.0])
+@pytest.mark.parametrize("degrees", [0.0, 40.0])
+@pytest.mark.parametrize("shape", [(23, 18), (15, 22, 12)], ids=["2D", "3D"])
+def test_beyond_a_field_and_its_image_the_inverse_is_the_identity(shape, degrees, shift):
+    rng = np.random.default_rng(len(shape))
+    space = Space.plain(shape, (2.0, 1.0, 1.5)[: len(shape)])
+    linear = turned(space, degrees, shift, rng)
+    transform = one_field(space, linear, 2.0, rng)
+    points = space.to_world(rng.uniform(-3, 4, (3000, len(shape))) * np.asarray(space.shape))
+    places = [space.to_index(points), space.to_index(apply_matrix(linear.inverse().matrix, points))]
+    outside = np.logical_and.reduce([((place < -6) | (place > np.asarray(space.shape) + 5)).any(axis=1) for place in places])
+    assert outside.sum() > 100
+    assert np.abs(transform.inverse().map_points(points[outside]) - points[outside]).max() < 1e-6
+
+
+def test_a_constant_field_that_falls_to_zero_at_its_border_has_an_inverse_that_ends_there():
+    space = Space.plain((24, 24, 24))
+    fall = np.minimum(1, np.minimum(np.arange(24), 23 - np.arange(24)) / 3)
+    weight = fall[:, None, None] * fall[:, None] * fall
+    field = FieldMap(np.stack([step * weight for step in (0.0, -1.0, 1.5)]).astype(np.float32), space)
+    points = np.array([[-20.0, 5.0, 5.0], [200.0, 0.0, 0.0], [12.0, 12.0, -4.0]])
+    assert np.abs(Transform((field,), 3).inverse().map_points(points) - points).max() < 1e-6
+
+
+def test_the_border_of_thick_voxels_comes_back_too():
+    space = Space.plain((8, 20, 20), (4.0, 1.0, 1.0))
+    field = FieldMap(np.zeros((3, *space.shape), np.float32), space)
+    field.displacement[0] = 0.45 * np.linspace(0, 1, 8)[:, None, None] ** 8
+    transform = Transform((field,), 3)
+    last = space.to_world([[7.0, 5.0, 6.0]])
+    assert np.abs(transform.inverse().map_points(transform.map_points(last)) - last).max() < 0.1
 
 
 def test_a_small_field_needs_a_small_grid_however_far_it_carries():

@@ -126,6 +126,16 @@ def test_channels_and_masks_in_3d(tmp_path: Path) -> None:
     assert np.corrcoef(found[0].ravel(), found[1].ravel())[0, 1] > 0.99
 
 
+def test_files_of_the_run_before_go_and_those_of_the_user_stay(images: Path, built: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(built, output)
+    (output / "maps" / "mine.h5").write_text("mine")
+    members = [Member(member.name, member.files) for member in members_in(images)[:2]]
+    build_template(members, output, TemplateOptions(rounds=1, similarity="lncc"))
+    assert sorted(path.name for path in (output / "maps").iterdir()) == ["a.h5", "a_inverse.h5", "b.h5", "b_inverse.h5", "mine.h5"]
+    assert not (output / "template_labels.nii.gz").exists()
+
+
 def test_one_image_is_refused(images: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="needs 2 images"):
         build_template(members_in(images)[:1], tmp_path / "out")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny import anatomy, oblique_space
 
+from nnreg.cli.register_group import main
 from nnreg.engine.options import EngineOptions
 from nnreg.errors import DatasetError
+from nnreg.files import read_json, write_json
 from nnreg.geometry import Space, Transform
 from nnreg.geometry.itk import write_itk
 from nnreg.geometry.transform_files import read_transform
@@ -89,3 +92,51 @@ def test_maps_that_agree_stay(folder: Path, tmp_path: Path) -> None:
 def test_two_images_have_no_loop(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="needs 3 images"):
         register_group(members_in(folder)[:2], tmp_path / "out")
+
+
+def add_noise(folder: Path) -> None:
+    noise = np.random.default_rng(5).normal(100, 30, size=(1, 26, 28)).astype(np.float32)
+    write_image(folder / "noise.nii.gz", noise, Space.plain((26, 28)))
+
+
+def test_an_image_that_fits_to_none_is_left_out_and_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder.parent / "labelsTr")
+    add_noise(folder)
+    words = ["-i", str(folder), "-o", str(tmp_path / "out"), "--preset", "fast", "-q", "-np", "1"]
+    assert main(words) == 3
+    assert "left out: noise: " in capsys.readouterr().out
+    content = read_json(tmp_path / "out" / "summary.json")
+    assert content["images"] == ["a", "b", "c"]
+    assert "likely failed" in content["left_out"]["noise"]
+    assert not (tmp_path / "out" / "middle" / "noise.h5").exists()
+    (folder / "c.nii.gz").unlink()
+    assert main(words) == 2
+    assert "of 3 images are left, 3 at least are needed for a loop" in capsys.readouterr().err
+    assert main([*words, "--accept_likely_failed"]) == 0
+
+
+def test_a_map_that_likely_failed_is_in_no_loop(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, labels = anatomy(oblique_space((26, 28), 3, degrees=5), 3)
+    write_image(folder / "d.nii.gz", image, oblique_space((26, 28), 3, degrees=5))
+    write_image(folder.parent / "labelsTr" / "d.nii.gz", labels, oblique_space((26, 28), 3, degrees=5))
+    register_group(members_in(folder), tmp_path / "out", FAST)
+    record, moved = tmp_path / "out" / "direct" / "a__b.json", tmp_path / "out" / "direct" / "a__b.h5"
+    write_json(record, read_json(record) | {"failure_probability": 0.9})
+    write_itk(moved, shift(40.0))
+    content = register_group(members_in(folder), tmp_path / "out", FAST)
+    assert content["likely_failed"] == {"a__b": 0.9}
+    assert content["replaced"]["a__b"] in ("c", "d")
+    assert content["loop_error_voxels"]["before"]["p95"] < 5
+    assert min(content["weights"].values()) > 0.1
+
+
+def test_files_of_the_run_before_go_and_those_of_the_user_stay(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    register_group(members_in(folder), output, FAST, pairs=True)
+    (output / "pairs" / "mine.h5").write_text("mine")
+    (folder / "c.nii.gz").rename(folder / "e.nii.gz")
+    (folder.parent / "labelsTr" / "c.nii.gz").rename(folder.parent / "labelsTr" / "e.nii.gz")
+    register_group(members_in(folder), output, FAST)
+    assert [path.name for path in (output / "pairs").iterdir()] == ["mine.h5"]
+    assert sorted(path.name for path in (output / "middle").iterdir()) == [f"{name}{end}" for name in "abe" for end in (".h5", "_inverse.h5")]
+    assert not list((output / "direct").glob("*c*.h5"))

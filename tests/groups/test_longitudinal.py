@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from tiny import anatomy
 
 from nnreg.arrays import Doubles
+from nnreg.cli.longitudinal import main
 from nnreg.errors import DatasetError, RegistrationError
 from nnreg.geometry import FieldMap, Space
 from nnreg.groups.halfway import from_first, from_halfway
@@ -158,6 +160,19 @@ def test_a_visit_that_cannot_be_read_is_left_out(folder: Path, tmp_path: Path) -
         follow_subjects(subjects, tmp_path / "out", Settings(preset="fast"), stop=True)
 
 
+def test_visits_whose_registration_likely_failed_are_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("s1_a", "s1_b"):
+        shutil.copy(folder / f"{name}_0000.nii.gz", tmp_path)
+    noise = np.random.default_rng(0).normal(100, 30, size=(1, *SPACE.shape)).astype(np.float32)
+    write_image(tmp_path / "s1_b_0000.nii.gz", noise, SPACE)
+    assert main(["-i", str(tmp_path), "-o", str(tmp_path / "out"), "--preset", "fast", "-np", "1", "-q"]) == 3
+    assert "s1: the registrations of " in capsys.readouterr().err
+    shutil.copy(folder / "s1_b_0000.nii.gz", tmp_path / "s1_c_0000.nii.gz")
+    (tmp_path / "s1_b_0000.nii.gz").unlink()
+    assert main(["-i", str(tmp_path), "-o", str(tmp_path / "out"), "--preset", "fast", "-np", "1", "-q"]) == 0
+    assert not (tmp_path / "out" / "s1" / "to_b.h5").exists()  # of the run before
+
+
 def test_times_and_tables(folder: Path, tmp_path: Path) -> None:
     times = tmp_path / "times.csv"
     times.write_text("case,time\ns1_a,3.5\ns1_b,1\ns2_a,0\n")
@@ -236,8 +251,6 @@ def test_rates() -> None:
     ],
 )
 def test_the_command_answers_mistakes_in_a_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from nnreg.cli.longitudinal import main
-
     assert main(["-o", str(tmp_path / "out"), *words]) == 2
     found = capsys.readouterr().err.strip()
     assert said in found

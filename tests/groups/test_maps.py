@@ -9,7 +9,8 @@ import pytest
 from tiny import anatomy, oblique_space
 
 from nnreg.engine.options import EngineOptions
-from nnreg.errors import DatasetError, TransformError
+from nnreg.errors import DatasetError, RegistrationError, TransformError
+from nnreg.geometry import Space
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member, members_in
 from nnreg.imageio import write_image
@@ -81,3 +82,11 @@ def test_a_member_without_files_beside_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds no images"):
         members_in(tmp_path / "empty")
     assert Member("x", ()).labels is None
+
+
+def test_a_pair_that_cannot_be_registered_is_named(folder: Path, maps: Maps) -> None:
+    a, b = members_in(folder)
+    image = b.image()
+    write_image(b.files[0], image.array, Space.plain(image.space.shape, (1e-3, 1e-3)))
+    with pytest.raises(RegistrationError, match=r"^b to a: .*no common view"):
+        maps.make([(a, b)])

@@ -228,6 +228,25 @@ def test_two_frames_say_what_closing_them_means(tmp_path: Path) -> None:
         follow_points(plane_series(beating()[0]), tmp_path, Cycle(first=9))
 
 
+def test_registrations_of_frames_that_likely_failed_are_told(tmp_path: Path) -> None:
+    frames, notes = beating()[0], []
+    frames[2] = np.random.default_rng(0).normal(100, 30, size=PLANE.shape)
+    found = track_series(plane_series(frames), tmp_path / "strain", Cycle(to_first=False, engine=Correction().engine), on_note=notes.append)
+    assert found.doubtful
+    assert "likely failed" in notes[-1]
+    with pytest.raises(RegistrationError, match="likely failed"):
+        track_series(plane_series(frames), tmp_path / "strain", Cycle(to_first=False, engine=Correction().engine), stop=True)
+
+
+def test_files_of_the_run_before_go_and_those_of_the_user_stay(tmp_path: Path) -> None:
+    frames = beating()[0]
+    track_series(plane_series(frames), tmp_path, Cycle(to_first=False, engine=Correction().engine))
+    (tmp_path / "transforms" / "mine.h5").write_text("mine")
+    correct_series(plane_series(frames[:2]), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "transforms").iterdir()) == ["frame_0000.tfm", "frame_0001.tfm", "mine.h5"]
+    assert not list(tmp_path.glob("strain.*"))
+
+
 @pytest.mark.slow
 def test_deformable_frames(tmp_path: Path) -> None:
     frames = beating()[0]
@@ -240,6 +259,7 @@ def test_deformable_frames(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["--cavity", "3"], "--cavity is for --model strain"),
+        (["--model", "strain", "--cavity", "3"], "--cavity 3 needs --labels"),
         (["--model", "strain", "--mask", "m.nii.gz"], "--mask is for --model rigid or deformable"),
         (["--interpolation", "nearest"], "interpolation 'nearest' is unknown"),
         ([], "does not exist"),

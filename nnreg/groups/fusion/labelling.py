@@ -117,6 +117,8 @@ def fuse_members(
             cases[member.name] = earlier[member.name]
         else:
             cases[member.name] = _labelled(fusion, member, _of_all(on_progress, number, len(members), member.name), on_note)
+            if "failed" not in earlier.get(member.name, {"failed": None}):
+                fusion.discard(member, labelled="failed" not in cases[member.name])
         write_json(output / SUMMARY, content)
         if not options.keep_warped and "failed" not in cases[member.name]:
             shutil.rmtree(fusion.work(member), ignore_errors=True)
@@ -140,7 +142,6 @@ def _labelled(fusion: Fusion, member: Member, on_progress: Progress | None, on_n
     except NnRegError as error:
         if fusion.options.strict:
             raise
-        fusion.discard(member)
         reason = str(error).splitlines()[0]
         on_note(f"image {member.name} could not be labelled: {reason}")
         return {"failed": reason}

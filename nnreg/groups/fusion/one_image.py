@@ -145,7 +145,7 @@ class Fusion:
         warped = self.propagation(member).warped(used, image)
         fused = self._fused(member, image, warped, part_of(on_progress, REGISTERING, 1))
         if self.options.pictures:
-            overview_of_labels(self.output / "pictures" / f"{member.name}.png", image, fused.labels.reshape(image.space.shape), truth=truth)
+            overview_of_labels(self._picture(member), image, fused.labels.reshape(image.space.shape), truth=truth)
         self._write(member, image, fused)
         content: dict[str, Any] = {
             "made_from": self.made_from(member),
@@ -210,7 +210,7 @@ class Fusion:
             fused = fuse_by(classes=classes, probabilities=shares)
             shape = (len(classes), *image.space.shape)
             writable_folder(self.output / "probabilities")
-            write_probabilities(self.output / "probabilities" / f"{member.name}{PROBABILITIES}", (share.reshape(shape[1:]) for share in shares), shape)
+            write_probabilities(self._probabilities(member), (share.reshape(shape[1:]) for share in shares), shape)
         finally:
             path.unlink(missing_ok=True)
         return fused
@@ -218,8 +218,7 @@ class Fusion:
     def _write(self, member: Member, image: Image, fused: Fused) -> None:
         """Uncertainty first: an image whose label map is there is finished."""
         entropy, labels = (array.reshape(1, *image.space.shape) for array in (fused.entropy, fused.labels.astype(self._type)))
-        ending = ending_for(ending_of(member.files[0]), entropy.dtype)
-        write_image(self.output / "uncertainty" / f"{member.name}{ending}", entropy, image.space)
+        write_image(self._uncertainty(member), entropy, image.space)
         write_image(self._file(member), labels, image.space)
 
     def compared(self, truth: AnyArray, found: AnyArray, used: Sequence[Atlas], warped: WarpedAtlases) -> dict[str, Any]:
@@ -238,13 +237,22 @@ class Fusion:
         files = [path for atlas in self.atlases.atlases for path in (*atlas.member.files, atlas.member.mask, atlas.member.labels)]
         return made_from([member], what) | {"labels": content_digest([member.labels]), "atlases": content_digest(files)}
 
-    def discard(self, member: Member) -> None:
-        """Remove the label map of an earlier run: of an image that can no longer be labelled it would be taken for this one's."""
-        self._file(member).unlink(missing_ok=True)
+    def discard(self, member: Member, *, labelled: bool) -> None:
+        """Remove what an earlier run wrote of an image and this one did not: it would be taken for this one's."""
+        options = self.options
+        kept = {
+            self._file(member): labelled,
+            self._uncertainty(member): labelled,
+            self._probabilities(member): labelled and options.probabilities,
+            self._picture(member): labelled and options.pictures,
+        }
+        for path, is_new in kept.items():
+            if not is_new:
+                path.unlink(missing_ok=True)
 
     def finished(self, member: Member, record: Mapping[str, Any] | None) -> bool:
         """Whether the label map of an earlier run is the one that this one would make."""
-        there = self._file(member).is_file() and (not self.options.probabilities or (self.output / "probabilities" / f"{member.name}{PROBABILITIES}").is_file())
+        there = self._file(member).is_file() and (not self.options.probabilities or self._probabilities(member).is_file())
         return record is not None and there and record.get("made_from") == self.made_from(member)
 
     @property
@@ -254,6 +262,15 @@ class Fusion:
 
     def _file(self, member: Member) -> Path:
         return self.output / f"{member.name}{ending_for(ending_of(member.files[0]), self._type)}"
+
+    def _uncertainty(self, member: Member) -> Path:
+        return self.output / "uncertainty" / f"{member.name}{ending_for(ending_of(member.files[0]), np.dtype(np.float32))}"
+
+    def _probabilities(self, member: Member) -> Path:
+        return self.output / "probabilities" / f"{member.name}{PROBABILITIES}"
+
+    def _picture(self, member: Member) -> Path:
+        return self.output / "pictures" / f"{member.name}.png"
 
     def propagation(self, member: Member) -> Propagation:
         """How atlases come onto an image."""

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from nnreg.files import content_digest, plain, read_json, write_json
+from nnreg.files import content_digest, plain, read_json
 from nnreg.geometry.itk import write_result
 from nnreg.groups.longitudinal.subject import Followed, Settings
 from nnreg.groups.longitudinal.table import draw, write_table
 from nnreg.groups.longitudinal.visits import Subject
+from nnreg.groups.output_folder import write_record
 from nnreg.imageio import write_image
 from nnreg.run_record import run_record
 
@@ -39,7 +40,7 @@ def save(found: Followed, folder: Path, settings: Settings) -> dict[str, Any]:
     write_table(folder / "volumes.csv", found)
     draw(folder / "overview.png", found)
     report: dict[str, Any] = plain(run_record() | found.report() | {"made_from": made_from(found.subject, settings)})
-    write_json(folder / "report.json", report)
+    write_record(folder / "report.json", report, [folder / name for name in written_names(found.subject)])
     return report
 
 

@@ -54,7 +54,7 @@ def follow_subjects(
     stop
         Raise the first error instead of skipping.
     on_note
-        Called with a line for each that is skipped, and on visits at the same time.
+        Called with a line for each that is skipped, on visits at the same time, and on registrations that likely failed.
 
     Raises
     ------
@@ -81,6 +81,8 @@ def follow_subjects(
             notes |= {} if usable.note is None else {subject.name: usable.note}
             if usable.note is not None and on_note is not None:
                 on_note(f"{subject.name}: {usable.note}")
+            if (failed := summary.done[subject.name]["likely_failed"]) and on_note is not None:
+                on_note(f"{subject.name}: the registrations of {', '.join(failed)} likely failed; its changes are not to be trusted")
         except WriteError:
             raise
         except NnRegError as error:

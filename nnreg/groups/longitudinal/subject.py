@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnreg.arrays import Doubles, Floats
+from nnreg.engine.failure import LIKELY
 from nnreg.engine.names import ALIGNMENTS
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
@@ -25,7 +26,6 @@ from nnreg.groups.members import Member
 from nnreg.imageio import Image, write_image
 from nnreg.progress import Progress, part_of
 
-LIKELY_FAILED = 0.5  # probability from which a pair of visits is named in the summary
 LINEAR_PART, ENGINE_PART = 0.1, 0.7  # of the progress: where linear maps end, and where the engine does
 
 
@@ -115,7 +115,7 @@ class Followed:
             "note": self.subject.note,
             "percent_per_unit_of_time": {label: asdict(found) for label, found in rates.items()},
             "round_trip_mm": {" and ".join(pair): value for pair, value in self.round_trip_mm.items()},
-            "likely_failed": {" and ".join(pair): value for pair, value in self.failures.items() if value >= LIKELY_FAILED},
+            "likely_failed": {" and ".join(pair): value for pair, value in self.failures.items() if value >= LIKELY},
         }
 
 

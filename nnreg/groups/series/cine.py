@@ -13,15 +13,16 @@ import numpy.typing as npt
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.dataset.label_files import read_label_map
+from nnreg.engine.failure import LIKELY
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import ConfigurationError, RegistrationError
-from nnreg.files import write_json, write_text
+from nnreg.files import write_text
 from nnreg.geometry import FieldMap, Transform
 from nnreg.groups.halfway import Between, from_first
 from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
-from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work
+from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work, write_record
 from nnreg.groups.plots import figure
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.resampling import LINEAR, resampled
@@ -32,7 +33,6 @@ from nnreg.imageio import check_same_space, write_image
 from nnreg.kernels import volumes
 from nnreg.progress import Progress, part_of
 
-LIKELY_FAILED = 0.5
 PARTS = ((0.0, 0.5), (0.5, 0.75), (0.75, 1.0))  # of the progress: the engine, least squares, against the first frame
 PARTS_OF_CHAIN = ((0.0, 0.7), (0.7, 1.0), (1.0, 1.0))
 
@@ -145,6 +145,7 @@ def follow_points(
     numbers = _order(series, cycle)
     members = {number: _written(series.frame(number), series, work / "frames" / f"frame_{number:04d}.nii.gz") for number in numbers}
     regions = _regions(series, numbers[0], labels)
+    centres = None if cycle.cavity is None else _centres(regions, cycle.cavity)
     pairs = list(zip(numbers, [*numbers[1:], numbers[0]], strict=True))[: None if cycle.closed else -1]
     maps = Maps(work / "steps", cycle.engine)
     engine, measuring, further = (part_of(on_progress, *part) for part in (PARTS if cycle.to_first else PARTS_OF_CHAIN))
@@ -162,11 +163,10 @@ def follow_points(
     missed = [0.0] * len(fields)
     if cycle.to_first:
         fields, missed = _held_against_first(series, numbers, members, fields, regions[0], work / "first", processes, further)
-    centres = None if cycle.cavity is None else _centres(regions, cycle.cavity)
     strains = [{label: region_strain(found, where, centres) for label, where in regions.items()} for found in fields]
     left = None if closure is None else np.linalg.norm(closure, axis=0).reshape(series.space.shape)
     skipped = {number: "it is constant, or has values that are not finite" for number in range(len(series.frames)) if number not in numbers}
-    likely = {pair: value for pair, value in doubtful.items() if value >= LIKELY_FAILED}
+    likely = {pair: value for pair, value in doubtful.items() if value >= LIKELY}
     return Tracked(series, numbers, fields, left, missed, regions, strains, skipped, likely)
 
 
@@ -204,9 +204,8 @@ def _regions(series: Series, first: int, labels: Path | str | None) -> dict[int,
 
 def _centres(regions: dict[int, npt.NDArray[np.bool_]], cavity: int) -> Doubles:
     if cavity not in regions or cavity == 0:
-        raise ConfigurationError(
-            f"the cavity is label {cavity}, which the labels do not have; they have {', '.join(str(label) for label in regions if label)}."
-        )
+        known = ", ".join(str(label) for label in regions if label)
+        raise ConfigurationError(f"the cavity is label {cavity}, which {f'the labels do not have; they have {known}' if known else 'needs a label map'}.")
     return cavity_centres(regions[cavity].astype(np.uint8), 1)
 
 
@@ -252,9 +251,9 @@ def track_series(
     Parameters
     ----------
     stop
-        Refuse a series of which a frame cannot be used; else it is left out, and the summary names it.
+        Refuse a series of which a frame cannot be used, or the registration of two frames likely failed; else the summary names them.
     on_note
-        Called with a line on frames that are left out.
+        Called with a line on frames that are left out, and on registrations that likely failed.
 
     Raises
     ------
@@ -270,10 +269,17 @@ def track_series(
     found = follow_points(series, work, cycle, labels=labels, processes=processes, on_progress=on_progress)
     if empty and on_note is not None:
         on_note(f"{said}; they are left out.")
-    write_transforms(output / "transforms", [Transform((each,), series.space.ndim) for each in found.fields], found.numbers)
+    if found.doubtful:
+        doubt = f"{series.files[0]}: the registrations of frames {', '.join(found.doubtful)} likely failed"
+        if stop:
+            raise RegistrationError(f"{doubt}. Look at the frames, or run without --stop.")
+        if on_note is not None:
+            on_note(f"{doubt}; strain from there on is not to be trusted.")
+    written = write_transforms(output / "transforms", [Transform((each,), series.space.ndim) for each in found.fields], found.numbers)
     write_text(output / "strain.tsv", table_text(_rows(found)))
     draw_strain(output / "strain.png", found)
-    write_json(output / SUMMARY, group_record(read) | {"series": series.files[0], "model": "strain"} | found.summary())
+    content = group_record(read) | {"series": series.files[0], "model": "strain"} | found.summary()
+    write_record(output / SUMMARY, content, [*written, output / "strain.tsv", output / "strain.png"])
     shutil.rmtree(work)
     return found
 

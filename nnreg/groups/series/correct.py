@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from nnreg.arrays import Doubles, Floats
 from nnreg.dataset.label_files import read_label_map
+from nnreg.engine.failure import LIKELY
 from nnreg.engine.options import EngineOptions
 from nnreg.engine.prepared_image import foreground, prepare
 from nnreg.errors import ConfigurationError, did_you_mean
@@ -76,6 +77,8 @@ class Corrected:
         None for frames that failed.
     displacement, dvars_before, dvars_after : arrays (T,)
         mm, and percent; NaN where they are not known.
+    likely_failed : frame to probability
+        Of deformable registrations that likely failed.
     """
 
     series: Series
@@ -87,6 +90,7 @@ class Corrected:
     displacement: Doubles
     dvars_before: Doubles
     dvars_after: Doubles
+    likely_failed: dict[int, float] = field(default_factory=dict)
 
     @property
     def worse(self) -> str | None:
@@ -104,6 +108,7 @@ class Corrected:
             "registered": self.motion.because,
             "note": COARSE if self.motion.several else self.worse,
             "failed": {number: f"{reason}; it lies as the nearest frame does" for number, reason in self.motion.failed.items()},
+            "likely_failed": self.likely_failed,
             "framewise_displacement_mm": {"mean": _mean(self.displacement), "largest": at_most(self.displacement.tolist())},
             "dvars_percent": {"before": _mean(self.dvars_before), "after": _mean(self.dvars_after)},
         }
@@ -152,8 +157,9 @@ def correct(
         on_progress=part_of(on_progress, 0, RIGID_PART if correction.model == DEFORMABLE else 1),
     )
     transforms = [Transform.affine(matrix) for matrix in motion.matrices]
+    failures: dict[int, float] = {}
     if correction.model == DEFORMABLE:
-        transforms = _deformed(series, motion, work, correction, looked_at, processes, part_of(on_progress, RIGID_PART, 1))
+        transforms, failures = _deformed(series, motion, work, correction, looked_at, processes, part_of(on_progress, RIGID_PART, 1))
     frames = np.concatenate([resampled(series.frame(number), series.space, transform, correction.interpolation) for number, transform in enumerate(transforms)])
     good = np.array([number not in motion.failed for number in range(len(frames))])
     mean = frames[good].mean(axis=0)
@@ -161,7 +167,8 @@ def correct(
     where = _always_in_view(where, series, [transforms[number] for number in np.flatnonzero(good)])
     parameters = [Parameters.of(matrix, series.space) if ok else None for matrix, ok in zip(motion.matrices, good, strict=True)]
     moved = framewise_displacement(parameters)
-    return Corrected(series, motion, transforms, frames, mean, parameters, moved, dvars(series.frames, where, good), dvars(frames, where, good))
+    before, after = dvars(series.frames, where, good), dvars(frames, where, good)
+    return Corrected(series, motion, transforms, frames, mean, parameters, moved, before, after, failures)
 
 
 def _always_in_view(where: npt.NDArray[np.bool_], series: Series, transforms: Sequence[Transform]) -> npt.NDArray[np.bool_]:
@@ -181,8 +188,8 @@ def _mask(series: Series, path: Path) -> Floats:
 
 def _deformed(
     series: Series, motion: Motion, work: Path, correction: Correction, mask: Floats | None, processes: int, on_progress: Progress | None
-) -> list[Transform]:
-    """From the mean to each frame: rigid, then what the engine finds between the mean and the frame where rigid motion put it."""
+) -> tuple[list[Transform], dict[int, float]]:
+    """From the mean to each frame: rigid, then what the engine finds between the mean and the frame where rigid motion put it; and what likely failed."""
     matrices = [Transform.affine(matrix) for matrix in motion.matrices]
     numbers = [number for number in range(len(matrices)) if number not in motion.failed]
     placed = {number: _written(series, number, matrices[number], work / "placed") for number in numbers}
@@ -193,7 +200,8 @@ def _deformed(
         maps.make([(mean, member) for member in placed.values()], processes=processes, on_progress=part_of(on_progress, count / ROUNDS, (count + 1) / ROUNDS))
         transforms = {number: maps.transform(mean, placed[number]).then(matrices[number]).simplified() for number in numbers}
     nearest = [min(numbers, key=lambda other, number=number: abs(other - number)) for number in range(len(matrices))]  # type: ignore[misc]
-    return [transforms[number] for number in nearest]
+    failures = {number: maps.failure(mean, placed[number]) for number in numbers}
+    return [transforms[number] for number in nearest], {number: value for number, value in failures.items() if value >= LIKELY}
 
 
 def _written(series: Series, number: int, transform: Transform, folder: Path) -> Member:

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nnreg.errors import RegistrationError
-from nnreg.files import write_json
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_result
-from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work
+from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work, write_record
 from nnreg.groups.series.correct import Corrected, Correction, correct
 from nnreg.groups.series.frames import Series, names_of
 from nnreg.groups.series.table import draw_motion, write_motion
 from nnreg.imageio import write_image
 from nnreg.progress import Progress
+
+OF_CORRECTION = ("corrected.nii.gz", "mean.nii.gz", "motion.tsv", "motion.png")
 
 
 def correct_series(
@@ -55,21 +56,32 @@ def correct_series(
             raise RegistrationError(f"{said}.")
         if on_note is not None:
             on_note(f"{said}; each lies as the nearest frame does.")
+    if found.likely_failed:
+        said = f"{series.files[0]}: the deformable registrations of frames {names_of(list(found.likely_failed))} likely failed"
+        if stop:
+            raise RegistrationError(f"{said}. Look at the frames, or run without --stop.")
+        if on_note is not None:
+            on_note(f"{said}; look at corrected.nii.gz there.")
     note = found.summary()["note"]
     if note is not None and on_note is not None:
         on_note(f"{series.files[0]}: {note}.")
     series.write(output / "corrected.nii.gz", found.frames)
     write_image(output / "mean.nii.gz", found.mean.reshape(1, *series.stored.shape), series.stored)
-    write_transforms(output / "transforms", found.transforms)
+    written = write_transforms(output / "transforms", found.transforms)
     write_motion(output / "motion.tsv", found)
     draw_motion(output / "motion.png", found)
-    write_json(output / SUMMARY, group_record(read) | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary())
+    written += [output / name for name in OF_CORRECTION]
+    content = group_record(read) | {"series": series.files[0], "model": (correction or Correction()).model} | found.summary()
+    write_record(output / SUMMARY, content, written)
     shutil.rmtree(work, ignore_errors=True)
     return found
 
 
-def write_transforms(folder: Path, transforms: Sequence[Transform], numbers: Sequence[int] | None = None) -> None:
-    """One of each frame: ``frame_0000.tfm``, or ``.h5`` where it bends; `numbers` by default from 0 on."""
+def write_transforms(folder: Path, transforms: Sequence[Transform], numbers: Sequence[int] | None = None) -> list[Path]:
+    """One of each frame: ``frame_0000.tfm``, or ``.h5`` where it bends; `numbers` by default from 0 on. Returns the files."""
+    files = []
     for number, transform in zip(range(len(transforms)) if numbers is None else numbers, transforms, strict=True):
         linear = all(isinstance(stage, AffineMap) for stage in transform.stages)
-        write_result(folder / f"frame_{number:04d}{'.tfm' if linear else '.h5'}", transform)
+        files.append(folder / f"frame_{number:04d}{'.tfm' if linear else '.h5'}")
+        write_result(files[-1], transform)
+    return files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,10 @@ from nnreg.arrays import Doubles, Integers, Reals
 from nnreg.errors import GeometryError
 from nnreg.evaluation.registration.pictures import panel_height, scaled, sheet, show, window
 from nnreg.evaluation.slices import page, planes
-from nnreg.files import write_json
 from nnreg.geometry import resample_image, resample_labels
 from nnreg.geometry.itk import write_result
 from nnreg.groups.affine_mean import mean_logarithm
-from nnreg.groups.output_folder import files_of, group_record
+from nnreg.groups.output_folder import SUMMARY, files_of, group_record, write_record
 from nnreg.groups.template.mean_image import MeanImage, sharpened
 from nnreg.groups.template.options import TemplateOptions
 from nnreg.groups.template.rounds import Shape, save
@@ -71,6 +69,14 @@ class _Maps:
     output: Path
 
     @property
+    def file(self) -> Path:
+        return self.output / "maps" / f"{self.subject.name}.h5"
+
+    @property
+    def inverse(self) -> Path:
+        return self.output / "maps" / f"{self.subject.name}_inverse.h5"
+
+    @property
     def labels(self) -> Path:
         return self.shape.folder / "labels" / f"{self.subject.name}.npy"
 
@@ -83,10 +89,9 @@ def _write_maps(job: _Maps) -> str | None:
         found = job.subject.member.label_map(image)
         assert found is not None
         save(job.labels, resample_labels(found.array, moving=found.space, fixed=job.shape.space, transform=transform))  # type: ignore[arg-type]
-    folder = job.output / "maps"
-    write_result(folder / f"{job.subject.name}.h5", transform)
+    write_result(job.file, transform)
     try:
-        write_result(folder / f"{job.subject.name}_inverse.h5", transform.inverse())
+        write_result(job.inverse, transform.inverse())
     except GeometryError as error:
         return str(error)
     return None
@@ -101,7 +106,6 @@ def write_results(built: Built, output: Path, *, processes: int, made_from: dict
         What ``summary.json`` holds.
     """
     jobs = [_Maps(subject, matrix, built.shape, output) for subject, matrix in zip(built.subjects, built.matrices, strict=True)]
-    shutil.rmtree(output / "maps", ignore_errors=True)
     without_inverse = {}
     for number, (job, why) in enumerate(run_all(_write_maps, jobs, processes=processes, name=_job_name), start=1):
         if why is not None:
@@ -111,28 +115,27 @@ def write_results(built: Built, output: Path, *, processes: int, made_from: dict
     mean, affine = (MeanImage.load(shape.mean, shape.space) for shape in (built.shape, built.affine))
     scale = mean_scale(built.subjects)
     template = sharpened(mean.array) if built.options.sharpen else mean.array
-    _write_or_remove(output / "template.nii.gz", Image(scale.own(template), mean.space))
-    _write_or_remove(output / "affine_mean.nii.gz", Image(scale.own(affine.array), mean.space))
-    _write_or_remove(output / "template_mask.nii.gz", mean.mask())
     labels = _fused([job.labels for job in jobs if job.subject.member.labels is not None], built.shape)
-    _write_or_remove(output / "template_labels.nii.gz", labels)
+    images = {
+        "template": Image(scale.own(template), mean.space),
+        "affine_mean": Image(scale.own(affine.array), mean.space),
+        "template_mask": mean.mask(),
+        "template_labels": labels,
+    }
+    written = [job.file for job in jobs] + [job.inverse for job in jobs if job.subject.name not in without_inverse]
+    for name, image in images.items():
+        if image is not None:
+            written.append(output / f"{name}.nii.gz")
+            write_image(written[-1], image.array, image.space)
     columns = {"affine mean": affine.image(), "mean": mean.image(), "sharpened": mean.image(sharpen=True)}
     _draw(output / "overview.png", columns, labels, _headline(built))
     content = _content(built, without_inverse, made_from, sum(job.subject.member.labels is not None for job in jobs))
-    write_json(output / "summary.json", content)
+    write_record(output / SUMMARY, content, [*written, output / "overview.png"])
     return content
 
 
 def _job_name(job: _Maps) -> str:
     return f"write {job.subject.name}"
-
-
-def _write_or_remove(path: Path, image: Image | None) -> None:
-    """A result, or none: then that of an earlier template goes."""
-    if image is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_image(path, image.array, image.space)
 
 
 def _content(built: Built, without_inverse: dict[str, str], made_from: dict[str, str], labelled: int) -> dict[str, Any]:

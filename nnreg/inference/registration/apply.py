@@ -81,8 +81,7 @@ def apply_transform(
         raise ConfigurationError(f"{output}: points are written as rows of a {POINTS} file. Choose that ending.")
     grid, other = (None if path is None else _told(read_image(path), on_note).space for path in (reference, moving))
     # the grid of a Learn2Reg file is the fixed image's, whichever way it is applied
-    transform = read_transforms(transforms, fixed=other if inverse else grid, moving=grid if inverse else other)
-    transform = transform.inverse() if inverse else transform
+    transform = read_transforms(transforms, fixed=other if inverse else grid, moving=grid if inverse else other, inverse=inverse)
     if kind == "points":
         _apply_to_points(source, output, transform, grid, other)
     elif kind == "field":

@@ -114,6 +114,8 @@ def test_probabilities_are_shares_and_their_largest_is_the_label(made, warped):
     labels = labels_of(warped / "x.nii.gz")
     sure = np.sort(shares, axis=0)[-1] - np.sort(shares, axis=0)[-2] > 0.01
     assert np.array_equal(np.array([0, 3, 7])[shares.argmax(axis=0)][sure], labels[sure])
+    fused(made, warped, method="majority", registrar=Never())
+    assert not (warped / "probabilities" / "x.npz").exists()  # of other labels than are there now
 
 
 def test_a_killed_run_goes_on_where_it_was(data, tmp_path, monkeypatch):
