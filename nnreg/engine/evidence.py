@@ -98,7 +98,7 @@ class _Judged:
     def _round_trip(self, similarity: str) -> float:
         inverse = np.asarray(np.linalg.inv(self.linear), np.float64)
         plan, by = schedule(PRESETS["fast"], self.moving.space), find_similarity(similarity)
-        levels = pyramid(by.prepared(self.moving), by.prepared(self.fixed), inverse, plan.factors)
+        levels = pyramid(*by.prepared_pair(self.moving, self.fixed, inverse), inverse, plan.factors)
         fitting = [level for level in levels if np.prod(level.grid) >= by.fewest_voxels] or levels[-1:]
         if by.same_axes:
             fitting = [level.resampled() for level in fitting]

@@ -176,8 +176,9 @@ class _Engine:
         plan = plan.without(sum(prod(level.grid) < by.fewest_voxels for level in levels[:-1]))
         symmetric_from = self.options.symmetric_from(self.fixed.space.ndim)
         levels = levels[-len(plan.factors) :]
-        fixed, moving = by.prepared(self.fixed), by.prepared(self.moving)
-        view = replace(begun.view, moving=moving if begun.view.moving is self.moving else by.prepared(begun.view.moving))
+        scales = by.scales(self.fixed, begun.view.moving, begun.view.world)
+        fixed, moving = by.prepared(self.fixed, scales[0]), by.prepared(self.moving, scales[1])
+        view = replace(begun.view, moving=moving if begun.view.moving is self.moving else by.prepared(begun.view.moving, scales[1]))
         if by.features is not None:
             levels = pyramid(fixed, view.moving, view.world, plan.factors)
             levels = [level if factor >= self.preset.features_from else level.plain() for level, factor in zip(levels, plan.factors, strict=True)]
@@ -185,6 +186,10 @@ class _Engine:
         spent = tuple(count + course.more(number) for number, count in enumerate(plan.iterations))
         where = () if course.device is None else (Decision("device", str(course.device), "asked for: levels are refined there, in torch"),)
         decisions: tuple[Decision, ...] = begun.decision, *where, Decision("levels", f"{self.options.preset}: {spent}", plan.because), chosen
+        if max(*scales[0], *scales[1]) > 1:
+            factors = ", ".join(f"{other / one:.2f}" for one, other in zip(*scales, strict=True))
+            told = "fixed over moving, median of what lies on each other; middle intensities are made of one scale"
+            decisions = *decisions, Decision("intensities", factors, told)
         if self.options.constraints.preserve is not None and self.preset.symmetric_from is not None and self.options.symmetric is None:
             decisions = *decisions, Decision("one direction", "all levels", "regions that keep their volume are known on the fixed grid only")
         state = course.run()

@@ -5,18 +5,20 @@ The names are known without importing the modules, which need compiled kernels. 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nnreg.arrays import Floats
+from nnreg.arrays import Doubles, Floats
 from nnreg.engine.names import AUTO
 from nnreg.errors import ConfigurationError, did_you_mean
 from nnreg.registry import Registry, entry_point_names, load_entry_point
 
 if TYPE_CHECKING:
+    from nnreg.engine.intensities import Scales
     from nnreg.engine.prepared_image import PreparedImage
     from nnreg.engine.similarity_terms import ChannelGroup
 
@@ -66,9 +68,30 @@ class EngineSimilarity:
     features: Callable[[Floats], Floats] | None = None
     on_device: bool = False
 
-    def prepared(self, side: PreparedImage) -> PreparedImage:
-        """An image of a pair before it is pooled, with the features that are compared."""
-        return replace(side, make_features=self.features)
+    def scales(self, fixed: PreparedImage, moving: PreparedImage, world: Doubles) -> tuple[Scales, Scales]:
+        """What the features of both images of a pair are made of: see :func:`nnreg.engine.intensities.common_scales`."""
+        if self.features is None:
+            return (1.0,) * fixed.channels, (1.0,) * moving.channels
+        from nnreg.engine.intensities import common_scales
+
+        return common_scales(fixed, moving, world)
+
+    def prepared(self, side: PreparedImage, scales: Scales) -> PreparedImage:
+        """An image of a pair before it is pooled, with the features that are compared: they depend on how bright a value is, so both sides need one scale."""
+        if self.features is None:
+            return side.plain()
+        return replace(side, make_features=functools.partial(_scaled_features, self.features, scales))
+
+    def prepared_pair(self, fixed: PreparedImage, moving: PreparedImage, world: Doubles) -> tuple[PreparedImage, PreparedImage]:
+        """Both images of a pair, `world` leading from the fixed to the moving one as far as they are aligned."""
+        scales = self.scales(fixed, moving, world)
+        return self.prepared(fixed, scales[0]), self.prepared(moving, scales[1])
+
+
+def _scaled_features(features: Callable[[Floats], Floats], scales: Scales, image: Floats) -> Floats:
+    from nnreg.engine.intensities import scaled
+
+    return features(scaled(image, scales))
 
 
 SIMILARITIES: Registry[EngineSimilarity] = Registry("similarity")

@@ -77,7 +77,7 @@ class Pair:
         """
         factors = (1,) if start is not None else schedule(preset, self.fixed.space).factors
         by = find_similarity(self.similarity)
-        levels = pyramid(by.prepared(self.fixed), by.prepared(self.moving), self.matrix, factors)
+        levels = pyramid(*by.prepared_pair(self.fixed, self.moving, self.matrix), self.matrix, factors)
         levels = [level.resampled() for level in levels] if by.same_axes else levels
         field = levels[0].empty_field() if start is None else start
         similarity = float("nan")
