@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 EXIT_NOT_REGISTERED = 3
 EXIT_TERMINATED = 128 + signal.SIGTERM  # as shells have it
+AGAIN = 0.5  # seconds, longer than clearing up takes
 LINEAR_ONLY = "of the linear alignment"
 NO_OVERLAP = "no overlap"
 
@@ -79,9 +80,19 @@ def parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    if arguments is None or command_line() is not None:  # a batch system ends a job: the lock goes, and an empty folder that this command made
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    if arguments is None or command_line() is not None:
+        for number in (signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, _terminated)
     return run(_work, parser(), arguments)
+
+
+def _terminated(*_: object) -> None:
+    """A batch system ends a job: the lock goes, and an empty folder that this command made.
+
+    What is raised in the callback of a weak reference is lost, and importing runs many of them: it is raised again until the process ends.
+    """
+    signal.setitimer(signal.ITIMER_REAL, AGAIN)
+    sys.exit(EXIT_TERMINATED)
 
 
 def _pair(options: argparse.Namespace) -> PairFiles:
