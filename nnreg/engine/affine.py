@@ -191,8 +191,8 @@ class _Search:
         both = (self.coarse.body * valid) > 0
         inner = inner_correlation(self.coarse.fixed, warped, both)
         if inner >= SAME_CONTRAST:
-            return LocalCorrelation(self.fine.fixed, 3), f"one contrast (local correlation {inner:.2f} inside the body): local correlation"
-        return MutualInformation(self.fine.fixed), f"different contrasts (local correlation {inner:.2f} inside the body): mutual information"
+            return LocalCorrelation(self.fine.fixed, 3), f"compared by local correlation ({inner:.2f} inside the body on a coarse grid)"
+        return MutualInformation(self.fine.fixed), f"compared by mutual information (local correlation {inner:.2f} inside the body on a coarse grid)"
 
     def _nearly(self, one: Doubles, other: Doubles) -> bool:
         """Whether two maps put the fixed foreground at the same place, within a fraction of a stored voxel of the fixed image."""

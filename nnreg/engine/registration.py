@@ -25,7 +25,9 @@ from nnreg.engine.refine import common_view
 from nnreg.engine.result import Annotations, Decision, Registration
 from nnreg.engine.similarities import find_similarity
 from nnreg.errors import RegistrationError
-from nnreg.geometry import AffineMap, Transform
+from nnreg.geometry import AffineMap, FieldMap, Space, Transform
+from nnreg.geometry.space import SAME_VOXEL
+from nnreg.geometry.transform import Stage
 from nnreg.imageio import Image, check_finite, read_image
 from nnreg.padding import shown
 from nnreg.progress import Progress
@@ -220,7 +222,8 @@ class _Engine:
 
     def _result(self, begun: _Begun, state: State, similarity: str) -> Registration:
         field = None if state.field is None or state.space is None else as_map(*continued(state.field, state.space, self.images[0].space))
-        transform = Transform(begun.start.stages if field is None else (field, *begun.start.stages), self.fixed.space.ndim)
+        stages = begun.start.stages if field is None else (field, *_met_by(field, begun.start.stages, self.images[0].space))
+        transform = Transform(stages, self.fixed.space.ndim)
         evidence = functools.partial(gather, self.fixed, self.moving, transform, None if field is None else similarity)
         return Registration(
             *self.images,
@@ -239,6 +242,25 @@ class _Engine:
             annotations=self.annotations,
             masks=self.masks,
         )
+
+
+def _met_by(field: FieldMap, start: tuple[Stage, ...], fixed: Space) -> tuple[Stage, ...]:
+    """The stages of a start that is met by what `field` carries out of the fixed image.
+
+    A field that ends where that image does is the identity beyond, and what lies on both sides of its border would be torn apart. It is continued as far as
+    `field` reaches.
+    """
+    if not start or not isinstance(start[0], FieldMap):
+        return start
+    first = start[0]
+    index = first.space.to_index(fixed.corners())
+    if (index < -SAME_VOXEL).any() or (index > np.asarray(first.space.shape) - 1 + SAME_VOXEL).any():
+        return start  # it ends inside the image, by intention
+    steps = np.asarray(field.space.spacing, np.float32).reshape(-1, *(1,) * field.ndim)
+    reach = float(np.sqrt(((field.displacement * steps) ** 2).sum(axis=0).max()))
+    margins = [int(np.ceil(reach / step)) for step in first.space.spacing]
+    wider = first.space.part([(-margin, size + margin) for margin, size in zip(margins, first.space.shape, strict=True)])
+    return FieldMap(np.pad(first.displacement, [(0, 0), *((margin, margin) for margin in margins)], mode="edge"), wider), *start[1:]
 
 
 def _foregrounds_meet(level: Level) -> bool:

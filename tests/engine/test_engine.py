@@ -379,6 +379,16 @@ def test_bad_pairs_are_refused_by_name():
         register(fixed=good, moving=good, similarity="lnc")
 
 
+def test_a_start_that_is_a_field_tears_nothing_apart_at_the_border():
+    fixed, moving, _, _, truth = known_pair(3)
+    shift = np.zeros((3, *fixed.space.shape), np.float32)
+    shift[1] = 3  # voxels, up to the border: beyond it the start is the identity
+    start = Transform((FieldMap(shift, fixed.space), *truth.stages[1:]), 3)
+    found = register(fixed=fixed, moving=moving, preset="fast", similarity="lncc", initial=start)
+    assert found.transform.sampled_on(fixed.space).determinants().min() > 0
+    assert found.measures["folding_count"] == 0
+
+
 def doubtful_levels(reversed_contrast: bool) -> list[Level]:
     """A fine texture that is deformed by more than its own size, so that local correlation leaves its contrast open until it is deformed back."""
     rng = np.random.default_rng(3)

@@ -117,7 +117,7 @@ def plan(
 def _told_in(plans: RegistrationPlans, unit: str) -> RegistrationPlans:
     """The plans with every reason in `unit`: rules count in that of the headers, which they call mm."""
     configurations = {name: _in_unit(one, unit) for name, one in plans.configurations.items()}
-    return replace(_in_unit(plans, unit), optimisation=_in_unit(plans.optimisation, unit), configurations=configurations)
+    return replace(_in_unit(plans, unit), unit=unit, optimisation=_in_unit(plans.optimisation, unit), configurations=configurations)
 
 
 def _in_unit(owner: Reasoned, unit: str) -> Reasoned:

@@ -92,6 +92,8 @@ class RegistrationPlans(Plans):
         How the engine registers pairs, after a network or instead of one.
     tuning
         What ``nnreg_tune`` measured; `optimisation` is then what won.
+    unit
+        Of lengths, in which reasons are told: "px" where no image file says anything of its size, else "mm".
     """
 
     retired: ClassVar[Mapping[str, Any]] = {"loss_on_label_only": False, "min_labeled_ratio": 0.0, "min_bbox_percent": 0.0}
@@ -105,11 +107,7 @@ class RegistrationPlans(Plans):
     grid_within_image: bool = False
     optimisation: Optimisation = field(default=Optimisation())
     tuning: Tuning | None = None
-
-    @property
-    def unit(self) -> str:
-        """Of lengths: "px" where no image says anything of its size, else "mm"; as the reasons are told."""
-        return "px" if " px" in self.because.get("alignment_spacing", "") else "mm"
+    unit: str = "mm"
 
     def configuration(self, name: str) -> RegistrationConfiguration:
         """The configuration `name`.
