@@ -108,7 +108,7 @@ class FieldMap:
         """
         matrix = self._linear_part()
         if matrix is None:
-            return (self._identity_beyond(np.eye(self.ndim + 1), self._iterated_inverse(grid)),)
+            return (self._ended(self._iterated_inverse(grid)),)
         inverted = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
         world = self.space.matrix @ matrix @ self.space.inverse_matrix
         rest = np.pad(_relative_to(inverted, self.displacement), [(0, 0)] + [(AROUND, AROUND)] * self.ndim, mode="edge")
@@ -121,19 +121,38 @@ class FieldMap:
         Beyond its grid the map is the identity, and so is its inverse beyond what the grid is carried to: a matrix as a stage of its own would move all space.
         In the part of the grid that nothing is carried to the inverse stays continued: the identity would show the fixed image a second time.
         """
-        from scipy.ndimage import maximum_filter
-
         back = Transform((AffineMap(world).inverse(), rest), self.ndim).simplified()
         carried = _carried(rest.space, world)
         image, own = _box(carried, apply_matrix(world, rest.space.corners())), _box(carried, self.space.corners())
         both = [(min(low, first), max(high, end)) for (low, high), (first, end) in zip(image, own, strict=True)]
         overlap = all(low < end and first < high for (low, high), (first, end) in zip(image, own, strict=True))
         space = carried.part(both if overlap else image)
-        inside = functools.partial(resample_labels, np.ones((1, *self.space.shape), np.uint8), moving=self.space, fixed=space)
         result = back.sampled_on(space)
-        # interpolation beside a place that is kept reads the voxels around it
-        result.displacement[...] *= maximum_filter(np.maximum(inside(transform=back)[0], inside()[0]), size=3)
+        result.displacement[...] *= self._reached(space, back)
         return result
+
+    def _ended(self, inverse: FieldMap) -> FieldMap:
+        """:meth:`_identity_beyond` of an inverse whose grid holds this one and is not turned: only its margins are looked at."""
+        for axis, (low, high) in enumerate(_box(inverse.space, self.space.corners())):
+            size = inverse.space.shape[axis]
+            for first, end in ((0, low), (high, size)):
+                if first >= end:
+                    continue
+                wider = [(0, length) for length in inverse.space.shape]
+                wider[axis] = max(first - 1, 0), min(end + 1, size)  # a place that is kept keeps the voxels around it
+                part = FieldMap(inverse.displacement[(slice(None), *(slice(*ends) for ends in wider))], inverse.space.part(wider))
+                kept = self._reached(part.space, Transform((part,), self.ndim))
+                margin = (slice(None),) * axis + (slice(first, end),)
+                inverse.displacement[(slice(None), *margin)] *= kept[(slice(None),) * axis + (slice(first - wider[axis][0], end - wider[axis][0]),)]
+        return inverse
+
+    def _reached(self, space: Space, back: Transform) -> npt.NDArray[np.uint8]:
+        """1 at the voxels of `space` in this grid, at those that `back` takes into it, and beside them: interpolation there reads the voxels around."""
+        from scipy.ndimage import maximum_filter
+
+        inside = functools.partial(resample_labels, np.ones((1, *self.space.shape), np.uint8), moving=self.space, fixed=space)
+        found: npt.NDArray[np.uint8] = maximum_filter(np.maximum(inside(transform=back)[0], inside()[0]), size=3)
+        return found
 
     def _linear_part(self) -> Doubles | None:
         """Matrix (ndim+1, ndim+1) of the affine map of voxel indices nearest to the map; None where it is little of the displacement, or not invertible."""
