@@ -41,14 +41,14 @@ def measured(case: Case, preset: str) -> dict[str, Any]:
         found = register(preset=preset, **case.options())
     except RegistrationError:
         return {**row, REFUSED: 1}
-    return {**row, "rose": int(found.rose), **{name: f"{value:.6g}" for name, value in asdict(found.failure.evidence).items()}}
+    return {**row, "fell": int(found.fell), **{name: f"{value:.6g}" for name, value in asdict(found.failure.evidence).items()}}
 
 
 def measure(data: Path, table: Path, preset: str, seed: int) -> None:
     """Add the cases that `table` lacks, in an order that keeps any beginning balanced."""
     known = {row["name"] for row in read(table)} if table.exists() else set()
     cases = list(Pairs(data))
-    columns = ["name", "dataset", "kind", "half", "broken", REFUSED, "rose", *NAMES]
+    columns = ["name", "dataset", "kind", "half", "broken", REFUSED, "fell", *NAMES]
     with table.open("a", newline="") as file:
         writer = csv.DictWriter(file, columns)
         if not known:
@@ -119,7 +119,7 @@ def report(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
     judged = [row for row in rows if row[REFUSED] == "0"]
     scores = np.asarray([probability(row) for row in judged])
     broken = np.asarray([row["broken"] == "1" for row in judged])
-    alarmed = (scores >= 0.5) | np.asarray([row["rose"] == "0" for row in judged])
+    alarmed = (scores >= 0.5) | np.asarray([row["fell"] == "1" for row in judged])
     kinds = {}
     for kind in sorted({(row["kind"].split("_")[0], row["dataset"]) for row in judged}):
         own = np.asarray([(row["kind"].split("_")[0], row["dataset"]) == kind for row in judged])

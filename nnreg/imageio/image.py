@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def without_opaque_alpha(image: Image, name: Path | str) -> Image:
     if image.ndim != 2 or image.channels != 4 or values.dtype not in (np.uint8, np.uint16) or (values[3] != np.iinfo(values.dtype).max).any():
         return image
     note = f"{name}: its fourth channel is opaque everywhere (alpha) and was left out."
-    return Image(values[:3], image.space, (*image.notes, note), image.repetition)
+    return replace(image, array=values[:3], notes=(*image.notes, note))
 
 
 def check_same_space(space: Space, path: Path | str, other: Space, other_path: Path | str) -> None:
