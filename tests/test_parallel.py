@@ -70,4 +70,4 @@ def test_calls_beside_the_guard_are_told_as_what_they_are(tmp_path: Path) -> Non
     """Until now: that memory ran out."""
     done = run_script(CALLS + CALL.format(work="factorial") + GUARD + "pass\n", tmp_path)
     assert done.returncode == 1
-    assert "under if __name__ == '__main__':" in done.stderr.splitlines()[-1]
+    assert "under if __name__ == '__main__':" in done.stderr

@@ -130,14 +130,14 @@ def test_a_page_is_made_at_the_end_of_the_training_the_prediction_and_the_evalua
     copy = plane.copy(tmp_path / "copy")
     given = ["-d", copy.id, *copy.where, "-q"]
     assert train.main([copy.id, copy.configuration, "0", "--val", "-device", "cpu", "-q", *copy.where]) == 0
-    assert "Decisions and their reasons" in (copy.fold(0) / "report.html").read_text()
+    assert "Decisions and their reasons" in (copy.fold(0) / "report.html").read_text(encoding="utf-8")
     out = tmp_path / "out"
     options = ["-c", copy.configuration, "-device", "cpu", "--no_refinement", "--no_pictures"]
     assert predict.main(["-i", str(copy.raw / "imagesTs"), "-o", str(out), *options, *given]) == 0
-    before = (out / "report.html").read_text()
+    before = (out / "report.html").read_text(encoding="utf-8")
     assert "Means over all pairs" not in before
     assert evaluate.main([str(out), "-np", "1", "--no_surface", *given]) == 0
-    after = (out / "report.html").read_text()
+    after = (out / "report.html").read_text(encoding="utf-8")
     assert "Means over all pairs" in after
     assert "linear alignment" in after
     assert "pre_alignment" in after  # the plans of the model, from the workspace
