@@ -222,7 +222,7 @@ class _Engine:
 
     def _result(self, begun: _Begun, state: State, similarity: str) -> Registration:
         field = None if state.field is None or state.space is None else as_map(*continued(state.field, state.space, self.images[0].space))
-        stages = begun.start.stages if field is None else (field, *_met_by(field, begun.start.stages, self.images[0].space))
+        stages = begun.start.stages if field is None else (field, *_continued_for(field, begun.start.stages, self.images[0].space))
         transform = Transform(stages, self.fixed.space.ndim)
         evidence = functools.partial(gather, self.fixed, self.moving, transform, None if field is None else similarity)
         return Registration(
@@ -244,8 +244,8 @@ class _Engine:
         )
 
 
-def _met_by(field: FieldMap, start: tuple[Stage, ...], fixed: Space) -> tuple[Stage, ...]:
-    """The stages of a start that is met by what `field` carries out of the fixed image.
+def _continued_for(field: FieldMap, start: tuple[Stage, ...], fixed: Space) -> tuple[Stage, ...]:
+    """The stages of a start, continued for what `field` carries out of the fixed image.
 
     A field that ends where that image does is the identity beyond, and what lies on both sides of its border would be torn apart. It is continued as far as
     `field` reaches.
@@ -259,8 +259,7 @@ def _met_by(field: FieldMap, start: tuple[Stage, ...], fixed: Space) -> tuple[St
     steps = np.asarray(field.space.spacing, np.float32).reshape(-1, *(1,) * field.ndim)
     reach = float(np.sqrt(((field.displacement * steps) ** 2).sum(axis=0).max()))
     margins = [int(np.ceil(reach / step)) for step in first.space.spacing]
-    wider = first.space.part([(-margin, size + margin) for margin, size in zip(margins, first.space.shape, strict=True)])
-    return FieldMap(np.pad(first.displacement, [(0, 0), *((margin, margin) for margin in margins)], mode="edge"), wider), *start[1:]
+    return first.continued([(margin, margin) for margin in margins]), *start[1:]
 
 
 def _foregrounds_meet(level: Level) -> bool:

@@ -110,9 +110,10 @@ def _matrix(transform: Transform) -> Doubles | None:
 
 def _inverted(matrix: Doubles, path: Path) -> Doubles:
     """For programs whose matrices go from the moving to the fixed image."""
-    if np.linalg.matrix_rank(matrix[:3, :3]) < 3:
+    affine = AffineMap(matrix)
+    if affine.flattens:
         raise TransformError(f"{path}: holds the inverse, and the matrix of the transform has none: it maps a volume onto a plane, a line or a point.")
-    return np.asarray(np.linalg.inv(matrix))
+    return affine.inverse().matrix
 
 
 def _voxel_matrix(space: Space) -> Doubles:

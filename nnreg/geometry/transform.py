@@ -48,6 +48,11 @@ class AffineMap:
         """Number of axes."""
         return int(self.matrix.shape[0]) - 1
 
+    @property
+    def flattens(self) -> bool:
+        """Whether the matrix has no inverse: it takes a whole line of points to one."""
+        return bool(np.linalg.cond(self.matrix[:-1, :-1]) > FLAT)
+
     def inverse(self) -> AffineMap:
         """The exact inverse.
 
@@ -56,7 +61,7 @@ class AffineMap:
         GeometryError
             If the matrix flattens space.
         """
-        if np.linalg.cond(self.matrix[:-1, :-1]) > FLAT:
+        if self.flattens:
             raise GeometryError("its matrix cannot be inverted: it takes a whole line of points to one. Use a transform whose matrix has an inverse.")
         return AffineMap(np.asarray(np.linalg.inv(self.matrix)))
 
@@ -111,9 +116,8 @@ class FieldMap:
             return (self._ended(self._iterated_inverse(grid)),)
         inverted = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
         world = self.space.matrix @ matrix @ self.space.inverse_matrix
-        rest = np.pad(_relative_to(inverted, self.displacement), [(0, 0)] + [(AROUND, AROUND)] * self.ndim, mode="edge")
-        wider = self.space.part([(-AROUND, size + AROUND) for size in self.space.shape])
-        return (self._identity_beyond(world, FieldMap(rest, wider)._iterated_inverse(grid)),)
+        rest = FieldMap(_relative_to(inverted, self.displacement), self.space).continued([(AROUND, AROUND)] * self.ndim)
+        return (self._identity_beyond(world, rest._iterated_inverse(grid)),)
 
     def _identity_beyond(self, world: Doubles, rest: FieldMap) -> FieldMap:
         """The inverse, that of the matrix and then `rest`, as one field, which ends where the map's image and its grid end.
@@ -198,6 +202,11 @@ class FieldMap:
         many = np.prod(found) * self.space.voxels > REFINED_VOXELS
         return (1, 1, 1) if many else (found[0], found[1], found[2])
 
+    def continued(self, margins: Sequence[tuple[int, int]]) -> FieldMap:
+        """On a grid wider by so many voxels before and after along each axis, the values at the border kept there."""
+        space = self.space.part([(-low, size + high) for (low, high), size in zip(margins, self.space.shape, strict=True)])
+        return FieldMap(np.pad(self.displacement, [(0, 0), *margins], mode="edge"), space)
+
     def _reaching(self) -> FieldMap:
         """The same map with its border continued as far as it carries points out of the grid."""
         margins, near = [], INSIDE / MOST_PARTS  # half a voxel of the finest grid that it may be split into
@@ -213,9 +222,7 @@ class FieldMap:
                 f"the displacement field cannot be inverted: it carries the border of its grid of {shape} voxels up to {farthest} voxels out of it. "
                 "Use a transform that has its inverse beside it."
             )
-        field = np.pad(self.displacement, [(0, 0), *margins], mode="edge")
-        origin = self.space.to_world([-low for low, _ in margins])
-        return FieldMap(field, Space(field.shape[1:], self.space.spacing, tuple(origin.tolist()), self.space.direction))
+        return self.continued(margins)
 
     def _refined(self) -> FieldMap:
         """The same map on a grid whose thick axes are split, four times at most and as far as the grid stays of a size that costs little."""

@@ -380,8 +380,7 @@ def _initial(paths: Sequence[Path | str], fixed: Space, moving: Space) -> Transf
 
 
 def _is_singular(transform: Transform) -> bool:
-    n = transform.ndim
-    return any(isinstance(stage, AffineMap) and np.linalg.matrix_rank(stage.matrix[:n, :n]) < n for stage in transform.stages)
+    return any(isinstance(stage, AffineMap) and stage.flattens for stage in transform.stages)
 
 
 def _beside(path: Path | str | None, image: Image, image_path: Path | str) -> Image | None:
