@@ -185,12 +185,10 @@ def _why_failed(result: Registration) -> str:
 
 
 def _report(result: Registration, output: Path, unit: str) -> str:
-    from nnreg.inference.registration.register import guided_by
-
     decisions = [f"{decision.name}: {decision.value} ({decision.because})" for decision in result.decisions]
     seconds = f"{sum(result.timings.values()):.1f} s: " + ", ".join(f"{name} {spent:.1f}" for name, spent in result.timings.items())
     told = [line.replace(" mm", f" {unit}") for line in (*decisions, seconds)]  # the engine counts in the unit of the headers, whatever it is
-    guides = guided_by(result)
+    guides = result.guided_by
     warning = ["(guided): these labels or landmarks led the registration; do not report how near they came."] if guides else []
     where = f"correlation, folding and SDlogJ: {result.measures['measured_over']}"
     gained = [] if result.rose or result.fell else ["nothing was gained: the similarity is that of the start"]

@@ -119,14 +119,21 @@ class Registration:
         return not self.similarity_after <= (self.similarity_header if self.field is None else self.similarity_before)
 
     @property
+    def guided_by(self) -> list[str]:
+        """Which annotations guided, "labels" or "points": by them the registration says little about how good it is elsewhere."""
+        truth, options = self.annotations, self.options
+        labels = truth.fixed_labels is not None and truth.moving_labels is not None
+        points = truth.fixed_points is not None and truth.moving_points is not None and options.constraints.landmark_weight > 0
+        found = {"labels": labels, "points": points} if options.guided and not options.affine_only else {}
+        return [name for name, guides in found.items() if guides]
+
+    @property
     def fell(self) -> bool:
         """Whether the similarity fell below that of the start.
 
         Where labels, landmarks or regions that keep their volume have a say, the images may pay for it, down to the similarity of the headers.
         """
-        pairs = ((self.annotations.fixed_labels, self.annotations.moving_labels), (self.annotations.fixed_points, self.annotations.moving_points))
-        guided = self.options.guided and any(all(side is not None for side in pair) for pair in pairs)
-        paid = guided or self.options.constraints.preserve is not None
+        paid = self.guided_by or self.options.constraints.preserve is not None
         least = np.minimum(self.similarity_header, self.similarity_before) if paid else self.similarity_before
         return bool(self.similarity_after < least - FALLEN)
 

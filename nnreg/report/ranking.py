@@ -55,10 +55,10 @@ def _with_reasons(item: Item, shown: tuple[float | None, float | None], two_cont
 
 def _reasons(record: Mapping[str, Any], figures: Mapping[str, float]) -> list[str]:
     found = []
-    if record.get("succeeded") is False:
-        found.append("the similarity fell: do not trust the transform")
     if _likely_failed(figures):
-        found.append(f"probability of failure {figures['failure_probability']:.0%}")
+        found.append(f"probability of failure {figures['failure_probability']:.0%}: do not trust the transform")
+    elif record.get("succeeded") is False:
+        found.append("the similarity fell: do not trust the transform")
     for name, title, more_is_better in MAIN_FIGURES:
         if is_worse(figures, name, more_is_better=more_is_better):
             before, after = before_and_after(figures, name)

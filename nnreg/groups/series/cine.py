@@ -24,7 +24,7 @@ from nnreg.groups.maps import Maps
 from nnreg.groups.members import Member
 from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work, write_record
 from nnreg.groups.plots import figure
-from nnreg.groups.series.frames import Series, names_of
+from nnreg.groups.series.frames import Series, names_of, stop_or_note
 from nnreg.groups.series.resampling import LINEAR, resampled
 from nnreg.groups.series.results import write_transforms
 from nnreg.groups.series.strain import RegionStrain, cavity_centres, region_strain
@@ -264,17 +264,15 @@ def track_series(
     output, work = own_folder(output, read, "series"), own_work(Path(output) / "work")
     empty = [int(number) for number in np.flatnonzero(~series.usable)]
     said = f"{series.files[0]}: frames {names_of(empty)} are constant, or have values that are not finite"
-    if empty and stop:
+    if empty and stop:  # before the work; else told after it
         raise RegistrationError(f"{said}. Repair them, or run without --stop to leave them out.")
     found = follow_points(series, work, cycle, labels=labels, processes=processes, on_progress=on_progress)
     if empty and on_note is not None:
         on_note(f"{said}; they are left out.")
     if found.doubtful:
         doubt = f"{series.files[0]}: the registrations of frames {', '.join(found.doubtful)} likely failed"
-        if stop:
-            raise RegistrationError(f"{doubt}. Look at the frames, or run without --stop.")
-        if on_note is not None:
-            on_note(f"{doubt}; strain from there on is not to be trusted.")
+        mend, meanwhile = "Look at the frames, or run without --stop.", "strain from there on is not to be trusted."
+        stop_or_note(doubt, stop=stop, on_note=on_note, mend=mend, meanwhile=meanwhile)
     written = write_transforms(output / "transforms", [Transform((each,), series.space.ndim) for each in found.fields], found.numbers)
     write_text(output / "strain.tsv", table_text(_rows(found)))
     draw_strain(output / "strain.png", found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnreg.arrays import Floats
-from nnreg.errors import ImageError
+from nnreg.errors import ImageError, RegistrationError
 from nnreg.geometry import Space
 from nnreg.groups.members import case_and_channel, counted, image_files
 from nnreg.imageio import check_same_space, read_image
@@ -125,6 +125,20 @@ def _volume(space: Space) -> Space:
     direction = np.eye(3)
     direction[:2, :2] = np.reshape(space.direction, (2, 2))
     return Space((1, *space.shape), (1.0, *space.spacing), (*space.origin, 0.0), tuple(direction.ravel().tolist()))
+
+
+def stop_or_note(said: str, *, stop: bool, on_note: Callable[[str], None] | None, mend: str, meanwhile: str) -> None:
+    """Refuse a series of which something is wrong, with what to do; else tell it, with what becomes of it.
+
+    Raises
+    ------
+    RegistrationError
+        With `stop`.
+    """
+    if stop:
+        raise RegistrationError(f"{said}. {mend}")
+    if on_note is not None:
+        on_note(f"{said}; {meanwhile}")
 
 
 def names_of(numbers: Sequence[int], most: int = 8) -> str:

@@ -6,12 +6,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nnreg.errors import RegistrationError
 from nnreg.geometry import AffineMap, Transform
 from nnreg.geometry.itk import write_result
 from nnreg.groups.output_folder import SUMMARY, group_record, own_folder, own_work, write_record
 from nnreg.groups.series.correct import Corrected, Correction, correct
-from nnreg.groups.series.frames import Series, names_of
+from nnreg.groups.series.frames import Series, names_of, stop_or_note
 from nnreg.groups.series.table import draw_motion, write_motion
 from nnreg.imageio import write_image
 from nnreg.progress import Progress
@@ -52,16 +51,10 @@ def correct_series(
     failed = found.motion.failed
     if failed:
         said = f"{series.files[0]}: frames {names_of(list(failed))} could not be registered. The first: {next(iter(failed.values()))}"
-        if stop:
-            raise RegistrationError(f"{said}.")
-        if on_note is not None:
-            on_note(f"{said}; each lies as the nearest frame does.")
+        stop_or_note(said, stop=stop, on_note=on_note, mend="Look at them, or run without --stop.", meanwhile="each lies as the nearest frame does.")
     if found.likely_failed:
         said = f"{series.files[0]}: the deformable registrations of frames {names_of(list(found.likely_failed))} likely failed"
-        if stop:
-            raise RegistrationError(f"{said}. Look at the frames, or run without --stop.")
-        if on_note is not None:
-            on_note(f"{said}; look at corrected.nii.gz there.")
+        stop_or_note(said, stop=stop, on_note=on_note, mend="Look at the frames, or run without --stop.", meanwhile="look at corrected.nii.gz there.")
     note = found.summary()["note"]
     if note is not None and on_note is not None:
         on_note(f"{series.files[0]}: {note}.")

@@ -344,19 +344,10 @@ def _content(result: Registration, files: PairFiles) -> dict[str, Any]:
         "unit": unit_of_pair(files, result),
         **{side: str(path) for side, path in _beside_images(files).items() if path is not None},
         **result.measures,
-        "guided_by": guided_by(result),
+        "guided_by": result.guided_by,
         "decisions": [{"name": decision.name, "value": decision.value, "because": decision.because} for decision in result.decisions],
         "seconds": {name: round(seconds, 3) for name, seconds in result.timings.items()},
     }
-
-
-def guided_by(result: Registration) -> list[str]:
-    """Which annotations guided a registration, "labels" or "points": by them it says little about how good it is elsewhere."""
-    truth, options = result.annotations, result.options
-    labels = truth.fixed_labels is not None and truth.moving_labels is not None
-    points = truth.fixed_points is not None and truth.moving_points is not None and options.constraints.landmark_weight > 0
-    found = {"labels": labels, "points": points} if options.guided and not options.affine_only else {}
-    return [name for name, guides in found.items() if guides]
 
 
 def _beside_images(files: PairFiles) -> dict[str, Path | str | None]:
@@ -401,4 +392,4 @@ def _points(path: Path | str | None, image: Image) -> npt.NDArray[np.float64] | 
     return points
 
 
-__all__ = ["OUTPUTS", "PairFiles", "Wanted", "guided_by", "register_files", "unit_of_pair", "warped_ending", "write_registration", "written_names"]
+__all__ = ["OUTPUTS", "PairFiles", "Wanted", "register_files", "unit_of_pair", "warped_ending", "write_registration", "written_names"]
