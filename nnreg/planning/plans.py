@@ -60,6 +60,11 @@ class Plans:
         return TASKS[self.task].registers_pairs
 
     @property
+    def unit(self) -> str:
+        """Of lengths in messages; plans that know of images without one hold it."""
+        return "mm"
+
+    @property
     def to_train(self) -> str:
         """The configuration to train: the recommended one, or the finest where optimising is recommended."""
         if self.recommended in self.configurations:

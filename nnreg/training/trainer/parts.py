@@ -64,7 +64,6 @@ def opening_lines(trainer: TrainingRun) -> list[str]:
     configuration, plan = trainer.configuration, trainer.configuration.training
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     network = type(trainer.network).__name__ if trainer.has_custom_network else configuration.architecture.name
-    unit = getattr(trainer.plans, "unit", "mm")  # plans of dense prediction have none
     lines = [f"Device: {trainer.device}", f"AMP: {autocast_type(trainer.device, plan.mixed_precision) is not None}"]
     if trainer.ranks.size > 1:
         lines.append(f"Processes: {trainer.ranks.size}, which share every batch of {plan.batch_size}")
@@ -75,7 +74,8 @@ def opening_lines(trainer: TrainingRun) -> list[str]:
         f"{trainer.plans.dataset_name}, {trainer.configuration_name}, fold {trainer.fold}, trainer {trainer.name}"
         + (f", from {trainer.source}" if trainer.source else ""),
         f"Network {network}: {parameters:,} parameters; grid {'x'.join(map(str, configuration.grid))} "
-        f"at {' x '.join(f'{s:.3g}' for s in configuration.spacing)} {unit}; {trainer.num_epochs} epochs of {plan.iterations_per_epoch} iterations",
+        f"at {' x '.join(f'{s:.3g}' for s in configuration.spacing)} {trainer.plans.unit}; "
+        f"{trainer.num_epochs} epochs of {plan.iterations_per_epoch} iterations",
         *trainer.notes,
     ]
 
